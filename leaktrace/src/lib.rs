@@ -1,0 +1,5 @@
+//! leaktrace as a library: everything the binary does, behind one entry point, so that tests and the binary share it.
+//!
+//! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> reports.
+
+pub mod model;

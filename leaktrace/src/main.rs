@@ -1,0 +1,2 @@
+//! The `leaktrace` command: a thin shell over the library.
+fn main() {}

@@ -1,0 +1,2 @@
+//! leaktrace.
+fn main() {}
