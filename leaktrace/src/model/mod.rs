@@ -1,8 +1,24 @@
 //! What a trace found, as plain data: the types that every stage after the session speaks.
 //!
-//! In: numbers read from the maps, names from the symbolizer. Out: what the reports render.
+//! In: a [`Capture`] (raw counters and addresses, as the session read them from the maps) and the names that a
+//! [`Resolver`] gives to the addresses; or the bytes of a saved snapshot. Out: a [`Snapshot`], which is what the reports
+//! render and exactly what `--json` writes.
 //! Invariant: no I/O, no aya, no tokio, no /proc here.
 
+mod capture;
+mod json;
+mod losses;
+mod request;
+mod select;
+mod snapshot;
+mod sums;
 mod types;
 
+pub use capture::{BlockTally, Capture, Counters, RawBlock, RawProcess, RawSite, Resolver};
+pub use json::SnapshotError;
+pub use losses::Losses;
+pub use request::{Options, SortKey, Target, TraceMode};
+pub use select::NoBlocks;
+pub use snapshot::{Block, Process, Reachability, SCHEMA, Site, Snapshot, Tally, Trend, Verdict};
+pub use sums::{SumMismatch, Totals};
 pub use types::{Address, Frame, Pid};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::json::{hex, lossy_path, optional_hex};
+
 /// A process as the kernel's tgid in the initial pid namespace names it (what users call a pid).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -16,9 +18,11 @@ impl fmt::Display for Pid {
     }
 }
 
-/// A virtual address in a traced process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(pub u64);
+/// A virtual address in a traced process. In JSON a string such as `"0x7f0012345678"`, since JSON's numbers lose the low
+/// bits of large integers in many readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Address(#[serde(with = "hex")] pub u64);
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,20 +32,34 @@ impl fmt::Display for Address {
 
 /// One resolved frame. Inlined functions are frames of their own, innermost first, followed by the function that
 /// holds their code.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Frame {
-    /// The address as captured: the return address, for every frame but a signal frame's interrupted instruction.
-    pub address: Address,
     /// Demangled name; `None` where no symbol covers the address (never the nearest one past its size).
+    #[serde(default)]
     pub function: Option<String>,
     /// The mapped object's path as the process sees it, or the kernel's name for the mapping (`[vdso]`, `[anon]`).
+    #[serde(default, serialize_with = "lossy_path")]
     pub module: Option<PathBuf>,
-    /// The address in the object's own numbering (ELF virtual address), stable across runs.
-    pub module_offset: Option<u64>,
     /// Source file as the debug information gives it.
+    #[serde(default, serialize_with = "lossy_path")]
     pub file: Option<PathBuf>,
     /// Source line, 1-based.
+    #[serde(default)]
     pub line: Option<u32>,
     /// True for a function inlined into the frame that follows.
+    #[serde(default)]
     pub inlined: bool,
+    /// The address as captured: the return address, for every frame but a signal frame's interrupted instruction.
+    pub address: Address,
+    /// The address in the object's own numbering (ELF virtual address), stable across runs.
+    #[serde(default, with = "optional_hex")]
+    pub module_offset: Option<u64>,
+}
+
+impl Frame {
+    /// A frame of which nothing is known but its address.
+    #[must_use]
+    pub fn unresolved(address: Address) -> Self {
+        Self { function: None, module: None, file: None, line: None, inlined: false, address, module_offset: None }
+    }
 }

@@ -1,0 +1,346 @@
+//! What the session reads from the maps, before any name is known, and how it becomes a [`Snapshot`].
+//!
+//! In: counters per stack, raw addresses, and the outstanding blocks as a stream, so that ten million of them need not be
+//! held. Out: a snapshot whose sites of one process and one stack are merged, sorted and named.
+//! Invariant: pure; names come through [`Resolver`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::losses::Losses;
+use super::request::{Options, Target};
+use super::snapshot::{Block, Process, SCHEMA, Site, Snapshot};
+use super::types::{Address, Frame, Pid};
+
+/// One reading of the maps.
+#[derive(Debug)]
+pub struct Capture {
+    /// When tracing began.
+    pub started: Timestamp,
+    /// How long tracing had lasted.
+    pub elapsed: Duration,
+    /// Number of this report within the trace, from 1.
+    pub sequence: u64,
+    /// Whether it is the trace's last report.
+    pub is_final: bool,
+    /// Whom the trace was pointed at.
+    pub target: Target,
+    /// The options as resolved.
+    pub options: Options,
+    /// Every life of every traced process.
+    pub processes: Vec<RawProcess>,
+    /// Every pair of process and stack. Two of one process may have the same frames; they are merged.
+    pub sites: Vec<RawSite>,
+    /// The outstanding blocks, tallied; `None` where they were not read, and then ages stay unknown.
+    pub blocks: Option<BlockTally>,
+    /// What could not be recorded.
+    pub losses: Losses,
+    /// What else a reader of the numbers must know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// One life of a process, as the session knows it. Its totals are those of its sites.
+#[derive(Debug, Clone)]
+pub struct RawProcess {
+    /// The session's own number for this life, handed back to the resolver; of no meaning here.
+    pub life: u32,
+    /// The process.
+    pub pid: Pid,
+    /// When it started, where that could be read.
+    pub start_time: Option<Timestamp>,
+    /// The kernel's short name of it.
+    pub comm: String,
+    /// Path of its executable.
+    pub exe: Option<PathBuf>,
+    /// Whether it had ended.
+    pub exited: bool,
+    /// How it ended where that is known: its exit code, or 128 + n after signal n.
+    pub exit_status: Option<i32>,
+    /// Most bytes that were outstanding at any one time.
+    pub peak_bytes: u64,
+    /// Frees of blocks that were not recorded.
+    pub untracked_frees: u64,
+    /// Calls of allocation functions that never returned to their caller.
+    pub abandoned_calls: u64,
+    /// Resident set in bytes.
+    pub rss_bytes: Option<u64>,
+    /// Proportional set in bytes.
+    pub pss_bytes: Option<u64>,
+}
+
+/// What was allocated and freed again since tracing began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes allocated.
+    pub alloc_bytes: u64,
+    /// Allocations.
+    pub alloc_count: u64,
+    /// Bytes freed again of those.
+    pub free_bytes: u64,
+    /// Allocations freed again of those.
+    pub free_count: u64,
+}
+
+impl Counters {
+    /// Bytes not freed. Counters of a running process are not read at one instant, so a free can be seen before its
+    /// allocation: never below zero.
+    #[must_use]
+    pub fn outstanding_bytes(&self) -> u64 {
+        self.alloc_bytes.saturating_sub(self.free_bytes)
+    }
+
+    /// Allocations not freed, never below zero.
+    #[must_use]
+    pub fn outstanding_count(&self) -> u64 {
+        self.alloc_count.saturating_sub(self.free_count)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.alloc_bytes = self.alloc_bytes.saturating_add(other.alloc_bytes);
+        self.alloc_count = self.alloc_count.saturating_add(other.alloc_count);
+        self.free_bytes = self.free_bytes.saturating_add(other.free_bytes);
+        self.free_count = self.free_count.saturating_add(other.free_count);
+    }
+}
+
+/// One pair of process and stack.
+#[derive(Debug, Clone)]
+pub struct RawSite {
+    /// Index into the capture's `processes`.
+    pub process: usize,
+    /// Raw addresses, innermost first; empty where no stack could be recorded.
+    pub frames: Vec<Address>,
+    /// What was allocated and freed here.
+    pub counters: Counters,
+    /// Whether the stack was cut at `--max-depth`.
+    pub truncated: bool,
+}
+
+/// One outstanding block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawBlock {
+    /// Index into the capture's `sites`.
+    pub site: usize,
+    /// Where it lies in the process.
+    pub address: Address,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Time since it was allocated.
+    pub age: Duration,
+}
+
+/// Outstanding blocks folded per site while they are read; the blocks themselves are kept only if asked.
+#[derive(Debug, Default)]
+pub struct BlockTally {
+    sites: Vec<SiteTally>,
+    keeps_blocks: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct SiteTally {
+    bytes: u64,
+    count: u64,
+    oldest: Option<Duration>,
+    youngest: Option<Duration>,
+    blocks: Vec<Block>,
+}
+
+impl BlockTally {
+    /// Reads `blocks` once, leaving out those younger than `options.older_than` and keeping each of the others when
+    /// `options.show_allocs`. `sites` is the number of sites; a block of any other site (one that appeared after the
+    /// sites had been read) is left out.
+    pub fn read(sites: usize, options: &Options, blocks: impl IntoIterator<Item = RawBlock>) -> Self {
+        let mut tally = Self { sites: vec![SiteTally::default(); sites], keeps_blocks: options.show_allocs };
+        for block in blocks {
+            if block.age < options.older_than {
+                continue;
+            }
+            let Some(site) = tally.sites.get_mut(block.site) else { continue };
+            site.bytes = site.bytes.saturating_add(block.size);
+            site.count += 1;
+            site.oldest = site.oldest.max(Some(block.age));
+            site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
+            if tally.keeps_blocks {
+                site.blocks.push(Block { address: block.address, size: block.size, age: block.age, verdict: None });
+            }
+        }
+        tally
+    }
+}
+
+impl SiteTally {
+    fn merge(&mut self, mut other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.count += other.count;
+        self.oldest = self.oldest.max(other.oldest);
+        self.youngest = [self.youngest, other.youngest].into_iter().flatten().min();
+        self.blocks.append(&mut other.blocks);
+    }
+}
+
+/// Gives names to addresses.
+pub trait Resolver {
+    /// The frames of a stack of `process`, innermost first; at least one for each address, more where functions are
+    /// inlined, [`Frame::unresolved`] where nothing is known.
+    fn resolve(&mut self, process: &RawProcess, stack: &[Address]) -> Vec<Frame>;
+}
+
+impl<F: FnMut(&RawProcess, &[Address]) -> Vec<Frame>> Resolver for F {
+    fn resolve(&mut self, process: &RawProcess, stack: &[Address]) -> Vec<Frame> {
+        self(process, stack)
+    }
+}
+
+impl Capture {
+    /// Merges, names and sorts: the snapshot that this reading of the maps amounts to.
+    ///
+    /// Where blocks were read with an `--older-than`, outstanding numbers are those of the blocks that are old enough;
+    /// else they are what was allocated and not freed.
+    pub fn into_snapshot(mut self, resolver: &mut dyn Resolver) -> Snapshot {
+        let filters_age = !self.options.older_than.is_zero();
+        if filters_age && self.blocks.is_none() {
+            self.options.older_than = Duration::ZERO;
+            self.warnings.push("the blocks were not read, so --older-than could not be applied".to_owned());
+        }
+        let keeps_blocks = self.blocks.as_ref().is_some_and(|tally| tally.keeps_blocks);
+        let by_age = filters_age && self.blocks.is_some();
+
+        let mut processes: Vec<Process> = self.processes.iter().map(process).collect();
+        let mut sites = Vec::new();
+        for (raw, tally) in merge(self.sites, self.blocks) {
+            let Some(owner) = self.processes.get(raw.process) else { continue };
+            let frames = if raw.frames.is_empty() { Vec::new() } else { resolver.resolve(owner, &raw.frames) };
+            let site = site(owner.pid, &raw, tally, frames, by_age, keeps_blocks);
+            if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
+                process.outstanding_bytes = process.outstanding_bytes.saturating_add(site.outstanding_bytes);
+                process.outstanding_count = process.outstanding_count.saturating_add(site.outstanding_count);
+                process.alloc_bytes = process.alloc_bytes.saturating_add(site.alloc_bytes);
+                process.alloc_count = process.alloc_count.saturating_add(site.alloc_count);
+                process.free_bytes = process.free_bytes.saturating_add(site.free_bytes);
+                process.free_count = process.free_count.saturating_add(site.free_count);
+            }
+            sites.push(site);
+        }
+
+        let mut snapshot = Snapshot {
+            schema: SCHEMA.to_owned(),
+            leaktrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            elapsed: self.elapsed,
+            sequence: self.sequence,
+            is_final: self.is_final,
+            sampled: false,
+            target: self.target,
+            options: self.options,
+            processes,
+            sites,
+            losses: self.losses,
+            warnings: self.warnings,
+        };
+        if snapshot.saw_nothing() {
+            snapshot.warnings.push(nothing_seen(&snapshot));
+        }
+        snapshot.sort_sites(snapshot.options.sort);
+        snapshot
+    }
+}
+
+/// Sites of one process with the same frames are one site. Keeps the order of first appearance.
+fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Option<SiteTally>)> {
+    let mut tallies = blocks.map(|blocks| blocks.sites.into_iter());
+    let mut merged: Vec<(RawSite, Option<SiteTally>)> = Vec::with_capacity(sites.len());
+    let mut index: HashMap<(usize, Vec<Address>), usize> = HashMap::with_capacity(sites.len());
+    for site in sites {
+        let tally = tallies.as_mut().map(|tallies| tallies.next().unwrap_or_default());
+        match index.entry((site.process, site.frames.clone())) {
+            Entry::Vacant(entry) => {
+                entry.insert(merged.len());
+                merged.push((site, tally));
+            }
+            Entry::Occupied(entry) => {
+                let Some((first, first_tally)) = merged.get_mut(*entry.get()) else { continue };
+                first.counters.add(&site.counters);
+                first.truncated |= site.truncated;
+                if let (Some(first), Some(other)) = (first_tally.as_mut(), tally) {
+                    first.merge(other);
+                }
+            }
+        }
+    }
+    merged
+}
+
+fn site(
+    pid: Pid,
+    raw: &RawSite,
+    tally: Option<SiteTally>,
+    stack: Vec<Frame>,
+    by_age: bool,
+    keeps_blocks: bool,
+) -> Site {
+    let has_tally = tally.is_some();
+    let mut tally = tally.unwrap_or_default();
+    // Oldest first is what a reader looks for; the address makes the order one.
+    tally.blocks.sort_unstable_by(|a, b| b.age.cmp(&a.age).then(a.address.cmp(&b.address)));
+    let Counters { alloc_bytes, alloc_count, free_bytes, free_count } = raw.counters;
+    Site {
+        pid,
+        process: Some(raw.process),
+        outstanding_bytes: if by_age { tally.bytes } else { raw.counters.outstanding_bytes() },
+        outstanding_count: if by_age { tally.count } else { raw.counters.outstanding_count() },
+        alloc_bytes,
+        alloc_count,
+        free_bytes,
+        free_count,
+        oldest: tally.oldest,
+        youngest: tally.youngest,
+        verdict: None,
+        trend: None,
+        growth_bytes_per_s: 0.0,
+        truncated: raw.truncated,
+        sampled: false,
+        stack,
+        blocks: (has_tally && keeps_blocks).then_some(tally.blocks),
+    }
+}
+
+/// A process whose totals are still to be summed from its sites.
+fn process(raw: &RawProcess) -> Process {
+    Process {
+        pid: raw.pid,
+        start_time: raw.start_time,
+        comm: raw.comm.clone(),
+        exe: raw.exe.clone(),
+        exited: raw.exited,
+        exit_status: raw.exit_status,
+        outstanding_bytes: 0,
+        outstanding_count: 0,
+        peak_bytes: raw.peak_bytes,
+        alloc_bytes: 0,
+        alloc_count: 0,
+        free_bytes: 0,
+        free_count: 0,
+        untracked_frees: raw.untracked_frees,
+        abandoned_calls: raw.abandoned_calls,
+        rss_bytes: raw.rss_bytes,
+        pss_bytes: raw.pss_bytes,
+        sampled: false,
+    }
+}
+
+fn nothing_seen(snapshot: &Snapshot) -> String {
+    let next = if snapshot.options.filters_sizes() {
+        "trace again without --min-size and --max-size"
+    } else {
+        "trace for longer, or name the allocator with --object"
+    };
+    format!("not one allocation was seen, which does not mean that nothing leaks; {next}")
+}
+
+#[cfg(test)]
+#[path = "capture_tests.rs"]
+mod tests;

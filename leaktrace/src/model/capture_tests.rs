@@ -1,0 +1,171 @@
+//! Tests of the way from raw numbers to a snapshot. The numbers expected are worked out by hand from the two processes
+//! below.
+
+use super::*;
+use crate::model::SortKey;
+
+fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
+    RawProcess {
+        life,
+        pid: Pid(pid),
+        start_time: None,
+        comm: comm.to_owned(),
+        exe: None,
+        exited: false,
+        exit_status: None,
+        peak_bytes: 0,
+        untracked_frees: 0,
+        abandoned_calls: 0,
+        rss_bytes: None,
+        pss_bytes: None,
+    }
+}
+
+fn raw_site(process: usize, frames: &[u64], allocated: (u64, u64), freed: (u64, u64)) -> RawSite {
+    RawSite {
+        process,
+        frames: frames.iter().copied().map(Address).collect(),
+        counters: Counters {
+            alloc_bytes: allocated.0,
+            alloc_count: allocated.1,
+            free_bytes: freed.0,
+            free_count: freed.1,
+        },
+        truncated: false,
+    }
+}
+
+fn block(site: usize, address: u64, bytes: u64, seconds: u64) -> RawBlock {
+    RawBlock { site, address: Address(address), size: bytes, age: Duration::from_secs(seconds) }
+}
+
+/// Two lives of pid 7 (a shell that became a server); the server's stack 0x10,0x20 appears twice.
+fn capture(options: Options) -> Capture {
+    let sites = vec![
+        raw_site(0, &[0x10, 0x20], (100, 2), (0, 0)),
+        raw_site(1, &[0x10, 0x20], (1000, 10), (400, 4)),
+        raw_site(1, &[], (8, 1), (0, 0)),
+        raw_site(1, &[0x10, 0x20], (30, 1), (0, 0)),
+    ];
+    let blocks = [
+        block(0, 0xa000, 60, 9),
+        block(0, 0xa100, 40, 8),
+        block(1, 0xb500, 100, 1),
+        block(1, 0xb400, 100, 2),
+        block(1, 0xb300, 100, 3),
+        block(1, 0xb200, 100, 4),
+        block(1, 0xb100, 100, 5),
+        block(1, 0xb000, 100, 5),
+        block(2, 0xc000, 8, 2),
+        block(3, 0xd000, 30, 7),
+        block(99, 0xe000, 5, 1),
+    ];
+    Capture {
+        started: Timestamp::UNIX_EPOCH,
+        elapsed: Duration::from_secs(10),
+        sequence: 1,
+        is_final: true,
+        target: Target { mode: crate::model::TraceMode::Pid, pids: vec![Pid(7)], command: vec![] },
+        blocks: Some(BlockTally::read(sites.len(), &options, blocks)),
+        options,
+        processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
+        sites,
+        losses: Losses::default(),
+        warnings: vec![],
+    }
+}
+
+fn resolve(_: &RawProcess, stack: &[Address]) -> Vec<Frame> {
+    stack.iter().copied().map(Frame::unresolved).collect()
+}
+
+fn numbers(snapshot: &Snapshot) -> Vec<(Option<usize>, u64, u64)> {
+    snapshot.sites.iter().map(|s| (s.process, s.outstanding_bytes, s.outstanding_count)).collect()
+}
+
+#[test]
+fn equal_stacks_merge_within_a_life_and_not_across() {
+    let snapshot = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    assert_eq!(numbers(&snapshot), [(Some(1), 630, 7), (Some(0), 100, 2), (Some(1), 8, 1)]);
+    let server = &snapshot.sites[0];
+    assert_eq!((server.alloc_bytes, server.alloc_count, server.free_bytes, server.free_count), (1030, 11, 400, 4));
+    assert_eq!((server.oldest, server.youngest), (Some(Duration::from_secs(7)), Some(Duration::from_secs(1))));
+    let order: Vec<u64> = server.blocks.as_ref().unwrap().iter().map(|block| block.address.0).collect();
+    assert_eq!(order, [0xd000, 0xb000, 0xb100, 0xb200, 0xb300, 0xb400, 0xb500], "oldest first, then by address");
+    let comms: Vec<_> = snapshot.sites.iter().map(|s| snapshot.process_of(s).unwrap().comm.as_str()).collect();
+    assert_eq!(comms, ["server", "sh", "server"]);
+    snapshot.check_sums().unwrap();
+}
+
+#[test]
+fn processes_sum_their_sites() {
+    let snapshot = capture(Options::default()).into_snapshot(&mut resolve);
+    let sums: Vec<_> = snapshot.processes.iter().map(|p| (p.outstanding_bytes, p.alloc_count, p.free_bytes)).collect();
+    assert_eq!(sums, [(100, 2, 0), (638, 12, 400)]);
+    assert!(snapshot.sites.iter().all(|site| site.blocks.is_none()), "blocks only where asked for");
+}
+
+#[test]
+fn age_filter_counts_the_blocks_that_remain() {
+    let options = Options { older_than: Duration::from_secs(5), show_allocs: true, ..Options::default() };
+    let snapshot = capture(options).into_snapshot(&mut resolve);
+    assert_eq!(numbers(&snapshot), [(Some(1), 230, 3), (Some(0), 100, 2), (Some(1), 0, 0)]);
+    assert_eq!(snapshot.sites[0].alloc_bytes, 1030, "what was allocated does not depend on age");
+    snapshot.check_sums().unwrap();
+}
+
+#[test]
+fn streaming_and_filtering_afterwards_agree() {
+    let age = Duration::from_secs(3);
+    let while_read = capture(Options { older_than: age, show_allocs: true, ..Options::default() });
+    let mut afterwards = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    afterwards.retain_older_than(age).unwrap();
+    afterwards.sort_sites(SortKey::Bytes);
+    assert_eq!(while_read.into_snapshot(&mut resolve), afterwards);
+}
+
+#[test]
+fn an_age_filter_without_blocks_is_said_and_not_claimed() {
+    let mut capture = capture(Options { older_than: Duration::from_secs(5), ..Options::default() });
+    capture.blocks = None;
+    let snapshot = capture.into_snapshot(&mut resolve);
+    assert_eq!(snapshot.totals().bytes, 738);
+    assert!(snapshot.options.older_than.is_zero());
+    assert!(snapshot.warnings[0].contains("--older-than"), "{:?}", snapshot.warnings);
+}
+
+#[test]
+fn zero_events_are_a_warning() {
+    let mut capture = capture(Options::default());
+    capture.sites.clear();
+    let snapshot = capture.into_snapshot(&mut resolve);
+    assert_eq!(snapshot.warnings.len(), 1);
+    assert!(snapshot.warnings[0].contains("does not mean that nothing leaks"));
+}
+
+#[test]
+fn resolver_sees_the_life_and_may_add_inlined_frames() {
+    let mut lives = Vec::new();
+    let mut resolver = |process: &RawProcess, stack: &[Address]| {
+        lives.push((process.life, stack.len()));
+        let mut inlined = Frame::unresolved(stack[0]);
+        inlined.inlined = true;
+        [vec![inlined], resolve(process, stack)].concat()
+    };
+    let snapshot = capture(Options::default()).into_snapshot(&mut resolver);
+    assert_eq!(snapshot.sites[0].stack.len(), 3);
+    assert_eq!(lives, [(0, 2), (1, 2)], "one call a distinct stack, none for a site without frames");
+}
+
+#[test]
+fn counters_read_while_moving_never_go_below_zero() {
+    let counters = Counters { alloc_bytes: 10, alloc_count: 1, free_bytes: 20, free_count: 2 };
+    assert_eq!((counters.outstanding_bytes(), counters.outstanding_count()), (0, 0));
+}
+
+#[test]
+fn json_written_is_json_read() {
+    let snapshot = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    let text = serde_json::to_vec(&snapshot).unwrap();
+    assert_eq!(Snapshot::from_json(&text).unwrap(), snapshot);
+}

@@ -1,0 +1,84 @@
+//! What the trace failed to record: each kind has its own name and counter, from the programs to every report.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Counters of everything that can make a number of the snapshot untrue. All zero: the numbers are exact.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Losses {
+    /// Allocations that found no room in the block table (`--max-allocs`): they are in no total.
+    pub allocs_dropped: u64,
+    /// Allocations whose stack found no room in the stack table (`--max-stacks`): they are in the totals, under the
+    /// site without frames of their process.
+    pub stacks_dropped: u64,
+    /// Stacks that were deeper than `--max-depth`: their outermost frames are missing.
+    pub stacks_truncated: u64,
+    /// Stacks whose walk ended before the outermost frame for another reason.
+    pub unwind_failed: u64,
+    /// Calls of allocation functions whose return was never seen: their blocks are in no total.
+    pub returns_missed: u64,
+    /// Records of the kernel about processes and mappings that were lost before they could be read.
+    pub events_lost: u64,
+    /// `unwind_failed` by reason, where reasons are known. The reasons add up to `unwind_failed`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unwind_failures: BTreeMap<String, u64>,
+}
+
+impl Losses {
+    /// Whether nothing at all was lost.
+    #[must_use]
+    pub fn is_lossless(&self) -> bool {
+        self.total() == 0
+    }
+
+    /// Everything that was lost, of whatever kind, as one number for a status line.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        // Destructured so that a counter added later cannot be forgotten here.
+        let Self {
+            allocs_dropped,
+            stacks_dropped,
+            stacks_truncated,
+            unwind_failed,
+            returns_missed,
+            events_lost,
+            unwind_failures,
+        } = self;
+        let by_reason = unwind_failures.values().fold(0u64, |sum, n| sum.saturating_add(*n));
+        [*allocs_dropped, *stacks_dropped, *stacks_truncated, *returns_missed, *events_lost]
+            .into_iter()
+            .fold((*unwind_failed).max(by_reason), u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_single_counter_ends_losslessness() {
+        assert!(Losses::default().is_lossless());
+        let one_each = [
+            Losses { allocs_dropped: 1, ..Losses::default() },
+            Losses { stacks_dropped: 1, ..Losses::default() },
+            Losses { stacks_truncated: 1, ..Losses::default() },
+            Losses { unwind_failed: 1, ..Losses::default() },
+            Losses { returns_missed: 1, ..Losses::default() },
+            Losses { events_lost: 1, ..Losses::default() },
+            Losses { unwind_failures: [("no mapping".to_owned(), 1)].into(), ..Losses::default() },
+        ];
+        for losses in one_each {
+            assert!(!losses.is_lossless(), "{losses:?}");
+            assert_eq!(losses.total(), 1, "{losses:?}");
+        }
+    }
+
+    #[test]
+    fn named_unwind_failures_are_not_counted_twice() {
+        let losses =
+            Losses { unwind_failed: 5, unwind_failures: [("bad read".to_owned(), 5)].into(), ..Losses::default() };
+        assert_eq!(losses.total(), 5);
+    }
+}

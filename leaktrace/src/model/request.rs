@@ -1,0 +1,130 @@
+//! What was asked for: whom to trace and with which settings, as the snapshot records it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::json::{optional_seconds, seconds};
+use super::types::Pid;
+
+/// How the traced processes were chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceMode {
+    /// Running processes named by `--pid`.
+    Pid,
+    /// A command that leaktrace launched.
+    Command,
+    /// Processes that match a name, control group or user.
+    Filter,
+    /// Every process.
+    System,
+    /// The kernel's own allocations.
+    Kernel,
+    /// Growth of address spaces, without allocator probes.
+    Grow,
+    /// A mode that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whom the trace was pointed at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// How the processes were chosen.
+    pub mode: TraceMode,
+    /// The processes named, or the launched command's.
+    #[serde(default)]
+    pub pids: Vec<Pid>,
+    /// The launched command and its arguments; bytes that are not UTF-8 are replaced.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+/// What sites are ordered by, largest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SortKey {
+    /// Outstanding bytes.
+    #[default]
+    Bytes,
+    /// Outstanding allocations.
+    Count,
+    /// Age of the oldest outstanding allocation.
+    Age,
+    /// Growth in bytes per second.
+    Growth,
+    /// A key that this version does not know; orders as `Bytes`.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The options of the trace as resolved, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// `--duration`; `None` until interrupted or the command ended.
+    #[serde(rename = "duration_s", with = "optional_seconds")]
+    pub duration: Option<Duration>,
+    /// `--interval`; `None` for one report at the end.
+    #[serde(rename = "interval_s", with = "optional_seconds")]
+    pub interval: Option<Duration>,
+    /// `--count`; `None` for as many interval reports as there are.
+    pub count: Option<u64>,
+    /// `--min-size` in bytes, inclusive.
+    pub min_size: u64,
+    /// `--max-size` in bytes, inclusive; `None` for no limit.
+    pub max_size: Option<u64>,
+    /// `--older-than`: outstanding numbers leave out what is younger.
+    #[serde(rename = "older_than_s", with = "seconds")]
+    pub older_than: Duration,
+    /// `--max-allocs`: capacity of the block table.
+    pub max_allocs: u64,
+    /// `--max-stacks`: capacity of the stack table.
+    pub max_stacks: u64,
+    /// `--max-depth`: frames kept of a stack.
+    pub max_depth: u32,
+    /// `--object`, as given.
+    pub objects: Vec<String>,
+    /// `--symbols-prefix`, as given.
+    pub symbols_prefixes: Vec<String>,
+    /// `--sort`.
+    pub sort: SortKey,
+    /// `--show-allocs`: whether sites carry their blocks.
+    pub show_allocs: bool,
+}
+
+impl Options {
+    /// Default of `--max-allocs`.
+    pub const MAX_ALLOCS: u64 = 1_000_000;
+    /// Default of `--max-stacks`.
+    pub const MAX_STACKS: u64 = 16_384;
+    /// Default of `--max-depth`, and its upper limit (the kernel's own `PERF_MAX_STACK_DEPTH` is 127 as well).
+    pub const MAX_DEPTH: u32 = 127;
+
+    /// Whether sizes outside a range were left unrecorded.
+    #[must_use]
+    pub fn filters_sizes(&self) -> bool {
+        self.min_size > 0 || self.max_size.is_some()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            duration: None,
+            interval: None,
+            count: None,
+            min_size: 0,
+            max_size: None,
+            older_than: Duration::ZERO,
+            max_allocs: Self::MAX_ALLOCS,
+            max_stacks: Self::MAX_STACKS,
+            max_depth: Self::MAX_DEPTH,
+            objects: Vec::new(),
+            symbols_prefixes: Vec::new(),
+            sort: SortKey::Bytes,
+            show_allocs: false,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The snapshot: what one report says, and exactly what `--json` writes (schema [`SCHEMA`]).
+//!
+//! Units are in the names: `_bytes`, `_count`; durations and ages are seconds in JSON. Fields may be added within a schema
+//! version, so reading ignores what it does not know and fills in what an older version did not write.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::json::{lossy_path, optional_seconds, seconds};
+use super::losses::Losses;
+use super::request::{Options, Target};
+use super::types::{Address, Frame, Pid};
+
+/// The schema that this version writes and reads.
+pub const SCHEMA: &str = "leaktrace/1";
+
+/// State of the traced processes' memory at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Always [`SCHEMA`] in memory; other values are refused while reading.
+    pub schema: String,
+    /// Version of the leaktrace that made the snapshot.
+    #[serde(default)]
+    pub leaktrace_version: String,
+    /// When tracing began.
+    pub started: Timestamp,
+    /// How long tracing had lasted.
+    #[serde(rename = "elapsed_s", with = "seconds")]
+    pub elapsed: Duration,
+    /// Number of this report within the trace, from 1.
+    #[serde(default)]
+    pub sequence: u64,
+    /// Whether it is the trace's last report.
+    #[serde(default, rename = "final")]
+    pub is_final: bool,
+    /// Present and true where the numbers are estimates from a sample.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sampled: bool,
+    /// Whom the trace was pointed at.
+    pub target: Target,
+    /// The options as resolved.
+    #[serde(default)]
+    pub options: Options,
+    /// Every process of which an event was seen, and every process named.
+    #[serde(default)]
+    pub processes: Vec<Process>,
+    /// Every pair of process and stack that allocated, in the order of `options.sort`.
+    #[serde(default)]
+    pub sites: Vec<Site>,
+    /// What could not be recorded.
+    #[serde(default)]
+    pub losses: Losses,
+    /// What else a reader of the numbers must know, a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// One life of a traced process: from its start or its exec to its exit or its next exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The process; a pid can appear more than once, since exec begins a new life.
+    pub pid: Pid,
+    /// When it started; `None` where that could not be read any more.
+    #[serde(default)]
+    pub start_time: Option<Timestamp>,
+    /// The kernel's short name of it (at most 15 bytes).
+    #[serde(default)]
+    pub comm: String,
+    /// Path of its executable.
+    #[serde(default, serialize_with = "lossy_path")]
+    pub exe: Option<PathBuf>,
+    /// Whether it had ended.
+    #[serde(default)]
+    pub exited: bool,
+    /// How it ended where that is known: its exit code, or 128 + n after signal n.
+    #[serde(default)]
+    pub exit_status: Option<i32>,
+    /// Bytes allocated and not freed; with `--older-than`, only those old enough.
+    pub outstanding_bytes: u64,
+    /// Allocations not freed; with `--older-than`, only those old enough.
+    pub outstanding_count: u64,
+    /// Most bytes that were outstanding at any one time.
+    #[serde(default)]
+    pub peak_bytes: u64,
+    /// Bytes allocated since tracing began.
+    #[serde(default)]
+    pub alloc_bytes: u64,
+    /// Allocations since tracing began.
+    #[serde(default)]
+    pub alloc_count: u64,
+    /// Bytes freed again of those.
+    #[serde(default)]
+    pub free_bytes: u64,
+    /// Allocations freed again of those.
+    #[serde(default)]
+    pub free_count: u64,
+    /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost.
+    #[serde(default)]
+    pub untracked_frees: u64,
+    /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).
+    #[serde(default)]
+    pub abandoned_calls: u64,
+    /// Resident set in bytes; `None` once the process had ended.
+    #[serde(default)]
+    pub rss_bytes: Option<u64>,
+    /// Proportional set in bytes; `None` once the process had ended or where it may not be read.
+    #[serde(default)]
+    pub pss_bytes: Option<u64>,
+    /// Present and true where the numbers are estimates from a sample.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sampled: bool,
+}
+
+/// One place that allocates: a stack of one process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// The process.
+    pub pid: Pid,
+    /// Index into the snapshot's `processes`: tells the lives of one pid apart. See [`Snapshot::process_of`].
+    #[serde(default)]
+    pub process: Option<usize>,
+    /// Bytes allocated here and not freed; with `--older-than`, only those old enough.
+    pub outstanding_bytes: u64,
+    /// Allocations made here and not freed; with `--older-than`, only those old enough.
+    pub outstanding_count: u64,
+    /// Bytes allocated here since tracing began.
+    #[serde(default)]
+    pub alloc_bytes: u64,
+    /// Allocations made here since tracing began.
+    #[serde(default)]
+    pub alloc_count: u64,
+    /// Bytes freed again of those.
+    #[serde(default)]
+    pub free_bytes: u64,
+    /// Allocations freed again of those.
+    #[serde(default)]
+    pub free_count: u64,
+    /// Age of the oldest outstanding allocation; `None` where nothing is outstanding.
+    #[serde(default, rename = "oldest_s", with = "optional_seconds")]
+    pub oldest: Option<Duration>,
+    /// Age of the youngest outstanding allocation; `None` where nothing is outstanding.
+    #[serde(default, rename = "youngest_s", with = "optional_seconds")]
+    pub youngest: Option<Duration>,
+    /// What the leak check found; `None` where none ran.
+    #[serde(default)]
+    pub verdict: Option<Verdict>,
+    /// Shape of the growth over time; `None` where it was not followed.
+    #[serde(default)]
+    pub trend: Option<Trend>,
+    /// Growth of the outstanding bytes; 0 where it was not followed.
+    #[serde(default)]
+    pub growth_bytes_per_s: f64,
+    /// Whether the stack was cut at `--max-depth`.
+    #[serde(default)]
+    pub truncated: bool,
+    /// Present and true where the numbers are estimates from a sample.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sampled: bool,
+    /// Innermost first, from the caller of the allocation function; empty where no stack could be recorded.
+    #[serde(default)]
+    pub stack: Vec<Frame>,
+    /// The outstanding allocations, oldest first; only with `--show-allocs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Vec<Block>>,
+}
+
+/// One outstanding allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// Where it lies in the process.
+    pub address: Address,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Time since it was allocated.
+    #[serde(rename = "age_s", with = "seconds")]
+    pub age: Duration,
+    /// What the leak check found about it; `None` where none ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Reachability>,
+}
+
+/// What the leak check says of a block, in the words of Valgrind's memcheck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reachability {
+    /// Nothing points at it any more.
+    DefinitelyLost,
+    /// Only lost blocks point at it.
+    IndirectlyLost,
+    /// Only pointers into its middle were found.
+    PossiblyLost,
+    /// A pointer to its start was found.
+    StillReachable,
+    /// A finding that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The leak check's findings about the outstanding blocks of one site.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verdict {
+    /// Blocks that nothing points at.
+    pub definitely_lost: Tally,
+    /// Blocks that only lost blocks point at.
+    pub indirectly_lost: Tally,
+    /// Blocks that only pointers into their middle were found of.
+    pub possibly_lost: Tally,
+    /// Blocks that a pointer to their start was found of.
+    pub still_reachable: Tally,
+}
+
+/// Some blocks, summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// Their sizes' sum.
+    pub bytes: u64,
+    /// Their number.
+    pub count: u64,
+}
+
+/// Shape of a site's growth over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trend {
+    /// Grows throughout.
+    Growing,
+    /// Grows now and then, and keeps what it grew by.
+    Steps,
+    /// Rises and falls again and again.
+    Periodic,
+    /// Rose and fell once.
+    Spike,
+    /// Neither.
+    Stable,
+    /// A shape that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Tally {
+    /// Counts one block of `bytes` bytes in.
+    pub fn add(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.count = self.count.saturating_add(1);
+    }
+}
+
+impl Snapshot {
+    /// The process that `site` belongs to; `None` where the snapshot does not describe it.
+    #[must_use]
+    pub fn process_of(&self, site: &Site) -> Option<&Process> {
+        self.process_index(site).and_then(|index| self.processes.get(index))
+    }
+
+    /// Index in `processes` of the process that `site` belongs to. A snapshot from elsewhere may lack the site's index or
+    /// hold a wrong one; the pid decides then.
+    pub(super) fn process_index(&self, site: &Site) -> Option<usize> {
+        let is_its = |index: &usize| self.processes.get(*index).is_some_and(|process| process.pid == site.pid);
+        site.process.filter(is_its).or_else(|| self.processes.iter().position(|process| process.pid == site.pid))
+    }
+
+    /// Whether every outstanding site carries its blocks, so that the snapshot can be filtered by age.
+    #[must_use]
+    pub fn has_blocks(&self) -> bool {
+        self.sites.iter().all(|site| site.blocks.is_some() || site.outstanding_count == 0)
+    }
+
+    /// Whether not one call of an allocation function was seen: a sign of a wrong target, never of "no leaks".
+    #[must_use]
+    pub fn saw_nothing(&self) -> bool {
+        self.sites.iter().all(|site| site.alloc_count == 0)
+            && self.processes.iter().all(|process| process.alloc_count == 0 && process.untracked_frees == 0)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
