@@ -1,2 +1,4 @@
 //! common
 #![no_std]
+
+pub mod cookie;
