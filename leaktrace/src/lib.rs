@@ -3,3 +3,4 @@
 //! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> reports.
 
 pub mod model;
+pub mod session;

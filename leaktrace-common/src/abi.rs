@@ -1,0 +1,268 @@
+//! The layout of every value that crosses between the BPF programs and userspace.
+//!
+//! All types are `repr(C)` without implicit padding, sizes in bytes, times in units of [`TICK_NS`] since
+//! [`Control::epoch_ns`] unless named `_ns`.
+
+use crate::table::Bucket;
+
+/// One tick of the block clock: 2^20 ns, about 1.05 ms, so that a `u32` spans 52 days.
+pub const TICK_SHIFT: u32 = 20;
+/// See [`TICK_SHIFT`].
+pub const TICK_NS: u64 = 1 << TICK_SHIFT;
+
+/// Address bits in a block's key; the process slot lies above them.
+pub const ADDRESS_BITS: u32 = 48;
+/// Process slots: 1 to this number less one. Slot 0 means "none", so that no key is 0.
+pub const PROCESS_SLOTS: u32 = 1 << 16;
+/// The process slot of a thread whose process is not traced.
+pub const NOT_TRACED: u32 = PROCESS_SLOTS;
+
+/// Frames in one element of the frames array; a stack takes `ceil(max_depth / this)` neighbouring elements.
+pub const FRAMES_PER_CHUNK: usize = 16;
+/// The deepest stack that can be kept.
+pub const MAX_DEPTH: usize = 127;
+/// Slots of scratch memory for stack walks in progress. Four a CPU were measured to be too few where the kernel
+/// preempts programs.
+pub const SCRATCH_SLOTS: u32 = 256;
+/// Words of a user stack read at once.
+pub const WINDOW_WORDS: usize = 128;
+
+/// An outstanding block: what was asked for, where, when.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Block {
+    /// Bytes requested.
+    pub size: u64,
+    /// Index of its site plus one; 0 while the place is being filled or emptied.
+    pub site: u32,
+    /// When it was booked, in ticks.
+    pub time: u32,
+}
+
+/// The running account of one (process, stack).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Site {
+    /// Bytes of all blocks ever booked here.
+    pub alloc_bytes: u64,
+    /// All blocks ever booked here.
+    pub alloc_count: u64,
+    /// Bytes of those since freed.
+    pub free_bytes: u64,
+    /// Those since freed.
+    pub free_count: u64,
+    /// The process slot; 0 until the site's frames are in place.
+    pub process: u32,
+    /// Frames kept.
+    pub depth: u32,
+    /// [`SITE_TRUNCATED`] and the like.
+    pub flags: u32,
+    /// Room for what unwinding has to say.
+    pub reserved: [u32; 5],
+}
+
+/// The stack went on beyond the frames kept.
+pub const SITE_TRUNCATED: u32 = 1;
+/// The stack could not be kept: the account of all such blocks of a process.
+pub const SITE_FRAMELESS: u32 = 2;
+
+/// One life of a process: from its first event (or its exec) to its exec or exit.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Process {
+    /// Its pid.
+    pub tgid: u32,
+    /// [`PROCESS_ALIVE`] and the like; 0 for a slot never used.
+    pub state: u32,
+    /// Bytes outstanding now.
+    pub live_bytes: u64,
+    /// The most that were ever outstanding.
+    pub peak_bytes: u64,
+    /// Frees of blocks we do not know.
+    pub untracked_frees: u64,
+    /// Calls that never returned: left by longjmp, an exception, or the thread's end.
+    pub abandoned_calls: u64,
+    /// Index of its frameless site plus one; 0 where there was no room even for that.
+    pub frameless_site: u32,
+    /// Explicit padding.
+    pub padding: u32,
+    /// `CLOCK_MONOTONIC` at registration.
+    pub seen_ns: u64,
+    /// `CLOCK_MONOTONIC` at exec or exit.
+    pub ended_ns: u64,
+    /// Its name at registration, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// The process runs.
+pub const PROCESS_ALIVE: u32 = 1;
+/// The process has exited.
+pub const PROCESS_EXITED: u32 = 2;
+/// The process has replaced itself by another program.
+pub const PROCESS_EXECED: u32 = 3;
+
+/// What a thread has in flight. Only the thread itself writes it, save for userspace after the trace was stopped.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Thread {
+    /// Stack pointer at the entry of the outermost call in flight; 0 where none is.
+    pub sp: u64,
+    /// Bytes asked for by that call.
+    pub size: u64,
+    /// Where `posix_memalign` will store the address.
+    pub out: u64,
+    /// The block that `realloc` has taken aside.
+    pub old_address: u64,
+    /// Its record.
+    pub old: Block,
+    /// Index of the call's site plus one; 0 where the new block is not wanted (filtered).
+    pub site: u32,
+    /// One of the `CALL_` constants.
+    pub call: u32,
+    /// The process slot, or [`NOT_TRACED`].
+    pub process: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Of the process.
+    pub tgid: u32,
+    /// Explicit padding.
+    pub padding: u32,
+    /// Bytes until the next sample (sampling).
+    pub gap: u64,
+    /// State of the thread's random numbers (sampling).
+    pub random: u64,
+}
+
+/// The call returns the address of a new block.
+pub const CALL_ALLOCATE: u32 = 0;
+/// The call returns the address of a moved or resized block.
+pub const CALL_REALLOCATE: u32 = 1;
+/// The call stores the address through its first argument and returns 0.
+pub const CALL_POSIX_MEMALIGN: u32 = 2;
+
+/// What could not be recorded, each the count of a named failure.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Losses {
+    /// Blocks not booked: the block table was full, or the thread table was.
+    pub allocs_dropped: u64,
+    /// Their bytes.
+    pub bytes_dropped: u64,
+    /// Blocks booked without their stack: no room for another, or no scratch memory.
+    pub stacks_dropped: u64,
+    /// Returns of calls whose entry was overwritten meanwhile.
+    pub returns_missed: u64,
+    /// Events for userspace that found the ring full.
+    pub events_lost: u64,
+    /// Frees and calls of processes beyond [`PROCESS_SLOTS`] or threads beyond the thread table.
+    pub threads_dropped: u64,
+    /// Stacks kept with fewer frames than they have (counted once per stack).
+    pub stacks_truncated: u64,
+    /// Walks that ended in an error before the outermost frame.
+    pub unwind_failed: u64,
+}
+
+/// What userspace tells the running programs.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Control {
+    /// Nonzero: the programs do nothing any more, so that the tables stand still.
+    pub stopped: u64,
+    /// Always 0, which the verifier cannot know. See `never` in the programs.
+    pub never: u64,
+    /// The next process slot never used yet.
+    pub next_slot: u64,
+}
+
+/// Scratch memory of one stack walk.
+#[repr(C)]
+pub struct Scratch {
+    /// Nonzero while claimed.
+    pub busy: u64,
+    /// Address that `window` was read from; 0 for none.
+    pub base: u64,
+    /// The stack's frames, innermost first; one more than a stack can keep, so that truncation shows.
+    pub frames: [u64; MAX_DEPTH + 1],
+    /// A copy of user stack memory.
+    pub window: [u64; WINDOW_WORDS],
+}
+
+/// What the ring buffer carries: lives beginning and ending.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Event {
+    /// One of the `EVENT_` constants.
+    pub kind: u32,
+    /// The process slot.
+    pub process: u32,
+    /// The pid.
+    pub tgid: u32,
+    /// Explicit padding.
+    pub padding: u32,
+}
+
+/// A process was given a slot.
+pub const EVENT_PROCESS: u32 = 1;
+/// The process of a slot has exited.
+pub const EVENT_EXIT: u32 = 2;
+/// The process of a slot has begun another program.
+pub const EVENT_EXEC: u32 = 3;
+
+/// What a probed function is, in bits 32 to 39 of its probe's cookie. `f(size)`: malloc, valloc, operator new.
+pub const FUNCTION_MALLOC: u32 = 0;
+/// `f(count, size)`.
+pub const FUNCTION_CALLOC: u32 = 1;
+/// `f(alignment, size)`: `memalign`, `aligned_alloc`.
+pub const FUNCTION_MEMALIGN: u32 = 2;
+/// `f(out, alignment, size)`.
+pub const FUNCTION_POSIX_MEMALIGN: u32 = 3;
+/// `f(block, size)`.
+pub const FUNCTION_REALLOC: u32 = 4;
+/// `f(block, count, size)`.
+pub const FUNCTION_REALLOCARRAY: u32 = 5;
+/// `f(block)`: free, operator delete.
+pub const FUNCTION_FREE: u32 = 6;
+
+/// Where the function stands in a cookie.
+pub const COOKIE_FUNCTION_SHIFT: u32 = 32;
+
+/// The function that a cookie names.
+#[inline(always)]
+#[must_use]
+pub const fn cookie_function(cookie: u64) -> u32 {
+    (cookie >> COOKIE_FUNCTION_SHIFT) as u32 & 0xff
+}
+
+/// The key of a block, `None` for an address that has more than [`ADDRESS_BITS`] bits.
+#[inline(always)]
+#[must_use]
+pub fn block_key(process: u32, address: u64) -> Option<u64> {
+    if address >> ADDRESS_BITS == 0 { Some(u64::from(process) << ADDRESS_BITS | address) } else { None }
+}
+
+const _: () = {
+    assert!(size_of::<Block>() == 16);
+    assert!(size_of::<Site>() == 64);
+    assert!(size_of::<Process>() == 80);
+    assert!(size_of::<Thread>() == 88);
+    assert!(size_of::<Losses>() == 64);
+    assert!(size_of::<Control>() == 24);
+    assert!(size_of::<Event>() == 16);
+    assert!(size_of::<Bucket>() == 64);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Block, Control, Event, Losses, Process, Site, Thread};
+
+    macro_rules! pod {
+        ($($type:ty),*) => {
+            $(
+                // SAFETY: `repr(C)`, plain integers only, no implicit padding (sizes asserted above).
+                unsafe impl aya::Pod for $type {}
+            )*
+        };
+    }
+
+    pod!(Block, Control, Event, Losses, Process, Site, Thread);
+}

@@ -1,0 +1,301 @@
+//! The allocation protocol: which calls count, and when their blocks are booked.
+//!
+//! Only the outermost call of a thread counts. It is remembered with its stack pointer from entry to return; a call
+//! entered meanwhile from further down the stack is nested and ignored, one from the same height or above shows that
+//! the remembered one was left without returning.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::programs::RetProbeContext;
+use leaktrace_common::abi::{
+    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, Control, SCRATCH_SLOTS, Thread,
+};
+use leaktrace_common::{abi, atomic};
+
+use crate::maps::{CONTROL, PROCESSES, TAILS};
+use crate::process::Id;
+use crate::registers::{self, Entry, Mapped, Placement};
+use crate::{blocks, config, scratch, sites, stack, stats::lose, threads};
+
+#[inline(always)]
+fn control() -> Option<*mut Control> {
+    CONTROL.get_ptr_mut(0)
+}
+
+/// Whether userspace has ended the trace.
+#[inline(always)]
+fn stopped() -> bool {
+    // SAFETY: the map's only element.
+    control().is_none_or(|control| unsafe { (&raw const (*control).stopped).read_volatile() } != 0)
+}
+
+/// A tail call that is never taken. From 6.13 the x86 JIT gives uprobe programs that use 64 bytes of stack or more a
+/// stack per CPU, on which a program that preempts another overwrites it ("BUG: unable to handle page fault"); a
+/// program that contains a tail call gets none.
+#[inline(always)]
+fn forbid_private_stack<C: EbpfContext>(ctx: &C) {
+    if let Some(control) = control()
+        // SAFETY: the map's only element.
+        && unsafe { (&raw const (*control).never).read_volatile() } != 0
+    {
+        // SAFETY: the index is in bounds of the map, which is empty: the call falls through.
+        let _ = unsafe { TAILS.tail_call(ctx, 0) };
+    }
+}
+
+/// An allocation function's arguments, whatever the function.
+pub struct Request {
+    /// One of the `CALL_` constants.
+    pub call: u32,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Where `posix_memalign` will store the address.
+    pub out: u64,
+    /// The block that `realloc` is given; 0 for none.
+    pub old: u64,
+}
+
+/// `malloc` is entered with everything in its standard place.
+#[inline(always)]
+pub fn malloc<P: Placement>(entry: &Entry<'_, P>) {
+    enter(entry, &Request { call: CALL_ALLOCATE, size: entry.a(), out: 0, old: 0 });
+    forbid_private_stack(entry.ctx());
+}
+
+/// `free` is entered with everything in its standard place.
+#[inline(always)]
+pub fn free<P: Placement>(entry: &Entry<'_, P>) {
+    release(entry, entry.a());
+    forbid_private_stack(entry.ctx());
+}
+
+/// Some function of the family is entered; the cookie tells which.
+#[inline(always)]
+pub fn call(entry: &Entry<'_, Mapped>) {
+    let function = entry.function();
+    if function == abi::FUNCTION_FREE {
+        release(entry, entry.a());
+    } else {
+        let (a, b, c) = (entry.a(), entry.b(), entry.c());
+        let mut request = Request { call: CALL_ALLOCATE, size: a, out: 0, old: 0 };
+        let mut possible = true;
+        match function {
+            // A product that overflows cannot succeed, so its remainder is never booked.
+            abi::FUNCTION_CALLOC => request.size = a.wrapping_mul(b),
+            abi::FUNCTION_MEMALIGN => request.size = b,
+            abi::FUNCTION_POSIX_MEMALIGN => {
+                request = Request { call: CALL_POSIX_MEMALIGN, size: c, out: a, old: 0 };
+            }
+            abi::FUNCTION_REALLOC => request = Request { call: CALL_REALLOCATE, size: b, out: 0, old: a },
+            abi::FUNCTION_REALLOCARRAY => {
+                // A product that overflows fails and leaves the old block alone.
+                possible = !overflows(b, c);
+                request = Request { call: CALL_REALLOCATE, size: b.wrapping_mul(c), out: 0, old: a };
+            }
+            _ => {}
+        }
+        if possible {
+            enter(entry, &request);
+        }
+    }
+    forbid_private_stack(entry.ctx());
+}
+
+/// An allocation function is entered.
+#[inline(always)]
+fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) {
+    if stopped() {
+        return;
+    }
+    let Some(thread) = threads::current(Id::current()) else { return };
+    if !begin(entry, thread) {
+        return;
+    }
+    // SAFETY: the thread's own state.
+    unsafe {
+        (*thread).call = request.call;
+        (*thread).size = request.size;
+        (*thread).out = request.out;
+        if request.old != 0 {
+            // Taken aside before its address can be handed out again.
+            (*thread).old = blocks::take((*thread).process, request.old).unwrap_or(Block { size: 0, site: 0, time: 0 });
+        }
+        (*thread).old_address = request.old;
+        (*thread).site = wanted_site(entry, thread, request.size);
+    }
+}
+
+/// A block is about to be freed: off the table before its address can be handed out again.
+#[inline(always)]
+fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
+    if address == 0 || stopped() {
+        return;
+    }
+    let Some(thread) = threads::current(Id::current()) else { return };
+    // SAFETY: the thread's own state.
+    let (process, pending) = unsafe { ((*thread).process, (*thread).sp) };
+    if let Some(record) = blocks::take(process, address) {
+        blocks::settle(process, &record);
+    } else if entry.sp() >= pending {
+        // Not from inside an allocation function, which may free memory of its own.
+        count_untracked(process);
+    }
+}
+
+/// A probed function returns.
+#[inline(always)]
+pub fn returned(ctx: &RetProbeContext) {
+    if !stopped()
+        && let Some(thread) = threads::existing(Id::current())
+    {
+        finish(ctx, thread);
+    }
+    forbid_private_stack(ctx);
+}
+
+/// Whether a product exceeds 64 bits. By halves: BPF has no wide multiplication, and the compiler makes one of the
+/// usual ways to ask.
+#[inline(always)]
+fn overflows(a: u64, b: u64) -> bool {
+    let (large, small) = if a > b { (a, b) } else { (b, a) };
+    small >> 32 != 0
+        || (large >> 32).wrapping_mul(small).wrapping_add((large & 0xffff_ffff).wrapping_mul(small) >> 32) >> 32 != 0
+}
+
+/// Remembers an outermost call; false for a nested one.
+#[inline(always)]
+fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
+    let sp = entry.sp();
+    // SAFETY: the thread's own state.
+    unsafe {
+        let pending = (*thread).sp;
+        if pending != 0 {
+            if sp < pending || sp == pending && is_tail_call(entry) {
+                return false;
+            }
+            abandon(thread);
+        }
+        (*thread).sp = sp;
+    }
+    true
+}
+
+/// Whether a call entered at the height of the pending one was reached from it by a jump. Then the return address is
+/// that of the kernel's return trampoline, which begins a page; a return into program text hardly ever does.
+#[inline(always)]
+fn is_tail_call<P: Placement>(entry: &Entry<'_, P>) -> bool {
+    let address = entry.return_address();
+    address != 0 && address & 0xfff == 0
+}
+
+/// The pending call was left without returning: by longjmp, an exception, the end of a coroutine.
+#[inline(always)]
+fn abandon(thread: *mut Thread) {
+    // SAFETY: the thread's own state, and its process' element.
+    unsafe {
+        if (*thread).old_address != 0 && (*thread).old.site != 0 {
+            let record = (*thread).old;
+            blocks::put_back((*thread).process, (*thread).old_address, &record);
+        }
+        if let Some(process) = PROCESSES.get_ptr_mut((*thread).process) {
+            atomic::add(&raw mut (*process).abandoned_calls, 1);
+        }
+    }
+}
+
+/// The site (index plus one) that a block of this size is to be booked at; 0 where it is not wanted.
+#[inline(always)]
+fn wanted_site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u32 {
+    if size < config::min_size() || size > config::max_size() {
+        return 0;
+    }
+    // SAFETY: the thread's own state.
+    let (process, tid) = unsafe { ((*thread).process, u64::from((*thread).tid)) };
+    let slot = scratch::claim(tid);
+    let mut site = 0;
+    if slot < SCRATCH_SLOTS {
+        let depth = stack::stack_walk(u64::from(slot), entry.return_address(), entry.sp(), entry.fp());
+        site = sites::site_of(process, u64::from(slot), depth);
+        scratch::release(slot);
+    }
+    if site == 0 {
+        lose!(stacks_dropped);
+        site = PROCESSES.get_ptr(process).map_or(0, |process| {
+            // SAFETY: an element of the map.
+            unsafe { (*process).frameless_site }
+        });
+        if site == 0 {
+            lose!(allocs_dropped);
+            lose!(bytes_dropped, size);
+        }
+    }
+    site
+}
+
+#[inline(always)]
+fn count_untracked(process: u32) {
+    if let Some(process) = PROCESSES.get_ptr_mut(process) {
+        // SAFETY: an element of the map; the counter is written by atomics alone.
+        unsafe { atomic::add(&raw mut (*process).untracked_frees, 1) };
+    }
+}
+
+/// Books what the pending call gave, if this is its return.
+#[inline(always)]
+fn finish(ctx: &RetProbeContext, thread: *mut Thread) {
+    let (sp, result) = (registers::returned_sp(ctx), registers::result(ctx));
+    // SAFETY: the thread's own state.
+    unsafe {
+        let pending = (*thread).sp;
+        if sp != pending {
+            // A nested call's return lies below the pending one; any other lost its entry.
+            if pending == 0 || sp > pending {
+                lose!(returns_missed);
+            }
+            return;
+        }
+        (*thread).sp = 0;
+        let (size, site, process) = ((*thread).size, (*thread).site, (*thread).process);
+        let address = match (*thread).call {
+            CALL_POSIX_MEMALIGN => {
+                if result as u32 == 0 {
+                    bpf_probe_read_user((*thread).out as *const u64).unwrap_or(0)
+                } else {
+                    0
+                }
+            }
+            CALL_REALLOCATE => {
+                finish_old(thread, process, size, result);
+                result
+            }
+            _ => result,
+        };
+        if address != 0 && site != 0 {
+            blocks::book(thread, address, size, site);
+        }
+    }
+}
+
+/// Decides over the block that `realloc` had taken aside: freed by success or by size 0, otherwise as before.
+#[inline(always)]
+fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) {
+    // SAFETY: the thread's own state.
+    unsafe {
+        let address = (*thread).old_address;
+        if address == 0 {
+            return;
+        }
+        let record = (*thread).old;
+        let gone = result != 0 || size == 0;
+        if record.site == 0 {
+            if gone {
+                count_untracked(process);
+            }
+        } else if gone {
+            blocks::settle(process, &record);
+        } else {
+            blocks::put_back(process, address, &record);
+        }
+        (*thread).old_address = 0;
+    }
+}

@@ -1,0 +1,148 @@
+//! Outstanding blocks: booking them, and taking them off the books.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use leaktrace_common::abi::{self, Block, TICK_SHIFT, Thread};
+use leaktrace_common::atomic;
+use leaktrace_common::table::{self, Inserted, Place};
+
+use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, PROCESSES};
+use crate::{config, sites, stats::lose};
+
+const NONE: u64 = u64::MAX;
+/// Set in what [`block_insert`] returns where the key was there already.
+const PRESENT: u64 = 1 << 62;
+
+#[inline(always)]
+fn keys() -> Keys {
+    Keys::new(&BLOCK_KEYS, config::block_buckets())
+}
+
+/// The place of a block as a word, or [`NONE`]. A global function: verified once, not at every call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn block_find(key: u64) -> u64 {
+    table::find(&keys(), key).map_or(NONE, Place::word)
+}
+
+/// A place for a block, with [`PRESENT`] where it had one; [`NONE`] where the table is full.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn block_insert(key: u64) -> u64 {
+    match table::insert(&keys(), key) {
+        Inserted::New(place) => place.word(),
+        Inserted::Present(place) => place.word() | PRESENT,
+        Inserted::Full => NONE,
+    }
+}
+
+/// Ticks since the trace began.
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: the helper takes nothing and cannot fail.
+    let ns = unsafe { bpf_ktime_get_ns() };
+    (ns.saturating_sub(config::epoch_ns()) >> TICK_SHIFT) as u32
+}
+
+/// Books a block of the thread's process.
+#[inline(always)]
+pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32) {
+    // SAFETY: the thread's own state.
+    let process = unsafe { (*thread).process };
+    let word = match abi::block_key(process, address) {
+        Some(key) => block_insert(key),
+        None => NONE,
+    };
+    if word == NONE {
+        lose!(allocs_dropped);
+        lose!(bytes_dropped, size);
+        return;
+    }
+    let Some(block) = BLOCKS.get_ptr_mut(Place::from_word(word & !PRESENT).index()) else { return };
+    // SAFETY: an element of the map; the block is ours, since its address was given to this very call.
+    unsafe {
+        if word & PRESENT != 0 {
+            // Its free was missed: the address cannot have been handed out twice.
+            settle(process, &*block);
+        }
+        (&raw mut (*block).site).write_volatile(0);
+        (&raw mut (*block).size).write_volatile(size);
+        (&raw mut (*block).time).write_volatile(now());
+        (&raw mut (*block).site).write_volatile(site);
+    }
+    sites::count_alloc(site, size);
+    raise(process, size);
+}
+
+/// Takes a block off the table without settling its accounts: its record, if we knew it.
+#[inline(always)]
+pub fn take(process: u32, address: u64) -> Option<Block> {
+    let key = abi::block_key(process, address)?;
+    let word = block_find(key);
+    if word == NONE {
+        return None;
+    }
+    let place = Place::from_word(word);
+    let block = BLOCKS.get_ptr_mut(place.index())?;
+    // SAFETY: an element of the map; the block is being freed, so nobody else frees it or is given its address.
+    let record = unsafe {
+        let record = Block { size: (*block).size, site: (*block).site, time: (*block).time };
+        (&raw mut (*block).site).write_volatile(0);
+        record
+    };
+    table::remove(&keys(), key, place);
+    Some(record)
+}
+
+/// Puts back a block that [`take`] gave.
+#[inline(always)]
+pub fn put_back(process: u32, address: u64, record: &Block) {
+    let Some(key) = abi::block_key(process, address) else { return };
+    let word = block_insert(key);
+    if word == NONE {
+        // The place it had was given away meanwhile: off the books, and said.
+        settle(process, record);
+        lose!(allocs_dropped);
+        lose!(bytes_dropped, record.size);
+        return;
+    }
+    if let Some(block) = BLOCKS.get_ptr_mut(Place::from_word(word & !PRESENT).index()) {
+        // SAFETY: as in `book`.
+        unsafe {
+            (&raw mut (*block).size).write_volatile(record.size);
+            (&raw mut (*block).time).write_volatile(record.time);
+            (&raw mut (*block).site).write_volatile(record.site);
+        }
+    }
+}
+
+/// Counts a block that was taken off the table as freed.
+#[inline(always)]
+pub fn settle(process: u32, record: &Block) {
+    sites::count_free(record.site, record.size);
+    if let Some(process) = PROCESSES.get_ptr_mut(process) {
+        // SAFETY: an element of the map; the counter is written by atomics alone.
+        unsafe { atomic::add(&raw mut (*process).live_bytes, record.size.wrapping_neg()) };
+    }
+}
+
+/// Raises the process' outstanding bytes, and their peak with them.
+#[inline(always)]
+fn raise(process: u32, size: u64) {
+    let Some(process) = PROCESSES.get_ptr_mut(process) else { return };
+    // SAFETY: an element of the map; both counters are written by atomics alone.
+    unsafe {
+        let live = atomic::fetch_add(&raw mut (*process).live_bytes, size).wrapping_add(size);
+        let peak = &raw mut (*process).peak_bytes;
+        let mut seen = atomic::load(peak);
+        // Each failure means that another thread raised it meanwhile; as many in a row as CPUs can race.
+        let mut attempt = 0;
+        while live > seen && attempt < 16 {
+            let held = atomic::compare_exchange(peak, seen, live);
+            if held == seen {
+                break;
+            }
+            seen = held;
+            attempt += 1;
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What userspace decides once, before the programs are loaded: the verifier sees these as constants and drops the
+//! code they rule out.
+
+use aya_ebpf::Global;
+
+macro_rules! globals {
+    ($($(#[$doc:meta])* $static_name:ident $name:ident: $type:ty;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            static $static_name: Global<$type> = Global::new(0);
+
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name() -> $type {
+                $static_name.load()
+            }
+        )*
+    };
+}
+
+globals! {
+    /// Buckets of the block table.
+    BLOCK_BUCKETS block_buckets: u32;
+    /// Buckets of the site table.
+    SITE_BUCKETS site_buckets: u32;
+    /// Buckets of the thread table.
+    THREAD_BUCKETS thread_buckets: u32;
+    /// Frames kept of a stack.
+    MAX_DEPTH max_depth: u32;
+    /// Elements of the frames array that one stack takes.
+    FRAME_CHUNKS frame_chunks: u32;
+    /// The smallest block recorded, bytes.
+    MIN_SIZE min_size: u64;
+    /// The largest block recorded less `u64::MAX`, in two's complement: 0 means unlimited.
+    MAX_SIZE_COMPLEMENT max_size_complement: u64;
+    /// `CLOCK_MONOTONIC` when the trace began: tick 0.
+    EPOCH_NS epoch_ns: u64;
+    /// leaktrace's own pid, never traced.
+    SELF_TGID self_tgid: u32;
+    /// Nonzero where the exit tracepoint says whether a whole process ended (6.16).
+    HAS_GROUP_DEAD has_group_dead: u32;
+}
+
+/// The largest block recorded, bytes.
+#[inline(always)]
+pub fn max_size() -> u64 {
+    u64::MAX - max_size_complement()
+}

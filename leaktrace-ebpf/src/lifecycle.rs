@@ -1,0 +1,54 @@
+//! The ends of lives: threads, processes, and programs replaced by exec.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::RawTracePointContext;
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS};
+
+use crate::maps::{PROCESSES, SLOTS};
+use crate::process::Id;
+use crate::{config, stats, threads};
+
+/// A thread ends; the process too if it was the last.
+#[inline(always)]
+pub fn exit(ctx: &RawTracePointContext) {
+    let id = Id::current();
+    threads::remove(id.tid());
+    // Arguments of the tracepoint: the task, and from 6.16 whether its whole group is dead.
+    let last = if config::has_group_dead() != 0 {
+        // SAFETY: the context of a raw tracepoint is an array of its arguments, and userspace saw that there are two.
+        unsafe { *ctx.as_ptr().cast::<u64>().add(1) & 0xff != 0 }
+    } else {
+        id.tid() == id.tgid()
+    };
+    if last {
+        end(id, PROCESS_EXITED, EVENT_EXIT);
+    }
+}
+
+/// The process begins another program: what the old one held went with its address space.
+#[inline(always)]
+pub fn exec() {
+    let id = Id::current();
+    threads::remove(id.tid());
+    end(id, PROCESS_EXECED, EVENT_EXEC);
+}
+
+#[inline(always)]
+fn end(id: Id, state: u32, event: u32) {
+    let tgid = id.tgid() as u32;
+    // SAFETY: the value is copied at once.
+    let Some(slot) = unsafe { SLOTS.get(tgid) }.copied() else { return };
+    let _ = SLOTS.remove(tgid);
+    if slot >= PROCESS_SLOTS {
+        return;
+    }
+    if let Some(process) = PROCESSES.get_ptr_mut(slot) {
+        // SAFETY: an element of the map; nobody else ends this life.
+        unsafe {
+            (*process).ended_ns = bpf_ktime_get_ns();
+            (*process).state = state;
+        }
+    }
+    stats::tell(event, slot, tgid);
+}

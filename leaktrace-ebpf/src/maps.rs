@@ -1,0 +1,84 @@
+//! The maps. Sizes of 1 are placeholders that userspace replaces; arrays marked mappable are read through `mmap`.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
+use leaktrace_common::abi::{
+    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site, Thread,
+};
+use leaktrace_common::table::{Bucket, Buckets};
+
+/// Keys of outstanding blocks: process slot and address.
+#[map]
+pub static BLOCK_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Their records.
+#[map]
+pub static BLOCKS: Array<Block> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Keys of sites: a hash of process slot and frames.
+#[map]
+pub static SITE_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Their accounts.
+#[map]
+pub static SITES: Array<Site> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Their frames: `FRAME_CHUNKS` elements each.
+#[map]
+pub static FRAMES: Array<[u64; FRAMES_PER_CHUNK]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Keys of threads: the thread id.
+#[map]
+pub static THREAD_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// What each has in flight.
+#[map]
+pub static THREADS: Array<Thread> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Process slots by tgid, of processes alive.
+#[map]
+pub static SLOTS: HashMap<u32, u32> = HashMap::with_max_entries(PROCESS_SLOTS, BPF_F_NO_PREALLOC);
+/// Slots that userspace gives back.
+#[map]
+pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(PROCESS_SLOTS, 0);
+/// Lives by slot.
+#[map]
+pub static PROCESSES: Array<Process> = Array::with_max_entries(PROCESS_SLOTS, BPF_F_MMAPABLE);
+
+/// Scratch memory of stack walks.
+#[map]
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(SCRATCH_SLOTS, 0);
+/// What could not be recorded.
+#[map]
+pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Orders from userspace.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// News for userspace.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+/// Always empty: see `alloc::forbid_private_stack`.
+#[map]
+pub static TAILS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// A bucket array as the table code wants it.
+pub struct Keys {
+    map: &'static Array<Bucket>,
+    count: u32,
+}
+
+impl Keys {
+    #[inline(always)]
+    pub const fn new(map: &'static Array<Bucket>, count: u32) -> Self {
+        Self { map, count }
+    }
+}
+
+impl Buckets for Keys {
+    #[inline(always)]
+    fn count(&self) -> u32 {
+        self.count
+    }
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<*mut Bucket> {
+        self.map.get_ptr_mut(index)
+    }
+}

@@ -1,0 +1,94 @@
+//! Process slots: one for each life of a process, given at its first event.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use leaktrace_common::abi::{EVENT_PROCESS, NOT_TRACED, PROCESS_ALIVE, PROCESS_SLOTS, Process};
+use leaktrace_common::atomic;
+
+use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS};
+use crate::{config, sites, stats};
+
+/// The current task's pid and thread id.
+#[derive(Clone, Copy)]
+pub struct Id(u64);
+
+impl Id {
+    #[inline(always)]
+    pub fn current() -> Self {
+        Self(bpf_get_current_pid_tgid())
+    }
+
+    #[inline(always)]
+    pub fn tid(self) -> u64 {
+        self.0 & 0xffff_ffff
+    }
+
+    #[inline(always)]
+    pub fn tgid(self) -> u64 {
+        self.0 >> 32
+    }
+}
+
+/// The slot of the current process, newly given if need be: [`NOT_TRACED`] for one that is not to be traced, 0 where
+/// no slot is left.
+#[inline(always)]
+pub fn slot_of(tgid: u32) -> u32 {
+    if tgid == config::self_tgid() {
+        return NOT_TRACED;
+    }
+    // SAFETY: the value is copied at once; entries are only ever removed by the process' own end.
+    if let Some(slot) = unsafe { SLOTS.get(tgid) } {
+        return *slot;
+    }
+    let slot = match FREE_SLOTS.pop() {
+        Ok(Some(slot)) => slot,
+        Ok(None) | Err(_) => fresh_slot(),
+    };
+    if slot == 0 || slot >= PROCESS_SLOTS {
+        return 0;
+    }
+    let Some(process) = PROCESSES.get_ptr_mut(slot) else { return 0 };
+    // SAFETY: the slot is ours alone until it stands in SLOTS.
+    unsafe { begin(process, slot, tgid) };
+    if SLOTS.insert(tgid, slot, 1 /* BPF_NOEXIST */).is_err() {
+        // Another thread of the process was faster.
+        // SAFETY: still ours alone.
+        unsafe { (*process).state = 0 };
+        let _ = FREE_SLOTS.push(slot, 0);
+        // SAFETY: as above.
+        return unsafe { SLOTS.get(tgid) }.map_or(0, |slot| *slot);
+    }
+    stats::tell(EVENT_PROCESS, slot, tgid);
+    slot
+}
+
+#[inline(always)]
+fn fresh_slot() -> u32 {
+    let Some(control) = CONTROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the map's only element; the field is only ever added to.
+    unsafe {
+        let next = &raw mut (*control).next_slot;
+        // Read first, so that the counter cannot wrap however long it is asked.
+        if atomic::load(next) >= u64::from(PROCESS_SLOTS) { 0 } else { atomic::fetch_add(next, 1) as u32 }
+    }
+}
+
+/// # Safety
+/// `process` must be an element of the map that nobody else uses yet.
+#[inline(always)]
+unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*process).tgid = tgid;
+        (*process).live_bytes = 0;
+        (*process).peak_bytes = 0;
+        (*process).untracked_frees = 0;
+        (*process).abandoned_calls = 0;
+        (*process).seen_ns = bpf_ktime_get_ns();
+        (*process).ended_ns = 0;
+        if let Ok(comm) = bpf_get_current_comm() {
+            (*process).comm = comm;
+        }
+        (*process).frameless_site = sites::frameless(slot);
+        (*process).state = PROCESS_ALIVE;
+    }
+}

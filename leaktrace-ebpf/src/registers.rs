@@ -1,0 +1,235 @@
+//! The registers at a probe: stack pointer, frame pointer, and the arguments wherever the probe site has them.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_get_attach_cookie;
+use aya_ebpf::programs::ProbeContext;
+use leaktrace_common::abi;
+
+pub use arch::{result, returned_sp};
+
+/// Where a probe's arguments are.
+pub trait Placement {
+    /// Whether the attach cookie tells.
+    const MAPPED: bool;
+}
+
+/// The probe is where the arguments are in the registers of the calling convention and the stack pointer is that of
+/// the entry.
+pub struct Standard;
+
+/// The probe is further in; the cookie tells (`leaktrace_common::cookie`).
+pub struct Mapped;
+
+impl Placement for Standard {
+    const MAPPED: bool = false;
+}
+
+impl Placement for Mapped {
+    const MAPPED: bool = true;
+}
+
+/// An entry probe being handled.
+pub struct Entry<'a, P> {
+    ctx: &'a ProbeContext,
+    cookie: u64,
+    placement: PhantomData<P>,
+}
+
+impl<'a, P: Placement> Entry<'a, P> {
+    #[inline(always)]
+    pub fn new(ctx: &'a ProbeContext) -> Self {
+        // SAFETY: the helper takes the context and nothing else.
+        let cookie = if P::MAPPED { unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } } else { 0 };
+        Self { ctx, cookie, placement: PhantomData }
+    }
+
+    /// Which function this is: one of the `FUNCTION_` constants.
+    #[inline(always)]
+    pub fn function(&self) -> u32 {
+        abi::cookie_function(self.cookie)
+    }
+
+    #[inline(always)]
+    pub fn ctx(&self) -> &ProbeContext {
+        self.ctx
+    }
+}
+
+#[cfg(bpf_target_arch = "x86_64")]
+mod arch {
+    use aya_ebpf::bindings::pt_regs;
+    use aya_ebpf::helpers::bpf_probe_read_user;
+    use aya_ebpf::programs::RetProbeContext;
+    use leaktrace_common::cookie::{self, Register};
+
+    use super::{Entry, Placement};
+
+    impl<P: Placement> Entry<'_, P> {
+        #[inline(always)]
+        fn regs(&self) -> &pt_regs {
+            // SAFETY: the context of a uprobe program is a `pt_regs`.
+            unsafe { &*self.ctx.regs }
+        }
+
+        /// The first argument that matters.
+        #[inline(always)]
+        pub fn a(&self) -> u64 {
+            if P::MAPPED { by_number(self.regs(), cookie::register(self.cookie, 0)) } else { self.regs().rdi }
+        }
+
+        /// The second.
+        #[inline(always)]
+        pub fn b(&self) -> u64 {
+            if P::MAPPED { by_number(self.regs(), cookie::register(self.cookie, 1)) } else { self.regs().rsi }
+        }
+
+        /// The third.
+        #[inline(always)]
+        pub fn c(&self) -> u64 {
+            if P::MAPPED { by_number(self.regs(), cookie::register(self.cookie, 2)) } else { self.regs().rdx }
+        }
+
+        /// The stack pointer at the function's entry: the address of the return address.
+        #[inline(always)]
+        pub fn sp(&self) -> u64 {
+            self.regs().rsp + cookie::stack_shift(self.cookie)
+        }
+
+        /// The frame pointer, still the caller's.
+        #[inline(always)]
+        pub fn fp(&self) -> u64 {
+            self.regs().rbp
+        }
+
+        /// Where the function will return to; 0 where that cannot be read.
+        #[inline(always)]
+        pub fn return_address(&self) -> u64 {
+            // SAFETY: the helper checks the address.
+            unsafe { bpf_probe_read_user(self.sp() as *const u64) }.unwrap_or(0)
+        }
+    }
+
+    /// At a return: the stack pointer that the entry had. The return address has been popped since.
+    #[inline(always)]
+    pub fn returned_sp(ctx: &RetProbeContext) -> u64 {
+        // SAFETY: the context of a uretprobe program is a `pt_regs`.
+        unsafe { (*ctx.regs).rsp - 8 }
+    }
+
+    /// At a return: what the function returned.
+    #[inline(always)]
+    pub fn result(ctx: &RetProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).rax }
+    }
+
+    macro_rules! load {
+        ($regs:ident.$field:ident) => {{
+            let value: u64;
+            // SAFETY: reads a field of the context at its own offset.
+            unsafe {
+                core::arch::asm!(
+                    "{value} = *(u64 *)({regs} + {offset})",
+                    value = out(reg) value,
+                    regs = in(reg) core::ptr::from_ref($regs),
+                    offset = const core::mem::offset_of!(pt_regs, $field),
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            value
+        }};
+    }
+
+    /// A register by its number in instruction encodings. The context may be read at fixed offsets only, and the
+    /// compiler would turn sixteen of those into one at a computed offset: hence each load by hand.
+    #[inline(always)]
+    fn by_number(regs: &pt_regs, register: Register) -> u64 {
+        match register.0 {
+            0 => load!(regs.rax),
+            1 => load!(regs.rcx),
+            2 => load!(regs.rdx),
+            3 => load!(regs.rbx),
+            4 => load!(regs.rsp),
+            5 => load!(regs.rbp),
+            6 => load!(regs.rsi),
+            7 => load!(regs.rdi),
+            8 => load!(regs.r8),
+            9 => load!(regs.r9),
+            10 => load!(regs.r10),
+            11 => load!(regs.r11),
+            12 => load!(regs.r12),
+            13 => load!(regs.r13),
+            14 => load!(regs.r14),
+            _ => load!(regs.r15),
+        }
+    }
+}
+
+#[cfg(bpf_target_arch = "aarch64")]
+mod arch {
+    use aya_ebpf::bindings::user_pt_regs;
+    use aya_ebpf::programs::RetProbeContext;
+
+    use super::{Entry, Placement};
+
+    // Probes are never moved on this architecture: its kernel steps no instruction that allocators begin with.
+    impl<P: Placement> Entry<'_, P> {
+        #[inline(always)]
+        fn regs(&self) -> &user_pt_regs {
+            // SAFETY: the context of a uprobe program begins with a `user_pt_regs`.
+            unsafe { &*self.ctx.regs.cast() }
+        }
+
+        /// The first argument.
+        #[inline(always)]
+        pub fn a(&self) -> u64 {
+            self.regs().regs[0]
+        }
+
+        /// The second.
+        #[inline(always)]
+        pub fn b(&self) -> u64 {
+            self.regs().regs[1]
+        }
+
+        /// The third.
+        #[inline(always)]
+        pub fn c(&self) -> u64 {
+            self.regs().regs[2]
+        }
+
+        /// The stack pointer at the function's entry.
+        #[inline(always)]
+        pub fn sp(&self) -> u64 {
+            self.regs().sp
+        }
+
+        /// The frame pointer, still the caller's.
+        #[inline(always)]
+        pub fn fp(&self) -> u64 {
+            self.regs().regs[29]
+        }
+
+        /// Where the function will return to.
+        #[inline(always)]
+        pub fn return_address(&self) -> u64 {
+            self.regs().regs[30]
+        }
+    }
+
+    /// At a return: the stack pointer that the entry had.
+    #[inline(always)]
+    pub fn returned_sp(ctx: &RetProbeContext) -> u64 {
+        // SAFETY: the context of a uretprobe program begins with a `user_pt_regs`.
+        unsafe { (*ctx.regs.cast::<user_pt_regs>()).sp }
+    }
+
+    /// At a return: what the function returned.
+    #[inline(always)]
+    pub fn result(ctx: &RetProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs.cast::<user_pt_regs>()).regs[0] }
+    }
+}

@@ -1,0 +1,184 @@
+//! Sites: the account of each (process, stack).
+
+use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TRUNCATED, Site};
+use leaktrace_common::atomic;
+use leaktrace_common::table::{self, Inserted, Place};
+
+use crate::maps::{FRAMES, Keys, SCRATCH, SITE_KEYS, SITES};
+use crate::{config, stats::lose};
+
+#[inline(always)]
+fn keys() -> Keys {
+    Keys::new(&SITE_KEYS, config::site_buckets())
+}
+
+/// The hash of a stack in a process: 64 bits, every bit of it dependent on every frame (MurmurHash3's mixing).
+struct Hash(u64);
+
+impl Hash {
+    #[inline(always)]
+    fn new(process: u32) -> Self {
+        Self(u64::from(process))
+    }
+
+    #[inline(always)]
+    fn add(&mut self, word: u64) {
+        let mut k = word.wrapping_mul(0x87c3_7b91_1142_53d5);
+        k = k.rotate_left(31).wrapping_mul(0x4cf5_ad43_2745_937f);
+        self.0 = (self.0 ^ k).rotate_left(27).wrapping_mul(5).wrapping_add(0x52dc_e729);
+    }
+
+    #[inline(always)]
+    fn finish(mut self) -> u64 {
+        self.0 = (self.0 ^ self.0 >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        self.0 = (self.0 ^ self.0 >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        // 0 marks a free place.
+        (self.0 ^ self.0 >> 33).max(1)
+    }
+}
+
+const NONE: u64 = u64::MAX;
+/// Set in what [`site_insert`] returns where the key was there already.
+const PRESENT: u64 = 1 << 62;
+
+/// How many of a stack's frames are kept.
+#[inline(always)]
+fn kept(depth: u64) -> usize {
+    let limit = u64::from(config::max_depth());
+    if depth > limit { limit as usize } else { depth as usize }
+}
+
+// The global functions below are verified once each, with arguments that may have any value; inlined into one another
+// their loops would multiply.
+
+/// The key of the stack in a scratch slot.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn stack_key(process: u32, slot: u64, depth: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
+    // SAFETY: the slot was claimed by our caller.
+    let frames = unsafe { &(*scratch).frames };
+    let kept = kept(depth);
+    let mut hash = Hash::new(process);
+    let mut i = 0;
+    while i < kept && i < MAX_DEPTH {
+        hash.add(frames[i]);
+        i += 1;
+    }
+    hash.finish()
+}
+
+/// The place of a site as a word, or [`NONE`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn site_find(key: u64) -> u64 {
+    table::find(&keys(), key).map_or(NONE, Place::word)
+}
+
+/// A place for a site, with [`PRESENT`] where it had one; [`NONE`] where the table is full.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn site_insert(key: u64) -> u64 {
+    match table::insert(&keys(), key) {
+        Inserted::New(place) => place.word(),
+        Inserted::Present(place) => place.word() | PRESENT,
+        Inserted::Full => NONE,
+    }
+}
+
+/// Writes the frames of a new site and publishes it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn site_record(index: u32, process: u32, slot: u64, depth: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
+    // SAFETY: the slot was claimed by our caller.
+    let frames = unsafe { &(*scratch).frames };
+    let kept = kept(depth);
+    let mut i = 0;
+    while i < kept && i < MAX_DEPTH {
+        let chunk = index * config::frame_chunks() + (i / FRAMES_PER_CHUNK) as u32;
+        if let Some(words) = FRAMES.get_ptr_mut(chunk) {
+            // SAFETY: an element of the map, at this site's own place.
+            unsafe { (*words)[i % FRAMES_PER_CHUNK] = frames[i] };
+        }
+        i += 1;
+    }
+    let truncated = depth > kept as u64;
+    if truncated {
+        lose!(stacks_truncated);
+    }
+    publish(index, process, kept as u32, if truncated { SITE_TRUNCATED } else { 0 });
+    0
+}
+
+/// The site of the `depth` frames in a scratch slot: its index plus one, 0 where there is no room for another.
+#[inline(always)]
+pub fn site_of(process: u32, slot: u64, depth: u64) -> u32 {
+    let key = stack_key(process, slot, depth);
+    let mut word = site_find(key);
+    if word == NONE {
+        word = site_insert(key);
+        if word == NONE {
+            return 0;
+        }
+        if word & PRESENT == 0 {
+            site_record(Place::from_word(word).index(), process, slot, depth);
+        }
+    }
+    Place::from_word(word & !PRESENT).index() + 1
+}
+
+/// Makes the site that takes the blocks of a process whose stacks find no room. Its index plus one, or 0.
+#[inline(always)]
+pub fn frameless(process: u32) -> u32 {
+    let key = Hash::new(process).finish();
+    let word = site_insert(key);
+    if word == NONE {
+        return 0;
+    }
+    let index = Place::from_word(word & !PRESENT).index();
+    publish(index, process, 0, SITE_FRAMELESS);
+    index + 1
+}
+
+/// Completes a new site; readers skip it until its process is set.
+#[inline(always)]
+fn publish(index: u32, process: u32, depth: u32, flags: u32) {
+    if let Some(site) = SITES.get_ptr_mut(index) {
+        // SAFETY: an element of the map, this site's own. Nobody else writes these fields.
+        unsafe {
+            (&raw mut (*site).depth).write_volatile(depth);
+            (&raw mut (*site).flags).write_volatile(flags);
+            (&raw mut (*site).process).write_volatile(process);
+        }
+    }
+}
+
+/// Books `size` bytes as allocated at the site of this index plus one.
+#[inline(always)]
+pub fn count_alloc(site: u32, size: u64) {
+    if let Some(site) = get(site) {
+        // SAFETY: an element of the map; counters are written by atomics alone.
+        unsafe {
+            atomic::add(&raw mut (*site).alloc_bytes, size);
+            atomic::add(&raw mut (*site).alloc_count, 1);
+        }
+    }
+}
+
+/// Books `size` bytes as freed at the site of this index plus one.
+#[inline(always)]
+pub fn count_free(site: u32, size: u64) {
+    if let Some(site) = get(site) {
+        // SAFETY: as above.
+        unsafe {
+            atomic::add(&raw mut (*site).free_bytes, size);
+            atomic::add(&raw mut (*site).free_count, 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn get(site: u32) -> Option<*mut Site> {
+    SITES.get_ptr_mut(site.wrapping_sub(1))
+}

@@ -1,0 +1,35 @@
+//! Counting what could not be recorded, and telling userspace.
+
+use leaktrace_common::abi::{Event, Losses};
+use leaktrace_common::atomic;
+
+use crate::maps::{EVENTS, LOSSES};
+
+/// Adds `n` to one counter of the losses.
+#[inline(always)]
+pub fn add(counter: impl FnOnce(&mut Losses) -> *mut u64, n: u64) {
+    if let Some(losses) = LOSSES.get_ptr_mut(0) {
+        // SAFETY: a field of the map's only element, written by atomics alone.
+        unsafe { atomic::add(counter(&mut *losses), n) };
+    }
+}
+
+/// `lose!(field)` or `lose!(field, n)`.
+macro_rules! lose {
+    ($field:ident) => {
+        lose!($field, 1)
+    };
+    ($field:ident, $n:expr) => {
+        $crate::stats::add(|losses| &raw mut losses.$field, $n)
+    };
+}
+pub(crate) use lose;
+
+/// Sends an event to userspace.
+#[inline(always)]
+pub fn tell(kind: u32, process: u32, tgid: u32) {
+    let event = Event { kind, process, tgid, padding: 0 };
+    if EVENTS.output::<Event>(event, 0).is_err() {
+        lose!(events_lost);
+    }
+}

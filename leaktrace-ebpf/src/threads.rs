@@ -1,0 +1,89 @@
+//! The state of threads: found by thread id, made at a thread's first event, removed at its end.
+
+use leaktrace_common::abi::{NOT_TRACED, Thread};
+use leaktrace_common::table::{self, Inserted, Place};
+
+use crate::maps::{Keys, THREAD_KEYS, THREADS};
+use crate::process::{self, Id};
+use crate::{config, stats::lose};
+
+const NONE: u64 = u64::MAX;
+
+#[inline(always)]
+fn keys() -> Keys {
+    Keys::new(&THREAD_KEYS, config::thread_buckets())
+}
+
+/// The place of a thread as a word, [`NONE`] where it has none. A global function: verified once, not at every call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thread_find(tid: u64) -> u64 {
+    table::find(&keys(), tid).map_or(NONE, Place::word)
+}
+
+/// Gives a thread a state, and its process a slot if it has none. Returns as [`thread_find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
+    let process = process::slot_of(tgid as u32);
+    if process == 0 {
+        lose!(threads_dropped);
+        return NONE;
+    }
+    let place = match table::insert(&keys(), tid) {
+        Inserted::New(place) | Inserted::Present(place) => place,
+        Inserted::Full => {
+            lose!(threads_dropped);
+            return NONE;
+        }
+    };
+    if let Some(thread) = THREADS.get_ptr_mut(place.index()) {
+        // SAFETY: the place is this thread's own. Fields one by one, so that no memset call is made of it.
+        unsafe {
+            (*thread).sp = 0;
+            (*thread).old_address = 0;
+            (*thread).gap = 0;
+            (*thread).random = 0;
+            (*thread).process = process;
+            (*thread).tid = tid as u32;
+            (*thread).tgid = tgid as u32;
+        }
+    }
+    place.word()
+}
+
+/// The state of the current thread, made if it has none; `None` where there is no room or the process is not traced.
+#[inline(always)]
+pub fn current(id: Id) -> Option<*mut Thread> {
+    let mut word = thread_find(id.tid());
+    if word == NONE {
+        word = thread_register(id.tid(), id.tgid());
+        if word == NONE {
+            return None;
+        }
+    }
+    traced(word)
+}
+
+/// The state of the current thread, if it has one.
+#[inline(always)]
+pub fn existing(id: Id) -> Option<*mut Thread> {
+    let word = thread_find(id.tid());
+    if word == NONE { None } else { traced(word) }
+}
+
+#[inline(always)]
+fn traced(word: u64) -> Option<*mut Thread> {
+    let thread = THREADS.get_ptr_mut(Place::from_word(word).index())?;
+    // SAFETY: a valid element of the map.
+    if unsafe { (*thread).process } == NOT_TRACED { None } else { Some(thread) }
+}
+
+/// Forgets a thread.
+#[inline(always)]
+pub fn remove(tid: u64) {
+    let word = thread_find(tid);
+    if word != NONE {
+        table::remove(&keys(), tid, Place::from_word(word));
+    }
+}

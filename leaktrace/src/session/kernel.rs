@@ -1,0 +1,189 @@
+//! Our half in the kernel: the BPF object loaded with its sizes, its programs verified, its tables mapped.
+
+use std::process;
+
+use anyhow::{Context, Result};
+use aya::maps::{MapData, RingBuf};
+use aya::programs::{ProgramError, RawTracePoint, UProbe};
+use aya::{Ebpf, EbpfLoader};
+use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
+use leaktrace_common::table::{self, Bucket};
+
+use super::mapping::Mapping;
+
+/// What the user can size and filter.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Outstanding blocks there is room for.
+    pub max_allocs: u32,
+    /// Distinct stacks there is room for.
+    pub max_stacks: u32,
+    /// Frames kept of a stack.
+    pub max_depth: u32,
+    /// Smallest block recorded, bytes.
+    pub min_size: u64,
+    /// Largest block recorded, bytes.
+    pub max_size: u64,
+}
+
+/// Threads there is room for. A state takes 128 bytes with its key.
+const MAX_THREADS: u32 = 65_536;
+
+/// The loaded programs and the memory they write.
+pub struct Kernel {
+    /// Programs and maps; dropping it detaches and unloads everything.
+    pub ebpf: Ebpf,
+    /// Keys of outstanding blocks.
+    pub block_keys: Mapping<Bucket>,
+    /// Their records.
+    pub blocks: Mapping<Block>,
+    /// Keys of sites.
+    pub site_keys: Mapping<Bucket>,
+    /// Their accounts.
+    pub sites: Mapping<Site>,
+    /// Their frames.
+    pub frames: Mapping<[u64; FRAMES_PER_CHUNK]>,
+    /// Elements of `frames` that one site takes.
+    pub frame_chunks: u32,
+    /// Keys of threads.
+    pub thread_keys: Mapping<Bucket>,
+    /// What each has in flight.
+    pub threads: Mapping<Thread>,
+    /// Lives by process slot.
+    pub processes: Mapping<Process>,
+    losses: Mapping<Losses>,
+    control: Mapping<Control>,
+    /// `CLOCK_MONOTONIC` at tick 0.
+    pub epoch_ns: u64,
+}
+
+impl Kernel {
+    /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
+    pub fn load(object: &[u8], limits: &Limits) -> Result<Self> {
+        let block_buckets = table::buckets_for(limits.max_allocs);
+        let site_buckets = table::buckets_for(limits.max_stacks);
+        let thread_buckets = table::buckets_for(MAX_THREADS);
+        let frame_chunks = limits.max_depth.div_ceil(FRAMES_PER_CHUNK as u32);
+        let epoch_ns = monotonic_ns()?;
+        let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
+        let max_size_complement = u64::MAX - limits.max_size;
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("BLOCK_KEYS", block_buckets)
+            .map_max_entries("BLOCKS", table::positions(block_buckets))
+            .map_max_entries("SITE_KEYS", site_buckets)
+            .map_max_entries("SITES", table::positions(site_buckets))
+            .map_max_entries("FRAMES", table::positions(site_buckets) * frame_chunks)
+            .map_max_entries("THREAD_KEYS", thread_buckets)
+            .map_max_entries("THREADS", table::positions(thread_buckets))
+            .override_global("BLOCK_BUCKETS", &block_buckets, true)
+            .override_global("SITE_BUCKETS", &site_buckets, true)
+            .override_global("THREAD_BUCKETS", &thread_buckets, true)
+            .override_global("FRAME_CHUNKS", &frame_chunks, true)
+            .override_global("MAX_DEPTH", &limits.max_depth, true)
+            .override_global("MIN_SIZE", &limits.min_size, true)
+            .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
+            .override_global("EPOCH_NS", &epoch_ns, true)
+            .override_global("SELF_TGID", &self_tgid, true)
+            .override_global("HAS_GROUP_DEAD", &group_dead, true);
+        let ebpf = loader.load(object).context("cannot load the BPF object")?;
+
+        let mut kernel = Self {
+            block_keys: Mapping::new(&ebpf, "BLOCK_KEYS")?,
+            blocks: Mapping::new(&ebpf, "BLOCKS")?,
+            site_keys: Mapping::new(&ebpf, "SITE_KEYS")?,
+            sites: Mapping::new(&ebpf, "SITES")?,
+            frames: Mapping::new(&ebpf, "FRAMES")?,
+            frame_chunks,
+            thread_keys: Mapping::new(&ebpf, "THREAD_KEYS")?,
+            threads: Mapping::new(&ebpf, "THREADS")?,
+            processes: Mapping::new(&ebpf, "PROCESSES")?,
+            losses: Mapping::new(&ebpf, "LOSSES")?,
+            control: Mapping::new(&ebpf, "CONTROL")?,
+            epoch_ns,
+            ebpf,
+        };
+        // Slot 0 means "none".
+        kernel.set_control(|control| control.next_slot = 1)?;
+        for name in ["process_exec", "process_exit"] {
+            let program: &mut RawTracePoint = kernel
+                .ebpf
+                .program_mut(name)
+                .with_context(|| format!("the BPF object has no program {name}"))?
+                .try_into()?;
+            program.load().map_err(|error| refused(name, error))?;
+            let tracepoint = format!("sched_{name}");
+            program.attach(&tracepoint).with_context(|| format!("cannot attach to the tracepoint {tracepoint}"))?;
+        }
+        Ok(kernel)
+    }
+
+    /// The uprobe program called `name`, loaded on first use.
+    pub fn uprobe(&mut self, name: &str) -> Result<&mut UProbe> {
+        let program: &mut UProbe =
+            self.ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?.try_into()?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| refused(name, error))?;
+        }
+        Ok(program)
+    }
+
+    /// The ring of news, once.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
+        let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// Makes the programs do nothing from now on, so that the tables stand still.
+    pub fn stop(&self) -> Result<()> {
+        self.set_control(|control| control.stopped = 1)
+    }
+
+    /// What could not be recorded so far.
+    pub fn losses(&self) -> Losses {
+        self.losses.read(0).unwrap_or_default()
+    }
+
+    fn set_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        let pointer = self.control.pointer(0).context("the BPF object's map CONTROL is empty")?;
+        // SAFETY: the map's only element, plain integers; the programs only read the fields changed here, and add to
+        // `next_slot` only once probes are attached.
+        unsafe {
+            let mut control = pointer.read_volatile();
+            change(&mut control);
+            pointer.write_volatile(control);
+        }
+        Ok(())
+    }
+}
+
+fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+    if let ProgramError::LoadError { io_error, verifier_log } = &error
+        && io_error.raw_os_error() != Some(libc::EPERM)
+    {
+        log::debug!("verifier's log for {name}:\n{verifier_log}");
+        return anyhow::anyhow!(
+            "this kernel's verifier refuses the BPF program {name} ({io_error}); -vv shows its log"
+        );
+    }
+    anyhow::Error::new(error).context(format!("cannot load the BPF program {name}"))
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the kernel's `ktime`.
+pub fn monotonic_ns() -> Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+/// Whether the exit tracepoint passes "the whole group is dead", which came with Linux 6.16.
+fn exit_tells_group_dead() -> bool {
+    nix::sys::utsname::uname()
+        .ok()
+        .and_then(|name| {
+            let release = name.release().to_str()?.to_owned();
+            let mut parts = release.split(|c: char| !c.is_ascii_digit());
+            Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
+        })
+        .is_some_and(|version| version >= (6, 16))
+}
