@@ -1,6 +1,7 @@
 //! leaktrace as a library: everything the binary does, behind one entry point, so that tests and the binary share it.
 //!
-//! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> reports.
+//! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> [`report`].
 
 pub mod model;
+pub mod report;
 pub mod session;

@@ -41,15 +41,21 @@ impl Losses {
             allocs_dropped,
             stacks_dropped,
             stacks_truncated,
-            unwind_failed,
+            unwind_failed: _,
             returns_missed,
             events_lost,
-            unwind_failures,
+            unwind_failures: _,
         } = self;
-        let by_reason = unwind_failures.values().fold(0u64, |sum, n| sum.saturating_add(*n));
         [*allocs_dropped, *stacks_dropped, *stacks_truncated, *returns_missed, *events_lost]
             .into_iter()
-            .fold((*unwind_failed).max(by_reason), u64::saturating_add)
+            .fold(self.unwind_failed_total(), u64::saturating_add)
+    }
+
+    /// Stacks whose walk failed, whether or not each has a named reason.
+    #[must_use]
+    pub fn unwind_failed_total(&self) -> u64 {
+        let by_reason = self.unwind_failures.values().fold(0u64, |sum, n| sum.saturating_add(*n));
+        self.unwind_failed.max(by_reason)
     }
 }
 

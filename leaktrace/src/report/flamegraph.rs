@@ -1,0 +1,93 @@
+//! The flame graph of what is outstanding: an SVG by inferno, in the palette that flame graphs of memory use.
+
+use std::io::{self, Write};
+
+use inferno::flamegraph::color::BasicPalette;
+use inferno::flamegraph::{self, Options, Palette};
+
+use super::human::{Bytes, Span, counted};
+use super::notices::notices;
+use super::{Measure, folded, names};
+use crate::model::Snapshot;
+
+/// Writes the SVG. A snapshot with nothing outstanding gives a picture that says so.
+///
+/// # Errors
+/// What `out` reports.
+pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::Result<()> {
+    let stacks = folded::stacks(snapshot, measure, snapshot.processes.len() > 1);
+    let title = title(snapshot, measure);
+    let subtitle = subtitle(snapshot);
+    if stacks.is_empty() {
+        return write_empty(&title, &subtitle, out);
+    }
+    let mut options = Options::default();
+    options.colors = Palette::Basic(BasicPalette::Mem);
+    // The same function has the same colour in every graph, so that two can be compared.
+    options.deterministic = true;
+    options.title = title;
+    options.subtitle = Some(subtitle);
+    match measure {
+        Measure::Bytes => "bytes",
+        Measure::Count => "allocations",
+    }
+    .clone_into(&mut options.count_name);
+    // BTreeMap order is the order of names alone; inferno wants that of whole lines.
+    let mut lines: Vec<String> = stacks.into_iter().map(|(stack, value)| format!("{stack} {value}")).collect();
+    lines.sort_unstable();
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out)
+}
+
+fn title(snapshot: &Snapshot, measure: Measure) -> String {
+    let what = match measure {
+        Measure::Bytes => "Unfreed memory",
+        Measure::Count => "Unfreed allocations",
+    };
+    format!("{what} of {} after {}", names::target(snapshot), Span(snapshot.elapsed))
+}
+
+/// Totals and every loss.
+fn subtitle(snapshot: &Snapshot) -> String {
+    let totals = snapshot.totals();
+    let mut parts = vec![format!(
+        "{} in {} at {}",
+        Bytes(totals.bytes),
+        counted(totals.count, "allocation"),
+        counted(totals.sites as u64, "site")
+    )];
+    if !snapshot.options.older_than.is_zero() {
+        parts.push(format!("at least {} old", Span(snapshot.options.older_than)));
+    }
+    if snapshot.sampled {
+        parts.push("estimated from a sample".to_owned());
+    }
+    let losses: Vec<String> = notices(snapshot).into_iter().filter(|it| it.is_loss).map(|it| it.short).collect();
+    if !losses.is_empty() {
+        parts.push(format!("losses: {}", losses.join(", ")));
+    }
+    if snapshot.saw_nothing() {
+        parts.push("not one allocation was seen".to_owned());
+    }
+    parts.join("; ")
+}
+
+/// inferno refuses a graph without samples and leaves a picture that speaks of an error. Nothing unfreed is none.
+fn write_empty(title: &str, subtitle: &str, out: &mut dyn Write) -> io::Result<()> {
+    let (title, subtitle) = (escape_xml(title), escape_xml(subtitle));
+    writeln!(
+        out,
+        r##"<?xml version="1.0" standalone="no"?>
+<svg version="1.1" width="1200" height="120" viewBox="0 0 1200 120" xmlns="http://www.w3.org/2000/svg">
+<rect width="100%" height="100%" fill="#eef2ee"/>
+<g font-family="monospace" font-size="12" text-anchor="middle">
+<text id="title" x="50%" y="30" font-size="17">{title}</text>
+<text id="subtitle" x="50%" y="55">{subtitle}</text>
+<text x="50%" y="90">Nothing is outstanding.</text>
+</g>
+</svg>"##
+    )
+}
+
+fn escape_xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

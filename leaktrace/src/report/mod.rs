@@ -1,0 +1,25 @@
+//! Reports: each format renders a finished [`Snapshot`](crate::model::Snapshot) into a writer.
+//!
+//! In: a snapshot and the format's own options. Out: bytes, on a destination that [`output`] looks after.
+//! Invariant: a renderer sees only the model: no aya, no tokio, no /proc here. Every format says every loss.
+
+pub mod flamegraph;
+pub mod folded;
+mod human;
+pub mod json;
+mod names;
+mod notices;
+pub mod status;
+pub mod text;
+
+pub use notices::notices;
+
+/// What the width of a flame graph's frame stands for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// Outstanding bytes.
+    #[default]
+    Bytes,
+    /// Outstanding allocations.
+    Count,
+}

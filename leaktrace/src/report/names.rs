@@ -1,0 +1,93 @@
+//! What frames, processes and targets are called in every format.
+//!
+//! Names come from the traced processes and may hold anything; what leaves this module holds no control characters, so
+//! that no name can move a terminal's cursor, end a line or make an XML file ill-formed.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use crate::model::{Frame, Process, Site, Snapshot, TraceMode};
+
+/// What stands for the frames of a site whose stack could not be recorded.
+pub const NO_STACK: &str = "[no stack recorded]";
+
+/// `text` with every character replaced that is not text: control characters, and the two noncharacters that XML 1.0
+/// forbids beside them (<https://www.w3.org/TR/xml/#charsets>).
+pub fn clean(text: &str) -> Cow<'_, str> {
+    let is_bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if text.contains(is_bad) { Cow::Owned(text.replace(is_bad, "?")) } else { Cow::Borrowed(text) }
+}
+
+/// The function, or `module+0xoffset` where no symbol covers the address, or the bare address.
+pub fn function(frame: &Frame) -> String {
+    match (&frame.function, &frame.module, frame.module_offset) {
+        (Some(function), _, _) if !function.is_empty() => clean(function).into_owned(),
+        (_, Some(module), Some(offset)) => format!("{}+{offset:#x}", base_name(module)),
+        _ => frame.address.to_string(),
+    }
+}
+
+/// The last part of a path: `libc.so.6` of `/usr/lib/libc.so.6`; names such as `[vdso]` as they are.
+pub fn base_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    clean(&name.to_string_lossy()).into_owned()
+}
+
+/// The process of a site as `comm-pid`.
+pub fn process(snapshot: &Snapshot, site: &Site) -> String {
+    let comm = snapshot.process_of(site).map_or("", |process| process.comm.as_str());
+    format!("{}-{}", clean(if comm.is_empty() { "?" } else { comm }), site.pid)
+}
+
+/// What was traced: `server (pid 12)`, `./a.out -x (pid 12)`, `every process (17 seen)`.
+pub fn target(snapshot: &Snapshot) -> String {
+    let seen = snapshot.processes.len();
+    match snapshot.target.mode {
+        TraceMode::Command => {
+            let command = snapshot.target.command.join(" ");
+            let pid = snapshot.target.pids.first().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            format!("{}{pid}", clean(&command))
+        }
+        TraceMode::System => format!("every process ({seen} seen)"),
+        TraceMode::Kernel => "the kernel".to_owned(),
+        TraceMode::Filter => format!("every process that matches ({seen} seen)"),
+        TraceMode::Pid | TraceMode::Grow | TraceMode::Unknown => match snapshot.processes.as_slice() {
+            [] => {
+                format!("pid {}", snapshot.target.pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
+            [only] => one(only),
+            [first, second, third] => format!("{}, {} and {}", one(first), one(second), one(third)),
+            [first, second] => format!("{} and {}", one(first), one(second)),
+            [first, second, rest @ ..] => format!("{}, {} and {} more processes", one(first), one(second), rest.len()),
+        },
+    }
+}
+
+fn one(process: &Process) -> String {
+    let ended = if process.exited { ", ended" } else { "" };
+    format!("{} (pid {}{ended})", clean(if process.comm.is_empty() { "?" } else { &process.comm }), process.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Address;
+
+    #[test]
+    fn a_frame_without_symbol_is_module_and_offset() {
+        let mut frame = Frame::unresolved(Address(0x7f12));
+        assert_eq!(function(&frame), "0x7f12");
+        frame.module = Some("/usr/lib/libx.so.1".into());
+        assert_eq!(function(&frame), "0x7f12");
+        frame.module_offset = Some(0x1139);
+        assert_eq!(function(&frame), "libx.so.1+0x1139");
+        frame.function = Some("leak".into());
+        assert_eq!(function(&frame), "leak");
+    }
+
+    #[test]
+    fn no_name_can_reach_the_terminal_or_the_xml_as_control() {
+        let text = clean("a\u{1b}[2Jb\n\u{7f}\u{85}\u{ffff}c");
+        assert_eq!(text, "a?[2Jb????c");
+    }
+}

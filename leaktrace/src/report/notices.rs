@@ -1,0 +1,108 @@
+//! What a reader must know before believing the numbers: each loss in words, with its number and the next step.
+
+use super::human::{Count, counted};
+use super::names::clean;
+use crate::model::{Options, Snapshot};
+
+/// One thing to know about a snapshot's numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// What happened, with its number, in a few words that fit into a subtitle.
+    pub short: String,
+    /// What happened, with its number.
+    pub what: String,
+    /// What it means or what to do about it; empty where `what` says it all.
+    pub next: String,
+    /// Whether it is a loss, as opposed to a warning of the session.
+    pub is_loss: bool,
+}
+
+impl Notice {
+    /// Both parts as one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        if self.next.is_empty() { self.what.clone() } else { format!("{}; {}", self.what, self.next) }
+    }
+}
+
+/// The losses of a snapshot, those that hurt most first, and then its warnings.
+#[must_use]
+pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
+    let losses = &snapshot.losses;
+    let Options { max_allocs, max_stacks, max_depth, .. } = snapshot.options;
+    let mut notices = Vec::new();
+    let mut lose = |number: u64, thing: &str, short: &str, detail: String, next: String| {
+        if number > 0 {
+            let number = counted(number, thing);
+            notices.push(Notice {
+                short: format!("{number} {short}"),
+                what: format!("{number} {detail}"),
+                next,
+                is_loss: true,
+            });
+        }
+    };
+    lose(
+        losses.allocs_dropped,
+        "allocation",
+        "dropped",
+        format!("not recorded (table of {} full)", Count(max_allocs)),
+        "totals are too low, raise --max-allocs".to_owned(),
+    );
+    lose(
+        losses.returns_missed,
+        "return",
+        "missed",
+        "of allocation functions missed".to_owned(),
+        "totals are too low, trace fewer processes with --pid".to_owned(),
+    );
+    lose(
+        losses.stacks_dropped,
+        "stack",
+        "dropped",
+        format!("not recorded (table of {} full)", Count(max_stacks)),
+        "raise --max-stacks".to_owned(),
+    );
+    lose(
+        losses.stacks_truncated,
+        "stack",
+        "cut",
+        format!("cut at {}", counted(u64::from(max_depth), "frame")),
+        if max_depth < Options::MAX_DEPTH {
+            format!("raise --max-depth (at most {})", Options::MAX_DEPTH)
+        } else {
+            "their outermost frames are missing".to_owned()
+        },
+    );
+    lose(
+        losses.unwind_failed_total(),
+        "stack",
+        "incomplete",
+        format!("incomplete{}", reasons(snapshot)),
+        "their outer frames are missing, sites may be split or merged".to_owned(),
+    );
+    lose(
+        losses.events_lost,
+        "process event",
+        "lost",
+        "lost".to_owned(),
+        "processes or names may be missing, trace fewer processes with --pid".to_owned(),
+    );
+    let warning = |text: &String| {
+        let what = clean(text).into_owned();
+        Notice { short: what.clone(), what, next: String::new(), is_loss: false }
+    };
+    notices.extend(snapshot.warnings.iter().map(warning));
+    notices
+}
+
+fn reasons(snapshot: &Snapshot) -> String {
+    let reasons: Vec<String> = snapshot
+        .losses
+        .unwind_failures
+        .iter()
+        .filter(|(_, number)| **number > 0)
+        .map(|(reason, number)| format!("{} {}", clean(reason), Count(*number)))
+        .collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) }
+}

@@ -1,0 +1,235 @@
+//! The text report: one line of totals, what to know before believing them, then the sites, largest first.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::human::{Bytes, Span, counted};
+use super::names;
+use super::notices::notices;
+use crate::model::{Block, Frame, Options, Site, Snapshot, Totals};
+
+/// How the report is to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextStyle {
+    /// Sites to show; `None` for all. What is not shown is summed in the last line.
+    pub top: Option<usize>,
+    /// Whether each outstanding block is listed under its site.
+    pub show_allocs: bool,
+    /// Whether to use terminal colours.
+    pub color: bool,
+    /// Columns that lines of frames should fit into; `None` for no limit.
+    pub width: Option<usize>,
+}
+
+const HEADER: Style = Style::new().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const AMOUNT: Style = AnsiColor::Red.on_default().bold();
+const FUNCTION: Style = AnsiColor::Cyan.on_default();
+const PLACE: Style = Style::new().dimmed();
+
+/// Writes the report.
+///
+/// # Errors
+/// What `out` reports.
+pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::Result<()> {
+    let totals = snapshot.totals();
+    let paint = Paint { color: style.color };
+    writeln!(out, "{}", paint.with(HEADER, &header(snapshot, &totals)))?;
+    for notice in notices(snapshot) {
+        writeln!(out, "{} {}", paint.with(WARNING, "warning:"), notice.line())?;
+    }
+
+    let outstanding: Vec<&Site> = snapshot.sites.iter().filter(|site| site.outstanding_count > 0).collect();
+    let shown = style.top.unwrap_or(outstanding.len()).min(outstanding.len());
+    let (shown, rest) = outstanding.split_at(shown);
+    for site in shown {
+        writeln!(out)?;
+        writeln!(out, "{}", site_line(snapshot, site, &totals, paint))?;
+        write_stack(site, style, &snapshot.options, paint, out)?;
+        if style.show_allocs {
+            for block in site.blocks.iter().flatten() {
+                writeln!(out, "        {}", block_line(block))?;
+            }
+        }
+    }
+    if !rest.is_empty() {
+        let bytes = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.outstanding_bytes));
+        let count = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.outstanding_count));
+        let sites = counted(rest.len() as u64, if shown.is_empty() { "site" } else { "more site" });
+        writeln!(out, "\n{sites}: {} in {}; --top all shows them", Bytes(bytes), counted(count, "allocation"))?;
+    }
+    Ok(())
+}
+
+/// Totals, what was traced, and what narrows the numbers, in one line.
+fn header(snapshot: &Snapshot, totals: &Totals) -> String {
+    let Options { older_than, min_size, max_size, .. } = snapshot.options;
+    let traced = format!("after {} of {}", Span(snapshot.elapsed), names::target(snapshot));
+    let mut parts = Vec::new();
+    if totals.count > 0 {
+        parts.push(format!(
+            "{} outstanding in {} at {} {traced}",
+            Bytes(totals.bytes),
+            counted(totals.count, "allocation"),
+            counted(totals.sites as u64, "site"),
+        ));
+    } else {
+        parts.push(format!("nothing outstanding {traced}"));
+        if totals.alloc_count > 0 && older_than.is_zero() {
+            parts.push(format!("freed again: {}", counted(totals.alloc_count, "allocation")));
+        }
+    }
+    if !older_than.is_zero() {
+        parts.push(format!("only what is at least {} old", Span(older_than)));
+    }
+    match (min_size, max_size) {
+        (0, None) => {}
+        (min, None) => parts.push(format!("only sizes from {}", Bytes(min))),
+        (0, Some(max)) => parts.push(format!("only sizes up to {}", Bytes(max))),
+        (min, Some(max)) => parts.push(format!("only sizes from {} to {}", Bytes(min), Bytes(max))),
+    }
+    if snapshot.sampled {
+        parts.push("estimated from a sample".to_owned());
+    }
+    if !snapshot.is_final {
+        parts.push(format!("report {}, tracing goes on", snapshot.sequence));
+    }
+    parts.join("; ")
+}
+
+fn site_line(snapshot: &Snapshot, site: &Site, totals: &Totals, paint: Paint) -> String {
+    let amount = format!("{} in {}", Bytes(site.outstanding_bytes), counted(site.outstanding_count, "allocation"));
+    let share = if totals.bytes > 0 {
+        format!(" ({:.1}%)", 100.0 * site.outstanding_bytes as f64 / totals.bytes as f64)
+    } else {
+        String::new()
+    };
+    let mut parts = vec![format!("{}{share}", paint.with(AMOUNT, &amount))];
+    parts.extend(age(site));
+    parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
+    parts.join(", ")
+}
+
+/// `0.3 s to 11.2 s old`, or one age where youngest and oldest read the same.
+fn age(site: &Site) -> Option<String> {
+    let oldest = Span(site.oldest?).to_string();
+    let youngest = site.youngest.map(|age| Span(age).to_string()).filter(|youngest| *youngest != oldest);
+    Some(match youngest {
+        Some(youngest) => format!("{youngest} to {oldest} old"),
+        None => format!("{oldest} old"),
+    })
+}
+
+fn write_stack(site: &Site, style: TextStyle, options: &Options, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    const INDENT: usize = 4;
+    if site.stack.is_empty() {
+        writeln!(out, "    {}", names::NO_STACK)?;
+    }
+    let columns = style.width.map(|width| width.saturating_sub(INDENT));
+    for frame in &site.stack {
+        let (function, place) = fit(frame, columns);
+        let gap = if place.is_empty() { "" } else { "  " };
+        writeln!(out, "    {}{gap}{}", paint.with(FUNCTION, &function), paint.with(PLACE, &place))?;
+    }
+    if site.truncated {
+        writeln!(out, "    [cut at {}]", counted(u64::from(options.max_depth), "frame"))?;
+    }
+    Ok(())
+}
+
+/// A frame's function and place, shortened where they would not fit: first the file's directories go, then the middle of
+/// the function's name, which for templates is the part that says least.
+fn fit(frame: &Frame, columns: Option<usize>) -> (String, String) {
+    const SHORTEST_FUNCTION: usize = 24;
+    let function = names::function(frame);
+    let file = frame.file.as_ref().map(|file| names::clean(&file.to_string_lossy()).into_owned());
+    let full = place(frame, file.as_deref());
+    let length = |text: &str| text.chars().count();
+    let Some(columns) = columns else { return (function, full) };
+    if length(&function) + 2 + length(&full) <= columns {
+        return (function, full);
+    }
+    let short = place(frame, frame.file.as_deref().map(names::base_name).as_deref());
+    let room = columns.saturating_sub(2 + length(&short)).max(SHORTEST_FUNCTION);
+    (elide(&function, room), short)
+}
+
+/// `file:line (module)` with the parts that are known.
+fn place(frame: &Frame, file: Option<&str>) -> String {
+    let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
+    let mut parts = Vec::new();
+    parts.extend(file.map(|file| format!("{file}{line}")));
+    // Where there is no symbol the module is already part of the name.
+    let named = frame.function.is_some() || frame.module_offset.is_none();
+    parts.extend(frame.module.as_deref().filter(|_| named).map(|module| format!("({})", names::base_name(module))));
+    parts.extend(frame.inlined.then(|| "[inlined]".to_owned()));
+    parts.join(" ")
+}
+
+/// `text` in at most `room` characters, its middle replaced by an ellipsis.
+fn elide(text: &str, room: usize) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let tail = room.saturating_sub(1) / 2;
+    let head = room.saturating_sub(1) - tail;
+    let front: String = text.chars().take(head).collect();
+    let back: String = text.chars().skip(length - tail).collect();
+    format!("{front}…{back}")
+}
+
+fn block_line(block: &Block) -> String {
+    format!("{}  {}, {} old", block.address, counted(block.size, "byte"), Span(block.age))
+}
+
+#[derive(Clone, Copy)]
+struct Paint {
+    color: bool,
+}
+
+impl Paint {
+    fn with(self, style: Style, text: &str) -> String {
+        if self.color && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Address;
+
+    fn frame() -> Frame {
+        Frame {
+            function: Some("std::vector<std::pair<int, std::string>, Allocator>::push_back".into()),
+            module: Some("/opt/server/bin/server".into()),
+            file: Some("/home/build/server/src/cache/store.cpp".into()),
+            line: Some(120),
+            inlined: false,
+            address: Address(0x55),
+            module_offset: Some(0x1139),
+        }
+    }
+
+    #[test]
+    fn a_frame_that_fits_is_shown_whole() {
+        let (function, place) = fit(&frame(), Some(200));
+        assert_eq!(function, "std::vector<std::pair<int, std::string>, Allocator>::push_back");
+        assert_eq!(place, "/home/build/server/src/cache/store.cpp:120 (server)");
+    }
+
+    #[test]
+    fn directories_go_first_then_the_middle_of_the_name() {
+        assert_eq!(fit(&frame(), Some(100)).1, "store.cpp:120 (server)");
+        let (function, place) = fit(&frame(), Some(60));
+        assert_eq!(function, "std::vector<std::p…cator>::push_back");
+        assert_eq!(function.chars().count() + 2 + place.chars().count(), 60);
+    }
+
+    #[test]
+    fn without_symbol_the_module_is_named_once() {
+        let bare = Frame { function: None, file: None, line: None, ..frame() };
+        assert_eq!(fit(&bare, None), ("server+0x1139".to_owned(), String::new()));
+    }
+}

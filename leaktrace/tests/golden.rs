@@ -1,0 +1,204 @@
+//! Every format of one rich snapshot against the files in `golden/`, which were read and approved by eye.
+//!
+//! After a change that is meant to alter a format, run with `LEAKTRACE_BLESS=1` and review the difference in git.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise, its helpers too")]
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use leaktrace::model::{Address, Pid, Snapshot, TraceMode};
+use leaktrace::report::text::TextStyle;
+use leaktrace::report::{Measure, flamegraph, folded, json, text};
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+const PLAIN: TextStyle = TextStyle { top: Some(10), show_allocs: false, color: false, width: None };
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn fixture() -> Snapshot {
+    Snapshot::from_json(&std::fs::read(golden("snapshot.json")).unwrap()).unwrap()
+}
+
+fn rendered(render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
+    let mut out = Vec::new();
+    render(&mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+/// Fails with the first line that differs.
+fn assert_golden(name: &str, actual: &str) {
+    let path = golden(name);
+    if std::env::var_os("LEAKTRACE_BLESS").is_some() {
+        std::fs::write(&path, actual).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    for (number, (expected, actual)) in expected.lines().zip(actual.lines()).enumerate() {
+        assert_eq!(expected, actual, "{name} line {}", number + 1);
+    }
+    assert_eq!(expected, actual, "{name}: one is longer");
+}
+
+#[test]
+fn reading_gives_each_field_its_meaning() {
+    let snapshot = fixture();
+    assert_eq!(snapshot.elapsed, Duration::from_millis(12_345));
+    assert_eq!((snapshot.sequence, snapshot.is_final), (3, true));
+    assert_eq!(snapshot.target.mode, TraceMode::Pid);
+    assert_eq!(snapshot.target.pids, [Pid(1234), Pid(1240)]);
+    assert_eq!(snapshot.options.max_size, Some(1 << 20));
+    let site = &snapshot.sites[0];
+    assert_eq!(site.oldest, Some(Duration::from_millis(11_200)));
+    assert_eq!(site.stack[1].line, Some(137));
+    assert!(site.stack[1].inlined && !site.stack[2].inlined);
+    assert_eq!(site.stack[4].address, Address(0x5555_5555_5a00));
+    assert_eq!(site.stack[4].module_offset, Some(0x1a00));
+    assert_eq!(site.blocks.as_ref().unwrap()[1].size, 2048);
+    assert_eq!(snapshot.processes[1].rss_bytes, None);
+    assert_eq!(snapshot.losses.unwind_failures["no mapping"], 3);
+    snapshot.check_sums().unwrap();
+}
+
+#[test]
+fn json_written_equals_the_json_of_the_contract() {
+    let text = rendered(|out| json::write(&fixture(), out));
+    assert_eq!(text.matches('\n').count(), 1, "one line, so that reports on one stream are JSON Lines");
+    let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let contract: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("snapshot.json")).unwrap()).unwrap();
+    assert_eq!(written, contract);
+    assert_golden("report.json", &text);
+}
+
+#[test]
+fn text_report() {
+    assert_golden("report.txt", &rendered(|out| text::write(&fixture(), PLAIN, out)));
+}
+
+#[test]
+fn text_report_with_blocks() {
+    let style = TextStyle { show_allocs: true, ..PLAIN };
+    assert_golden("report-allocs.txt", &rendered(|out| text::write(&fixture(), style, out)));
+}
+
+#[test]
+fn text_report_of_the_largest_site_on_a_narrow_colour_terminal() {
+    let style = TextStyle { top: Some(1), color: true, width: Some(80), ..PLAIN };
+    assert_golden("report-terminal.txt", &rendered(|out| text::write(&fixture(), style, out)));
+}
+
+#[test]
+fn folded_stacks() {
+    assert_golden("report.folded", &rendered(|out| folded::write(&fixture(), out)));
+}
+
+#[test]
+fn folded_stacks_of_a_lossless_snapshot_have_no_comments() {
+    let mut snapshot = fixture();
+    snapshot.losses = leaktrace::model::Losses::default();
+    snapshot.warnings.clear();
+    let text = rendered(|out| folded::write(&snapshot, out));
+    assert_eq!(text.lines().count(), 3);
+    assert!(text.lines().all(|line| line.contains("-12") && !line.starts_with('#')), "{text}");
+}
+
+/// The texts of an SVG in order; fails where it is not well-formed.
+fn svg_texts(svg: &str) -> Vec<String> {
+    let mut reader = Reader::from_str(svg);
+    reader.config_mut().check_end_names = true;
+    let mut texts = Vec::new();
+    let (mut depth, mut in_text, mut text) = (0usize, false, String::new());
+    loop {
+        match reader.read_event().unwrap() {
+            Event::Start(start) => {
+                depth += 1;
+                in_text = matches!(start.name().as_ref(), b"title" | b"text");
+                for attribute in start.attributes() {
+                    attribute.unwrap().unescape_value().unwrap();
+                }
+            }
+            Event::Text(content) if in_text => text += &content.decode().unwrap(),
+            Event::GeneralRef(reference) if in_text => match reference.as_ref() {
+                b"lt" => text.push('<'),
+                b"gt" => text.push('>'),
+                b"amp" => text.push('&'),
+                b"quot" => text.push('"'),
+                b"apos" => text.push('\''),
+                other => panic!("unknown entity {other:?}"),
+            },
+            Event::End(_) => {
+                depth -= 1;
+                in_text = false;
+                if !text.is_empty() {
+                    texts.push(std::mem::take(&mut text));
+                }
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    assert_eq!(depth, 0, "an element is left open");
+    texts
+}
+
+#[test]
+fn flame_graph_is_well_formed_and_names_title_losses_and_frames() {
+    for (measure, name) in [(Measure::Bytes, "flamegraph-bytes.txt"), (Measure::Count, "flamegraph-count.txt")] {
+        let svg = rendered(|out| flamegraph::write(&fixture(), measure, out));
+        assert_golden(name, &(svg_texts(&svg).join("\n") + "\n"));
+    }
+}
+
+#[test]
+fn flame_graphs_of_one_snapshot_are_equal() {
+    let render = || rendered(|out| flamegraph::write(&fixture(), Measure::Bytes, out));
+    assert_eq!(render(), render());
+}
+
+#[test]
+fn one_process_is_not_a_frame() {
+    let mut snapshot = fixture();
+    snapshot.processes.truncate(1);
+    snapshot.sites.retain(|site| site.pid == Pid(1234));
+    let svg = rendered(|out| flamegraph::write(&snapshot, Measure::Bytes, out));
+    assert!(!svg.contains("server-1234"));
+    assert!(svg.contains("Cache::remember"));
+    assert!(rendered(|out| folded::write(&snapshot, out)).contains("server-1234;main;"));
+}
+
+#[test]
+fn an_empty_snapshot_says_so_in_every_format() {
+    let mut snapshot = fixture();
+    snapshot.sites.clear();
+    for process in &mut snapshot.processes {
+        process.alloc_count = 0;
+        process.untracked_frees = 0;
+    }
+    snapshot.warnings = vec!["not one allocation was seen".to_owned()];
+    let texts = svg_texts(&rendered(|out| flamegraph::write(&snapshot, Measure::Bytes, out)));
+    assert!(texts.iter().any(|text| text == "Nothing is outstanding."), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("not one allocation was seen")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("losses: 1,200 allocations dropped")), "{texts:?}");
+    let report = rendered(|out| text::write(&snapshot, PLAIN, out));
+    assert!(report.starts_with("nothing outstanding after 12.3 s of server (pid 1234)"), "{report}");
+    assert!(report.contains("warning: not one allocation was seen"), "{report}");
+    let folded = rendered(|out| folded::write(&snapshot, out));
+    assert!(folded.lines().all(|line| line.starts_with("# ")) && folded.contains("not one"), "{folded}");
+}
+
+#[test]
+fn hostile_names_leave_the_svg_well_formed_and_the_terminal_alone() {
+    let mut snapshot = fixture();
+    snapshot.processes[0].comm = "# \u{1b}[2J<&>".to_owned();
+    snapshot.sites[0].stack[0].function = Some("]]>--\u{0}<script>\n\"'&amp;".to_owned());
+    snapshot.sites[0].stack[4].file = Some("/tmp/\u{7}.c".into());
+    let texts = svg_texts(&rendered(|out| flamegraph::write(&snapshot, Measure::Bytes, out)));
+    assert!(texts.iter().any(|text| text.starts_with("]]>--?<script>?\"'&amp: (")), "{texts:?}");
+    let report = rendered(|out| text::write(&snapshot, PLAIN, out));
+    assert!(report.chars().all(|c| !c.is_control() || c == '\n'), "{report:?}");
+    let folded = rendered(|out| folded::write(&snapshot, out));
+    assert!(folded.contains("_ ?[2J<&>-1234;main;"), "{folded}");
+}
