@@ -3,5 +3,6 @@
 //! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> [`report`].
 
 pub mod model;
+pub mod object;
 pub mod report;
 pub mod session;

@@ -1,0 +1,43 @@
+//! What the chores need from the machine beside Rust: programs, and which package brings each.
+
+use super::Tier;
+
+/// A program that must be on the machine.
+pub struct Need {
+    /// Its name, by which it is looked for on PATH.
+    pub program: &'static str,
+    /// From which tier on it is needed.
+    pub tier: Tier,
+    /// Debian's and Ubuntu's packages.
+    pub apt: &'static [&'static str],
+    /// Fedora's packages.
+    pub dnf: &'static [&'static str],
+    /// Arch's packages.
+    pub pacman: &'static [&'static str],
+    /// The service that comes with the packages, which we do not want to run.
+    pub service: Option<&'static str>,
+}
+
+const fn need(program: &'static str, tier: Tier, packages: [&'static [&'static str]; 3]) -> Need {
+    let [apt, dnf, pacman] = packages;
+    Need { program, tier, apt, dnf, pacman, service: None }
+}
+
+/// Everything, in the order in which it is reported.
+pub const ALL: &[Need] = &[
+    need("cc", Tier::Build, [&["gcc", "libc6-dev"], &["gcc", "glibc-devel"], &["gcc"]]),
+    need("c++", Tier::Test, [&["g++"], &["gcc-c++"], &["gcc"]]),
+    need("python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
+    need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
+    Need {
+        service: Some("redis-server"),
+        ..need("redis-server", Tier::Test, [&["redis-server"], &["redis"], &["redis"]])
+    },
+];
+
+impl Need {
+    /// Whether the machine has it.
+    pub fn is_met(&self) -> bool {
+        crate::shell::find(self.program).is_some()
+    }
+}

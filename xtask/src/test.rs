@@ -1,0 +1,91 @@
+//! `cargo xtask test`: everything that must hold before a change lands, on a machine where nothing has been set up.
+//!
+//! In: the working tree. Out: success, or the first check that fails. The checks that take seconds come first; the tests come
+//! last, so that their verdict is what one sees at the end.
+
+use crate::{build_ebpf, root, setup, shell, tidy};
+use anyhow::{Context as _, Result};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Sets this machine up, then runs every check and every test, those that need root included
+#[derive(clap::Args)]
+pub struct Args {
+    /// The BPF object to test: the committed one, one built afresh, or a file
+    #[arg(long, default_value = "committed", value_name = "committed|fresh|FILE", value_parser = parse_object)]
+    object: Object,
+    /// Passed on to `cargo test`: names of tests, and after another `--` options of the test programs
+    #[arg(last = true, value_name = "ARGS")]
+    args: Vec<String>,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { object: Object::Committed, args: Vec::new() }
+    }
+}
+
+/// Which BPF object the tests load.
+#[derive(Clone)]
+pub enum Object {
+    /// The one that is embedded in the program.
+    Committed,
+    /// One that is built now from the sources.
+    Fresh,
+    /// This one.
+    File(PathBuf),
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "clap's value parsers return a Result")]
+fn parse_object(text: &str) -> Result<Object, std::convert::Infallible> {
+    Ok(match text {
+        "committed" => Object::Committed,
+        "fresh" => Object::Fresh,
+        file => Object::File(file.into()),
+    })
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    setup::ensure(setup::Tier::Test)?;
+    shell::step("formatting");
+    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    shell::step("tidy");
+    tidy::run(&tidy::Args {})?;
+    shell::step("clippy");
+    shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    shell::step("documentation");
+    let mut doc = shell::cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
+    shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    shell::step("tests");
+    shell::run(tests(&args.object)?.arg("--workspace").args(&args.args))
+}
+
+/// The end-to-end tests alone, on a BPF object that is built now.
+pub fn end_to_end_on_fresh_object() -> Result<()> {
+    let mut test = tests(&Object::Fresh)?;
+    shell::step("end-to-end tests on the BPF object just built");
+    shell::run(test.args(["--package", "leaktrace", "--test", "*"]))
+}
+
+/// `cargo test` that builds as the user and runs the test programs as root.
+fn tests(object: &Object) -> Result<Command> {
+    let mut test = shell::cargo();
+    test.args(["test", "--locked", "--no-fail-fast"]);
+    match object {
+        Object::Committed => {}
+        Object::Fresh => {
+            test.env("LEAKTRACE_BPF_OBJECT", build_ebpf::fresh()?);
+        }
+        Object::File(file) => {
+            let file = file.canonicalize().with_context(|| format!("the BPF object {}", file.display()))?;
+            test.env("LEAKTRACE_BPF_OBJECT", file);
+        }
+    }
+    let runner = root::runner("trace processes in the tests")?;
+    if !runner.is_empty() {
+        let architecture = std::env::consts::ARCH.to_uppercase();
+        test.env(format!("CARGO_TARGET_{architecture}_UNKNOWN_LINUX_GNU_RUNNER"), runner.join(" "));
+    }
+    Ok(test)
+}
