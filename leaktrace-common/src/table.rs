@@ -17,9 +17,9 @@ use crate::atomic;
 /// Keys of one bucket: with the overflow count they fill a 64-byte cache line.
 pub const BUCKET_KEYS: usize = 7;
 
-/// Buckets that one key may probe. With a table no more than two thirds full the chance that all are full is below
-/// 1e-9; a completely full table refuses after this many.
-pub const MAX_PROBES: u32 = 16;
+/// Buckets that one key may probe. In a table filled to its nominal size one bucket in ten is full, so the chance that
+/// all of these are is 1e-10; a completely full table refuses after this many.
+pub const MAX_PROBES: u32 = 10;
 
 /// One cache line of keys. A zero key is a free place.
 #[repr(C)]
@@ -100,10 +100,10 @@ pub enum Inserted {
     Full,
 }
 
-/// How many buckets hold `entries` keys at no more than 5 of 7 places taken, as a prime.
+/// How many buckets hold `entries` keys at no more than 4 of 7 places taken, as a prime.
 #[must_use]
 pub fn buckets_for(entries: u32) -> u32 {
-    let mut count = (entries / 5).max(16) | 1;
+    let mut count = (entries / 4).max(16) | 1;
     while !is_prime(count) {
         count += 2;
     }
@@ -299,7 +299,7 @@ mod tests {
         for entries in [1, 100, 16_384, 1_000_000, 10_000_000] {
             let count = buckets_for(entries);
             assert!((2..count).take_while(|d| d * d <= count).all(|d| count % d != 0), "{count} is not prime");
-            assert!(u64::from(positions(count)) * 5 >= u64::from(entries) * 7);
+            assert!(u64::from(positions(count)) * 4 >= u64::from(entries) * 7);
         }
     }
 

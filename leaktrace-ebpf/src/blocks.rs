@@ -5,7 +5,7 @@ use leaktrace_common::abi::{self, Block, TICK_SHIFT, Thread};
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
-use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, PROCESSES};
+use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, PROCESSES, unknown};
 use crate::{config, sites, stats::lose};
 
 const NONE: u64 = u64::MAX;
@@ -49,7 +49,7 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32) {
     // SAFETY: the thread's own state.
     let process = unsafe { (*thread).process };
     let word = match abi::block_key(process, address) {
-        Some(key) => block_insert(key),
+        Some(key) => unknown(block_insert(key)),
         None => NONE,
     };
     if word == NONE {
@@ -77,7 +77,7 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32) {
 #[inline(always)]
 pub fn take(process: u32, address: u64) -> Option<Block> {
     let key = abi::block_key(process, address)?;
-    let word = block_find(key);
+    let word = unknown(block_find(key));
     if word == NONE {
         return None;
     }
@@ -97,7 +97,7 @@ pub fn take(process: u32, address: u64) -> Option<Block> {
 #[inline(always)]
 pub fn put_back(process: u32, address: u64, record: &Block) {
     let Some(key) = abi::block_key(process, address) else { return };
-    let word = block_insert(key);
+    let word = unknown(block_insert(key));
     if word == NONE {
         // The place it had was given away meanwhile: off the books, and said.
         settle(process, record);

@@ -4,7 +4,7 @@ use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TR
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
-use crate::maps::{FRAMES, Keys, SCRATCH, SITE_KEYS, SITES};
+use crate::maps::{FRAMES, Keys, SCRATCH, SITE_KEYS, SITES, unknown};
 use crate::{config, stats::lose};
 
 #[inline(always)]
@@ -115,9 +115,9 @@ pub extern "C" fn site_record(index: u32, process: u32, slot: u64, depth: u64) -
 #[inline(always)]
 pub fn site_of(process: u32, slot: u64, depth: u64) -> u32 {
     let key = stack_key(process, slot, depth);
-    let mut word = site_find(key);
+    let mut word = unknown(site_find(key));
     if word == NONE {
-        word = site_insert(key);
+        word = unknown(site_insert(key));
         if word == NONE {
             return 0;
         }
@@ -132,7 +132,7 @@ pub fn site_of(process: u32, slot: u64, depth: u64) -> u32 {
 #[inline(always)]
 pub fn frameless(process: u32) -> u32 {
     let key = Hash::new(process).finish();
-    let word = site_insert(key);
+    let word = unknown(site_insert(key));
     if word == NONE {
         return 0;
     }

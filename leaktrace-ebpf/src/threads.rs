@@ -3,7 +3,7 @@
 use leaktrace_common::abi::{NOT_TRACED, Thread};
 use leaktrace_common::table::{self, Inserted, Place};
 
-use crate::maps::{Keys, THREAD_KEYS, THREADS};
+use crate::maps::{Keys, THREAD_KEYS, THREADS, unknown};
 use crate::process::{self, Id};
 use crate::{config, stats::lose};
 
@@ -55,9 +55,9 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
 /// The state of the current thread, made if it has none; `None` where there is no room or the process is not traced.
 #[inline(always)]
 pub fn current(id: Id) -> Option<*mut Thread> {
-    let mut word = thread_find(id.tid());
+    let mut word = unknown(thread_find(id.tid()));
     if word == NONE {
-        word = thread_register(id.tid(), id.tgid());
+        word = unknown(thread_register(id.tid(), id.tgid()));
         if word == NONE {
             return None;
         }
@@ -68,7 +68,7 @@ pub fn current(id: Id) -> Option<*mut Thread> {
 /// The state of the current thread, if it has one.
 #[inline(always)]
 pub fn existing(id: Id) -> Option<*mut Thread> {
-    let word = thread_find(id.tid());
+    let word = unknown(thread_find(id.tid()));
     if word == NONE { None } else { traced(word) }
 }
 
@@ -82,7 +82,7 @@ fn traced(word: u64) -> Option<*mut Thread> {
 /// Forgets a thread.
 #[inline(always)]
 pub fn remove(tid: u64) {
-    let word = thread_find(tid);
+    let word = unknown(thread_find(tid));
     if word != NONE {
         table::remove(&keys(), tid, Place::from_word(word));
     }
