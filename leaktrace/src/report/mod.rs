@@ -3,15 +3,18 @@
 //! In: a snapshot and the format's own options. Out: bytes, on a destination that [`output`] looks after.
 //! Invariant: a renderer sees only the model: no aya, no tokio, no /proc here. Every format says every loss.
 
+mod deliver;
 pub mod flamegraph;
 pub mod folded;
 mod human;
 pub mod json;
 mod names;
 mod notices;
+pub mod output;
 pub mod status;
 pub mod text;
 
+pub use deliver::{Delivery, Outputs, Reporter};
 pub use notices::notices;
 
 /// What the width of a flame graph's frame stands for.

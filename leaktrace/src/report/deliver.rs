@@ -1,0 +1,263 @@
+//! Takes a snapshot to every place that was asked for.
+//!
+//! In: the resolved outputs, checked once before tracing, and then each snapshot. Out: bytes on standard output and in files,
+//! and what went wrong. One failing file never keeps the other reports from being delivered.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+
+use super::output::{Destination, OutputFile, reason};
+use super::text::TextStyle;
+use super::{Measure, flamegraph, folded, json, text};
+use crate::model::Snapshot;
+
+/// The reports asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outputs {
+    /// `--flamegraph`, and what its widths stand for.
+    pub flamegraph: Option<(Destination, Measure)>,
+    /// `--folded`.
+    pub folded: Option<Destination>,
+    /// `--json`.
+    pub json: Option<Destination>,
+    /// The text report's looks.
+    pub text: TextStyle,
+}
+
+impl Outputs {
+    /// The destinations with the options that name them.
+    pub fn destinations(&self) -> impl Iterator<Item = (&'static str, &Destination)> {
+        let flamegraph = self.flamegraph.as_ref().map(|(destination, _)| ("--flamegraph", destination));
+        let folded = self.folded.as_ref().map(|destination| ("--folded", destination));
+        let json = self.json.as_ref().map(|destination| ("--json", destination));
+        [flamegraph, folded, json].into_iter().flatten()
+    }
+
+    /// Whether the text report goes to standard output: it does unless another report was sent there.
+    #[must_use]
+    pub fn text_on_stdout(&self) -> bool {
+        self.destinations().all(|(_, destination)| *destination != Destination::Stdout)
+    }
+}
+
+/// Writes snapshots to destinations that were found writable.
+#[derive(Debug)]
+pub struct Reporter {
+    text: Option<TextStyle>,
+    others: Vec<Output>,
+}
+
+#[derive(Debug)]
+struct Output {
+    option: &'static str,
+    format: Format,
+    /// `None` is standard output.
+    file: Option<OutputFile>,
+    /// For messages.
+    name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Flamegraph(Measure),
+    Folded,
+    Json,
+}
+
+/// How a delivery went.
+#[derive(Debug)]
+pub struct Delivery {
+    /// False once nobody reads standard output any more (a broken pipe): a reason to end, and not an error.
+    pub stdout_open: bool,
+    /// One for each report that could not be written, naming option, file, cause and next step.
+    pub failures: Vec<anyhow::Error>,
+}
+
+impl Reporter {
+    /// Checks every destination, so that a trace does not run for hours to fail in the end.
+    ///
+    /// # Errors
+    /// The first destination that cannot be written.
+    pub fn prepare(outputs: &Outputs) -> anyhow::Result<Self> {
+        let mut others = Vec::new();
+        let mut add = |option: &'static str, format: Format, destination: &Destination| -> anyhow::Result<()> {
+            let (file, name) = match destination {
+                Destination::Stdout => (None, "-".to_owned()),
+                Destination::File(path) => {
+                    let name = path.display().to_string();
+                    let file = OutputFile::check(path).with_context(|| cannot_write(option, &name))?;
+                    (Some(file), name)
+                }
+            };
+            others.push(Output { option, format, file, name });
+            Ok(())
+        };
+        if let Some((destination, measure)) = &outputs.flamegraph {
+            add("--flamegraph", Format::Flamegraph(*measure), destination)?;
+        }
+        if let Some(destination) = &outputs.folded {
+            add("--folded", Format::Folded, destination)?;
+        }
+        if let Some(destination) = &outputs.json {
+            add("--json", Format::Json, destination)?;
+        }
+        Ok(Self { text: outputs.text_on_stdout().then_some(outputs.text), others })
+    }
+
+    /// Whether the text report goes to standard output; where it does not, losses need saying elsewhere.
+    #[must_use]
+    pub fn writes_text(&self) -> bool {
+        self.text.is_some()
+    }
+
+    /// Writes `snapshot` everywhere, standard output first: that report must arrive even if the disk is full.
+    pub fn deliver(&self, snapshot: &Snapshot) -> Delivery {
+        self.deliver_to(snapshot, &mut io::stdout().lock())
+    }
+
+    /// [`Self::deliver`] with another writer for standard output.
+    pub fn deliver_to(&self, snapshot: &Snapshot, stdout: &mut dyn Write) -> Delivery {
+        let mut delivery = Delivery { stdout_open: true, failures: Vec::new() };
+        if let Some(style) = self.text {
+            delivery.stdout(stdout, |out| {
+                text::write(snapshot, style, out)?;
+                // A line between the reports of one trace.
+                if snapshot.is_final { Ok(()) } else { out.write_all(b"\n") }
+            });
+        }
+        for output in &self.others {
+            match &output.file {
+                // A stream cannot take back an earlier picture; JSON alone is readable one after the other.
+                None if !snapshot.is_final && output.format != Format::Json => {}
+                None => delivery.stdout(stdout, |out| output.format.write(snapshot, out)),
+                Some(file) => {
+                    let written = file.write(|out| output.format.write(snapshot, out));
+                    delivery.failures.extend(written.with_context(|| cannot_write(output.option, &output.name)).err());
+                }
+            }
+        }
+        delivery
+    }
+}
+
+impl Format {
+    fn write(self, snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Flamegraph(measure) => flamegraph::write(snapshot, measure, out),
+            Self::Folded => folded::write(snapshot, out),
+            Self::Json => json::write(snapshot, out),
+        }
+    }
+}
+
+impl Delivery {
+    fn stdout(&mut self, stdout: &mut dyn Write, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+        let mut out = io::BufWriter::new(stdout);
+        match render(&mut out).and_then(|()| out.flush()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.stdout_open = false,
+            Err(error) => self.failures.push(anyhow::anyhow!(
+                "cannot write to standard output: {}; send it to a file or pipe that can be written",
+                reason(&error)
+            )),
+        }
+        // What could not be written must not be tried again when the buffer is dropped.
+        let _ = out.into_parts();
+    }
+}
+
+fn cannot_write(option: &str, name: &str) -> String {
+    format!("cannot write {option} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    const TEXT: TextStyle = TextStyle { top: None, show_allocs: false, color: false, width: None };
+
+    fn snapshot(is_final: bool) -> Snapshot {
+        let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":1,
+            "target":{"mode":"pid","pids":[7]},
+            "sites":[{"pid":7,"outstanding_bytes":10,"outstanding_count":1,"alloc_count":1}]}"#;
+        Snapshot { is_final, ..Snapshot::from_json(text.as_bytes()).unwrap() }
+    }
+
+    fn to(arg: impl AsRef<OsStr>) -> Destination {
+        Destination::from_arg(arg.as_ref())
+    }
+
+    fn nothing_else() -> Outputs {
+        Outputs { flamegraph: None, folded: None, json: None, text: TEXT }
+    }
+
+    fn delivered(outputs: &Outputs, snapshot: &Snapshot) -> (String, Delivery) {
+        let mut out = Vec::new();
+        let delivery = Reporter::prepare(outputs).unwrap().deliver_to(snapshot, &mut out);
+        (String::from_utf8(out).unwrap(), delivery)
+    }
+
+    /// A standard output of which the reader has gone.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_report_on_standard_output_takes_the_place_of_the_text() {
+        let outputs = Outputs { json: Some(to("-")), ..nothing_else() };
+        let (out, _) = delivered(&outputs, &snapshot(false));
+        let (last, _) = delivered(&outputs, &snapshot(true));
+        assert!(Snapshot::from_json(out.as_bytes()).is_ok() && Snapshot::from_json(last.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn pictures_on_a_stream_come_once() {
+        let outputs = Outputs { folded: Some(to("-")), ..nothing_else() };
+        assert_eq!(delivered(&outputs, &snapshot(false)).0, "");
+        assert_eq!(delivered(&outputs, &snapshot(true)).0, "?-7;[no stack recorded] 10\n");
+    }
+
+    #[test]
+    fn the_text_arrives_though_a_file_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.json");
+        let outputs = Outputs { folded: Some(to("/dev/full")), json: Some(to(&path)), ..nothing_else() };
+        let (out, delivery) = delivered(&outputs, &snapshot(true));
+        assert!(out.starts_with("10 B outstanding in 1 allocation at 1 site"), "{out}");
+        assert!(path.exists(), "the other file is written");
+        let failures: Vec<String> = delivery.failures.iter().map(|error| format!("{error:#}")).collect();
+        let room = "No space left on device; make room there or name another file";
+        assert_eq!(failures, [format!("cannot write --folded /dev/full: {room}")]);
+    }
+
+    #[test]
+    fn a_broken_pipe_is_no_failure_and_files_are_still_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.json");
+        let outputs = Outputs { json: Some(to(&path)), ..nothing_else() };
+        let delivery = Reporter::prepare(&outputs).unwrap().deliver_to(&snapshot(true), &mut Closed);
+        assert!(!delivery.stdout_open && delivery.failures.is_empty());
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn an_unwritable_destination_is_found_in_preparation() {
+        let outputs = Outputs { json: Some(to("/nowhere/at/all.json")), ..nothing_else() };
+        let error = format!("{:#}", Reporter::prepare(&outputs).unwrap_err());
+        assert_eq!(
+            error,
+            "cannot write --json /nowhere/at/all.json: the directory /nowhere/at does not exist; create it or name \
+             another file"
+        );
+    }
+}
