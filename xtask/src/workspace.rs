@@ -1,12 +1,18 @@
 //! Where things are in the repository. All paths are absolute, so that a chore may be run from any directory of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The repository's root: the directory of the workspace's `Cargo.toml`.
 pub fn root() -> &'static Path {
-    // CARGO_MANIFEST_DIR is xtask/, and a path always has a parent but for `/`.
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        // Cargo says it to whom it runs. What it said to the compiler may be another checkout, where two share a target
+        // directory.
+        let xtask =
+            std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        xtask.parent().map_or_else(|| xtask.clone(), Path::to_owned)
+    })
 }
 
 /// Where cargo puts what it builds, as the user's environment has it.
