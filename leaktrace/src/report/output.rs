@@ -20,16 +20,13 @@ use nix::unistd::{Gid, Uid, fchown};
 /// included.
 const RESERVED_BYTES: i64 = 128 << 10;
 
-/// Names of standard output beside `-`.
-const STDOUT_NAMES: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
-
-/// Names of open descriptors. What is behind them is shared with whoever opened it: never replaced, only added to.
-const DESCRIPTOR_DIRECTORIES: [&str; 3] = ["/dev/fd", "/proc/self/fd", "/dev/stderr"];
+/// The directory whose entries are the descriptors this process has open.
+const DESCRIPTORS: &str = "/dev/fd";
 
 /// Where one report goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// Standard output: `-`, or one of its other names.
+    /// Standard output: `-`, or another name of it such as `/dev/stdout`.
     Stdout,
     /// A file.
     File(PathBuf),
@@ -39,9 +36,24 @@ impl Destination {
     /// The destination that a command-line value names.
     #[must_use]
     pub fn from_arg(arg: &OsStr) -> Self {
-        let is_stdout = arg == "-" || STDOUT_NAMES.iter().any(|name| arg == *name);
+        let is_stdout = arg == "-" || open_descriptor(Path::new(arg)) == Some(1);
         if is_stdout { Self::Stdout } else { Self::File(arg.into()) }
     }
+}
+
+/// The descriptor of this process that `path` is another name of, as `/dev/stderr` is of 2.
+fn open_descriptor(path: &Path) -> Option<u32> {
+    let descriptors = fs::canonicalize(DESCRIPTORS).ok()?;
+    let mut path = path.to_owned();
+    // /dev/stdout is a link to such a name; longer chains do not occur, and a circle must end.
+    for _ in 0..4 {
+        let directory = fs::canonicalize(path.parent()?).ok()?;
+        if directory == descriptors {
+            return path.file_name()?.to_str()?.parse().ok();
+        }
+        path = directory.join(fs::read_link(&path).ok()?);
+    }
+    None
 }
 
 /// A file found to be writable.
@@ -105,7 +117,8 @@ impl OutputFile {
     /// # Errors
     /// What stands in the way.
     pub fn check(path: &Path) -> Result<Self, OutputError> {
-        let how = if DESCRIPTOR_DIRECTORIES.iter().any(|directory| path.starts_with(directory)) {
+        // What is behind a descriptor is shared with whoever opened it: never replaced, only added to.
+        let how = if open_descriptor(path).is_some() {
             OpenOptions::new().append(true).open(path)?;
             How::Append
         } else {
@@ -239,10 +252,12 @@ mod tests {
 
     #[test]
     fn standard_output_has_several_names() {
-        for name in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        for name in ["-", "/dev/stdout", "/dev/fd/1", "/dev/../dev/fd/1"] {
             assert_eq!(Destination::from_arg(OsStr::new(name)), Destination::Stdout);
         }
-        assert_eq!(Destination::from_arg(OsStr::new("./-")), Destination::File("./-".into()));
+        for name in ["./-", "1", "/dev/stderr", "/dev/null"] {
+            assert_eq!(Destination::from_arg(OsStr::new(name)), Destination::File(name.into()));
+        }
     }
 
     #[test]
