@@ -24,16 +24,19 @@ pub fn command(program: &str, why: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// What to put in front of a command line so that it runs as root with our environment, PATH included (sudo would replace
-/// PATH even with `-E`); empty where we are root.
+/// What to put in front of a command line so that it runs as root with our environment, PATH and HOME included (sudo
+/// would replace them even when it preserves the rest); empty where we are root.
 pub fn runner(why: &str) -> Result<Vec<String>> {
     if is_root()? {
         return Ok(Vec::new());
     }
     announce(why)?;
-    let path = std::env::var("PATH").context("reading PATH")?;
-    let words = ["sudo", "--preserve-env", "--", "env"].map(String::from);
-    Ok(words.into_iter().chain([format!("PATH={path}")]).collect())
+    let mut words = ["sudo", "--preserve-env", "--", "env"].map(String::from).to_vec();
+    // rustup finds its toolchains below HOME.
+    for name in ["PATH", "HOME"] {
+        words.push(format!("{name}={}", std::env::var(name).with_context(|| format!("reading {name}"))?));
+    }
+    Ok(words)
 }
 
 static ANNOUNCED: Once = Once::new();

@@ -4,7 +4,7 @@ use super::Tier;
 
 /// A program that must be on the machine.
 pub struct Need {
-    /// Its name, by which it is looked for on PATH.
+    /// Its name, by which it is looked for on PATH, or its path where the tests want the distribution's.
     pub program: &'static str,
     /// From which tier on it is needed.
     pub tier: Tier,
@@ -27,7 +27,7 @@ const fn need(program: &'static str, tier: Tier, packages: [&'static [&'static s
 pub const ALL: &[Need] = &[
     need("cc", Tier::Build, [&["gcc", "libc6-dev"], &["gcc", "glibc-devel"], &["gcc"]]),
     need("c++", Tier::Test, [&["g++"], &["gcc-c++"], &["gcc"]]),
-    need("python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
+    need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
     Need {
         service: Some("redis-server"),
