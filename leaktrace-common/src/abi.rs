@@ -27,6 +27,19 @@ pub const SCRATCH_SLOTS: u32 = 256;
 /// Words of a user stack read at once.
 pub const WINDOW_WORDS: usize = 128;
 
+/// Steps of the two sampling tables, which have one entry more.
+pub const SAMPLE_STEPS: u32 = 4096;
+/// Steps of the weight table for one mean distance: the table ends at 32 of them.
+pub const SAMPLE_STEPS_PER_MEAN: u32 = 128;
+/// While sampling, all counters of bytes and blocks count in units of 1/2^this.
+pub const SAMPLE_SHIFT: u32 = 8;
+/// Gaps between hits are in units of 1/2^this byte.
+pub const SAMPLE_GAP_SHIFT: u32 = 8;
+/// Entries of the weight table are in units of 1/2^this.
+pub const SAMPLE_WEIGHT_SHIFT: u32 = 20;
+/// The largest mean distance, bytes: what the fixed-point arithmetic has room for.
+pub const MAX_SAMPLE_BYTES: u64 = 1 << 36;
+
 /// An outstanding block: what was asked for, where, when.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -127,10 +140,8 @@ pub struct Thread {
     pub tgid: u32,
     /// Explicit padding.
     pub padding: u32,
-    /// Bytes until the next sample (sampling).
+    /// Way to go to the next hit (sampling), in units of 1/256 byte; 0 before the first draw.
     pub gap: u64,
-    /// State of the thread's random numbers (sampling).
-    pub random: u64,
 }
 
 /// The call returns the address of a new block.
@@ -223,6 +234,13 @@ pub const FUNCTION_REALLOCARRAY: u32 = 5;
 /// `f(block)`: free, operator delete.
 pub const FUNCTION_FREE: u32 = 6;
 
+/// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
+/// remembered until it returns.
+pub const COOKIE_LEAF: u64 = 1 << 40;
+
+/// Stands for the kernel function `bpf_session_is_return` in the object; the loader puts its BTF id there.
+pub const KFUNC_SESSION_IS_RETURN: u32 = 0x7ea0_0001;
+
 /// Where the function stands in a cookie.
 pub const COOKIE_FUNCTION_SHIFT: u32 = 32;
 
@@ -244,7 +262,7 @@ const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 80);
-    assert!(size_of::<Thread>() == 88);
+    assert!(size_of::<Thread>() == 80);
     assert!(size_of::<Losses>() == 64);
     assert!(size_of::<Control>() == 24);
     assert!(size_of::<Event>() == 16);

@@ -6,16 +6,17 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RetProbeContext;
 use leaktrace_common::abi::{
     Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, Control, SCRATCH_SLOTS, Thread,
 };
 use leaktrace_common::{abi, atomic};
 
-use crate::maps::{CONTROL, PROCESSES, TAILS};
+use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS};
 use crate::process::Id;
-use crate::registers::{self, Entry, Mapped, Placement};
-use crate::{blocks, config, scratch, sites, stack, stats::lose, threads};
+use crate::registers::{self, Entry, Mapped, Placement, Standard};
+use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, threads};
 
 #[inline(always)]
 fn control() -> Option<*mut Control> {
@@ -33,15 +34,19 @@ fn stopped() -> bool {
 /// stack per CPU, on which a program that preempts another overwrites it ("BUG: unable to handle page fault"); a
 /// program that contains a tail call gets none.
 #[inline(always)]
-fn forbid_private_stack<C: EbpfContext>(ctx: &C) {
+fn forbid_private_stack<C: EbpfContext>(ctx: &C, tails: &ProgramArray) {
     if let Some(control) = control()
         // SAFETY: the map's only element.
         && unsafe { (&raw const (*control).never).read_volatile() } != 0
     {
         // SAFETY: the index is in bounds of the map, which is empty: the call falls through.
-        let _ = unsafe { TAILS.tail_call(ctx, 0) };
+        let _ = unsafe { tails.tail_call(ctx, 0) };
     }
 }
+
+/// What a session's program tells the kernel at a function's entry.
+const RETURN_WANTED: u32 = 0;
+const RETURN_UNWANTED: u32 = 1;
 
 /// An allocation function's arguments, whatever the function.
 pub struct Request {
@@ -55,31 +60,23 @@ pub struct Request {
     pub old: u64,
 }
 
-/// `malloc` is entered with everything in its standard place.
+/// `malloc` is entered with everything in its standard place, or, in a session, returns.
 #[inline(always)]
-pub fn malloc<P: Placement>(entry: &Entry<'_, P>) {
-    enter(entry, &Request { call: CALL_ALLOCATE, size: entry.a(), out: 0, old: 0 });
-    forbid_private_stack(entry.ctx());
+pub fn malloc(entry: &Entry<'_, Standard>) -> u32 {
+    session(entry, || enter(entry, &Request { call: CALL_ALLOCATE, size: entry.a(), out: 0, old: 0 }))
 }
 
-/// `free` is entered with everything in its standard place.
+/// Some function of the family is entered, the cookie tells which; or, in a session, returns.
 #[inline(always)]
-pub fn free<P: Placement>(entry: &Entry<'_, P>) {
-    release(entry, entry.a());
-    forbid_private_stack(entry.ctx());
-}
-
-/// Some function of the family is entered; the cookie tells which.
-#[inline(always)]
-pub fn call(entry: &Entry<'_, Mapped>) {
-    let function = entry.function();
-    if function == abi::FUNCTION_FREE {
-        release(entry, entry.a());
-    } else {
+pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
+    session(entry, || {
         let (a, b, c) = (entry.a(), entry.b(), entry.c());
         let mut request = Request { call: CALL_ALLOCATE, size: a, out: 0, old: 0 };
-        let mut possible = true;
-        match function {
+        match entry.function() {
+            abi::FUNCTION_FREE => {
+                release(entry, a);
+                return false;
+            }
             // A product that overflows cannot succeed, so its remainder is never booked.
             abi::FUNCTION_CALLOC => request.size = a.wrapping_mul(b),
             abi::FUNCTION_MEMALIGN => request.size = b,
@@ -89,40 +86,79 @@ pub fn call(entry: &Entry<'_, Mapped>) {
             abi::FUNCTION_REALLOC => request = Request { call: CALL_REALLOCATE, size: b, out: 0, old: a },
             abi::FUNCTION_REALLOCARRAY => {
                 // A product that overflows fails and leaves the old block alone.
-                possible = !overflows(b, c);
+                if overflows(b, c) {
+                    return false;
+                }
                 request = Request { call: CALL_REALLOCATE, size: b.wrapping_mul(c), out: 0, old: a };
             }
             _ => {}
         }
-        if possible {
-            enter(entry, &request);
-        }
-    }
-    forbid_private_stack(entry.ctx());
+        enter(entry, &request)
+    })
 }
 
-/// An allocation function is entered.
+/// Runs `enter` at an entry; at a return, which reaches the same program in a session, books the block.
 #[inline(always)]
-fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) {
-    if stopped() {
-        return;
+fn session<P: Placement>(entry: &Entry<'_, P>, enter: impl FnOnce() -> bool) -> u32 {
+    let mut answer = RETURN_WANTED;
+    // SAFETY: asked only where the program is attached as a session.
+    if config::sessions() != 0 && unsafe { kfunc::session_is_return() } {
+        give(&RetProbeContext::new(entry.ctx().as_ptr()));
+    } else if !stopped() && !enter() {
+        answer = RETURN_UNWANTED;
     }
-    let Some(thread) = threads::current(Id::current()) else { return };
+    forbid_private_stack(entry.ctx(), &SESSION_TAILS);
+    answer
+}
+
+/// `free` is entered with everything in its standard place.
+#[inline(always)]
+pub fn free(entry: &Entry<'_, Standard>) -> u32 {
+    release(entry, entry.a());
+    forbid_private_stack(entry.ctx(), &TAILS);
+    0
+}
+
+/// A probed function returns, and no session told us of its entry.
+#[inline(always)]
+pub fn returned(ctx: &RetProbeContext) {
+    give(ctx);
+    forbid_private_stack(ctx, &TAILS);
+}
+
+/// An allocation function is entered. Whether its return is wanted.
+#[inline(always)]
+fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
+    let wanted = request.size >= config::min_size() && request.size <= config::max_size();
+    if config::sessions() != 0 && !wanted && request.old == 0 && entry.is_leaf() {
+        return false;
+    }
+    let Some(thread) = threads::current(Id::current()) else { return false };
     if !begin(entry, thread) {
-        return;
+        return false;
     }
     // SAFETY: the thread's own state.
     unsafe {
+        let mut old = Block { size: 0, site: 0, time: 0 };
+        if request.old != 0
+            // Taken aside before its address can be handed out again.
+            && let Some(record) = blocks::take((*thread).process, request.old)
+        {
+            old = record;
+        }
+        let site = if wanted && sampling::hit(thread, request.size) { site(entry, thread, request.size) } else { 0 };
+        if config::sessions() != 0 && site == 0 && request.old == 0 && entry.is_leaf() {
+            return false;
+        }
+        (*thread).sp = entry.sp();
         (*thread).call = request.call;
         (*thread).size = request.size;
         (*thread).out = request.out;
-        if request.old != 0 {
-            // Taken aside before its address can be handed out again.
-            (*thread).old = blocks::take((*thread).process, request.old).unwrap_or(Block { size: 0, site: 0, time: 0 });
-        }
         (*thread).old_address = request.old;
-        (*thread).site = wanted_site(entry, thread, request.size);
+        (*thread).old = old;
+        (*thread).site = site;
     }
+    true
 }
 
 /// A block is about to be freed: off the table before its address can be handed out again.
@@ -142,15 +178,14 @@ fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
     }
 }
 
-/// A probed function returns.
+/// A probed function returns: what it gave is booked.
 #[inline(always)]
-pub fn returned(ctx: &RetProbeContext) {
+fn give(ctx: &RetProbeContext) {
     if !stopped()
         && let Some(thread) = threads::existing(Id::current())
     {
         finish(ctx, thread);
     }
-    forbid_private_stack(ctx);
 }
 
 /// Whether a product exceeds 64 bits. By halves: BPF has no wide multiplication, and the compiler makes one of the
@@ -162,7 +197,7 @@ fn overflows(a: u64, b: u64) -> bool {
         || (large >> 32).wrapping_mul(small).wrapping_add((large & 0xffff_ffff).wrapping_mul(small) >> 32) >> 32 != 0
 }
 
-/// Remembers an outermost call; false for a nested one.
+/// Whether this is an outermost call; then any pending one was left without returning.
 #[inline(always)]
 fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
     let sp = entry.sp();
@@ -174,8 +209,8 @@ fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
                 return false;
             }
             abandon(thread);
+            (*thread).sp = 0;
         }
-        (*thread).sp = sp;
     }
     true
 }
@@ -203,12 +238,9 @@ fn abandon(thread: *mut Thread) {
     }
 }
 
-/// The site (index plus one) that a block of this size is to be booked at; 0 where it is not wanted.
+/// The site (index plus one) that a block of this size is to be booked at; 0 where there is no room.
 #[inline(always)]
-fn wanted_site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u32 {
-    if size < config::min_size() || size > config::max_size() {
-        return 0;
-    }
+fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u32 {
     // SAFETY: the thread's own state.
     let (process, tid) = unsafe { ((*thread).process, u64::from((*thread).tid)) };
     let slot = scratch::claim(tid);

@@ -6,7 +6,7 @@ use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
 use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, PROCESSES, unknown};
-use crate::{config, sites, stats::lose};
+use crate::{config, sampling, sites, stats::lose};
 
 const NONE: u64 = u64::MAX;
 /// Set in what [`block_insert`] returns where the key was there already.
@@ -69,8 +69,9 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32) {
         (&raw mut (*block).time).write_volatile(now());
         (&raw mut (*block).site).write_volatile(site);
     }
-    sites::count_alloc(site, size);
-    raise(process, size);
+    let weight = sampling::weight(size);
+    sites::count_alloc(site, weight);
+    raise(process, weight.0);
 }
 
 /// Takes a block off the table without settling its accounts: its record, if we knew it.
@@ -118,20 +119,21 @@ pub fn put_back(process: u32, address: u64, record: &Block) {
 /// Counts a block that was taken off the table as freed.
 #[inline(always)]
 pub fn settle(process: u32, record: &Block) {
-    sites::count_free(record.site, record.size);
+    let weight = sampling::weight(record.size);
+    sites::count_free(record.site, weight);
     if let Some(process) = PROCESSES.get_ptr_mut(process) {
         // SAFETY: an element of the map; the counter is written by atomics alone.
-        unsafe { atomic::add(&raw mut (*process).live_bytes, record.size.wrapping_neg()) };
+        unsafe { atomic::add(&raw mut (*process).live_bytes, weight.0.wrapping_neg()) };
     }
 }
 
 /// Raises the process' outstanding bytes, and their peak with them.
 #[inline(always)]
-fn raise(process: u32, size: u64) {
+fn raise(process: u32, bytes: u64) {
     let Some(process) = PROCESSES.get_ptr_mut(process) else { return };
     // SAFETY: an element of the map; both counters are written by atomics alone.
     unsafe {
-        let live = atomic::fetch_add(&raw mut (*process).live_bytes, size).wrapping_add(size);
+        let live = atomic::fetch_add(&raw mut (*process).live_bytes, bytes).wrapping_add(bytes);
         let peak = &raw mut (*process).peak_bytes;
         let mut seen = atomic::load(peak);
         // Each failure means that another thread raised it meanwhile; as many in a row as CPUs can race.

@@ -33,6 +33,10 @@ globals! {
     MIN_SIZE min_size: u64;
     /// The largest block recorded less `u64::MAX`, in two's complement: 0 means unlimited.
     MAX_SIZE_COMPLEMENT max_size_complement: u64;
+    /// Mean distance between sampled bytes; 0 records every block.
+    SAMPLE_BYTES sample_bytes: u64;
+    /// Nonzero where `malloc` and `call` are attached as uprobe sessions.
+    SESSIONS sessions: u32;
     /// `CLOCK_MONOTONIC` when the trace began: tick 0.
     EPOCH_NS epoch_ns: u64;
     /// leaktrace's own pid, never traced.

@@ -1,8 +1,9 @@
 //! leaktrace's BPF programs: the entry points, nothing else.
 //!
 //! Uprobes sit at allocation functions (or a few instructions in, see `targets::site` in userspace): `malloc` and `free`
-//! at plain ones, `call` at all others, told by its cookie which function this is and where its arguments are. One
-//! program serves every return, and two tracepoints end lives. Each body hands over to [`alloc`] or [`lifecycle`].
+//! at plain ones, `call` at all others, told by its cookie which function this is and where its arguments are. Where the
+//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. Two tracepoints end
+//! lives. Each body hands over to [`alloc`] or [`lifecycle`].
 //!
 //! Invariant: no policy and no strings here; userspace decides by globals ([`config`]) and attach cookies.
 
@@ -13,37 +14,43 @@
 mod alloc;
 mod blocks;
 mod config;
+mod kfunc;
 mod lifecycle;
 mod maps;
 mod process;
 mod registers;
+mod sampling;
 mod scratch;
 mod sites;
 mod stack;
 mod stats;
 mod threads;
 
-use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
+use core::ffi::c_void;
+
+use aya_ebpf::macros::{raw_tracepoint, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
 
 use crate::registers::{Entry, Mapped, Standard};
 
-#[uprobe]
-pub fn malloc(ctx: ProbeContext) -> u32 {
-    alloc::malloc(&Entry::<Standard>::new(&ctx));
-    0
+// Not by aya's `#[uprobe]`, which drops the result: in a session it says whether the return is wanted.
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn malloc(ctx: *mut c_void) -> u32 {
+    alloc::malloc(&Entry::<Standard>::new(&ProbeContext::new(ctx)))
 }
 
-#[uprobe]
-pub fn free(ctx: ProbeContext) -> u32 {
-    alloc::free(&Entry::<Standard>::new(&ctx));
-    0
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn call(ctx: *mut c_void) -> u32 {
+    alloc::call(&Entry::<Mapped>::new(&ProbeContext::new(ctx)))
 }
 
-#[uprobe]
-pub fn call(ctx: ProbeContext) -> u32 {
-    alloc::call(&Entry::<Mapped>::new(&ctx));
-    0
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn free(ctx: *mut c_void) -> u32 {
+    alloc::free(&Entry::<Standard>::new(&ProbeContext::new(ctx)))
 }
 
 #[uretprobe]

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site, Thread,
+    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SAMPLE_STEPS, SCRATCH_SLOTS, Scratch, Site,
+    Thread,
 };
 use leaktrace_common::table::{Bucket, Buckets};
 
@@ -45,6 +46,12 @@ pub static PROCESSES: Array<Process> = Array::with_max_entries(PROCESS_SLOTS, BP
 /// Scratch memory of stack walks.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(SCRATCH_SLOTS, 0);
+/// Quantiles of the distance between hits: entry i is reached with probability 1 - i / `SAMPLE_STEPS`.
+#[map]
+pub static SAMPLE_GAPS: Array<u64> = Array::with_max_entries(SAMPLE_STEPS + 1, 0);
+/// x / (1 - exp(-x)) at x = i / `SAMPLE_STEPS_PER_MEAN`.
+#[map]
+pub static SAMPLE_WEIGHTS: Array<u64> = Array::with_max_entries(SAMPLE_STEPS + 1, 0);
 /// What could not be recorded.
 #[map]
 pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -54,7 +61,11 @@ pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// News for userspace.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
-/// Always empty: see `alloc::forbid_private_stack`.
+/// Always empty: see `alloc::forbid_private_stack`. For the programs that may be sessions; the kernel allows a program
+/// array only programs of one attach type.
+#[map]
+pub static SESSION_TAILS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// The same for the other uprobe programs.
 #[map]
 pub static TAILS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 

@@ -51,6 +51,12 @@ impl<'a, P: Placement> Entry<'a, P> {
         abi::cookie_function(self.cookie)
     }
 
+    /// Whether the function calls no other probed one. Plain probes are set on such functions only.
+    #[inline(always)]
+    pub fn is_leaf(&self) -> bool {
+        !P::MAPPED || self.cookie & abi::COOKIE_LEAF != 0
+    }
+
     #[inline(always)]
     pub fn ctx(&self) -> &ProbeContext {
         self.ctx

@@ -154,26 +154,26 @@ fn publish(index: u32, process: u32, depth: u32, flags: u32) {
     }
 }
 
-/// Books `size` bytes as allocated at the site of this index plus one.
+/// Books what a block weighs as allocated at the site of this index plus one.
 #[inline(always)]
-pub fn count_alloc(site: u32, size: u64) {
+pub fn count_alloc(site: u32, (bytes, count): (u64, u64)) {
     if let Some(site) = get(site) {
         // SAFETY: an element of the map; counters are written by atomics alone.
         unsafe {
-            atomic::add(&raw mut (*site).alloc_bytes, size);
-            atomic::add(&raw mut (*site).alloc_count, 1);
+            atomic::add(&raw mut (*site).alloc_bytes, bytes);
+            atomic::add(&raw mut (*site).alloc_count, count);
         }
     }
 }
 
-/// Books `size` bytes as freed at the site of this index plus one.
+/// Books what a block weighs as freed at the site of this index plus one.
 #[inline(always)]
-pub fn count_free(site: u32, size: u64) {
+pub fn count_free(site: u32, (bytes, count): (u64, u64)) {
     if let Some(site) = get(site) {
         // SAFETY: as above.
         unsafe {
-            atomic::add(&raw mut (*site).free_bytes, size);
-            atomic::add(&raw mut (*site).free_count, 1);
+            atomic::add(&raw mut (*site).free_bytes, bytes);
+            atomic::add(&raw mut (*site).free_count, count);
         }
     }
 }

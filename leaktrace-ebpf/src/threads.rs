@@ -43,7 +43,6 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
             (*thread).sp = 0;
             (*thread).old_address = 0;
             (*thread).gap = 0;
-            (*thread).random = 0;
             (*thread).process = process;
             (*thread).tid = tid as u32;
             (*thread).tgid = tgid as u32;

@@ -1,10 +1,10 @@
-//! Probes in place: uprobes and return probes on one file's allocation functions, and their removal.
+//! Probes in place: entries and returns of one file's allocation functions, and their removal.
 //!
 //! In: an open file and the probes to set in it. Out: links that hold them. The kernel removes every probe when its
 //! link is closed, by whatever end of ours, so nothing is ever left in a target.
 
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread;
 
@@ -14,7 +14,9 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink,
 use leaktrace_common::abi;
 use leaktrace_common::cookie::{self, Register};
 
+use super::bpf::{self, AttachType, Places};
 use super::kernel::Kernel;
+use super::programs::{Technique, load_by_aya};
 use crate::model::Pid;
 
 /// One function of a file to be probed.
@@ -28,34 +30,30 @@ pub struct Probe {
     pub offset: u64,
     /// Where the arguments and the entry's stack pointer are there; `None` if in their standard places.
     pub placement: Option<u64>,
+    /// Whether the function is known to call no other probed one.
+    pub leaf: bool,
 }
 
 impl Probe {
     /// The program that serves it, and the cookie that tells the program what it needs to know.
     fn program(&self) -> (&'static str, u64) {
         match (self.kind, self.placement) {
-            (abi::FUNCTION_MALLOC, None) => ("malloc", 0),
+            (abi::FUNCTION_MALLOC, None) if self.leaf => ("malloc", 0),
             (abi::FUNCTION_FREE, None) => ("free", 0),
             (function, placement) => {
                 let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
-                ("call", placement | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
+                let leaf = if self.leaf { abi::COOKIE_LEAF } else { 0 };
+                ("call", placement | leaf | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
             }
         }
     }
 
-    /// Whether the function's return matters.
-    fn returns(&self) -> bool {
-        self.kind != abi::FUNCTION_FREE
+    fn frees(&self) -> bool {
+        self.kind == abi::FUNCTION_FREE
     }
 
-    /// The order in which probes are set: nothing may be booked whose free could go unseen, and no entry may be seen
-    /// whose return could not.
-    fn rank(&self) -> u32 {
-        match self.kind {
-            abi::FUNCTION_FREE => 0,
-            abi::FUNCTION_REALLOC | abi::FUNCTION_REALLOCARRAY => 1,
-            _ => 2,
-        }
+    fn reallocates(&self) -> bool {
+        matches!(self.kind, abi::FUNCTION_REALLOC | abi::FUNCTION_REALLOCARRAY)
     }
 }
 
@@ -65,16 +63,31 @@ const STANDARD_ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Registe
 /// The processes in which a file's probes take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// This one; others that map the file do not even trap.
+    /// This one; nothing is recorded of others that map the file.
     Process(Pid),
     /// All that map the file, now and later.
     AllProcesses,
 }
 
+/// What holds probes in place.
+enum Probes {
+    /// Any number of them.
+    Link(OwnedFd),
+    /// One.
+    PerfEvent(UProbeLink),
+}
+
+/// One program at one end of some functions.
+struct Step<'a> {
+    program: &'static str,
+    returns: bool,
+    probes: Vec<&'a Probe>,
+}
+
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
-    links: Vec<UProbeLink>,
+    held: Vec<Probes>,
 }
 
 impl Attachments {
@@ -83,57 +96,169 @@ impl Attachments {
     /// # Errors
     /// The first that the kernel refuses; those set before stay, held by `self`.
     pub fn attach(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
+        for step in steps(probes, kernel.programs.technique()) {
+            match kernel.programs.technique().attach_type(step.program) {
+                Some(attach_type) => self.link(kernel, file, &step, scope, attach_type)?,
+                None => self.open_perf_events(kernel, file, &step, scope)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn link(
+        &mut self,
+        kernel: &Kernel,
+        file: BorrowedFd<'_>,
+        step: &Step<'_>,
+        scope: Scope,
+        attach_type: AttachType,
+    ) -> Result<()> {
+        let offsets: Vec<u64> = step.probes.iter().map(|probe| probe.offset).collect();
+        let cookies: Vec<u64> = step.probes.iter().map(|probe| probe.program().1).collect();
+        let pid = match scope {
+            Scope::Process(pid) => pid.0,
+            Scope::AllProcesses => 0,
+        };
         // By descriptor: the file may lie in another mount namespace, be deleted, or have no name at all.
+        let path = bpf::path_of(file.as_raw_fd());
+        let places = Places { path: &path, offsets: &offsets, cookies: &cookies, pid, returns: step.returns };
+        let program =
+            kernel.programs.descriptor(step.program).with_context(|| format!("{} is not loaded", step.program))?;
+        let link = bpf::link(program, attach_type, &places)
+            .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))?;
+        self.held.push(Probes::Link(link));
+        Ok(())
+    }
+
+    fn open_perf_events(
+        &mut self,
+        kernel: &mut Kernel,
+        file: BorrowedFd<'_>,
+        step: &Step<'_>,
+        scope: Scope,
+    ) -> Result<()> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let scope = match scope {
             Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid.0).context("pid 0 cannot be traced")?),
             Scope::AllProcesses => UProbeScope::AllProcesses,
         };
-        let mut probes: Vec<&Probe> = probes.iter().collect();
-        probes.sort_by_key(|probe| probe.rank());
-        let mut set = |program: &str, probe: &Probe, cookie: u64| -> Result<()> {
+        let program = load_by_aya(&mut kernel.ebpf, step.program)?;
+        for probe in &step.probes {
+            let cookie = probe.program().1;
             let point = UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
-                cookie: (cookie != 0).then_some(cookie),
+                cookie: (cookie != 0 && !step.returns).then_some(cookie),
             };
-            let program = kernel.uprobe(program)?;
             let link = program.attach(point, &path, scope).with_context(|| {
                 format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
             })?;
-            self.links.push(program.take_link(link)?);
-            Ok(())
-        };
-        for probe in probes.iter().filter(|probe| !probe.returns()) {
-            let (program, cookie) = probe.program();
-            set(program, probe, cookie)?;
-        }
-        for probe in probes.iter().filter(|probe| probe.returns()) {
-            set("returned", probe, 0)?;
-        }
-        for probe in probes.iter().filter(|probe| probe.returns()) {
-            let (program, cookie) = probe.program();
-            set(program, probe, cookie)?;
+            self.held.push(Probes::PerfEvent(program.take_link(link)?));
         }
         Ok(())
     }
 
-    /// Probes in place.
-    pub fn count(&self) -> usize {
-        self.links.len()
+    /// Whether nothing is probed.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
-    /// Removes all of them. The kernel waits for a grace period at each: side by side.
+    /// Removes all probes. The kernel waits for a grace period at each link: side by side.
     pub fn detach(self) {
         thread::scope(|scope| {
-            for link in self.links {
-                scope.spawn(move || {
-                    if let Err(error) = link.detach() {
-                        log::warn!(
-                            "a probe could not be detached by hand (its descriptor is closed all the same): {error}"
-                        );
+            for held in self.held {
+                scope.spawn(move || match held {
+                    Probes::Link(link) => drop(link),
+                    Probes::PerfEvent(link) => {
+                        if let Err(error) = link.detach() {
+                            log::warn!(
+                                "a probe could not be detached by hand; closing its descriptor does so: {error}"
+                            );
+                        }
                     }
                 });
             }
         });
+    }
+}
+
+/// What to attach, in an order in which nothing is booked whose free could go unseen, and no entry is remembered whose
+/// return could not be seen.
+fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    let mut add = |program: &'static str, returns: bool, wanted: &dyn Fn(&Probe) -> bool| {
+        let probes: Vec<&Probe> = probes.iter().filter(|probe| wanted(probe)).collect();
+        if !probes.is_empty() {
+            steps.push(Step { program, returns, probes });
+        }
+    };
+    for program in ["free", "call"] {
+        add(program, false, &|probe| probe.frees() && probe.program().0 == program);
+    }
+    if technique != Technique::Sessions {
+        add("returned", true, &|probe| !probe.frees());
+    }
+    add("call", false, &Probe::reallocates);
+    for program in ["call", "malloc"] {
+        add(program, false, &|probe| !probe.frees() && !probe.reallocates() && probe.program().0 == program);
+    }
+    steps
+}
+
+fn names(probes: &[&Probe]) -> String {
+    probes.iter().map(|probe| probe.function.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(function: &str, kind: u32, placement: Option<u64>) -> Probe {
+        Probe { function: function.to_owned(), kind, offset: 0x1000, placement, leaf: true }
+    }
+
+    fn order(technique: Technique) -> Vec<(String, bool)> {
+        let probes = [
+            probe("malloc", abi::FUNCTION_MALLOC, None),
+            probe("moved_free", abi::FUNCTION_FREE, cookie::encode(STANDARD_ARGUMENTS, 24)),
+            probe("realloc", abi::FUNCTION_REALLOC, None),
+            probe("calloc", abi::FUNCTION_CALLOC, None),
+            probe("free", abi::FUNCTION_FREE, None),
+        ];
+        steps(&probes, technique).iter().map(|step| (names(&step.probes), step.returns)).collect()
+    }
+
+    fn at(expected: &[(&str, bool)]) -> Vec<(String, bool)> {
+        expected.iter().map(|(names, returns)| ((*names).to_owned(), *returns)).collect()
+    }
+
+    #[test]
+    fn frees_come_first_and_mallocs_last() {
+        let expected =
+            [("free", false), ("moved_free", false), ("realloc", false), ("calloc", false), ("malloc", false)];
+        assert_eq!(order(Technique::Sessions), at(&expected));
+    }
+
+    #[test]
+    fn without_sessions_returns_are_watched_before_entries() {
+        let expected = [
+            ("free", false),
+            ("moved_free", false),
+            ("malloc, realloc, calloc", true),
+            ("realloc", false),
+            ("calloc", false),
+            ("malloc", false),
+        ];
+        for technique in [Technique::Multi, Technique::PerfEvents] {
+            assert_eq!(order(technique), at(&expected));
+        }
+    }
+
+    #[test]
+    fn only_a_plain_leaf_is_left_to_the_program_that_asks_no_cookie() {
+        assert_eq!(probe("malloc", abi::FUNCTION_MALLOC, None).program(), ("malloc", 0));
+        let wrapper = Probe { leaf: false, ..probe("malloc", abi::FUNCTION_MALLOC, None) };
+        let (program, cookie) = wrapper.program();
+        assert_eq!((program, cookie & abi::COOKIE_LEAF), ("call", 0));
+        assert_eq!(cookie::register(cookie, 0), Register::RDI);
     }
 }

@@ -4,12 +4,14 @@ use std::process;
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
-use aya::programs::{ProgramError, RawTracePoint, UProbe};
+use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
 use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
 
 use super::mapping::Mapping;
+use super::programs::{Programs, Technique};
+use super::sampling;
 
 /// What the user can size and filter.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +26,8 @@ pub struct Limits {
     pub min_size: u64,
     /// Largest block recorded, bytes.
     pub max_size: u64,
+    /// Mean distance between sampled bytes; 0 records every block.
+    pub sample_bytes: u64,
 }
 
 /// Threads there is room for. A state takes 128 bytes with its key.
@@ -31,8 +35,10 @@ const MAX_THREADS: u32 = 65_536;
 
 /// The loaded programs and the memory they write.
 pub struct Kernel {
-    /// Programs and maps; dropping it detaches and unloads everything.
+    /// Maps, tracepoints and, where perf events are used, the uprobe programs.
     pub ebpf: Ebpf,
+    /// The uprobe programs.
+    pub programs: Programs,
     /// Keys of outstanding blocks.
     pub block_keys: Mapping<Bucket>,
     /// Their records.
@@ -59,7 +65,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
-    pub fn load(object: &[u8], limits: &Limits) -> Result<Self> {
+    pub fn load(object: &[u8], limits: &Limits, technique: Technique) -> Result<Self> {
         let block_buckets = table::buckets_for(limits.max_allocs);
         let site_buckets = table::buckets_for(limits.max_stacks);
         let thread_buckets = table::buckets_for(MAX_THREADS);
@@ -67,6 +73,7 @@ impl Kernel {
         let epoch_ns = monotonic_ns()?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let max_size_complement = u64::MAX - limits.max_size;
+        let sessions = u32::from(technique == Technique::Sessions);
 
         let mut loader = EbpfLoader::new();
         loader
@@ -84,6 +91,8 @@ impl Kernel {
             .override_global("MAX_DEPTH", &limits.max_depth, true)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
+            .override_global("SAMPLE_BYTES", &limits.sample_bytes, true)
+            .override_global("SESSIONS", &sessions, true)
             .override_global("EPOCH_NS", &epoch_ns, true)
             .override_global("SELF_TGID", &self_tgid, true)
             .override_global("HAS_GROUP_DEAD", &group_dead, true);
@@ -102,8 +111,12 @@ impl Kernel {
             losses: Mapping::new(&ebpf, "LOSSES")?,
             control: Mapping::new(&ebpf, "CONTROL")?,
             epoch_ns,
+            programs: Programs::load(technique, object, &ebpf)?,
             ebpf,
         };
+        if limits.sample_bytes != 0 {
+            sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
+        }
         // Slot 0 means "none".
         kernel.set_control(|control| control.next_slot = 1)?;
         for name in ["process_exec", "process_exit"] {
@@ -112,21 +125,11 @@ impl Kernel {
                 .program_mut(name)
                 .with_context(|| format!("the BPF object has no program {name}"))?
                 .try_into()?;
-            program.load().map_err(|error| refused(name, error))?;
+            program.load().with_context(|| format!("cannot load the BPF program {name}"))?;
             let tracepoint = format!("sched_{name}");
             program.attach(&tracepoint).with_context(|| format!("cannot attach to the tracepoint {tracepoint}"))?;
         }
         Ok(kernel)
-    }
-
-    /// The uprobe program called `name`, loaded on first use.
-    pub fn uprobe(&mut self, name: &str) -> Result<&mut UProbe> {
-        let program: &mut UProbe =
-            self.ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?.try_into()?;
-        if program.fd().is_err() {
-            program.load().map_err(|error| refused(name, error))?;
-        }
-        Ok(program)
     }
 
     /// The ring of news, once.
@@ -156,18 +159,6 @@ impl Kernel {
         }
         Ok(())
     }
-}
-
-fn refused(name: &str, error: ProgramError) -> anyhow::Error {
-    if let ProgramError::LoadError { io_error, verifier_log } = &error
-        && io_error.raw_os_error() != Some(libc::EPERM)
-    {
-        log::debug!("verifier's log for {name}:\n{verifier_log}");
-        return anyhow::anyhow!(
-            "this kernel's verifier refuses the BPF program {name} ({io_error}); -vv shows its log"
-        );
-    }
-    anyhow::Error::new(error).context(format!("cannot load the BPF program {name}"))
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel's `ktime`.

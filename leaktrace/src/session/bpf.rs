@@ -1,0 +1,186 @@
+//! The few commands of bpf(2) that aya 0.14 has no way to give: programs of the uprobe-multi attach types, and links of
+//! one program to many places of a file.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::{io, mem};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+
+/// `BPF_F_UPROBE_MULTI_RETURN`: the link is of return probes (uapi/linux/bpf.h).
+const UPROBE_MULTI_RETURN: u32 = 1;
+/// The kernel refuses a larger log buffer (`UINT_MAX >> 8` before 5.19, `>> 2` since).
+const LOG_BYTES: usize = 4 << 20;
+
+/// The kernel's attach types for many uprobes at once (uapi/linux/bpf.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AttachType {
+    /// `BPF_TRACE_UPROBE_MULTI`, from Linux 6.6.
+    Multi = 48,
+    /// `BPF_TRACE_UPROBE_SESSION`, from Linux 6.13: the program runs at the entry, which decides over the return.
+    Session = 57,
+}
+
+/// A program to be verified.
+pub struct Program<'a> {
+    /// Shown by the kernel's tools; cut at 15 bytes.
+    pub name: &'a str,
+    /// Decides where it may be attached.
+    pub attach_type: AttachType,
+    /// Relocated code.
+    pub instructions: &'a [bpf_insn],
+    /// The licence that helpers are granted by.
+    pub license: &'a CStr,
+    /// Types of its functions, which global functions need.
+    pub types: Option<Types<'a>>,
+}
+
+/// Type information of a program.
+pub struct Types<'a> {
+    /// BTF in the kernel.
+    pub btf: BorrowedFd<'a>,
+    /// Records and their size in bytes.
+    pub functions: (&'a [u8], usize),
+    /// Records and their size in bytes.
+    pub lines: (&'a [u8], usize),
+}
+
+/// Why the verifier refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Refused {
+    /// The kernel's error number.
+    pub error: io::Error,
+    /// The end of what the verifier says.
+    pub log: String,
+}
+
+/// Verifies and loads a program.
+pub fn load(program: &Program<'_>) -> Result<OwnedFd, Refused> {
+    let load = |log: &mut [u8]| {
+        let mut attr = zeroed();
+        // SAFETY: the member of the union that BPF_PROG_LOAD reads.
+        let request = unsafe { &mut attr.__bindgen_anon_3 };
+        for (to, from) in request.prog_name.iter_mut().take(15).zip(program.name.as_bytes()) {
+            *to = *from as _;
+        }
+        request.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32;
+        request.expected_attach_type = program.attach_type as u32;
+        request.insns = program.instructions.as_ptr() as u64;
+        request.insn_cnt = program.instructions.len() as u32;
+        request.license = program.license.as_ptr() as u64;
+        if let Some(types) = &program.types {
+            request.prog_btf_fd = types.btf.as_raw_fd() as u32;
+            let (bytes, size) = types.functions;
+            request.func_info = bytes.as_ptr() as u64;
+            request.func_info_rec_size = size as u32;
+            request.func_info_cnt = (bytes.len() / size.max(1)) as u32;
+            let (bytes, size) = types.lines;
+            request.line_info = bytes.as_ptr() as u64;
+            request.line_info_rec_size = size as u32;
+            request.line_info_cnt = (bytes.len() / size.max(1)) as u32;
+        }
+        if !log.is_empty() {
+            request.log_level = 1;
+            request.log_buf = log.as_mut_ptr() as u64;
+            request.log_size = log.len() as u32;
+        }
+        descriptor(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+    };
+    load(&mut []).or_else(|error| {
+        // Once more for the reason; it may even succeed, the first time having been interrupted.
+        let mut log = vec![0; LOG_BYTES];
+        load(&mut log).map_err(|_| {
+            let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+            Refused { error, log: String::from_utf8_lossy(&log[..end]).into_owned() }
+        })
+    })
+}
+
+/// Loads BTF.
+pub fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: the member of the union that BPF_BTF_LOAD reads.
+    let request = unsafe { &mut attr.__bindgen_anon_7 };
+    request.btf = bytes.as_ptr() as u64;
+    request.btf_size = bytes.len() as u32;
+    descriptor(bpf_cmd::BPF_BTF_LOAD, &mut attr)
+}
+
+/// Many places of one file.
+pub struct Places<'a> {
+    /// The file, by any path that leads to it.
+    pub path: &'a CStr,
+    /// Offsets in the file, each once.
+    pub offsets: &'a [u64],
+    /// A cookie for each offset.
+    pub cookies: &'a [u64],
+    /// The process to be probed; 0 for all.
+    pub pid: u32,
+    /// At the functions' returns rather than there.
+    pub returns: bool,
+}
+
+/// Attaches a program of that attach type; closing the descriptor detaches it.
+pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, places: &Places<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: the member of the union that BPF_LINK_CREATE reads.
+    let request = unsafe { &mut attr.link_create };
+    request.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    request.attach_type = attach_type as u32;
+    // SAFETY: the member that it reads for these attach types.
+    let multi = unsafe { &mut request.__bindgen_anon_3.uprobe_multi };
+    multi.path = places.path.as_ptr() as u64;
+    multi.offsets = places.offsets.as_ptr() as u64;
+    multi.cookies = places.cookies.as_ptr() as u64;
+    multi.cnt = places.offsets.len().min(places.cookies.len()) as u32;
+    multi.flags = if places.returns { UPROBE_MULTI_RETURN } else { 0 };
+    multi.pid = places.pid;
+    descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Whether programs of this attach type can be loaded.
+pub fn supports(attach_type: AttachType) -> bool {
+    trivial(attach_type).is_ok()
+}
+
+/// Whether a multi link's pid means a process. Until 6.9 it meant a thread; the fix came with a check of the pid before
+/// that of the path, so that a wrong path and a wrong pid together tell.
+pub fn multi_knows_processes() -> bool {
+    trivial(AttachType::Multi).is_ok_and(|program| {
+        use std::os::fd::AsFd;
+        let nowhere = Places { path: c"/", offsets: &[0], cookies: &[0], pid: u32::MAX, returns: false };
+        link(program.as_fd(), AttachType::Multi, &nowhere)
+            .is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+    })
+}
+
+fn trivial(attach_type: AttachType) -> Result<OwnedFd, Refused> {
+    /// `r0 = 0`, `exit`.
+    const CODE: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: instructions are 8 bytes of plain data.
+    let instructions: [bpf_insn; 2] = unsafe { mem::transmute(CODE) };
+    load(&Program { name: "probe", attach_type, instructions: &instructions, license: c"Dual MIT/GPL", types: None })
+}
+
+/// A path as the kernel wants it.
+pub fn path_of(file: RawFd) -> CString {
+    // No digit is a NUL.
+    CString::new(format!("/proc/self/fd/{file}")).unwrap_or_default()
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain integers; the kernel demands that what is not used be 0.
+    unsafe { mem::zeroed() }
+}
+
+fn descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` is what `command` reads, its pointers outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<bpf_attr>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: these commands return a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
+}

@@ -1,0 +1,216 @@
+//! The uprobe programs, loaded for the cheapest way of attaching that this kernel has.
+//!
+//! Sessions (6.13) and multi links (6.6) set all probes of a file by one link, which detaches in one grace period where
+//! perf events take one each, and they run 6-8 % faster; a session also skips the return of calls that are not wanted.
+//! aya 0.14 knows neither, so for these the object is parsed once more and loaded by hand; aya made its maps.
+
+use std::collections::HashSet;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::Ebpf;
+use aya::maps::{Map, MapData};
+use aya::programs::{ProgramError, UProbe};
+use aya_obj::btf::{Btf, BtfFeatures, BtfKind};
+use aya_obj::generated::bpf_insn;
+use aya_obj::{Features, Object};
+use leaktrace_common::abi::KFUNC_SESSION_IS_RETURN;
+
+use super::bpf::{self, AttachType, Program, Refused, Types};
+
+/// `BPF_JMP | BPF_CALL` of the kernel's `uapi/linux/bpf_common.h`.
+const CALL: u8 = 0x85;
+/// `BPF_PSEUDO_KFUNC_CALL`: the call is of a kernel function, by its BTF id.
+const KFUNC_CALL: u8 = 2;
+
+/// How probes are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Technique {
+    /// Entries and returns by uprobe sessions, frees by multi links.
+    Sessions,
+    /// Multi links for entries and others for returns.
+    Multi,
+    /// A perf event for each probe.
+    PerfEvents,
+}
+
+impl Technique {
+    /// The cheapest that this kernel has.
+    pub fn best() -> Self {
+        if !bpf::multi_knows_processes() {
+            Self::PerfEvents
+        } else if bpf::supports(AttachType::Session) {
+            Self::Sessions
+        } else {
+            Self::Multi
+        }
+    }
+
+    /// The attach type that a program is verified for; `None` for perf events.
+    pub fn attach_type(self, program: &str) -> Option<AttachType> {
+        match (self, program) {
+            (Self::Sessions, "malloc" | "call") => Some(AttachType::Session),
+            (Self::Sessions | Self::Multi, _) => Some(AttachType::Multi),
+            (Self::PerfEvents, _) => None,
+        }
+    }
+}
+
+/// Loads programs beside aya.
+pub struct Loader {
+    object: Object,
+    btf: Option<OwnedFd>,
+    session_is_return: Option<u32>,
+}
+
+impl Loader {
+    /// `bytes` is the object that `ebpf` was loaded from; its maps must all be there still.
+    pub fn new(bytes: &[u8], ebpf: &Ebpf) -> Result<Self> {
+        let mut object = Object::parse(bytes).context("the BPF object cannot be parsed")?;
+        // Every kernel with multi links has all of these.
+        let btf_features = BtfFeatures::new(true, true, true, true, true, true, true, true);
+        let btf = match object.fixup_and_sanitize_btf(&btf_features)? {
+            Some(btf) => Some(bpf::load_btf(&btf.to_bytes()).context("the kernel refuses the BPF object's BTF")?),
+            None => None,
+        };
+        let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let maps = mem::take(&mut object.maps);
+        let with_descriptors = maps
+            .iter()
+            .map(|(name, map)| Ok((name.as_str(), map_data(ebpf, name)?.fd().as_fd().as_raw_fd(), map)))
+            .collect::<Result<Vec<(&str, RawFd, &aya_obj::Map)>>>()?;
+        object.relocate_maps(with_descriptors.into_iter(), &text)?;
+        object.relocate_calls(&text)?;
+        object.sanitize_functions(&Features::new(true, true, true, true, true, true, true, Some(btf_features)));
+        let session_is_return = Btf::from_sys_fs()
+            .ok()
+            .and_then(|btf| btf.id_by_type_name_kind("bpf_session_is_return", BtfKind::Func).ok());
+        Ok(Self { object, btf, session_is_return })
+    }
+
+    /// Verifies the program called `name`.
+    pub fn load(&self, name: &str, attach_type: AttachType) -> Result<OwnedFd> {
+        let program =
+            self.object.programs.get(name).with_context(|| format!("the BPF object has no program {name}"))?;
+        let function = self
+            .object
+            .functions
+            .get(&program.function_key())
+            .with_context(|| format!("the BPF object has no code for {name}"))?;
+        let mut instructions = function.instructions.clone();
+        for instruction in &mut instructions {
+            self.link_kernel_function(instruction);
+        }
+        let (functions, lines) = (function.func_info.func_info_bytes(), function.line_info.line_info_bytes());
+        let types = self.btf.as_ref().map(|btf| Types {
+            btf: btf.as_fd(),
+            functions: (&functions, function.func_info_rec_size),
+            lines: (&lines, function.line_info_rec_size),
+        });
+        bpf::load(&Program { name, attach_type, instructions: &instructions, license: &program.license, types })
+            .map_err(|refused| explain(name, refused))
+    }
+
+    /// Where the kernel lacks the function the call stays as it is: in dead code, which the verifier drops.
+    fn link_kernel_function(&self, instruction: &mut bpf_insn) {
+        if instruction.code == CALL
+            && instruction.src_reg() == 0
+            && instruction.imm as u32 == KFUNC_SESSION_IS_RETURN
+            && let Some(id) = self.session_is_return
+        {
+            instruction.set_src_reg(KFUNC_CALL);
+            instruction.imm = id as i32;
+        }
+    }
+}
+
+fn explain(name: &str, refused: Refused) -> anyhow::Error {
+    log::debug!("the verifier's log for {name}:\n{}", refused.log);
+    match refused.error.raw_os_error() {
+        Some(libc::EPERM) => anyhow!(refused.error).context(format!("cannot load the BPF program {name}")),
+        _ => anyhow!("this kernel's verifier refuses the BPF program {name} ({}); -vv shows its log", refused.error),
+    }
+}
+
+/// Has aya load the uprobe program called `name`, unless it has.
+pub fn load_by_aya<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe> {
+    let program: &mut UProbe =
+        ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?.try_into()?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| match error {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                explain(name, Refused { error: io_error, log: verifier_log.to_string() })
+            }
+            error => anyhow!(error).context(format!("cannot load the BPF program {name}")),
+        })?;
+    }
+    Ok(program)
+}
+
+fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData> {
+    match ebpf.map(name).with_context(|| format!("the BPF object has no map {name}"))? {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::ProgramArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data)
+        | Map::LpmTrie(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashOfMaps(data)
+        | Map::Unsupported(data) => Ok(data),
+        _ => bail!("the BPF object's map {name} is of a kind that is not expected"),
+    }
+}
+
+/// The programs of one technique, loaded.
+pub enum Programs {
+    /// By hand.
+    ByHand {
+        /// Of sessions or of multi links.
+        technique: Technique,
+        /// Loaded programs.
+        descriptors: Vec<(&'static str, OwnedFd)>,
+    },
+    /// By aya, as needed.
+    ByAya,
+}
+
+impl Programs {
+    /// Loads all that the technique needs.
+    pub fn load(technique: Technique, object: &[u8], ebpf: &Ebpf) -> Result<Self> {
+        let names: &[&'static str] = match technique {
+            Technique::PerfEvents => return Ok(Self::ByAya),
+            Technique::Sessions => &["malloc", "call", "free"],
+            Technique::Multi => &["malloc", "call", "free", "returned"],
+        };
+        let loader = Loader::new(object, ebpf)?;
+        let descriptors = names
+            .iter()
+            .map(|name| {
+                let attach_type = technique.attach_type(name).context("perf events need no attach type")?;
+                Ok((*name, loader.load(name, attach_type)?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self::ByHand { technique, descriptors })
+    }
+
+    /// The descriptor of a program loaded by hand.
+    pub fn descriptor(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::ByHand { descriptors, .. } => {
+                descriptors.iter().find(|(known, _)| *known == name).map(|(_, descriptor)| descriptor.as_fd())
+            }
+            Self::ByAya => None,
+        }
+    }
+
+    /// How probes are attached.
+    pub fn technique(&self) -> Technique {
+        match self {
+            Self::ByHand { technique, .. } => *technique,
+            Self::ByAya => Technique::PerfEvents,
+        }
+    }
+}
