@@ -1,0 +1,236 @@
+//! What to probe in one object: an image goes in, its probes come out.
+//!
+//! This is where the other parts meet: symbols are looked up in the table of functions, functions that only pass a call on
+//! are left out, and each of the rest gets its site. The result names everything it decided, so that `-v` and `doctor` can
+//! say it. Which processes map the object is for others to know; [`choose`] says which of their objects are worth probing.
+
+mod hidden;
+mod linkage;
+mod outside;
+mod role;
+mod survey;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use super::elf::{ElfError, Image, Sort};
+use super::functions::{AllocSymbol, Kind, Table};
+use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
+pub use role::{Allocator, Role};
+use survey::Candidate;
+
+/// More functions than this in one object are no allocator's; a hostile symbol table may name any number.
+const MAX_FUNCTIONS: usize = 512;
+
+/// What to look for, and on what kernel.
+#[derive(Debug, Clone, Default)]
+pub struct PlanOptions<'a> {
+    /// A prefix of the C library's and jemalloc's names (`--symbols-prefix`), beside those we know.
+    pub prefix: Option<&'a str>,
+    /// Functions the user named (`--alloc-symbols`).
+    pub symbols: &'a [AllocSymbol],
+    /// What the running kernel emulates.
+    pub emulation: Emulation,
+}
+
+/// The probes of one object.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the object is.
+    pub role: Role,
+    /// The instruction set.
+    pub machine: Machine,
+    /// The build id, if it has one.
+    pub build_id: Option<Vec<u8>>,
+    /// One for each function, in the order of their addresses.
+    pub probes: Vec<Probe>,
+    /// Functions that are not probed, and why.
+    pub skipped: Vec<Skipped>,
+    /// An allocator that seems to be in there without a name to find it by, where nothing was found to probe.
+    pub hidden: Option<Allocator>,
+}
+
+/// One function to probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// All names of the function, as the symbol table has them; the one that decided comes first.
+    pub names: Vec<String>,
+    /// What the call does: which program serves it.
+    pub kind: Kind,
+    /// The entry, in the object's own numbering.
+    pub address: u64,
+    /// The entry's place in the file, in bytes.
+    pub entry_offset: u64,
+    /// Where the probe goes, relative to the entry.
+    pub site: Site,
+    /// The site's place in the file, in bytes: the offset to attach to, entry and return probe alike.
+    pub offset: u64,
+    /// What the attached program gets as its cookie: 0 for the plain one, a map for the other.
+    pub cookie: u64,
+}
+
+impl Probe {
+    /// Whether a return probe belongs to it.
+    #[must_use]
+    pub fn needs_return(&self) -> bool {
+        self.kind.needs_return()
+    }
+
+    /// What keeps the probe at a single-stepped entry, if it is at one.
+    #[must_use]
+    pub fn fallback(&self) -> Option<Fallback> {
+        match (self.site.cost, self.site.reason) {
+            (Cost::Stepped, Reason::Fallback(fallback)) => Some(fallback),
+            _ => None,
+        }
+    }
+}
+
+/// A function that is not probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its names.
+    pub names: Vec<String>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a function is not probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It passes its calls on to the named function, where they are seen.
+    Forwards(String),
+    /// The symbol is an IFUNC: code that chooses the function, not the function.
+    Resolver,
+    /// No probe can be put on its first instruction.
+    Refused(Refusal),
+    /// It is the dynamic linker's own.
+    DynamicLinker,
+}
+
+/// Why nothing can be planned for an object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Not an image we can read.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// A symbol table nobody in good faith would make.
+    #[error("more than {MAX_FUNCTIONS} allocation functions in one object")]
+    TooManyFunctions,
+}
+
+/// Plans the probes of the object with these bytes.
+///
+/// # Errors
+///
+/// If they are no image of a program or library that can be traced.
+pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> {
+    let image = Image::parse(bytes)?;
+    let mut table = Table::new(options.prefix, options.symbols);
+    let (evidence, candidates) = survey::survey(&image, &mut table)?;
+    let mut plan = Plan {
+        role: evidence.role(&image),
+        machine: image.machine(),
+        build_id: image.build_id().map(<[u8]>::to_vec),
+        probes: Vec::new(),
+        skipped: Vec::new(),
+        hidden: None,
+    };
+    if plan.role == Role::DynamicLinker {
+        plan.skipped = candidates.into_iter().map(|it| Skipped { names: it.names, why: Why::DynamicLinker }).collect();
+        return Ok(plan);
+    }
+    let (resolvers, mut functions): (Vec<_>, Vec<_>) =
+        candidates.into_iter().partition(|candidate| candidate.extent.sort == Sort::Resolver);
+    plan.skipped.extend(resolvers.into_iter().map(|it| Skipped { names: it.names, why: Why::Resolver }));
+
+    survey::mark_overlaps(&image, &mut functions);
+    let forwarders = linkage::forwarders(&image, &table, &functions);
+    let mut own = Vec::new();
+    for (function, forwards) in functions.into_iter().zip(forwarders) {
+        match forwards {
+            Some(other) => plan.skipped.push(Skipped { names: function.names, why: Why::Forwards(other) }),
+            None => own.push(function),
+        }
+    }
+    mark_outside_branches(&image, &mut own, options.emulation);
+    for function in own {
+        match probe(&image, &function, options.emulation) {
+            Ok(Some(probe)) => plan.probes.push(probe),
+            Ok(None) => {}
+            Err(refusal) => plan.skipped.push(Skipped { names: function.names, why: Why::Refused(refusal) }),
+        }
+    }
+    // Only programs are searched: one that hides its allocator hides everything it allocates.
+    if plan.probes.is_empty() && !image.is_library() {
+        plan.hidden = hidden::find(&image);
+    }
+    Ok(plan)
+}
+
+/// Looks for branches from elsewhere into what moved probes would leave behind, and notes them with the functions.
+fn mark_outside_branches(image: &Image<'_>, functions: &mut [Candidate], emulation: Emulation) {
+    let mut left_behind: Vec<(usize, RangeInclusive<u64>)> = Vec::new();
+    for (index, function) in functions.iter().enumerate() {
+        let site = site::select(&function.function(image), function.known.signature, emulation);
+        if let Some(site) = site.ok().filter(|site| site.offset > 0) {
+            let entry = function.extent.address;
+            left_behind.push((index, entry + 1..=entry + u64::from(site.offset)));
+        }
+    }
+    // A site lies before any other symbol, so these do not overlap, and the functions are in order.
+    let ranges: Vec<_> = left_behind.iter().map(|(_, range)| range.clone()).collect();
+    let entered = outside::entered(image, &ranges);
+    for ((index, _), entered) in left_behind.iter().zip(entered) {
+        if let Some(address) = entered {
+            functions[*index].enter(address);
+        }
+    }
+}
+
+/// The probe of one function; `None` if its code is not in the file.
+fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Result<Option<Probe>, Refusal> {
+    let signature = function.known.signature;
+    let site = site::select(&function.function(image), signature, emulation)?;
+    let address = function.extent.address;
+    let (Some(entry_offset), Some(offset)) =
+        (image.file_offset(address), image.file_offset(address + u64::from(site.offset)))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Probe {
+        names: function.names.clone(),
+        kind: signature.kind,
+        address,
+        entry_offset,
+        site,
+        offset,
+        cookie: site.cookie(image.machine(), signature.kind),
+    }))
+}
+
+/// Which objects of one process to probe: all that have probes, the program first, then allocators, then the C library.
+///
+/// The C library is always among them: also in a process whose allocator is another one, somebody calls its functions,
+/// `getline` and `dlopen` to begin with. A call that passes through several is counted once, by the outermost.
+pub fn choose<'a, T>(objects: impl IntoIterator<Item = (T, &'a Plan)>) -> Vec<(T, &'a Plan)> {
+    let mut chosen: Vec<_> = objects.into_iter().filter(|(_, plan)| !plan.probes.is_empty()).collect();
+    chosen.sort_by_key(|(_, plan)| match plan.role {
+        Role::Program(_) => 0,
+        Role::Allocator(_) => 1,
+        Role::Libc(_) => 2,
+        Role::CxxRuntime | Role::DynamicLinker | Role::None => 3,
+    });
+    chosen
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forwards(other) => write!(f, "passes its calls on to {other}"),
+            Self::Resolver => f.write_str("an IFUNC, which chooses the function and is not it"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::DynamicLinker => f.write_str("the dynamic linker's own"),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Where in a function the probe goes.
+//!
+//! The kernel carries out some instructions under a uprobe itself and single-steps all others, which costs thirty times
+//! as much in a virtual machine. So the site is the first instruction from the entry on that the kernel emulates, as long
+//! as a probe there sees exactly the calls that one at the entry would see: every call passes it once and nothing else
+//! does, the arguments can still be found, the stack pointer's way is known, and nothing has happened yet that the books
+//! care about. Any doubt means the entry, which is always right and sometimes slow.
+//!
+//! Bytes in, values out. Which function this is and where it lies in a file is [`super::plan`]'s business.
+
+mod emulation;
+mod forward;
+mod sweep;
+mod track;
+
+use std::fmt;
+
+use iced_x86::{Decoder, DecoderOptions};
+
+use leaktrace_common::cookie::{self, Register};
+
+use super::functions::{Kind, Signature};
+pub use emulation::{Emulation, Refusal};
+pub use forward::{Destination, forward};
+use sweep::{Sweep, Unclear};
+use track::Tracker;
+
+/// Instruction sets of the objects we can probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Machine {
+    /// x86-64, also where the program uses 32-bit pointers only in its own mind; not i386.
+    X86_64,
+    /// 64-bit ARM, little-endian.
+    Aarch64,
+}
+
+/// The longest x86 instruction, in bytes (Intel SDM volume 2, 2.3.11): as much as must be given of a function whose size
+/// is not known.
+pub const LONGEST_INSTRUCTION: usize = 15;
+
+/// How far from the entry a site is looked for, in instructions. The farthest we have met is jemalloc's `free`, at 10.
+const MAX_INSTRUCTIONS: usize = 48;
+
+/// A function as its object shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Function<'a> {
+    /// The instruction set.
+    pub machine: Machine,
+    /// The entry, in the object's own numbering (ELF virtual address).
+    pub address: u64,
+    /// The bytes from the entry on: exactly the symbol's size if [`Self::whole`], otherwise as many as there are, at
+    /// least [`LONGEST_INSTRUCTION`] if possible.
+    pub code: &'a [u8],
+    /// Whether `code` is the whole function and nothing else.
+    pub whole: bool,
+    /// The lowest address behind the entry at which another symbol lies, or to which code outside the function branches.
+    pub entered_at: Option<u64>,
+}
+
+/// Where the probe goes, and what it finds there. Only [`select`] makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Site {
+    /// Bytes from the function's entry.
+    pub offset: u32,
+    /// Bytes by which the stack pointer is below its value at the entry: the return address is that far above it.
+    pub stack_shift: u64,
+    /// The registers that hold A, B and C (as many as the function's kind reads; the rest are meaningless).
+    pub arguments: [Register; cookie::ARGUMENTS],
+    /// What a hit costs.
+    pub cost: Cost,
+    /// Why it is here and not elsewhere.
+    pub reason: Reason,
+}
+
+/// What the kernel does at each hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cost {
+    /// One trap: the instruction is emulated.
+    Emulated,
+    /// Two traps and a copy of the instruction: it is single-stepped.
+    Stepped,
+    /// Not known for this instruction set.
+    Unknown,
+}
+
+/// Why a site is where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The entry itself is emulated.
+    Entry,
+    /// Moved to the first emulated instruction.
+    Moved,
+    /// The entry, because moving away from it cannot be justified.
+    Fallback(Fallback),
+}
+
+/// What keeps a probe at the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// This instruction set's sites are not looked into.
+    Architecture,
+    /// The symbol has no size, so branches into the function's first part may be missed.
+    UnknownSize,
+    /// Too long to look through, or not all of it is code.
+    Unreadable,
+    /// The function jumps to a place computed at run time, which may be before the site.
+    IndirectJump,
+    /// A branch leads to a place behind the entry and not behind the site.
+    BranchTarget,
+    /// Another symbol, or code of another function, enters the function there.
+    EnteredElsewhere,
+    /// An argument is overwritten.
+    ArgumentLost,
+    /// The stack pointer has moved, and the function needs a return probe; or it moves where we cannot follow.
+    StackPointer,
+    /// The frame pointer is no longer the caller's.
+    FramePointer,
+    /// The function stores to memory other threads may see.
+    MemoryWrite,
+    /// A system call.
+    SystemCall,
+    /// An instruction that we do not follow.
+    NotUnderstood,
+    /// The function ends, branches or calls before anything is emulated.
+    NoSite,
+}
+
+/// Finds the site for a function of this signature.
+///
+/// # Errors
+///
+/// If no probe can be put even on the entry.
+pub fn select(function: &Function<'_>, signature: Signature, emulation: Emulation) -> Result<Site, Refusal> {
+    let entry =
+        |cost, reason| Site { offset: 0, stack_shift: 0, arguments: passed(function.machine, signature), cost, reason };
+    if function.machine == Machine::Aarch64 {
+        return Ok(entry(Cost::Unknown, Reason::Fallback(Fallback::Architecture)));
+    }
+    let first = Decoder::with_ip(64, function.code, function.address, DecoderOptions::NONE).decode();
+    let bytes = function.code.get(..first.len()).unwrap_or_default();
+    if let Some(refusal) = emulation::refusal(&first, bytes) {
+        return Err(refusal);
+    }
+    if emulation.emulates(bytes) {
+        return Ok(entry(Cost::Emulated, Reason::Entry));
+    }
+    Ok(search(function, signature, emulation)
+        .unwrap_or_else(|fallback| entry(Cost::Stepped, Reason::Fallback(fallback))))
+}
+
+/// The first emulated instruction behind the entry, or what is in its way.
+fn search(function: &Function<'_>, signature: Signature, emulation: Emulation) -> Result<Site, Fallback> {
+    if !function.whole {
+        return Err(Fallback::UnknownSize);
+    }
+    let sweep = Sweep::of(function.code, function.address).map_err(|unclear| match unclear {
+        Unclear::TooLong | Unclear::Undecodable => Fallback::Unreadable,
+        Unclear::IndirectJump => Fallback::IndirectJump,
+    })?;
+    let mut tracker = Tracker::at_entry();
+    for (index, instruction) in sweep.instructions.iter().enumerate().take(MAX_INSTRUCTIONS) {
+        let offset = instruction.ip().wrapping_sub(function.address) as usize;
+        if index > 0 {
+            // Overlapping code counts: a branch may lead into the middle of what we read as one instruction.
+            if (sweep.instructions[index - 1].ip().wrapping_add(1)..=instruction.ip())
+                .any(|address| sweep.is_target(address))
+            {
+                return Err(Fallback::BranchTarget);
+            }
+            if function.entered_at.is_some_and(|address| address <= instruction.ip()) {
+                return Err(Fallback::EnteredElsewhere);
+            }
+            // Not to a call: kernels that do not know shadow stacks emulate it without one, and the process dies.
+            let bytes = function.code.get(offset..offset + instruction.len());
+            if bytes.is_some_and(|bytes| emulation.emulates(bytes)) && !instruction.is_call_near() {
+                return found(&tracker, signature, offset);
+            }
+        }
+        tracker.follow(instruction)?;
+        if signature.positions().iter().any(|position| tracker.find(*position).is_none()) {
+            return Err(Fallback::ArgumentLost);
+        }
+    }
+    Err(Fallback::NoSite)
+}
+
+/// The site at this offset, if what the signature needs is there.
+fn found(tracker: &Tracker, signature: Signature, offset: usize) -> Result<Site, Fallback> {
+    if signature.kind.needs_return() && tracker.stack_shift() != 0 {
+        return Err(Fallback::StackPointer);
+    }
+    let mut arguments = [Register::RAX; cookie::ARGUMENTS];
+    for (argument, position) in arguments.iter_mut().zip(signature.positions()) {
+        *argument = Register(tracker.find(*position).ok_or(Fallback::ArgumentLost)?);
+    }
+    Ok(Site {
+        offset: offset as u32,
+        stack_shift: tracker.stack_shift(),
+        arguments,
+        cost: Cost::Emulated,
+        reason: Reason::Moved,
+    })
+}
+
+/// Where the calling convention passes A, B and C.
+fn passed(machine: Machine, signature: Signature) -> [Register; cookie::ARGUMENTS] {
+    let mut registers = [Register(0); cookie::ARGUMENTS];
+    for (register, position) in registers.iter_mut().zip(signature.positions()) {
+        *register = argument_register(machine, *position);
+    }
+    registers
+}
+
+/// The register of the C argument at this position (System V AMD64 ABI 3.2.3, AAPCS64 6.8.2).
+fn argument_register(machine: Machine, position: u8) -> Register {
+    const X86_64: [Register; 6] =
+        [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register(9)];
+    match machine {
+        Machine::X86_64 => X86_64.get(usize::from(position)).copied().unwrap_or(Register::RAX),
+        Machine::Aarch64 => Register(position),
+    }
+}
+
+impl Site {
+    /// Whether the program that reads its arguments where the calling convention puts them for this kind serves here.
+    #[must_use]
+    pub fn is_plain(&self, machine: Machine, kind: Kind) -> bool {
+        let standard = kind.standard().iter().map(|position| argument_register(machine, *position));
+        self.stack_shift == 0 && standard.eq(self.arguments.iter().copied().take(kind.standard().len()))
+    }
+
+    /// The attach cookie: 0 where the plain program serves, otherwise the map for the one that reads it.
+    ///
+    /// # Panics
+    ///
+    /// Never for a site that [`select`] made: its registers are numbered below 32, and its shift fits.
+    #[must_use]
+    pub fn cookie(&self, machine: Machine, kind: Kind) -> u64 {
+        if self.is_plain(machine, kind) {
+            return 0;
+        }
+        #[expect(clippy::expect_used, reason = "see Panics")]
+        cookie::encode(self.arguments, self.stack_shift).expect("a site fits into a cookie")
+    }
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Architecture => "probes of this instruction set stay at the entry",
+            Self::UnknownSize => "the symbol has no size",
+            Self::Unreadable => "its code cannot be read through",
+            Self::IndirectJump => "it jumps to a computed place",
+            Self::BranchTarget => "a branch leads back to before the first cheap instruction",
+            Self::EnteredElsewhere => "other code enters it behind its entry",
+            Self::ArgumentLost => "an argument is overwritten first",
+            Self::StackPointer => "the stack pointer moves first",
+            Self::FramePointer => "the frame pointer changes first",
+            Self::MemoryWrite => "it writes memory first",
+            Self::SystemCall => "it makes a system call first",
+            Self::NotUnderstood => "an instruction is not understood",
+            Self::NoSite => "it has no cheap instruction early enough",
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Undecodable => "its first bytes are no instruction",
+            Self::Unsupported => "the kernel puts no probe on its first instruction",
+            Self::Deadly => "a probe on its first instruction would kill the process",
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! Functions that only pass the call on to another one that is probed anyway.
+//!
+//! `free_sized` of glibc is a jump to `free`, `operator delete[]` of jemalloc one to `operator delete`, mimalloc's `realloc`
+//! loads the thread's heap and jumps to `mi_heap_realloc`. Probing both would cost two traps a call, and a `free` that is
+//! seen twice looks like a block freed twice. Because they jump, the one they jump to returns to the same caller, so
+//! nothing is lost by leaving the first one out.
+
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+use super::super::functions::{Kind, Signature};
+use super::sweep::Sweep;
+use super::track::{Tracker, argument};
+use super::{Function, Machine};
+
+/// Longer functions do something of their own.
+const MAX_INSTRUCTIONS: usize = 40;
+
+/// Where a jump out of a function leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To code of the same object.
+    Address(u64),
+    /// To whatever function's address stands there.
+    Slot(u64),
+}
+
+/// The function to which this one passes every call that does anything, if that is all it does.
+///
+/// `resolve` says what is known of the function at a destination, by whatever name; `None` if it will not be probed.
+pub fn forward<T>(
+    function: &Function<'_>,
+    signature: Signature,
+    resolve: impl Fn(Destination) -> Option<(Signature, T)>,
+) -> Option<T> {
+    if function.machine != Machine::X86_64 || !function.whole {
+        return None;
+    }
+    let sweep = Sweep::of(function.code, function.address).ok()?;
+    straight(&sweep, function, signature, &resolve).or_else(|| guarded(&sweep, function, signature, &resolve))
+}
+
+/// A straight line to a jump, with the arguments where the other function expects them.
+fn straight<T>(
+    sweep: &Sweep,
+    function: &Function<'_>,
+    signature: Signature,
+    resolve: &impl Fn(Destination) -> Option<(Signature, T)>,
+) -> Option<T> {
+    let mut tracker = Tracker::at_entry();
+    for instruction in sweep.instructions.iter().take(MAX_INSTRUCTIONS) {
+        let Some(destination) = destination(instruction, function) else {
+            tracker.follow(instruction).ok()?;
+            continue;
+        };
+        let (other, found) = resolve(destination)?;
+        let mut pairs = signature.positions().iter().zip(other.positions());
+        let same = other.kind == signature.kind && pairs.all(|(ours, theirs)| tracker.holds(*theirs, *ours));
+        return (same && tracker.stack_shift() == 0).then_some(found);
+    }
+    None
+}
+
+/// Branches that do nothing but check, and jumps to one function only: glibc's `reallocarray`, a `delete` that knows NULL.
+fn guarded<T>(
+    sweep: &Sweep,
+    function: &Function<'_>,
+    signature: Signature,
+    resolve: &impl Fn(Destination) -> Option<(Signature, T)>,
+) -> Option<T> {
+    if sweep.instructions.len() > MAX_INSTRUCTIONS {
+        return None;
+    }
+    let mut infos = InstructionInfoFactory::new();
+    let mut leaves_for = None;
+    let mut written = Vec::new();
+    for instruction in &sweep.instructions {
+        if let Some(destination) = destination(instruction, function) {
+            if leaves_for.is_some_and(|other| other != destination) {
+                return None;
+            }
+            leaves_for = Some(destination);
+            continue;
+        }
+        match instruction.flow_control() {
+            FlowControl::Return => continue,
+            FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {}
+            _ => return None,
+        }
+        let info = infos.info(instruction);
+        let stores = info.used_memory().iter().any(|used| {
+            // `errno` is all that such a function may set.
+            used.segment() != Register::FS && !is_read(used.access())
+        });
+        if stores || instruction.has_lock_prefix() {
+            return None;
+        }
+        let registers = info.used_registers().iter().filter(|used| !is_read(used.access()));
+        written.extend(registers.map(|used| used.register().full_register()));
+    }
+    let (other, found) = resolve(leaves_for?)?;
+    // Of `reallocarray` only the block is passed on as it came; `realloc` sees the product.
+    let compared = match (signature.kind, other.kind) {
+        (Kind::ReallocArray, Kind::Realloc) => 1,
+        (ours, theirs) if ours == theirs => signature.positions().len(),
+        _ => return None,
+    };
+    let mut pairs = signature.positions().iter().zip(other.positions()).take(compared);
+    let same = pairs
+        .all(|(ours, theirs)| ours == theirs && argument(*ours).is_some_and(|register| !written.contains(&register)));
+    (same && !written.contains(&Register::RSP)).then_some(found)
+}
+
+/// Where a jump leads that leaves the function, if this is one.
+fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
+    let within = function.address..function.address.saturating_add(function.code.len() as u64);
+    match instruction.flow_control() {
+        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+            if matches!(instruction.op0_kind(), OpKind::NearBranch64) =>
+        {
+            let target = instruction.near_branch_target();
+            (!within.contains(&target)).then_some(Destination::Address(target))
+        }
+        FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
+            Some(Destination::Slot(instruction.ip_rel_memory_address()))
+        }
+        _ => None,
+    }
+}
+
+fn is_read(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
+}
