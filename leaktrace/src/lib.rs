@@ -2,8 +2,15 @@
 //!
 //! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> [`report`].
 
+pub mod cli;
+pub mod config;
+mod logging;
 pub mod model;
 pub mod object;
+pub mod outcome;
 pub mod report;
+mod run;
 pub mod session;
 pub mod targets;
+
+pub use run::main;

@@ -1,2 +1,7 @@
 //! The `leaktrace` command: a thin shell over the library.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leaktrace::main()
+}

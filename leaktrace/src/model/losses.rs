@@ -21,6 +21,10 @@ pub struct Losses {
     pub returns_missed: u64,
     /// Records of the kernel about processes and mappings that were lost before they could be read.
     pub events_lost: u64,
+    /// Calls that were not looked at because more processes or threads were at work than there is room for.
+    pub threads_dropped: u64,
+    /// Bytes of `allocs_dropped`.
+    pub bytes_dropped: u64,
     /// `unwind_failed` by reason, where reasons are known. The reasons add up to `unwind_failed`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unwind_failures: BTreeMap<String, u64>,
@@ -44,9 +48,12 @@ impl Losses {
             unwind_failed: _,
             returns_missed,
             events_lost,
+            threads_dropped,
+            // Another measure of the same allocations.
+            bytes_dropped: _,
             unwind_failures: _,
         } = self;
-        [*allocs_dropped, *stacks_dropped, *stacks_truncated, *returns_missed, *events_lost]
+        [*allocs_dropped, *stacks_dropped, *stacks_truncated, *returns_missed, *events_lost, *threads_dropped]
             .into_iter()
             .fold(self.unwind_failed_total(), u64::saturating_add)
     }
@@ -73,6 +80,7 @@ mod tests {
             Losses { unwind_failed: 1, ..Losses::default() },
             Losses { returns_missed: 1, ..Losses::default() },
             Losses { events_lost: 1, ..Losses::default() },
+            Losses { threads_dropped: 1, ..Losses::default() },
             Losses { unwind_failures: [("no mapping".to_owned(), 1)].into(), ..Losses::default() },
         ];
         for losses in one_each {

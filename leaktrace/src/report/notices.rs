@@ -1,6 +1,6 @@
 //! What a reader must know before believing the numbers: each loss in words, with its number and the next step.
 
-use super::human::{Count, counted};
+use super::human::{Bytes, Count, counted};
 use super::names::clean;
 use crate::model::{Options, Snapshot};
 
@@ -46,8 +46,15 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         losses.allocs_dropped,
         "allocation",
         "dropped",
-        format!("not recorded (table of {} full)", Count(max_allocs)),
+        format!("not recorded ({}table of {} full)", bytes_dropped(losses.bytes_dropped), Count(max_allocs)),
         "totals are too low, raise --max-allocs".to_owned(),
+    );
+    lose(
+        losses.threads_dropped,
+        "call",
+        "dropped",
+        "not recorded (too many processes or threads at once)".to_owned(),
+        "totals are untrue, trace fewer processes with --pid".to_owned(),
     );
     lose(
         losses.returns_missed,
@@ -94,6 +101,10 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     };
     notices.extend(snapshot.warnings.iter().map(warning));
     notices
+}
+
+fn bytes_dropped(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!("{}, ", Bytes(bytes)) }
 }
 
 fn reasons(snapshot: &Snapshot) -> String {

@@ -1,0 +1,241 @@
+//! The options, in the groups that `--help` shows. A doc comment's first line is what `-h` says; help texts are written for
+//! users, without a full stop at the end of the short one.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::values::{Pids, Top, parse_bytes, parse_pids, parse_positive_bytes, parse_positive_time, parse_time};
+use crate::model::Options;
+
+/// Largest table capacity accepted: what a table of 32-bit positions can hold, with room to spare.
+const MAX_CAPACITY: i64 = 1_000_000_000;
+
+/// Everything that says what to trace and how.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Whom to trace.
+    #[command(flatten)]
+    pub whom: WhomArgs,
+    /// What to record.
+    #[command(flatten)]
+    pub record: RecordArgs,
+    /// What to report of it.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Exit status.
+    #[command(flatten)]
+    pub gate: GateArgs,
+    /// Messages.
+    #[command(flatten)]
+    pub messages: MessageArgs,
+    /// Show no status line on a terminal while tracing
+    #[arg(long, help_heading = "Messages")]
+    pub no_progress: bool,
+}
+
+/// Whom to trace.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Whom to trace")]
+pub struct WhomArgs {
+    /// Trace running processes
+    ///
+    /// Several are joined by commas, or the option is repeated.
+    #[arg(short, long = "pid", value_name = "PID[,PID...]", value_parser = parse_pids)]
+    pub pids: Vec<Pids>,
+
+    /// Launch this command and trace it, from before its first allocation, with its descendants
+    #[arg(last = true, value_name = "-- COMMAND")]
+    pub command: Vec<OsString>,
+
+    /// Probe this executable or library too, beside the allocators that are found
+    ///
+    /// May be repeated.
+    #[arg(long = "object", value_name = "PATH")]
+    pub objects: Vec<PathBuf>,
+
+    // The help stands in the attribute where rustdoc would want marks that a terminal shows as they are.
+    #[doc = "Prefixes of functions to probe."]
+    #[arg(
+        long = "symbols-prefix",
+        value_name = "PREFIX",
+        help = "Probe functions with this prefix too: je_ for je_malloc, je_free and so on",
+        long_help = "Probe functions with this prefix too: je_ for je_malloc, je_free and so on\n\nMay be repeated."
+    )]
+    pub symbols_prefixes: Vec<String>,
+}
+
+/// What to record.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to record")]
+pub struct RecordArgs {
+    /// Stop after this time [default: at Ctrl-C, or when the traced processes have ended]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_positive_time)]
+    pub duration: Option<Duration>,
+
+    /// Report every TIME [default: only at the end]
+    ///
+    /// Files are written anew at each report. On standard output JSON reports follow one another, a line each; flame
+    /// graphs and folded stacks come once, at the end.
+    #[arg(short, long, value_name = "TIME", value_parser = parse_positive_time)]
+    pub interval: Option<Duration>,
+
+    /// Stop after N interval reports
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Ignore allocations below this size
+    #[arg(short = 'z', long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub min_size: Option<u64>,
+
+    /// Ignore allocations above this size
+    #[arg(short = 'Z', long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_size: Option<u64>,
+
+    /// Record at most N outstanding allocations at a time
+    ///
+    /// More are counted as losses. Room for them is taken at the start, some 45 bytes each.
+    #[arg(long, value_name = "N", default_value_t = Options::MAX_ALLOCS as u32, value_parser = capacity())]
+    pub max_allocs: u32,
+
+    /// Record at most N different stacks
+    ///
+    /// More are counted as losses, and their allocations under a site without stack.
+    #[arg(long, value_name = "N", default_value_t = Options::MAX_STACKS as u32, value_parser = capacity())]
+    pub max_stacks: u32,
+
+    /// Record at most N frames of a stack, 127 at most
+    #[arg(long, value_name = "N", default_value_t = Options::MAX_DEPTH,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Options::MAX_DEPTH)))]
+    pub max_depth: u32,
+}
+
+fn capacity() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MAX_CAPACITY)
+}
+
+/// What to report.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to report")]
+pub struct OutputArgs {
+    /// Write a flame graph of what is not freed
+    #[arg(long, value_name = "FILE.svg")]
+    pub flamegraph: Option<PathBuf>,
+
+    /// What the width of the flame graph's frames stands for
+    #[arg(long, value_name = "MEASURE", value_enum, default_value_t = MeasureArg::Bytes, requires = "flamegraph")]
+    pub flamegraph_by: MeasureArg,
+
+    /// Write folded stacks: comm-pid;outermost;...;innermost bytes
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+
+    /// Write the snapshot, every number in it, for scripts and for leaktrace report
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Report only allocations at least this old
+    ///
+    /// What is just being used is not leaked yet. Totals count old allocations only, too.
+    #[arg(short, long, value_name = "TIME", value_parser = parse_time)]
+    pub older_than: Option<Duration>,
+
+    /// Show N sites in the text report, or all; the others are summed
+    #[arg(short = 'T', long, value_name = "N|all", default_value = "10")]
+    pub top: Top,
+
+    /// Order sites by this, largest or oldest first
+    #[arg(long, value_name = "KEY", value_enum)]
+    pub sort: Option<SortArg>,
+
+    /// List each outstanding allocation under its site: address, size, age
+    ///
+    /// The JSON snapshot then holds them as well, and leaktrace report can filter them by age.
+    #[arg(long)]
+    pub show_allocs: bool,
+}
+
+/// Exit status.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Failing on leaks")]
+pub struct GateArgs {
+    /// Exit with 23 if at least BYTES are leaked [BYTES: 1 if not given]
+    #[arg(long, value_name = "BYTES", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+          value_parser = parse_positive_bytes)]
+    pub fail_on_leak: Option<u64>,
+
+    /// Exit with N instead of 23
+    #[arg(long, value_name = "N", default_value_t = 23, requires = "fail_on_leak",
+          value_parser = clap::value_parser!(u8).range(1..))]
+    pub leak_exitcode: u8,
+}
+
+/// Messages on standard error, and colours.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Messages")]
+pub struct MessageArgs {
+    /// Show reports and errors only: no progress, no warnings on standard error
+    ///
+    /// What was lost still stands in the reports.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say what is being done; repeat for more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    #[doc = "When to use colours."]
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ColorArg::Auto,
+          help = "Colour the text report; auto: on a terminal, unless NO_COLOR is set")]
+    pub color: ColorArg,
+}
+
+/// `leaktrace report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A file that --json wrote; - for standard input
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: PathBuf,
+    /// What to report of it.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Exit status.
+    #[command(flatten)]
+    pub gate: GateArgs,
+    /// Messages.
+    #[command(flatten)]
+    pub messages: MessageArgs,
+}
+
+/// Values of `--flamegraph-by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MeasureArg {
+    /// Bytes not freed
+    Bytes,
+    /// Allocations not freed
+    Count,
+}
+
+/// Values of `--sort`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SortArg {
+    /// Bytes not freed
+    Bytes,
+    /// Allocations not freed
+    Count,
+    /// Age of the oldest
+    Age,
+}
+
+/// Values of `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    /// On a terminal
+    Auto,
+    /// Even into a file or pipe
+    Always,
+    /// Not at all
+    Never,
+}

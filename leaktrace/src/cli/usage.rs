@@ -1,0 +1,55 @@
+//! What is wrong with a command line, in one line with the next step.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// A command line that cannot be followed. Exit status 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+impl UsageError {
+    /// An error of this wording: what is wrong; what to do.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// clap's message without its paragraphs: its first one, and its tips or else ours.
+pub(super) fn one_line(error: &clap::Error) -> UsageError {
+    let text = error.render().to_string();
+    let paragraph: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let what = paragraph.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    // clap's advice to pass an unknown option as COMMAND is never what was meant.
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    let tips: Vec<&str> = tips.filter(|tip| !tip.starts_with("to pass ")).collect();
+    let next = match own_tip(error) {
+        Some(tip) => tip,
+        None if !tips.is_empty() => tips.join("; "),
+        None => "see leaktrace --help".to_owned(),
+    };
+    // A parser of values that names the next step has said all there is to say.
+    if error.kind() == ErrorKind::ValueValidation {
+        UsageError::new(what)
+    } else {
+        UsageError::new(format!("{what}; {next}"))
+    }
+}
+
+/// For the words that clap cannot place: commands without `--`, and pids parted by spaces.
+fn own_tip(error: &clap::Error) -> Option<String> {
+    let place = match error.kind() {
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        _ => return None,
+    };
+    let Some(ContextValue::String(word)) = error.get(place) else { return None };
+    if word.starts_with('-') {
+        return None;
+    }
+    Some(if word.bytes().all(|byte| byte.is_ascii_digit()) {
+        format!("join pids by commas, -p 12,34, and write optional values with =, --fail-on-leak={word}")
+    } else {
+        format!("a command to trace comes after --: leaktrace -- {word}")
+    })
+}

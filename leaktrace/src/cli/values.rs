@@ -1,0 +1,216 @@
+//! Values of options that are more than a word or a number: times, sizes, pids. Each error says how to write it right.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::model::Pid;
+
+/// Longest time accepted. Far beyond any trace, and small enough to be added to any clock.
+const MAX_TIME: Duration = Duration::from_hours(24 * 36_500);
+
+const TIME_FORM: &str = "write it as 500ms, 30s, 5m or 1h30m";
+const SIZE_FORM: &str = "write it as 4096, 4k, 1M or 1MiB";
+
+/// The pids of one `--pid`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pids(pub Vec<Pid>);
+
+/// How many sites to show; `None` for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Top(pub Option<usize>);
+
+impl FromStr for Top {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "all" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|number| Self(Some(number))).map_err(|_| "write a number of sites, or all".to_owned())
+    }
+}
+
+/// Pids parted by commas, or by spaces as `pidof` prints them.
+pub fn parse_pids(text: &str) -> Result<Pids, String> {
+    let parts = text.split([',', ' ', '\n', '\t']).filter(|part| !part.is_empty());
+    let pids = parts.map(parse_pid).collect::<Result<Vec<_>, _>>()?;
+    if pids.is_empty() { Err("it names no process; is the program running?".to_owned()) } else { Ok(Pids(pids)) }
+}
+
+fn parse_pid(text: &str) -> Result<Pid, String> {
+    // The kernel's pids are positive ints (PID_MAX_LIMIT is 2^22).
+    match text.parse::<i32>() {
+        Ok(0) => Err("0 is no process; name one, or leave --pid out for all".to_owned()),
+        Ok(pid) if pid > 0 => Ok(Pid(pid.unsigned_abs())),
+        _ => Err(format!("{text:?} is no pid; pidof finds a program's")),
+    }
+}
+
+/// A time: `500ms`, `30s`, `5m`, `1h30m`, `0.5s`; a bare number is seconds.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let form = || TIME_FORM.to_owned();
+    let mut rest = text.trim();
+    let mut nanoseconds: u128 = 0;
+    if rest.is_empty() {
+        return Err(form());
+    }
+    while !rest.is_empty() {
+        let (number, after) = split_at_first(rest, |c| !c.is_ascii_digit() && c != '.');
+        let (unit, after) = split_at_first(after.trim_start(), |c| !c.is_ascii_alphabetic());
+        let unit: u128 = match unit {
+            "ns" => 1,
+            "us" | "µs" => 1_000,
+            "ms" => 1_000_000,
+            "s" | "sec" => 1_000_000_000,
+            "m" | "min" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            // A bare number, and nothing else beside it.
+            "" if number == text.trim() => 1_000_000_000,
+            _ => return Err(form()),
+        };
+        nanoseconds = scale(number, unit).and_then(|part| nanoseconds.checked_add(part)).ok_or_else(form)?;
+        rest = after.trim_start();
+    }
+    u64::try_from(nanoseconds)
+        .map(Duration::from_nanos)
+        .ok()
+        .filter(|time| *time <= MAX_TIME)
+        .ok_or_else(|| "it is longer than a century".to_owned())
+}
+
+/// A time above zero.
+pub fn parse_positive_time(text: &str) -> Result<Duration, String> {
+    match parse_time(text)? {
+        Duration::ZERO => Err("it must be above zero".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A size: `4096`, `4k`, `1M`, `1MiB`, `1.5G`; all units are powers of 1024, as everywhere in this program.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let form = || SIZE_FORM.to_owned();
+    let (number, unit) = split_at_first(text.trim(), |c| !c.is_ascii_digit() && c != '.');
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
+        "" if unit == "ib" => return Err(form()),
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(form()),
+    };
+    let bytes = scale(number, 1 << (10 * power)).ok_or_else(form)?;
+    u64::try_from(bytes).map_err(|_| "it is more than 64 bits hold".to_owned())
+}
+
+/// A size above zero.
+pub fn parse_positive_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => Err("it must be at least 1".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A decimal number times a unit, rounded down: exact where floats are not.
+fn scale(number: &str, unit: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if (whole.is_empty() && fraction.is_empty()) || whole.len() > 24 || fraction.len() > 12 {
+        return None;
+    }
+    let parse = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u128>().ok() };
+    let parts = parse(fraction)?.checked_mul(unit)? / 10u128.pow(fraction.len() as u32);
+    parse(whole)?.checked_mul(unit)?.checked_add(parts)
+}
+
+fn split_at_first(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(is_end).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let cases = [
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("100ms", 100),
+            ("1h30m", 5_400_000),
+            ("1h 30min", 5_400_000),
+            ("2d", 172_800_000),
+            ("10", 10_000),
+            ("0.5s", 500),
+            ("1.5m", 90_000),
+            ("0", 0),
+        ];
+        for (text, milliseconds) in cases {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        assert_eq!(parse_time("250us"), Ok(Duration::from_micros(250)));
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in ["", " ", "s", "5x", "-5s", "1h30", "30 40", "1..5s", ".", "1e3s", "5S", "٣s"] {
+            assert_eq!(parse_time(text), Err(TIME_FORM.to_owned()), "{text}");
+        }
+        assert!(parse_time("40000d").unwrap_err().contains("century"));
+        assert!(parse_time("99999999999999999999999s").unwrap_err().contains("century"));
+        assert!(parse_positive_time("0s").unwrap_err().contains("above zero"));
+    }
+
+    #[test]
+    fn sizes_count_in_1024() {
+        let cases = [
+            ("0", 0),
+            ("4096", 4096),
+            ("4k", 4096),
+            ("4K", 4096),
+            ("4KiB", 4096),
+            ("4 kB", 4096),
+            ("64B", 64),
+            ("1M", 1 << 20),
+            ("1MiB", 1 << 20),
+            ("1.5G", 3 << 29),
+            ("2t", 2 << 40),
+            ("18446744073709551615", u64::MAX),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in ["", "k", "ib", "4kk", "4x", "-1", "+1", "1e3", "0x10", "4k2"] {
+            assert_eq!(parse_bytes(text), Err(SIZE_FORM.to_owned()), "{text}");
+        }
+        assert!(parse_bytes("18446744073709551616").unwrap_err().contains("64 bits"));
+        assert!(parse_bytes("16777216t").unwrap_err().contains("64 bits"));
+        assert!(parse_positive_bytes("0").unwrap_err().contains("at least 1"));
+    }
+
+    #[test]
+    fn pids_come_with_commas_or_as_pidof_prints_them() {
+        let pids = |numbers: &[u32]| Ok(Pids(numbers.iter().copied().map(Pid).collect()));
+        assert_eq!(parse_pids("12"), pids(&[12]));
+        assert_eq!(parse_pids("12,34"), pids(&[12, 34]));
+        assert_eq!(parse_pids("12 34\n"), pids(&[12, 34]));
+        assert!(parse_pids("").unwrap_err().contains("no process"));
+        assert!(parse_pids("0").unwrap_err().contains("0 is no process"));
+        for text in ["-1", "abc", "12,x", "4294967296", "1.5"] {
+            assert!(parse_pids(text).unwrap_err().contains("is no pid"), "{text}");
+        }
+    }
+
+    #[test]
+    fn top_is_a_number_or_all() {
+        assert_eq!("all".parse(), Ok(Top(None)));
+        assert_eq!("0".parse(), Ok(Top(Some(0))));
+        assert!("-1".parse::<Top>().is_err() && "many".parse::<Top>().is_err());
+    }
+}

@@ -1,0 +1,367 @@
+//! The resolved configuration: what the rest of the program sees of the command line.
+//!
+//! In: [`Cli`] and what kind of terminal there is. Out: an [`Invocation`] in which every default is filled in and every
+//! conflict is settled, or a [`UsageError`].
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::{
+    Action, Cli, ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs,
+    UsageError, WhomArgs,
+};
+use crate::model::{Options, Pid, SortKey, Target, TraceMode};
+use crate::report::output::Destination;
+use crate::report::text::TextStyle;
+use crate::report::{Measure, Outputs};
+
+/// What to do.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Trace.
+    Trace(Box<Config>),
+    /// Render a saved snapshot.
+    Report(Box<ReportConfig>),
+    /// Examine this machine.
+    Doctor(Messages),
+    /// Print completions.
+    Completions(clap_complete::Shell),
+    /// Print the manual page.
+    Man,
+}
+
+/// A trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Whom to trace.
+    pub whom: Whom,
+    /// What to record.
+    pub recording: Recording,
+    /// `--sort`.
+    pub sort: SortKey,
+    /// Where reports go.
+    pub outputs: Outputs,
+    /// When leaks are a failure.
+    pub gate: Gate,
+    /// What to say on standard error.
+    pub messages: Messages,
+}
+
+/// Whom to trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    /// These running processes: at least one, none twice.
+    Pids(Vec<Pid>),
+    /// This command, to be launched: the program and its arguments.
+    Command(Vec<OsString>),
+    /// Every process.
+    System,
+}
+
+/// What to record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording {
+    /// When to stop; `None` at an interrupt or when the traced processes have ended.
+    pub duration: Option<Duration>,
+    /// Time between reports, above zero; `None` for one at the end.
+    pub interval: Option<Duration>,
+    /// After how many interval reports to stop.
+    pub count: Option<u64>,
+    /// Smallest size recorded, in bytes.
+    pub min_size: u64,
+    /// Largest size recorded, in bytes, not below the smallest; `None` for no limit.
+    pub max_size: Option<u64>,
+    /// Smallest age reported.
+    pub older_than: Duration,
+    /// Capacity of the block table.
+    pub max_allocs: u32,
+    /// Capacity of the stack table.
+    pub max_stacks: u32,
+    /// Frames kept of a stack, from 1 to [`Options::MAX_DEPTH`].
+    pub max_depth: u32,
+    /// Objects to probe beside those that are discovered.
+    pub objects: Vec<PathBuf>,
+    /// Prefixes of allocator functions to probe beside those that are discovered.
+    pub symbols_prefixes: Vec<String>,
+    /// Whether sites carry their blocks.
+    pub show_allocs: bool,
+}
+
+/// When leaks are a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// Leaked bytes from which on they are; `None` for never.
+    pub fail_from: Option<u64>,
+    /// The exit status then.
+    pub exitcode: u8,
+}
+
+/// What to say on standard error while working.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Messages {
+    /// `-q`: errors only.
+    pub quiet: bool,
+    /// Number of `-v`.
+    pub verbose: u8,
+    /// Whether to show a status line.
+    pub progress: bool,
+}
+
+/// A saved snapshot to render.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportConfig {
+    /// The file; `None` for standard input.
+    pub snapshot: Option<PathBuf>,
+    /// Smallest age to report; `None` for what the snapshot holds.
+    pub older_than: Option<Duration>,
+    /// Another order; `None` for the snapshot's.
+    pub sort: Option<SortKey>,
+    /// Where reports go.
+    pub outputs: Outputs,
+    /// When leaks are a failure.
+    pub gate: Gate,
+    /// What to say on standard error.
+    pub messages: Messages,
+}
+
+/// What the process's surroundings decide.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Whether colours on standard output are welcome.
+    pub color: bool,
+    /// Columns of the terminal on standard output; `None` where it is none.
+    pub columns: Option<usize>,
+    /// Whether a person watches standard error.
+    pub interactive: bool,
+}
+
+impl Surroundings {
+    /// Those of this process. Honours `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb`.
+    #[must_use]
+    pub fn detect() -> Self {
+        let size = terminal_size::terminal_size_of(io::stdout());
+        Self {
+            color: anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
+            columns: size.map(|(width, _)| usize::from(width.0)).filter(|columns| *columns > 0),
+            interactive: io::stderr().is_terminal(),
+        }
+    }
+}
+
+impl Invocation {
+    /// Settles what `cli` asks for.
+    ///
+    /// # Errors
+    /// What contradicts itself on the command line, and what to do about it.
+    pub fn resolve(cli: Cli, surroundings: Surroundings) -> Result<Self, UsageError> {
+        Ok(match cli.action {
+            None => Self::Trace(Box::new(Config::resolve(cli.trace, surroundings)?)),
+            Some(Action::Report(args)) => Self::Report(Box::new(ReportConfig::resolve(*args, surroundings)?)),
+            Some(Action::Doctor(messages)) => Self::Doctor(Messages::resolve(&messages, false, surroundings)),
+            Some(Action::Completions { shell }) => Self::Completions(shell),
+            Some(Action::Man) => Self::Man,
+        })
+    }
+}
+
+impl Config {
+    fn resolve(args: TraceArgs, surroundings: Surroundings) -> Result<Self, UsageError> {
+        let TraceArgs { whom, record, output, gate, messages, no_progress } = args;
+        Ok(Self {
+            recording: Recording::resolve(&whom, &record, &output)?,
+            whom: Whom::resolve(whom)?,
+            sort: output.sort.map_or(SortKey::Bytes, sort_key),
+            outputs: resolve_outputs(&output, messages.color, surroundings)?,
+            gate: Gate::resolve(&gate),
+            messages: Messages::resolve(&messages, no_progress, surroundings),
+        })
+    }
+
+    /// Whom the trace is pointed at, as the snapshot says it. `pids` are those named; a launched command's is not known yet.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        match &self.whom {
+            Whom::Pids(pids) => Target { mode: TraceMode::Pid, pids: pids.clone(), command: Vec::new() },
+            Whom::Command(command) => Target {
+                mode: TraceMode::Command,
+                pids: Vec::new(),
+                command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            },
+            Whom::System => Target { mode: TraceMode::System, pids: Vec::new(), command: Vec::new() },
+        }
+    }
+
+    /// The options as the snapshot says them.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        let recording = &self.recording;
+        Options {
+            duration: recording.duration,
+            interval: recording.interval,
+            count: recording.count,
+            min_size: recording.min_size,
+            max_size: recording.max_size,
+            older_than: recording.older_than,
+            max_allocs: u64::from(recording.max_allocs),
+            max_stacks: u64::from(recording.max_stacks),
+            max_depth: recording.max_depth,
+            objects: recording.objects.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+            symbols_prefixes: recording.symbols_prefixes.clone(),
+            sort: self.sort,
+            show_allocs: recording.show_allocs,
+        }
+    }
+}
+
+impl Whom {
+    fn resolve(args: WhomArgs) -> Result<Self, UsageError> {
+        let mut pids: Vec<Pid> = Vec::new();
+        for pid in args.pids.into_iter().flat_map(|pids| pids.0) {
+            // Named twice is traced once.
+            if !pids.contains(&pid) {
+                pids.push(pid);
+            }
+        }
+        match (pids.is_empty(), args.command.is_empty()) {
+            (false, false) => {
+                Err(UsageError::new("--pid and a COMMAND cannot be traced together; leave one of them out"))
+            }
+            (false, true) => Ok(Self::Pids(pids)),
+            (true, false) => Ok(Self::Command(args.command)),
+            (true, true) => Ok(Self::System),
+        }
+    }
+}
+
+impl Recording {
+    fn resolve(whom: &WhomArgs, args: &RecordArgs, output: &OutputArgs) -> Result<Self, UsageError> {
+        let min_size = args.min_size.unwrap_or(0);
+        if let Some(max_size) = args.max_size
+            && min_size > max_size
+        {
+            return Err(UsageError::new(format!(
+                "--min-size {min_size} is above --max-size {max_size}, so that no allocation could be recorded; swap them"
+            )));
+        }
+        if args.count.is_some() && args.interval.is_none() {
+            return Err(UsageError::new("--count counts interval reports; give --interval too, such as -i 10s"));
+        }
+        Ok(Self {
+            duration: args.duration,
+            interval: args.interval,
+            count: args.count,
+            min_size,
+            max_size: args.max_size,
+            older_than: output.older_than.unwrap_or_default(),
+            max_allocs: args.max_allocs,
+            max_stacks: args.max_stacks,
+            max_depth: args.max_depth,
+            objects: whom.objects.clone(),
+            symbols_prefixes: whom.symbols_prefixes.clone(),
+            show_allocs: output.show_allocs,
+        })
+    }
+}
+
+impl ReportConfig {
+    fn resolve(args: ReportArgs, surroundings: Surroundings) -> Result<Self, UsageError> {
+        let ReportArgs { snapshot, output, gate, messages } = args;
+        Ok(Self {
+            snapshot: (snapshot != Path::new("-")).then_some(snapshot),
+            older_than: output.older_than,
+            sort: output.sort.map(sort_key),
+            outputs: resolve_outputs(&output, messages.color, surroundings)?,
+            gate: Gate::resolve(&gate),
+            messages: Messages::resolve(&messages, true, surroundings),
+        })
+    }
+}
+
+impl Gate {
+    fn resolve(args: &GateArgs) -> Self {
+        Self { fail_from: args.fail_on_leak, exitcode: args.leak_exitcode }
+    }
+}
+
+impl Messages {
+    fn resolve(args: &MessageArgs, no_progress: bool, surroundings: Surroundings) -> Self {
+        let progress = surroundings.interactive && !args.quiet && !no_progress;
+        Self { quiet: args.quiet, verbose: args.verbose, progress }
+    }
+}
+
+fn resolve_outputs(args: &OutputArgs, color: ColorArg, surroundings: Surroundings) -> Result<Outputs, UsageError> {
+    let destination = |path: &PathBuf| Destination::from_arg(path.as_os_str());
+    let measure = match args.flamegraph_by {
+        MeasureArg::Bytes => Measure::Bytes,
+        MeasureArg::Count => Measure::Count,
+    };
+    let color = match color {
+        ColorArg::Auto => surroundings.color,
+        ColorArg::Always => true,
+        ColorArg::Never => false,
+    };
+    let outputs = Outputs {
+        flamegraph: args.flamegraph.as_ref().map(|path| (destination(path), measure)),
+        folded: args.folded.as_ref().map(destination),
+        json: args.json.as_ref().map(destination),
+        text: TextStyle { top: args.top.0, show_allocs: args.show_allocs, color, width: surroundings.columns },
+    };
+    check_distinct(&outputs)?;
+    Ok(outputs)
+}
+
+/// Two reports in one file would leave the second one only, and two on standard output a mixture.
+fn check_distinct(outputs: &Outputs) -> Result<(), UsageError> {
+    let named: Vec<_> = outputs.destinations().collect();
+    for (index, (option, destination)) in named.iter().enumerate() {
+        let Some((other, _)) = named.iter().take(index).find(|(_, earlier)| is_same(earlier, destination)) else {
+            continue;
+        };
+        return Err(UsageError::new(match destination {
+            Destination::Stdout => {
+                format!("{other} and {option} cannot both be on standard output; give one of them a file")
+            }
+            Destination::File(path) => {
+                format!("{other} and {option} name the same file, {}; give each its own", path.display())
+            }
+        }));
+    }
+    Ok(())
+}
+
+fn is_same(one: &Destination, other: &Destination) -> bool {
+    match (one, other) {
+        (Destination::Stdout, Destination::Stdout) => true,
+        (Destination::File(one), Destination::File(other)) => {
+            // A device such as /dev/null takes any number of reports.
+            let is_device = fs::metadata(one).is_ok_and(|metadata| !metadata.is_file());
+            !is_device && canonical(one) == canonical(other)
+        }
+        _ => false,
+    }
+}
+
+/// One name for a file, whether it is there or not.
+fn canonical(path: &Path) -> PathBuf {
+    let beside = || {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(fs::canonicalize(parent).ok()?.join(path.file_name()?))
+    };
+    fs::canonicalize(path).ok().or_else(beside).unwrap_or_else(|| path.to_owned())
+}
+
+fn sort_key(arg: SortArg) -> SortKey {
+    match arg {
+        SortArg::Bytes => SortKey::Bytes,
+        SortArg::Count => SortKey::Count,
+        SortArg::Age => SortKey::Age,
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,161 @@
+//! Tests of what a command line resolves to, without a terminal and without tracing.
+
+use super::*;
+use crate::cli::{Parsed, parse};
+
+fn resolve_with(words: &[&str], surroundings: Surroundings) -> Result<Invocation, UsageError> {
+    let words = std::iter::once("leaktrace").chain(words.iter().copied()).map(OsString::from);
+    match parse(words)? {
+        Parsed::Cli(cli) => Invocation::resolve(*cli, surroundings),
+        Parsed::Text(text) => panic!("help: {text}"),
+    }
+}
+
+fn config(words: &[&str]) -> Config {
+    match resolve_with(words, Surroundings::default()).unwrap() {
+        Invocation::Trace(config) => *config,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(words: &[&str]) -> String {
+    let message = resolve_with(words, Surroundings::default()).unwrap_err().to_string();
+    assert!(!message.contains('\n'), "{message}");
+    message
+}
+
+#[test]
+fn nothing_said_is_the_whole_system_with_the_documented_defaults() {
+    let config = config(&[]);
+    assert_eq!(config.whom, Whom::System);
+    assert_eq!(config.target().mode, TraceMode::System);
+    assert_eq!(config.options(), Options::default());
+    assert_eq!((config.recording.max_allocs, config.recording.max_stacks), (1_000_000, 16_384));
+    assert_eq!(config.recording.max_depth, 127);
+    assert_eq!(config.outputs.text.top, Some(10));
+    assert_eq!(config.gate, Gate { fail_from: None, exitcode: 23 });
+}
+
+#[test]
+fn pids_come_once_each_in_the_order_given() {
+    assert_eq!(config(&["-p", "30,10", "--pid", "10,20"]).whom, Whom::Pids(vec![Pid(30), Pid(10), Pid(20)]));
+    assert_eq!(config(&["-p", "30 10"]).whom, Whom::Pids(vec![Pid(30), Pid(10)]));
+}
+
+#[test]
+fn a_command_keeps_its_own_options_and_may_be_called_like_a_subcommand() {
+    let words = |words: &[&str]| Whom::Command(words.iter().map(OsString::from).collect());
+    assert_eq!(config(&["-q", "--", "ls", "-q", "--json", "-"]).whom, words(&["ls", "-q", "--json", "-"]));
+    assert_eq!(config(&["--", "doctor"]).whom, words(&["doctor"]));
+    assert_eq!(config(&["--", "report", "x"]).whom, words(&["report", "x"]));
+    assert_eq!(config(&["--", "env", "--", "true"]).whom, words(&["env", "--", "true"]));
+}
+
+#[test]
+fn options_reach_the_snapshot_as_resolved() {
+    let words = "-d 1m -i 5s -n 3 -z 4k -Z 1MiB -o 10 --max-allocs 3000000 --max-stacks 5 --max-depth 20 --object /lib/x \
+                 --object y --symbols-prefix je_ --sort age --show-allocs";
+    let options = config(&words.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>()).options();
+    let expected = Options {
+        duration: Some(Duration::from_mins(1)),
+        interval: Some(Duration::from_secs(5)),
+        count: Some(3),
+        min_size: 4096,
+        max_size: Some(1_048_576),
+        older_than: Duration::from_secs(10),
+        max_allocs: 3_000_000,
+        max_stacks: 5,
+        max_depth: 20,
+        objects: vec!["/lib/x".to_owned(), "y".to_owned()],
+        symbols_prefixes: vec!["je_".to_owned()],
+        sort: SortKey::Age,
+        show_allocs: true,
+    };
+    assert_eq!(options, expected);
+}
+
+#[test]
+fn equal_sizes_are_a_range_and_a_failure_threshold_may_be_given_or_not() {
+    assert_eq!(config(&["-z", "64", "-Z", "64"]).recording.max_size, Some(64));
+    assert_eq!(config(&["--fail-on-leak", "--", "true"]).gate, Gate { fail_from: Some(1), exitcode: 23 });
+    let gate = config(&["--fail-on-leak=1M", "--leak-exitcode", "9", "--", "true"]).gate;
+    assert_eq!(gate, Gate { fail_from: Some(1 << 20), exitcode: 9 });
+}
+
+#[test]
+fn contradictions_are_one_line_with_the_next_step() {
+    let cases: [(&[&str], &str); 19] = [
+        (&["-z", "2k", "-Z", "1k"], "--min-size 2048 is above --max-size 1024"),
+        (&["-p", "1", "--", "ls"], "--pid and a COMMAND cannot be traced together; leave one"),
+        (&["-n", "3"], "give --interval too, such as -i 10s"),
+        (&["-p", "0"], "0 is no process; name one"),
+        (&["-p", "x"], "\"x\" is no pid; pidof finds"),
+        (&["-p", ""], "is the program running?"),
+        (&["-p", "12", "34"], "join pids by commas, -p 12,34"),
+        (&["ls"], "a command to trace comes after --: leaktrace -- ls"),
+        (&["-d", "soon"], "write it as 500ms, 30s"),
+        (&["-d", "0"], "above zero"),
+        (&["--max-depth", "128"], "128 is not in 1..=127"),
+        (&["--max-allocs", "0"], "0 is not in 1..="),
+        (&["--sort", "growth"], "[possible values: bytes, count, age]"),
+        (&["--leak-exitcode", "3"], "--fail-on-leak"),
+        (&["--flamegraph-by", "count"], "--flamegraph"),
+        (&["-q", "-v"], "cannot be used with"),
+        (&["--fail-on-leak", "5"], "--fail-on-leak=5"),
+        (&["--pidd", "5"], "a similar argument exists: '--pid'"),
+        (&["--nonsense"], "unexpected argument '--nonsense' found; see leaktrace --help"),
+    ];
+    for (words, part) in cases {
+        let message = refused(words);
+        assert!(message.contains(part), "{words:?}: {message}");
+    }
+}
+
+#[test]
+fn options_of_later_versions_are_not_taken_silently() {
+    for option in ["--kernel", "--grow=brk", "--comm=x", "--pprof=x", "--html=x", "--leak-check", "--alloc-symbols=x"] {
+        assert!(refused(&[option]).contains("unexpected argument"), "{option}");
+    }
+}
+
+#[test]
+fn reports_do_not_share_a_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x");
+    let link = directory.path().join("link");
+    std::fs::write(&file, "").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let (file, link) = (file.to_str().unwrap(), link.to_str().unwrap());
+    assert!(refused(&["--json", "-", "--folded", "/dev/stdout"]).contains("cannot both be on standard output"));
+    assert!(refused(&["--json", file, "--folded", link]).contains("name the same file"));
+    assert!(
+        refused(&["--json", "new", "--flamegraph", "./new"]).contains("--flamegraph and --json name the same file")
+    );
+    config(&["--json", "/dev/null", "--folded", "/dev/null"]);
+}
+
+#[test]
+fn surroundings_decide_colours_width_and_progress() {
+    let terminal = Surroundings { color: true, columns: Some(100), interactive: true };
+    let resolved = |words: &[&str]| match resolve_with(words, terminal).unwrap() {
+        Invocation::Trace(config) => (config.outputs.text.color, config.outputs.text.width, config.messages.progress),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(resolved(&[]), (true, Some(100), true));
+    assert_eq!(resolved(&["--color", "never", "-q"]), (false, Some(100), false));
+    assert_eq!(resolved(&["--no-progress"]), (true, Some(100), false));
+    let piped = config(&["--color", "always"]);
+    assert!(piped.outputs.text.color && !piped.messages.progress);
+}
+
+#[test]
+fn report_takes_a_snapshot_and_outputs() {
+    let words = ["report", "a.json", "-T", "all", "--sort", "count", "-o", "5s", "--folded", "-"];
+    let Invocation::Report(config) = resolve_with(&words, Surroundings::default()).unwrap() else { panic!() };
+    assert_eq!(config.snapshot.as_deref(), Some(Path::new("a.json")));
+    assert_eq!((config.outputs.text.top, config.sort), (None, Some(SortKey::Count)));
+    assert_eq!(config.older_than, Some(Duration::from_secs(5)));
+    assert_eq!(config.outputs.folded, Some(Destination::Stdout));
+    assert!(refused(&["report"]).contains("<SNAPSHOT>"));
+    assert!(refused(&["report", "a", "-p", "1"]).contains("unexpected argument '-p'"));
+}

@@ -1,0 +1,160 @@
+//! The wiring: reads the command line, runs what it asks for, and turns the result into messages and an exit status.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::cli::{Parsed, UsageError};
+use crate::config::{Config, Invocation, Messages, ReportConfig, Surroundings};
+use crate::model::Snapshot;
+use crate::outcome::{Outcome, exit_code};
+use crate::report::{Delivery, Reporter};
+use crate::{cli, logging, model, report};
+
+/// Exit status of a failure, said in one line on standard error.
+const FAILED: u8 = 1;
+/// Exit status of a command line that cannot be understood.
+const USAGE: u8 = 2;
+
+/// The whole program: from the process's arguments to its exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    ExitCode::from(match invocation() {
+        Ok(None) => 0,
+        Ok(Some(invocation)) => run(&invocation).unwrap_or_else(|error| {
+            complain(&format!("{error:#}"));
+            FAILED
+        }),
+        Err(error) => {
+            complain(&error.to_string());
+            USAGE
+        }
+    })
+}
+
+/// What the arguments ask for; `None` where help or the version was all, and has been printed.
+fn invocation() -> Result<Option<Invocation>, UsageError> {
+    match cli::parse(std::env::args_os())? {
+        Parsed::Cli(cli) => Invocation::resolve(*cli, Surroundings::detect()).map(Some),
+        Parsed::Text(text) => {
+            // Help into a pager that was left is no failure.
+            let _ = write!(anstream::stdout(), "{}", text.ansi());
+            Ok(None)
+        }
+    }
+}
+
+fn run(invocation: &Invocation) -> anyhow::Result<u8> {
+    match invocation {
+        Invocation::Trace(config) => {
+            logging::start(config.messages);
+            trace(config)
+        }
+        Invocation::Report(config) => {
+            logging::start(config.messages);
+            report_again(config)
+        }
+        Invocation::Doctor(messages) => {
+            logging::start(*messages);
+            doctor(*messages)
+        }
+        Invocation::Completions(shell) => print(&cli::completions(*shell)),
+        Invocation::Man => print(&cli::manual()?),
+    }
+}
+
+/// Traces, reports on the way and at the end.
+fn trace(config: &Config) -> anyhow::Result<u8> {
+    let reporter = Reporter::prepare(&config.outputs)?;
+    let mut report = |snapshot: &Snapshot| {
+        let delivery = reporter.deliver(snapshot);
+        // The trace goes on: the next report may find room again, and the last one decides about success.
+        for failure in &delivery.failures {
+            log::warn!("{failure:#}");
+        }
+        if delivery.stdout_open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let Outcome { snapshot, command_status } = run_session(config, &mut report)?;
+    deliver_last(&reporter, &snapshot)?;
+    Ok(exit_code(&snapshot, command_status, config.gate))
+}
+
+/// The session: loads and attaches the programs, calls `report` at each interval until it breaks, and hands the last
+/// report back undelivered.
+fn run_session(
+    _config: &Config,
+    _report: &mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send),
+) -> anyhow::Result<Outcome> {
+    anyhow::bail!("tracing is not built yet")
+}
+
+fn doctor(_messages: Messages) -> anyhow::Result<u8> {
+    anyhow::bail!("doctor is not built yet")
+}
+
+/// Renders a saved snapshot.
+fn report_again(config: &ReportConfig) -> anyhow::Result<u8> {
+    let name = config.snapshot.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+    let cannot_use = || format!("cannot use the snapshot {name}");
+    let mut snapshot = Snapshot::from_json(&read(config)?).with_context(cannot_use)?;
+    if let Some(age) = config.older_than {
+        snapshot.retain_older_than(age).with_context(cannot_use)?;
+    }
+    if config.outputs.text.show_allocs && !snapshot.has_blocks() {
+        return Err(model::NoBlocks).with_context(cannot_use);
+    }
+    if let Some(key) = config.sort {
+        snapshot.sort_sites(key);
+    } else if config.older_than.is_some() {
+        snapshot.sort_sites(snapshot.options.sort);
+    }
+    deliver_last(&Reporter::prepare(&config.outputs)?, &snapshot)?;
+    Ok(exit_code(&snapshot, None, config.gate))
+}
+
+fn read(config: &ReportConfig) -> anyhow::Result<Vec<u8>> {
+    let Some(path) = &config.snapshot else {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        return Ok(bytes);
+    };
+    fs::read(path).map_err(|error| {
+        let reason = report::output::reason(&error);
+        anyhow::anyhow!("cannot read {}: {reason}; name a file that --json wrote", path.display())
+    })
+}
+
+/// Delivers the last report; what could not be written is a failure now.
+fn deliver_last(reporter: &Reporter, snapshot: &Snapshot) -> anyhow::Result<()> {
+    if !reporter.writes_text() {
+        // Nobody reads the losses on standard output then, unless a program does.
+        for notice in report::notices(snapshot) {
+            log::warn!("{}", notice.line());
+        }
+    }
+    let Delivery { failures, .. } = reporter.deliver(snapshot);
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let failures: Vec<String> = failures.iter().map(|failure| format!("{failure:#}")).collect();
+    Err(anyhow::anyhow!(failures.join("; and ")))
+}
+
+fn print(bytes: &[u8]) -> anyhow::Result<u8> {
+    match io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(0),
+    }
+}
+
+/// One line on standard error, whatever the message holds.
+fn complain(message: &str) {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "leaktrace: {line}");
+}

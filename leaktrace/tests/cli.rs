@@ -1,0 +1,248 @@
+//! The command as a user meets it: exit status, standard output, standard error. Nothing here traces, so no rights are needed.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn leaktrace(args: &[&str]) -> Output {
+    run(Command::new(env!("CARGO_BIN_EXE_leaktrace")).args(args))
+}
+
+fn run(command: &mut Command) -> Output {
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").stdin(Stdio::null()).output().unwrap()
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snapshot.json")
+}
+
+/// `leaktrace report` on the fixture with more arguments.
+fn report(args: &[&str]) -> Output {
+    let fixture = fixture();
+    leaktrace(&[&["report", fixture.to_str().unwrap()], args].concat())
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Exactly one line on standard error, nothing on standard output, and this exit status.
+fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
+    let message = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert_eq!(stdout(output), "");
+    assert_eq!(message.matches('\n').count(), 1, "{message}");
+    assert!(message.starts_with("leaktrace: "), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+}
+
+fn golden(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
+}
+
+#[test]
+fn report_renders_every_format_from_a_saved_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (svg, folded, json) = (file("o.svg"), file("o.folded"), file("o.json"));
+    let output = report(&["--flamegraph", &svg, "--folded", &folded, "--json", &json]);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+    assert_eq!(stdout(&output), golden("report.txt"));
+    assert_eq!(fs::read_to_string(folded).unwrap(), golden("report.folded"));
+    assert_eq!(fs::read_to_string(json).unwrap(), golden("report.json"));
+    assert!(fs::read_to_string(svg).unwrap().contains("Cache::remember"));
+}
+
+#[test]
+fn each_format_can_take_standard_output_and_losses_are_still_said() {
+    let output = report(&["--json", "-"]);
+    assert_eq!(stdout(&output), golden("report.json"));
+    assert!(
+        stderr(&output)
+            .starts_with("leaktrace: warning: 1,200 allocations not recorded (96.0 KiB, table of 1,000,000 full)"),
+        "{}",
+        stderr(&output)
+    );
+    let quiet = report(&["--folded", "-", "-q"]);
+    assert_eq!((stdout(&quiet), stderr(&quiet)), (golden("report.folded").as_str(), ""));
+    assert!(stdout(&report(&["--flamegraph", "-"])).ends_with("</svg>"));
+}
+
+#[test]
+fn a_snapshot_comes_from_standard_input_too() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
+    let output = command.args(["report", "-"]).stdin(fs::File::open(fixture()).unwrap()).output().unwrap();
+    assert_eq!(stdout(&output), golden("report.txt"));
+}
+
+#[test]
+fn quiet_still_prints_the_report() {
+    assert_eq!(stdout(&report(&["-q"])), golden("report.txt"));
+}
+
+#[test]
+fn sites_are_chosen_ordered_and_filtered() {
+    let top = report(&["--top", "1"]);
+    assert!(stdout(&top).ends_with("\n2 more sites: 160 B in 5 allocations; --top all shows them\n"));
+    let none = report(&["--top", "0"]);
+    assert!(stdout(&none).ends_with("\n3 sites: 12.2 KiB in 8 allocations; --top all shows them\n"));
+    // The fixture's oldest blocks: 8192 bytes of 11.2 s, and three of 32 bytes, 9 s.
+    let old = report(&["--older-than", "9s"]);
+    assert!(stdout(&old).starts_with("8.1 KiB outstanding in 4 allocations at 2 sites"), "{}", stdout(&old));
+    assert!(stdout(&old).contains("only what is at least 9.0 s old"));
+    let by_count = report(&["-o", "9s", "--sort", "count", "-T1"]);
+    assert!(stdout(&by_count).contains("96 B in 3 allocations (1.2%), 9.0 s old"), "{}", stdout(&by_count));
+    assert_eq!(stdout(&report(&["--show-allocs"])), golden("report-allocs.txt"));
+}
+
+#[test]
+fn leaks_fail_from_the_given_bytes_on() {
+    // The fixture holds 12,448 outstanding bytes.
+    assert_eq!(report(&["--fail-on-leak"]).status.code(), Some(23));
+    assert_eq!(report(&["--fail-on-leak=12448"]).status.code(), Some(23));
+    assert_eq!(report(&["--fail-on-leak=12449"]).status.code(), Some(0));
+    assert_eq!(report(&["--fail-on-leak=12k", "--leak-exitcode", "7"]).status.code(), Some(7));
+    assert_eq!(report(&["--fail-on-leak", "-o", "1h"]).status.code(), Some(0));
+}
+
+#[test]
+fn what_is_no_snapshot_is_said_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = fs::read_to_string(fixture()).unwrap();
+    let cases = [
+        ("empty", String::new(), "it is empty"),
+        ("text", "main;f 12\n".to_owned(), "it is not a snapshot"),
+        ("other", r#"{"schema": "speedscope"}"#.to_owned(), "names no leaktrace schema"),
+        ("newer", whole.replace("leaktrace/1", "leaktrace/2"), "leaktrace/2, newer than the leaktrace/1"),
+        ("half", whole[..whole.len() / 2].to_owned(), "it is truncated"),
+    ];
+    for (name, text, part) in cases {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        assert_fails(&leaktrace(&["report", path.to_str().unwrap()]), 1, &[name, part, "; "]);
+    }
+    assert_fails(&leaktrace(&["report", "/nowhere.json"]), 1, &["/nowhere.json: No such file or directory; name"]);
+    assert_fails(&leaktrace(&["report", "/"]), 1, &["Is a directory"]);
+}
+
+#[test]
+fn filters_that_need_blocks_ask_for_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("no-blocks.json");
+    let mut snapshot: serde_json::Value = serde_json::from_str(&fs::read_to_string(fixture()).unwrap()).unwrap();
+    for site in snapshot["sites"].as_array_mut().unwrap() {
+        site.as_object_mut().unwrap().remove("blocks");
+    }
+    fs::write(&path, snapshot.to_string()).unwrap();
+    for option in ["--older-than=1s", "--show-allocs"] {
+        assert_fails(&leaktrace(&["report", path.to_str().unwrap(), option]), 1, &["record it with --show-allocs"]);
+    }
+}
+
+#[test]
+fn usage_errors_exit_2_with_one_line() {
+    assert_fails(&leaktrace(&["-z", "2", "-Z", "1"]), 2, &["--min-size 2 is above --max-size 1"]);
+    assert_fails(&leaktrace(&["--json", "-", "--folded", "-"]), 2, &["standard output"]);
+    assert_fails(&leaktrace(&["./a.out"]), 2, &["comes after --"]);
+    assert_fails(&leaktrace(&["-p", "1", "--", "ls"]), 2, &["leave one of them out"]);
+    assert_fails(&leaktrace(&["report"]), 2, &["SNAPSHOT"]);
+}
+
+#[test]
+fn an_unwritable_output_is_found_before_anything_else() {
+    let name = "/nowhere/at/all.svg";
+    assert_fails(&report(&["--flamegraph", name]), 1, &["--flamegraph", name, "/nowhere/at does not exist; create it"]);
+    // Tracing would need rights or fail otherwise; the output is looked at first.
+    assert_fails(&leaktrace(&["--json", "/", "--", "true"]), 1, &["--json /: it is a directory; name a file"]);
+}
+
+#[test]
+fn a_full_disk_costs_neither_the_text_nor_honesty() {
+    let output = report(&["--json", "/dev/full"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output), golden("report.txt"));
+    assert_eq!(
+        stderr(&output),
+        "leaktrace: cannot write --json /dev/full: No space left on device; make room there or name another file\n"
+    );
+}
+
+#[test]
+fn standard_output_that_cannot_be_written_is_an_error() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.arg("report").arg(fixture()).stdout(full).output().unwrap();
+    assert_fails(&output, 1, &["cannot write to standard output: No space left on device; "]);
+}
+
+#[test]
+fn standard_output_redirected_to_the_same_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
+    command.arg("report").arg(fixture()).arg("--json").arg(&path).stdout(fs::File::create(&path).unwrap());
+    assert_fails(&command.output().unwrap(), 1, &["standard output goes to the same file"]);
+}
+
+/// A pipe whose reader has gone before the first byte.
+fn broken_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_broken_pipe_ends_quietly() {
+    let fixture = fixture();
+    for args in [&["report", fixture.to_str().unwrap()][..], &["--help"], &["man"], &["completions", "bash"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
+        let output = command.args(args).stdout(broken_pipe()).output().unwrap();
+        assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
+fn colours_come_when_asked_for() {
+    assert!(!stdout(&report(&[])).contains('\u{1b}'), "a pipe is no terminal");
+    assert!(stdout(&report(&["--color", "always"])).contains("\u{1b}[1m12.2 KiB outstanding"));
+    assert!(!stdout(&report(&["--color", "never"])).contains('\u{1b}'));
+}
+
+#[test]
+fn help_has_its_groups_and_ends_with_examples() {
+    let help = leaktrace(&["--help"]);
+    assert_eq!((help.status.code(), stderr(&help)), (Some(0), ""));
+    let headings =
+        ["Whom to trace", "What to record", "What to report", "Failing on leaks", "Messages", "Exit status:"];
+    let places: Vec<usize> = headings.iter().map(|heading| stdout(&help).find(heading).unwrap()).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    let examples = stdout(&help).rfind("\nExamples:\n").unwrap();
+    assert!(*places.last().unwrap() < examples);
+    assert!(stdout(&help)[examples..].contains("sudo leaktrace -p $(pidof -s redis-server)"));
+    let version = leaktrace(&["--version"]);
+    assert_eq!(stdout(&version), format!("leaktrace {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_and_manual_know_the_options() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = leaktrace(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        for option in ["older-than", "flamegraph-by", "fail-on-leak"] {
+            assert!(stdout(&output).contains(option), "{shell} {option}");
+        }
+    }
+    let manual = leaktrace(&["man"]);
+    assert!(stdout(&manual).starts_with(".ie") || stdout(&manual).starts_with(".TH leaktrace 1"));
+    for part in ["\\-\\-older\\-than", ".SH EXAMPLES", ".SH EXIT STATUS", "leaktrace report"] {
+        assert!(stdout(&manual).contains(part), "{part} is not in {}", stdout(&manual));
+    }
+}
