@@ -20,8 +20,8 @@ use serde::Serialize;
 
 /// What a call does, as far as the books are concerned. One BPF program serves each kind.
 ///
-/// The program reads up to three arguments, named A, B and C; at the probed instruction they are either where
-/// [`Kind::standard`] says, or where the probe's cookie says (`leaktrace_common::cookie`).
+/// The program reads some of three arguments, named A, B and C; at the probed instruction they are either where the first
+/// three arguments are passed, or where the probe's cookie says (`leaktrace_common::cookie`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -33,9 +33,10 @@ pub enum Kind {
     Realloc,
     /// A = block or NULL, B = count, C = size of each; otherwise as [`Kind::Realloc`].
     ReallocArray,
-    /// A = size, by default the second C argument; returns the block or NULL. `memalign`, `aligned_alloc`.
+    /// B = size (A would be the alignment, which is not read); returns the block or NULL. `memalign`, `aligned_alloc`.
     Memalign,
-    /// A = address of the pointer to fill in, B = size; returns 0 on success, and only then has written through A.
+    /// A = address of the pointer to fill in, C = size (B would be the alignment); returns 0 on success, and only then
+    /// has written through A.
     PosixMemalign,
     /// No argument is read; returns a string or NULL, whose size is its length and its terminator. `strdup`.
     Strdup,
@@ -61,16 +62,16 @@ impl Kind {
         Self::Free,
     ];
 
-    /// Where the plain program of this kind finds A, B and C: positions of C arguments, counted from 0.
+    /// Which of A, B and C the program reads.
     #[must_use]
-    pub const fn standard(self) -> &'static [u8] {
+    pub const fn reads(self) -> [bool; 3] {
         match self {
-            Self::Malloc | Self::Free => &[0],
-            Self::Calloc | Self::Realloc => &[0, 1],
-            Self::ReallocArray | Self::Xallocx => &[0, 1, 2],
-            Self::Memalign => &[1],
-            Self::PosixMemalign => &[0, 2],
-            Self::Strdup => &[],
+            Self::Malloc | Self::Free => [true, false, false],
+            Self::Calloc | Self::Realloc => [true, true, false],
+            Self::ReallocArray | Self::Xallocx => [true, true, true],
+            Self::Memalign => [false, true, false],
+            Self::PosixMemalign => [true, false, true],
+            Self::Strdup => [false, false, false],
         }
     }
 
@@ -96,21 +97,20 @@ pub struct Signature {
 }
 
 impl Signature {
+    /// A function whose A, B and C are its first three arguments but for `by` others before them.
     const fn shifted(kind: Kind, by: u8) -> Self {
-        let standard = kind.standard();
-        let mut positions = [0; 3];
-        let mut at = 0;
-        while at < standard.len() {
-            positions[at] = standard[at] + by;
-            at += 1;
-        }
-        Self { kind, positions }
+        Self { kind, positions: [by, by + 1, by + 2] }
     }
 
-    /// The positions of A, B and C among the C arguments, as many as the kind reads.
+    /// The positions of A, B and C, also of those that are not read.
     #[must_use]
-    pub fn positions(&self) -> &[u8] {
-        &self.positions[..self.kind.standard().len()]
+    pub const fn positions(&self) -> [u8; 3] {
+        self.positions
+    }
+
+    /// The positions of the arguments that are read.
+    pub fn read_positions(&self) -> impl Iterator<Item = u8> + use<> {
+        self.positions.into_iter().zip(self.kind.reads()).filter(|(_, read)| *read).map(|(position, _)| position)
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Site {
     pub offset: u32,
     /// Bytes by which the stack pointer is below its value at the entry: the return address is that far above it.
     pub stack_shift: u64,
-    /// The registers that hold A, B and C (as many as the function's kind reads; the rest are meaningless).
+    /// The registers that hold A, B and C, as far as the function's kind reads them; the others mean nothing.
     pub arguments: [Register; cookie::ARGUMENTS],
     /// What a hit costs.
     pub cost: Cost,
@@ -132,8 +132,8 @@ pub enum Fallback {
 ///
 /// If no probe can be put even on the entry.
 pub fn select(function: &Function<'_>, signature: Signature, emulation: Emulation) -> Result<Site, Refusal> {
-    let entry =
-        |cost, reason| Site { offset: 0, stack_shift: 0, arguments: passed(function.machine, signature), cost, reason };
+    let arguments = signature.positions().map(|position| argument_register(function.machine, position));
+    let entry = |cost, reason| Site { offset: 0, stack_shift: 0, arguments, cost, reason };
     if function.machine == Machine::Aarch64 {
         return Ok(entry(Cost::Unknown, Reason::Fallback(Fallback::Architecture)));
     }
@@ -178,7 +178,7 @@ fn search(function: &Function<'_>, signature: Signature, emulation: Emulation) -
             }
         }
         tracker.follow(instruction)?;
-        if signature.positions().iter().any(|position| tracker.find(*position).is_none()) {
+        if signature.read_positions().any(|position| tracker.find(position).is_none()) {
             return Err(Fallback::ArgumentLost);
         }
     }
@@ -190,10 +190,10 @@ fn found(tracker: &Tracker, signature: Signature, offset: usize) -> Result<Site,
     if signature.kind.needs_return() && tracker.stack_shift() != 0 {
         return Err(Fallback::StackPointer);
     }
-    let mut arguments = [Register::RAX; cookie::ARGUMENTS];
-    for (argument, position) in arguments.iter_mut().zip(signature.positions()) {
-        *argument = Register(tracker.find(*position).ok_or(Fallback::ArgumentLost)?);
-    }
+    // What is not read may be anywhere.
+    let arguments = signature
+        .positions()
+        .map(|position| tracker.find(position).map_or_else(|| argument_register(Machine::X86_64, position), Register));
     Ok(Site {
         offset: offset as u32,
         stack_shift: tracker.stack_shift(),
@@ -201,15 +201,6 @@ fn found(tracker: &Tracker, signature: Signature, offset: usize) -> Result<Site,
         cost: Cost::Emulated,
         reason: Reason::Moved,
     })
-}
-
-/// Where the calling convention passes A, B and C.
-fn passed(machine: Machine, signature: Signature) -> [Register; cookie::ARGUMENTS] {
-    let mut registers = [Register(0); cookie::ARGUMENTS];
-    for (register, position) in registers.iter_mut().zip(signature.positions()) {
-        *register = argument_register(machine, *position);
-    }
-    registers
 }
 
 /// The register of the C argument at this position (System V AMD64 ABI 3.2.3, AAPCS64 6.8.2).
@@ -223,11 +214,11 @@ fn argument_register(machine: Machine, position: u8) -> Register {
 }
 
 impl Site {
-    /// Whether the program that reads its arguments where the calling convention puts them for this kind serves here.
+    /// Whether what the kind reads of A, B and C is where the first three arguments are passed.
     #[must_use]
     pub fn is_plain(&self, machine: Machine, kind: Kind) -> bool {
-        let standard = kind.standard().iter().map(|position| argument_register(machine, *position));
-        self.stack_shift == 0 && standard.eq(self.arguments.iter().copied().take(kind.standard().len()))
+        let mut read = self.arguments.iter().zip(0..).zip(kind.reads()).filter(|(_, read)| *read);
+        self.stack_shift == 0 && read.all(|((register, position), _)| *register == argument_register(machine, position))
     }
 
     /// The attach cookie: 0 where the plain program serves, otherwise the map for the one that reads it.

@@ -232,11 +232,11 @@ const RPMALLOC: &[Entry] = &[
     at("rpaligned_zalloc", Memalign),
     at("rpposix_memalign", PosixMemalign),
     behind("rpaligned_calloc", Calloc, 1),
-    placed("rpaligned_realloc", Realloc, [0, 2, 0]),
+    placed("rpaligned_realloc", Realloc, [0, 2, 3]),
     behind("rpmalloc_heap_alloc", Malloc, 1),
     behind("rpmalloc_heap_calloc", Calloc, 1),
     behind("rpmalloc_heap_realloc", Realloc, 1),
-    behind("rpmalloc_heap_aligned_alloc", Malloc, 2),
+    behind("rpmalloc_heap_aligned_alloc", Memalign, 1),
     at("rpfree", Free),
     behind("rpmalloc_heap_free", Free, 1),
 ];
@@ -248,7 +248,7 @@ const SNMALLOC: &[Entry] = &[
     at("sn_free", Free),
     at("sn_rust_alloc", Memalign),
     at("sn_rust_alloc_zeroed", Memalign),
-    placed("sn_rust_realloc", Realloc, [0, 3, 0]),
+    placed("sn_rust_realloc", Realloc, [0, 3, 2]),
     at("sn_rust_dealloc", Free),
 ];
 

@@ -53,8 +53,8 @@ fn straight<T>(
             continue;
         };
         let (other, found) = resolve(destination)?;
-        let mut pairs = signature.positions().iter().zip(other.positions());
-        let same = other.kind == signature.kind && pairs.all(|(ours, theirs)| tracker.holds(*theirs, *ours));
+        let mut pairs = signature.read_positions().zip(other.read_positions());
+        let same = other.kind == signature.kind && pairs.all(|(ours, theirs)| tracker.holds(theirs, ours));
         return (same && tracker.stack_shift() == 0).then_some(found);
     }
     None
@@ -101,12 +101,12 @@ fn guarded<T>(
     // Of `reallocarray` only the block is passed on as it came; `realloc` sees the product.
     let compared = match (signature.kind, other.kind) {
         (Kind::ReallocArray, Kind::Realloc) => 1,
-        (ours, theirs) if ours == theirs => signature.positions().len(),
+        (ours, theirs) if ours == theirs => usize::MAX,
         _ => return None,
     };
-    let mut pairs = signature.positions().iter().zip(other.positions()).take(compared);
+    let mut pairs = signature.read_positions().zip(other.read_positions()).take(compared);
     let same = pairs
-        .all(|(ours, theirs)| ours == theirs && argument(*ours).is_some_and(|register| !written.contains(&register)));
+        .all(|(ours, theirs)| ours == theirs && argument(ours).is_some_and(|register| !written.contains(&register)));
     (same && !written.contains(&Register::RSP)).then_some(found)
 }
 
