@@ -176,6 +176,17 @@ fn a_full_disk_costs_neither_the_text_nor_honesty() {
 }
 
 #[test]
+fn a_disk_too_full_for_a_report_is_found_before_tracing() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().to_str().unwrap();
+    let script = format!("mount -t tmpfs -o size=64k tmpfs {disk} && exec \"$0\" --json {disk}/o.json -- true");
+    let mut command = Command::new("unshare");
+    // A mount namespace of its own; who is not root becomes it within a user namespace.
+    command.args(["--mount", "--map-root-user", "sh", "-c", &script, env!("CARGO_BIN_EXE_leaktrace")]);
+    assert_fails(&run(&mut command), 1, &["/o.json: No space left on device; make room there or name another file"]);
+}
+
+#[test]
 fn standard_output_that_cannot_be_written_is_an_error() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

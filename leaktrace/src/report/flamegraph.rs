@@ -49,12 +49,7 @@ fn title(snapshot: &Snapshot, measure: Measure) -> String {
 /// Totals and every loss.
 fn subtitle(snapshot: &Snapshot) -> String {
     let totals = snapshot.totals();
-    let mut parts = vec![format!(
-        "{} in {} at {}",
-        Bytes(totals.bytes),
-        counted(totals.count, "allocation"),
-        counted(totals.sites as u64, "site")
-    )];
+    let mut parts = vec![format!("{} in {}", Bytes(totals.bytes), counted(totals.count, "allocation"))];
     if !snapshot.options.older_than.is_zero() {
         parts.push(format!("at least {} old", Span(snapshot.options.older_than)));
     }
@@ -63,7 +58,7 @@ fn subtitle(snapshot: &Snapshot) -> String {
     }
     let losses: Vec<String> = notices(snapshot).into_iter().filter(|it| it.is_loss).map(|it| it.short).collect();
     if !losses.is_empty() {
-        parts.push(format!("losses: {}", losses.join(", ")));
+        parts.push(format!("lost: {}", losses.join(", ")));
     }
     if snapshot.saw_nothing() {
         parts.push("not one allocation was seen".to_owned());

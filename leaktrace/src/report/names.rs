@@ -11,6 +11,9 @@ use crate::model::{Frame, Process, Site, Snapshot, TraceMode};
 /// What stands for the frames of a site whose stack could not be recorded.
 pub const NO_STACK: &str = "[no stack recorded]";
 
+/// Characters shown of a traced command: it shares one line with the totals.
+const LONGEST_COMMAND: usize = 80;
+
 /// `text` with every character replaced that is not text: control characters, and the two noncharacters that XML 1.0
 /// forbids beside them (<https://www.w3.org/TR/xml/#charsets>).
 pub fn clean(text: &str) -> Cow<'_, str> {
@@ -44,7 +47,7 @@ pub fn target(snapshot: &Snapshot) -> String {
     let seen = snapshot.processes.len();
     match snapshot.target.mode {
         TraceMode::Command => {
-            let command = snapshot.target.command.join(" ");
+            let command = elide(&snapshot.target.command.join(" "), LONGEST_COMMAND);
             let pid = snapshot.target.pids.first().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
             format!("{}{pid}", clean(&command))
         }
@@ -68,6 +71,19 @@ fn one(process: &Process) -> String {
     format!("{} (pid {}{ended})", clean(if process.comm.is_empty() { "?" } else { &process.comm }), process.pid)
 }
 
+/// `text` in at most `room` characters, its middle replaced by an ellipsis.
+pub fn elide(text: &str, room: usize) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let tail = room.saturating_sub(1) / 2;
+    let head = room.saturating_sub(1) - tail;
+    let front: String = text.chars().take(head).collect();
+    let back: String = text.chars().skip(length - tail).collect();
+    format!("{front}…{back}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +105,13 @@ mod tests {
     fn no_name_can_reach_the_terminal_or_the_xml_as_control() {
         let text = clean("a\u{1b}[2Jb\n\u{7f}\u{85}\u{ffff}c");
         assert_eq!(text, "a?[2Jb????c");
+    }
+
+    #[test]
+    fn what_is_too_long_loses_its_middle() {
+        assert_eq!(elide("abcdefgh", 8), "abcdefgh");
+        assert_eq!(elide("abcdefghi", 8), "abcd…ghi");
+        assert_eq!(elide("äöüäöü", 5), "äö…öü");
+        assert_eq!(elide("abc", 0), "…");
     }
 }

@@ -35,7 +35,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         if number > 0 {
             let number = counted(number, thing);
             notices.push(Notice {
-                short: format!("{number} {short}"),
+                short: format!("{number}{short}"),
                 what: format!("{number} {detail}"),
                 next,
                 is_loss: true,
@@ -45,35 +45,35 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     lose(
         losses.allocs_dropped,
         "allocation",
-        "dropped",
+        "",
         format!("not recorded ({}table of {} full)", bytes_dropped(losses.bytes_dropped), Count(max_allocs)),
         "totals are too low, raise --max-allocs".to_owned(),
     );
     lose(
         losses.threads_dropped,
         "call",
-        "dropped",
+        "",
         "not recorded (too many processes or threads at once)".to_owned(),
         "totals are untrue, trace fewer processes with --pid".to_owned(),
     );
     lose(
         losses.returns_missed,
         "return",
-        "missed",
+        "",
         "of allocation functions missed".to_owned(),
         "totals are too low, trace fewer processes with --pid".to_owned(),
     );
     lose(
         losses.stacks_dropped,
         "stack",
-        "dropped",
+        "",
         format!("not recorded (table of {} full)", Count(max_stacks)),
         "raise --max-stacks".to_owned(),
     );
     lose(
         losses.stacks_truncated,
         "stack",
-        "cut",
+        " cut",
         format!("cut at {}", counted(u64::from(max_depth), "frame")),
         if max_depth < Options::MAX_DEPTH {
             format!("raise --max-depth (at most {})", Options::MAX_DEPTH)
@@ -84,14 +84,14 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     lose(
         losses.unwind_failed_total(),
         "stack",
-        "incomplete",
+        " incomplete",
         format!("incomplete{}", reasons(snapshot)),
         "their outer frames are missing, sites may be split or merged".to_owned(),
     );
     lose(
         losses.events_lost,
         "process event",
-        "lost",
+        "",
         "lost".to_owned(),
         "processes or names may be missing, trace fewer processes with --pid".to_owned(),
     );

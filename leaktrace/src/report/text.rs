@@ -152,7 +152,7 @@ fn fit(frame: &Frame, columns: Option<usize>) -> (String, String) {
     }
     let short = place(frame, frame.file.as_deref().map(names::base_name).as_deref());
     let room = columns.saturating_sub(2 + length(&short)).max(SHORTEST_FUNCTION);
-    (elide(&function, room), short)
+    (names::elide(&function, room), short)
 }
 
 /// `file:line (module)` with the parts that are known.
@@ -165,19 +165,6 @@ fn place(frame: &Frame, file: Option<&str>) -> String {
     parts.extend(frame.module.as_deref().filter(|_| named).map(|module| format!("({})", names::base_name(module))));
     parts.extend(frame.inlined.then(|| "[inlined]".to_owned()));
     parts.join(" ")
-}
-
-/// `text` in at most `room` characters, its middle replaced by an ellipsis.
-fn elide(text: &str, room: usize) -> String {
-    let length = text.chars().count();
-    if length <= room {
-        return text.to_owned();
-    }
-    let tail = room.saturating_sub(1) / 2;
-    let head = room.saturating_sub(1) - tail;
-    let front: String = text.chars().take(head).collect();
-    let back: String = text.chars().skip(length - tail).collect();
-    format!("{front}…{back}")
 }
 
 fn block_line(block: &Block) -> String {
