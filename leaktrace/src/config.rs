@@ -210,6 +210,7 @@ impl Config {
             max_depth: recording.max_depth,
             objects: recording.objects.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             symbols_prefixes: recording.symbols_prefixes.clone(),
+            sample_bytes: None,
             sort: self.sort,
             show_allocs: recording.show_allocs,
         }

@@ -68,6 +68,7 @@ fn options_reach_the_snapshot_as_resolved() {
         max_depth: 20,
         objects: vec!["/lib/x".to_owned(), "y".to_owned()],
         symbols_prefixes: vec!["je_".to_owned()],
+        sample_bytes: None,
         sort: SortKey::Age,
         show_allocs: true,
     };

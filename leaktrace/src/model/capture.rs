@@ -225,6 +225,9 @@ impl Capture {
             }
             sites.push(site);
         }
+        let sampled = self.options.sample_bytes.is_some();
+        processes.iter_mut().for_each(|process| process.sampled = sampled);
+        sites.iter_mut().for_each(|site| site.sampled = sampled);
 
         let mut snapshot = Snapshot {
             schema: SCHEMA.to_owned(),
@@ -233,7 +236,7 @@ impl Capture {
             elapsed: self.elapsed,
             sequence: self.sequence,
             is_final: self.is_final,
-            sampled: false,
+            sampled,
             target: self.target,
             options: self.options,
             processes,

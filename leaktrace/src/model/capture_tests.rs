@@ -164,6 +164,15 @@ fn counters_read_while_moving_never_go_below_zero() {
 }
 
 #[test]
+fn estimates_are_marked_beside_every_number() {
+    let snapshot = capture(Options { sample_bytes: Some(512 << 10), ..Options::default() }).into_snapshot(&mut resolve);
+    assert!(snapshot.sampled && snapshot.sites.iter().all(|site| site.sampled));
+    assert!(snapshot.processes.iter().all(|process| process.sampled));
+    let exact = serde_json::to_string(&capture(Options::default()).into_snapshot(&mut resolve)).unwrap();
+    assert!(!exact.contains("\"sampled\""));
+}
+
+#[test]
 fn json_written_is_json_read() {
     let snapshot = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
     let text = serde_json::to_vec(&snapshot).unwrap();

@@ -88,6 +88,8 @@ pub struct Options {
     pub objects: Vec<String>,
     /// `--symbols-prefix`, as given.
     pub symbols_prefixes: Vec<String>,
+    /// Mean distance between sampled bytes; `None` where every allocation is recorded and the numbers are exact.
+    pub sample_bytes: Option<u64>,
     /// `--sort`.
     pub sort: SortKey,
     /// `--show-allocs`: whether sites carry their blocks.
@@ -123,6 +125,7 @@ impl Default for Options {
             max_depth: Self::MAX_DEPTH,
             objects: Vec::new(),
             symbols_prefixes: Vec::new(),
+            sample_bytes: None,
             sort: SortKey::Bytes,
             show_allocs: false,
         }
