@@ -226,8 +226,12 @@ impl Capture {
             sites.push(site);
         }
         let sampled = self.options.sample_bytes.is_some();
-        processes.iter_mut().for_each(|process| process.sampled = sampled);
-        sites.iter_mut().for_each(|site| site.sampled = sampled);
+        for process in &mut processes {
+            process.sampled = sampled;
+        }
+        for site in &mut sites {
+            site.sampled = sampled;
+        }
 
         let mut snapshot = Snapshot {
             schema: SCHEMA.to_owned(),
