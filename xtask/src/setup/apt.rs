@@ -16,7 +16,7 @@ if [ ! -e $policy ]; then
     chmod 755 $policy
 fi
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l
-apt-get -o DPkg::Lock::Timeout=600 -q install -y --no-install-recommends "$@" </dev/null
+apt-get -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 -qq install -y --no-install-recommends "$@" </dev/null
 "#;
 
 /// Installs the packages, with fresh package lists where the present ones do not offer them all or are out of date.
@@ -28,7 +28,8 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
         update(why)?;
         fresh = true;
     }
-    let attempt = || shell::run(crate::root::command("sh", why)?.args(["-c", INSTALL, "sh"]).args(packages));
+    let attempt =
+        || shell::run_unannounced(crate::root::command("sh", why)?.args(["-c", INSTALL, "sh"]).args(packages));
     match attempt() {
         // Out-of-date lists name files that the mirror no longer has.
         Err(_) if !fresh => {
@@ -50,7 +51,7 @@ pub fn offers(package: &str) -> bool {
 
 /// Fetches the package lists.
 pub fn update(why: &str) -> Result<()> {
-    shell::run(crate::root::command("apt-get", why)?.args(["-o", "DPkg::Lock::Timeout=600", "-q", "update"]))
+    shell::run(crate::root::command("apt-get", why)?.args(["-o", "DPkg::Lock::Timeout=600", "-qq", "update"]))
 }
 
 /// Services that came with packages we installed for their programs shall not run from the next boot on either.

@@ -94,14 +94,19 @@ impl Compiler {
         self.sysroot().is_ok_and(|sysroot| sysroot.join(part).is_dir())
     }
 
-    /// Its `--version` line and its LLVM's version.
+    /// Its `--version` line, with a word on what else decides the bytes it writes, and its LLVM's version.
     fn versions(&self) -> Result<(String, String)> {
         let text = shell::output(self.rustc().arg("-vV"))?;
-        let llvm = text.lines().find_map(|line| line.strip_prefix("LLVM version: "));
-        match (text.lines().next(), llvm) {
-            (Some(version), Some(llvm)) => Ok((version.to_owned(), llvm.to_owned())),
-            _ => bail!("`rustc -vV` names no LLVM version: {text}"),
-        }
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let (Some(version), Some(release), Some(llvm)) =
+            (text.lines().next(), field("release: "), field("LLVM version: "))
+        else {
+            bail!("`rustc -vV` names no release and LLVM version: {text}");
+        };
+        // LLVM copies lines of source into BTF where it finds the files; Debian's `core` was compiled there.
+        let sources = Path::new("/usr/src").join(format!("rustc-{release}"));
+        let seen = *self == Compiler::Distribution && sources.is_dir();
+        Ok((format!("{version}{}", if seen { " beside its sources" } else { "" }), llvm.to_owned()))
     }
 }
 
