@@ -169,12 +169,15 @@ pub fn monotonic_ns() -> Result<u64> {
 
 /// Whether the exit tracepoint passes "the whole group is dead", which came with Linux 6.16.
 fn exit_tells_group_dead() -> bool {
-    nix::sys::utsname::uname()
-        .ok()
-        .and_then(|name| {
-            let release = name.release().to_str()?.to_owned();
-            let mut parts = release.split(|c: char| !c.is_ascii_digit());
-            Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
-        })
-        .is_some_and(|version| version >= (6, 16))
+    version() >= (6, 16)
+}
+
+/// The running kernel's version; (0, 0) where it does not tell.
+pub fn version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let mut numbers = release.iter().flat_map(|release| release.split(|c: char| !c.is_ascii_digit())).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    }
 }

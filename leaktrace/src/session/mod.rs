@@ -1,8 +1,45 @@
-//! Everything that talks to the kernel.
-pub mod attach;
-pub mod bpf;
-pub mod drain;
-pub mod kernel;
-pub mod mapping;
-pub mod programs;
-pub mod sampling;
+//! Everything that talks to the kernel: BPF programs and maps, probes, processes. aya and tokio live here and nowhere
+//! else.
+//!
+//! In: a [`Config`]. Out: a [`Snapshot`] at each interval and an [`Outcome`] at the end.
+
+mod attach;
+mod bpf;
+mod capture;
+mod drain;
+mod facts;
+mod kernel;
+pub mod launch;
+mod mapping;
+mod naming;
+mod pidfd;
+mod prober;
+mod processes;
+mod programs;
+mod progress;
+mod sampling;
+mod signals;
+mod trace;
+mod waiting;
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result};
+
+use crate::config::Config;
+use crate::model::Snapshot;
+use crate::outcome::Outcome;
+
+/// Traces what `config` says, calls `report` at each interval until it breaks, and hands back the last report
+/// undelivered.
+///
+/// # Errors
+/// One line each that names what stands in the way and the next step.
+pub fn run(config: &Config, report: &mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send)) -> Result<Outcome> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(trace::run(config, report))
+}

@@ -47,6 +47,16 @@ impl Technique {
         }
     }
 
+    /// The best, or what `LEAKTRACE_ATTACH` (`sessions`, `multi`, `perf`) says, so that tests can try them all.
+    pub fn chosen() -> Self {
+        match std::env::var("LEAKTRACE_ATTACH").as_deref() {
+            Ok("sessions") => Self::Sessions,
+            Ok("multi") => Self::Multi,
+            Ok("perf") => Self::PerfEvents,
+            _ => Self::best(),
+        }
+    }
+
     /// The attach type that a program is verified for; `None` for perf events.
     pub fn attach_type(self, program: &str) -> Option<AttachType> {
         match (self, program) {

@@ -1,0 +1,88 @@
+//! One reading of the tables as the model wants it: slots become processes, ticks become ages.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::drain::{self, Account};
+use super::kernel::{Kernel, monotonic_ns};
+use super::processes::Processes;
+use crate::model::{BlockTally, Capture, Losses, Options, RawSite, Target};
+
+/// Blocks above which a report in the middle of a trace goes without their ages, so that it takes milliseconds however
+/// many are outstanding.
+const MANY_BLOCKS: u64 = 2_000_000;
+
+/// When and what for.
+pub struct Occasion {
+    /// When tracing began.
+    pub started: Timestamp,
+    /// How long it has lasted.
+    pub elapsed: Duration,
+    /// Which report this is, from 1.
+    pub sequence: u64,
+    /// Whether it is the last.
+    pub is_final: bool,
+}
+
+/// Reads everything that a report needs.
+pub fn capture(
+    kernel: &Kernel,
+    processes: &mut Processes,
+    occasion: &Occasion,
+    target: &Target,
+    options: &Options,
+) -> Result<Capture> {
+    for (slot, life) in drain::lives(kernel) {
+        processes.observe(slot, &life);
+    }
+    let (raw_processes, by_slot) = processes.raw();
+    let mut sites = Vec::new();
+    let mut by_index = HashMap::new();
+    for Account { index, slot, frames, counters, truncated } in drain::accounts(kernel) {
+        let Some(&process) = by_slot.get(&slot) else { continue };
+        by_index.insert(index, sites.len());
+        sites.push(RawSite { process, frames, counters, truncated });
+    }
+    let outstanding: u64 = sites.iter().map(|site| site.counters.outstanding_count()).sum();
+    let wanted =
+        occasion.is_final || options.show_allocs || !options.older_than.is_zero() || outstanding <= MANY_BLOCKS;
+    let mut warnings = Vec::new();
+    let blocks = if wanted {
+        let blocks = drain::blocks(kernel, monotonic_ns()?, |index| by_index.get(&index).copied());
+        Some(BlockTally::read(sites.len(), options, blocks))
+    } else {
+        warnings.push(format!("more than {MANY_BLOCKS} blocks are outstanding; their ages stand in the last report only"));
+        None
+    };
+    Ok(Capture {
+        started: occasion.started,
+        elapsed: occasion.elapsed,
+        sequence: occasion.sequence,
+        is_final: occasion.is_final,
+        target: target.clone(),
+        options: options.clone(),
+        processes: raw_processes,
+        sites,
+        blocks,
+        losses: losses(kernel),
+        warnings,
+    })
+}
+
+/// The kernel's counters under the names of the report.
+pub fn losses(kernel: &Kernel) -> Losses {
+    let raw = kernel.losses();
+    Losses {
+        // A thread without a state of its own has its calls dropped.
+        allocs_dropped: raw.allocs_dropped + raw.threads_dropped,
+        stacks_dropped: raw.stacks_dropped,
+        stacks_truncated: raw.stacks_truncated,
+        unwind_failed: raw.unwind_failed,
+        returns_missed: raw.returns_missed,
+        events_lost: raw.events_lost,
+        ..Losses::default()
+    }
+}

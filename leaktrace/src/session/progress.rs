@@ -1,0 +1,63 @@
+//! The status line on a terminal while tracing.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::capture;
+use super::drain;
+use super::kernel::Kernel;
+use crate::config::Messages;
+use crate::report::status::Status;
+
+/// Columns where the terminal does not tell.
+const WIDTH: usize = 80;
+
+/// Shows the status line, where there is somebody to see it.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    last: (Duration, u64),
+}
+
+impl Progress {
+    /// A status line if wanted.
+    pub fn new(messages: &Messages) -> Self {
+        let bar = messages.progress.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // The template is a constant that indicatif understands.
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, last: (Duration::ZERO, 0) }
+    }
+
+    /// Shows the numbers of this moment.
+    pub fn show(&mut self, kernel: &Kernel, elapsed: Duration) {
+        let Some(bar) = &self.bar else { return };
+        let accounts = drain::accounts(kernel);
+        let sum = |number: fn(&drain::Account) -> u64| accounts.iter().map(number).sum::<u64>();
+        let allocs = sum(|account| account.counters.alloc_count);
+        let seconds = elapsed.saturating_sub(self.last.0).as_secs_f64();
+        let status = Status {
+            elapsed,
+            live_bytes: sum(|account| account.counters.outstanding_bytes()),
+            live_count: sum(|account| account.counters.outstanding_count()),
+            allocs_per_s: if seconds > 0.0 { allocs.saturating_sub(self.last.1) as f64 / seconds } else { 0.0 },
+            losses: capture::losses(kernel).total(),
+        };
+        self.last = (elapsed, allocs);
+        let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(WIDTH, |(width, _)| usize::from(width.0));
+        bar.set_message(status.line(width.saturating_sub(1)));
+        bar.tick();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! A trace from its first probe to its last report.
+//!
+//! Sets up, waits for what happens (time, signals, events of the programs, ends of processes), reports, and tears down
+//! in an order in which the last report is exact: first the programs stop writing, then the tables are read.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{MapData, RingBuf};
+use jiff::Timestamp;
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::attach::Scope;
+use super::capture::{self, Occasion};
+use super::kernel::{Kernel, Limits};
+use super::launch::{Event, Held, LaunchOptions, Launched};
+use super::naming;
+use super::prober::{Found, Prober};
+use super::processes::Processes;
+use super::programs::Technique;
+use super::progress::Progress;
+use super::signals::Signals;
+use super::waiting::Ends;
+use crate::config::{Config, Whom};
+use crate::model::{Options, Pid, Snapshot, Target};
+use crate::object;
+use crate::outcome::{CommandStatus, Outcome};
+use crate::procmaps::ObjectStore;
+use crate::symbolize::Symbolizer;
+
+/// What is called with every report but the last; says whether to go on.
+pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
+
+/// How often processes are looked at again for libraries that they have loaded meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a command that was sent a signal is waited for, so that its last report sees its end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A running trace.
+struct Trace<'a> {
+    config: &'a Config,
+    kernel: Kernel,
+    prober: Prober,
+    processes: Processes,
+    symbolizer: Symbolizer,
+    events: AsyncFd<RingBuf<MapData>>,
+    target: Target,
+    options: Options,
+    started: Timestamp,
+    since: Instant,
+    sequence: u64,
+}
+
+/// Why the trace is over.
+enum Over {
+    /// Time, reports or processes have run out, or the user has asked.
+    Done,
+    /// The command waits for us to let it end.
+    Exiting(Held),
+}
+
+/// Traces what the configuration says.
+///
+/// # Errors
+/// One line each that names what stands in the way and the next step.
+pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
+    let mut signals = Signals::listen()?;
+    let mut launched = match &config.whom {
+        Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
+        Whom::Pids(_) | Whom::System => None,
+    };
+    let mut ends = Ends::default();
+    if let Whom::Pids(pids) = &config.whom {
+        for pid in pids {
+            ends.add(*pid)?;
+        }
+    }
+    let mut trace = Trace::new(config)?;
+    let held = match &mut launched {
+        Some(launched) => {
+            let pid = launched.pid();
+            trace.target.pids = vec![pid];
+            let held = launched
+                .hold_until_mapped()
+                .await
+                .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?;
+            trace.probe_process(pid)?;
+            Some(held)
+        }
+        None => {
+            match &config.whom {
+                Whom::Pids(pids) => pids.iter().try_for_each(|pid| trace.probe_process(*pid))?,
+                _ => trace.probe_system()?,
+            }
+            None
+        }
+    };
+    trace.begin(held);
+    let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
+    trace.finish(over, launched, ends).await
+}
+
+impl<'a> Trace<'a> {
+    fn new(config: &'a Config) -> Result<Self> {
+        let recording = &config.recording;
+        let limits = Limits {
+            max_allocs: recording.max_allocs,
+            max_stacks: recording.max_stacks,
+            max_depth: recording.max_depth,
+            min_size: recording.min_size,
+            max_size: recording.max_size.unwrap_or(u64::MAX),
+            sample_bytes: 0,
+        };
+        let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
+        let events = AsyncFd::new(kernel.take_events()?).context("cannot wait for the programs' events")?;
+        Ok(Self {
+            config,
+            kernel,
+            prober: Prober::new(&recording.symbols_prefixes, super::kernel::version()),
+            processes: Processes::new(Arc::new(ObjectStore::new())),
+            symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
+            events,
+            target: config.target(),
+            options: config.options(),
+            started: Timestamp::now(),
+            since: Instant::now(),
+            sequence: 0,
+        })
+    }
+
+    /// Probes the allocators of one process, for it alone.
+    fn probe_process(&mut self, pid: Pid) -> Result<()> {
+        let space = self.processes.look_at(pid)?;
+        let found = self.prober.probe(&mut self.kernel, space, Scope::Process(pid))?;
+        self.probe_named(Scope::Process(pid))?;
+        if found.objects.is_empty() && self.config.recording.objects.is_empty() {
+            bail!("{}", nothing_to_probe(pid, &found));
+        }
+        Ok(())
+    }
+
+    /// Probes the allocators of every process.
+    fn probe_system(&mut self) -> Result<()> {
+        let own = Pid(std::process::id());
+        for process in procfs::process::all_processes().context("cannot list the processes in /proc")? {
+            let Ok(process) = process else { continue };
+            let pid = Pid(process.pid as u32);
+            if pid == own {
+                continue;
+            }
+            // Kernel threads have no mappings, others end meanwhile.
+            let Ok(space) = self.processes.look_at(pid) else { continue };
+            self.prober.probe(&mut self.kernel, space, Scope::AllProcesses)?;
+        }
+        self.probe_named(Scope::AllProcesses)?;
+        if self.prober.is_empty() {
+            bail!("no running process has an allocator that we know; name one with --object PATH");
+        }
+        Ok(())
+    }
+
+    fn probe_named(&mut self, scope: Scope) -> Result<()> {
+        for path in &self.config.recording.objects {
+            self.prober.probe_file(&mut self.kernel, path, scope)?;
+        }
+        Ok(())
+    }
+
+    /// All probes are in place: time runs from here.
+    fn begin(&mut self, held: Option<Held>) {
+        self.started = Timestamp::now();
+        self.since = Instant::now();
+        if !self.config.messages.quiet {
+            eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", whom(&self.target));
+        }
+        if let Some(held) = held {
+            held.release();
+        }
+    }
+
+    /// Waits until the trace is over, reporting on the way.
+    async fn follow(
+        &mut self,
+        signals: &mut Signals,
+        launched: &mut Option<Launched>,
+        ends: &mut Ends,
+        report: Report<'_>,
+    ) -> Result<Over> {
+        let recording = &self.config.recording;
+        let deadline = recording.duration.map(|duration| self.since + duration);
+        let mut ticks = recording.interval.map(interval);
+        if let Some(ticks) = &mut ticks {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            // The first tick is at once.
+            ticks.tick().await;
+        }
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut progress = Progress::new(&self.config.messages);
+        let mut leave_by = None;
+        loop {
+            tokio::select! {
+                biased;
+                signal = signals.next(), if leave_by.is_none() => {
+                    let Some(launched) = launched else { return Ok(Over::Done) };
+                    if signal == libc::SIGTERM {
+                        // What was sent to us alone is meant for the command as well.
+                        let _ = launched.signal(signal);
+                    }
+                    leave_by = Some(Instant::now() + GRACE);
+                }
+                () = until(leave_by), if leave_by.is_some() => return Ok(Over::Done),
+                event = next_event(launched), if launched.is_some() => match event {
+                    Event::Held(held) => {
+                        // The command has become another program: its mappings are others, its files may be.
+                        if let Some(pid) = launched.as_ref().map(Launched::pid) {
+                            self.drain_events();
+                            if let Err(error) = self.probe_process(pid) {
+                                log::warn!("{error:#}");
+                            }
+                        }
+                        held.release();
+                    }
+                    Event::Exiting(held) => return Ok(Over::Exiting(held)),
+                    Event::Ended(_) => return Ok(Over::Done),
+                },
+                ready = self.events.readable() => {
+                    ready.context("cannot wait for the programs' events")?.clear_ready();
+                    self.drain_events();
+                }
+                () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
+                () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
+                _ = tick(&mut ticks), if ticks.is_some() => {
+                    let snapshot = self.snapshot(false)?;
+                    if report(&snapshot).is_break() {
+                        return Ok(Over::Done);
+                    }
+                    if recording.count.is_some_and(|count| self.sequence >= count) {
+                        return Ok(Over::Done);
+                    }
+                }
+                _ = look.tick() => {
+                    if !matches!(self.config.whom, Whom::System) {
+                        self.processes.look_at_all();
+                    }
+                    progress.show(&self.kernel, self.since.elapsed());
+                }
+            }
+        }
+    }
+
+    /// Stops, reads, names, and lets the command end.
+    async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends) -> Result<Outcome> {
+        self.kernel.stop()?;
+        self.drain_events();
+        self.processes.look_at_all();
+        // A process that has ended is gone from /proc only when its parent has asked for its status.
+        for pid in ends.ended() {
+            self.processes.exited(pid, None);
+        }
+        let command_status = match (over, launched) {
+            (Over::Exiting(held), Some(mut launched)) => {
+                held.release();
+                let pid = launched.pid();
+                let status = loop {
+                    match launched.next_event().await {
+                        Event::Held(held) | Event::Exiting(held) => held.release(),
+                        Event::Ended(ending) => break CommandStatus::from(ending),
+                    }
+                };
+                self.processes.exited(pid, Some(i32::from(status.code())));
+                Some(status)
+            }
+            (_, Some(mut launched)) => {
+                let pid = launched.pid();
+                let ended = tokio::time::timeout(Duration::ZERO, launched.next_event()).await;
+                match ended {
+                    Ok(Event::Ended(ending)) => {
+                        let status = CommandStatus::from(ending);
+                        self.processes.exited(pid, Some(i32::from(status.code())));
+                        Some(status)
+                    }
+                    _ => None,
+                }
+            }
+            (_, None) => None,
+        };
+        let snapshot = self.snapshot(true)?;
+        for note in self.symbolizer.notes() {
+            log::info!("{note}");
+        }
+        self.prober.detach();
+        Ok(Outcome { snapshot, command_status })
+    }
+
+    fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
+        self.sequence += 1;
+        if !is_final {
+            self.drain_events();
+            self.processes.look_at_all();
+        }
+        let occasion =
+            Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
+        let capture =
+            capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
+    }
+
+    fn drain_events(&mut self) {
+        while let Some(item) = self.events.get_mut().next() {
+            if item.len() < size_of::<ProgramEvent>() {
+                continue;
+            }
+            // SAFETY: plain integers, and long enough.
+            let event = unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() };
+            drop(item);
+            let pid = Pid(event.tgid);
+            match event.kind {
+                EVENT_PROCESS => self.processes.began(event.process, pid),
+                EVENT_EXIT | EVENT_EXEC => self.processes.ended(event.process, pid),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn next_event(launched: &mut Option<Launched>) -> Event {
+    match launched {
+        Some(launched) => launched.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tick(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn whom(target: &Target) -> String {
+    match (target.command.first(), target.pids.as_slice()) {
+        (Some(command), _) => command.clone(),
+        (None, []) => "every process".to_owned(),
+        (None, [pid]) => format!("process {pid}"),
+        (None, pids) => format!("{} processes", pids.len()),
+    }
+}
+
+fn nothing_to_probe(pid: Pid, found: &Found) -> String {
+    match found.hidden.first() {
+        Some((path, allocator)) => format!(
+            "process {pid} has {allocator} in {} without symbols to find it by; install a build that is not stripped",
+            path.display()
+        ),
+        None => format!(
+            "no allocator that we know was found in process {pid}; name its file with --object PATH, or its functions' \
+             prefix with --symbols-prefix"
+        ),
+    }
+}
