@@ -8,9 +8,11 @@ mod logging;
 pub mod model;
 pub mod object;
 pub mod outcome;
+pub mod procmaps;
 pub mod report;
 mod run;
 pub mod session;
+pub mod symbolize;
 pub mod targets;
 
 pub use run::main;

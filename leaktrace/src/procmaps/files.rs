@@ -1,0 +1,207 @@
+//! Opening files that belong to other processes: in their root, through their `/proc` directory, within a budget.
+//!
+//! A traced process chooses its paths and what lies behind them, so nothing opened here may block (pipes), act
+//! (devices) or lead out of the process' root (absolute links).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, fstatat};
+
+use super::Device;
+
+/// A root directory: this program's or a traced process', which may be a container's.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    /// Device and inode of the directory, to tell roots apart.
+    pub(super) id: (u64, u64),
+}
+
+impl Root {
+    /// The root of this program.
+    pub fn own() -> io::Result<Self> {
+        Self::new(open("/", Self::FLAGS, Mode::empty())?)
+    }
+
+    /// The root of the process whose `/proc` directory this is.
+    pub(super) fn of(process: &ProcessDir) -> io::Result<Self> {
+        Self::new(openat(&process.dir, "root", Self::FLAGS, Mode::empty())?)
+    }
+
+    const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+    fn new(dir: OwnedFd) -> io::Result<Self> {
+        let status = nix::sys::stat::fstat(&dir)?;
+        Ok(Self { dir, id: (status.st_dev, status.st_ino) })
+    }
+
+    /// Opens a regular file for reading; links, absolute ones too, are followed inside this root.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        let inside: PathBuf = path.components().filter(|part| !matches!(part, Component::RootDir)).collect();
+        let how = OpenHow::new().flags(READ).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        regular(openat2(&self.dir, &inside, how)?)
+    }
+}
+
+/// Never wait for a pipe's writer, never become a terminal's owner.
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+fn regular(fd: OwnedFd) -> io::Result<File> {
+    let file = File::from(fd);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+/// `/proc/PID`, open: what is read through it is that process' or an error, even when the pid is given to another.
+#[derive(Debug)]
+pub(super) struct ProcessDir {
+    dir: OwnedFd,
+}
+
+impl ProcessDir {
+    pub(super) fn open(id: u32) -> io::Result<Self> {
+        Ok(Self { dir: open(format!("/proc/{id}").as_str(), Root::FLAGS, Mode::empty())? })
+    }
+
+    /// The whole of a text file of the kernel's, such as `maps`, appended to `text`.
+    pub(super) fn read(&self, name: &str, text: &mut Vec<u8>) -> io::Result<()> {
+        let mut file = File::from(openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);
+        file.read_to_end(text).map(drop)
+    }
+
+    /// The file behind a link of the kernel's (`exe`, `map_files/…`), which names the inode itself.
+    pub(super) fn follow(&self, link: &str) -> io::Result<File> {
+        regular(openat(&self.dir, link, READ, Mode::empty())?)
+    }
+
+    /// Device and inode behind such a link, without opening it.
+    pub(super) fn identify(&self, link: &str) -> io::Result<(u64, u64)> {
+        let status = fstatat(&self.dir, link, AtFlags::empty())?;
+        Ok((status.st_dev, status.st_ino))
+    }
+
+    /// The other threads of the process, where its first one has ended and took `maps` with it.
+    pub(super) fn threads(&self) -> io::Result<Vec<u32>> {
+        let tasks = std::fs::read_dir(format!("/proc/self/fd/{}/task", self.dir.as_raw_fd()))?;
+        Ok(tasks.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+}
+
+/// What tells one content of one file from another: the inode, and its size and time of last writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// `st_dev`
+    pub(super) device: u64,
+    /// `st_ino`
+    pub(super) inode: u64,
+    /// Bytes.
+    pub(super) size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let status = file.metadata()?;
+        Ok(Self {
+            device: status.dev(),
+            inode: status.ino(),
+            size: status.size(),
+            modified: (status.mtime(), status.mtime_nsec()),
+        })
+    }
+
+    pub(super) fn is_on(&self, device: Device) -> bool {
+        self.device == libc::makedev(device.major, device.minor)
+    }
+}
+
+/// How many descriptors may be held for files of traced processes.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, taken: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// The right to hold one descriptor, given back when dropped; `None` when all are taken.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Permit> {
+        self.taken
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < self.limit).then_some(taken + 1))
+            .ok()
+            .map(|_| Permit(Arc::clone(self)))
+    }
+}
+
+/// One descriptor's share of a [`Budget`].
+#[derive(Debug)]
+pub(super) struct Permit(Arc<Budget>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn absolute_links_stay_inside_the_root() {
+        let dir = tempfile::tempdir().expect("scratch");
+        std::fs::create_dir(dir.path().join("etc")).expect("etc");
+        std::fs::write(dir.path().join("etc/hostname"), "inside").expect("file");
+        symlink("/etc/hostname", dir.path().join("absolute")).expect("link");
+        symlink("../../../../../../../../etc/hostname", dir.path().join("upwards")).expect("link");
+        let root = Root::new(open(dir.path(), Root::FLAGS, Mode::empty()).expect("open")).expect("root");
+        for path in ["/absolute", "/upwards", "/etc/hostname"] {
+            let mut text = String::new();
+            root.open(Path::new(path)).expect(path).read_to_string(&mut text).expect("read");
+            assert_eq!(text, "inside", "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_does_not_block() {
+        let dir = tempfile::tempdir().expect("scratch");
+        nix::unistd::mkfifo(&dir.path().join("pipe"), Mode::S_IRWXU).expect("pipe");
+        let error = Root::own().expect("own root").open(&dir.path().join("pipe")).expect_err("no regular file");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_budget_gives_back_what_is_dropped() {
+        let budget = Budget::new(2);
+        let first = budget.take().expect("first");
+        let _second = budget.take().expect("second");
+        assert!(budget.take().is_none());
+        drop(first);
+        assert_eq!(budget.taken(), 1);
+        assert!(budget.take().is_some());
+    }
+}

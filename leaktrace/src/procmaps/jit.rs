@@ -1,0 +1,211 @@
+//! What a just-in-time compiler says of its code: `/tmp/perf-PID.map`, as `perf` defines it
+//! (tools/perf/Documentation/jit-interface.txt in the kernel's sources).
+//!
+//! One line per function, `START SIZE NAME` with hexadecimal numbers, appended as functions are compiled. The file is
+//! held open from when the process is seen, so that it is readable after the process' end.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
+
+/// Read at most so much of one file, bytes: a traced process may write without end. Node's maps are some MiB.
+const MAX_FILE: u64 = 256 * 1024 * 1024;
+/// Read so much at once, bytes.
+const CHUNK: usize = 1024 * 1024;
+/// A longer name is cut, bytes.
+const MAX_NAME: usize = 4096;
+
+/// A function that a just-in-time compiler placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JitSymbol {
+    /// One past its last address.
+    pub end: u64,
+    /// Its name, as the compiler wrote it.
+    pub name: Arc<str>,
+}
+
+/// The functions of one process' just-in-time compilers. Where two claim an address, the one written later has it.
+#[derive(Debug, Default)]
+pub struct JitSymbols {
+    by_start: BTreeMap<u64, JitSymbol>,
+    source: Option<Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    file: File,
+    stamp: Stamp,
+    /// Read so far, bytes; always at a line's start.
+    position: u64,
+    _permit: Permit,
+}
+
+impl JitSymbols {
+    /// The function at `address`.
+    #[must_use]
+    pub fn find(&self, address: u64) -> Option<&JitSymbol> {
+        let (_, symbol) = self.by_start.range(..=address).next_back()?;
+        (address < symbol.end).then_some(symbol)
+    }
+
+    /// Opens the process' map if there is one, or a new one that took its place.
+    pub(super) fn follow(&mut self, process: &ProcessDir, budget: &Arc<Budget>) -> io::Result<()> {
+        let path = map_path(process)?;
+        let file = match Root::of(process)?.open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let stamp = Stamp::of(&file)?;
+        let same = |held: &Source| (held.stamp.device, held.stamp.inode) == (stamp.device, stamp.inode);
+        if self.source.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        // What the old one said last is still true of what is in memory.
+        self.refresh()?;
+        let Some(permit) = budget.take() else {
+            return Err(io::Error::other("no descriptor left to hold it"));
+        };
+        self.source = Some(Source { file, stamp, position: 0, _permit: permit });
+        Ok(())
+    }
+
+    /// Reads what was written since the last time.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        let Some(source) = &mut self.source else { return Ok(()) };
+        let mut chunk = Vec::new();
+        let mut kept = 0;
+        while source.position < MAX_FILE {
+            chunk.resize(kept + CHUNK, 0);
+            let read = source.file.read_at(&mut chunk[kept..], source.position + kept as u64)?;
+            chunk.truncate(kept + read);
+            // An unfinished line is left for the next time, unless it is longer than any line is.
+            let whole = match chunk.iter().rposition(|&byte| byte == b'\n') {
+                Some(newline) => newline + 1,
+                None if chunk.len() > CHUNK => chunk.len(),
+                None => 0,
+            };
+            for line in chunk[..whole].split(|&byte| byte == b'\n') {
+                insert(&mut self.by_start, line);
+            }
+            source.position += whole as u64;
+            chunk.drain(..whole);
+            kept = chunk.len();
+            if read == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the text of a map in.
+    pub fn extend(&mut self, text: &[u8]) {
+        for line in text.split(|&byte| byte == b'\n') {
+            insert(&mut self.by_start, line);
+        }
+    }
+}
+
+/// The compiler names its map after the pid that it sees itself.
+fn map_path(process: &ProcessDir) -> io::Result<PathBuf> {
+    let mut status = Vec::new();
+    process.read("status", &mut status)?;
+    let pid = String::from_utf8_lossy(&status)
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:")?.split_ascii_whitespace().last()?.parse::<u32>().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NSpid in status"))?;
+    Ok(PathBuf::from(format!("/tmp/perf-{pid}.map")))
+}
+
+fn insert(by_start: &mut BTreeMap<u64, JitSymbol>, line: &[u8]) {
+    let Some((start, symbol)) = entry(line) else { return };
+    // Cut what the new function's memory was before.
+    if let Some((_, before)) = by_start.range_mut(..start).next_back()
+        && before.end > start
+    {
+        let rest = (before.end > symbol.end).then(|| before.clone());
+        before.end = start;
+        if let Some(rest) = rest {
+            by_start.insert(symbol.end, rest);
+        }
+    }
+    let covered: Vec<u64> = by_start.range(start..symbol.end).map(|(&start, _)| start).collect();
+    for old in covered {
+        if let Some(old) = by_start.remove(&old)
+            && old.end > symbol.end
+        {
+            by_start.insert(symbol.end, old);
+        }
+    }
+    by_start.insert(start, symbol);
+}
+
+fn entry(line: &[u8]) -> Option<(u64, JitSymbol)> {
+    let line = String::from_utf8_lossy(line);
+    let mut parts = line.splitn(3, ' ');
+    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
+    let start = number(parts.next()?)?;
+    let size = number(parts.next()?)?;
+    let name = parts.next()?.trim();
+    let name = &name[..name.floor_char_boundary(MAX_NAME)];
+    let end = start.checked_add(size)?;
+    (size > 0 && !name.is_empty()).then(|| (start, JitSymbol { end, name: Arc::from(name) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str, addresses: &[u64]) -> Vec<String> {
+        let mut symbols = JitSymbols::default();
+        symbols.extend(text.as_bytes());
+        let name = |&address| symbols.find(address).map_or_else(|| "-".to_owned(), |symbol| symbol.name.to_string());
+        addresses.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_function_covers_its_bytes_and_no_more() {
+        let text = "1000 10 LazyCompile:*leak /srv/app.js:10:5\n1020 8 b\n";
+        assert_eq!(
+            names(text, &[0xfff, 0x1000, 0x100f, 0x1010, 0x1020, 0x1028]),
+            ["-", "LazyCompile:*leak /srv/app.js:10:5", "LazyCompile:*leak /srv/app.js:10:5", "-", "b", "-"]
+        );
+    }
+
+    #[test]
+    fn what_is_compiled_later_takes_the_memory_over() {
+        let text = "1000 100 old\n1040 20 new\n2000 10 x\n1ff0 100 y\n";
+        assert_eq!(
+            names(text, &[0x1000, 0x1040, 0x105f, 0x1060, 0x10ff, 0x2000, 0x20ef]),
+            ["old", "new", "new", "old", "old", "y", "y"]
+        );
+    }
+
+    #[test]
+    fn lines_that_say_nothing_are_passed_over() {
+        let text = "\n1000\n1000 10\n1000 0 empty\nxyz 10 bad\nffffffffffffffff 10 overflow\n0x2000 0x10 prefixed\n";
+        assert_eq!(names(text, &[0x1000, 0x2000, u64::MAX]), ["-", "prefixed", "-"]);
+    }
+
+    proptest::proptest! {
+        /// An array with one cell per address, painted line by line, is what the map means.
+        #[test]
+        fn agrees_with_painting_an_array(entries in proptest::collection::vec((0u64..64, 1u64..32), 0..40)) {
+            let mut painted = [None; 128];
+            let mut symbols = JitSymbols::default();
+            for (index, (start, size)) in entries.iter().enumerate() {
+                symbols.extend(format!("{start:x} {size:x} f{index}\n").as_bytes());
+                painted[*start as usize..(start + size) as usize].fill(Some(index));
+            }
+            for (address, expected) in painted.iter().enumerate() {
+                let found = symbols.find(address as u64).map(|symbol| symbol.name.to_string());
+                proptest::prop_assert_eq!(found, expected.map(|index| format!("f{index}")));
+            }
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! One descriptor per mapped file, shared by all processes that map it.
+//!
+//! A descriptor keeps the inode alive, so a file that is deleted, replaced or in a mount namespace that has gone can still
+//! be read, and its inode number cannot be given to another file while we rely on it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
+use super::layout::Layout;
+use super::{Device, Mapping, MappingName};
+
+pub use super::layout::Segment;
+
+/// Names an [`Object`] for as long as the program runs; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(u64);
+
+/// A file, or the kernel's `[vdso]`, that some process maps as code: one content of one inode.
+#[derive(Debug)]
+pub struct Object {
+    id: ObjectId,
+    path: Arc<Path>,
+    source: Source,
+    layout: Layout,
+    root: Option<Arc<Root>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Open for as long as this lives.
+    Held { file: File, stamp: Stamp, _permit: Permit },
+    /// There were too many to hold: found by its path, if that still leads to the same inode.
+    Named { stamp: Stamp },
+    /// Not a file.
+    Memory(Vec<u8>),
+}
+
+impl Object {
+    /// Its name among all objects of this run.
+    #[must_use]
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The path under which it was first seen, in that process' view.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The root directory of the process that showed it first, where its debug information may lie; `None` where that
+    /// is this program's own root, or could not be opened.
+    #[must_use]
+    pub fn root(&self) -> Option<&Root> {
+        self.root.as_deref()
+    }
+
+    /// Its loadable segments as the program header table gives them; empty where it is not an ELF file we can read.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.layout.segments
+    }
+
+    /// The GNU build id.
+    #[must_use]
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.layout.build_id.as_deref()
+    }
+
+    /// The address in the object's own numbering (ELF virtual address) of what lies at `offset`, in bytes, in the file.
+    #[must_use]
+    pub fn virtual_address(&self, offset: u64) -> Option<u64> {
+        self.layout.virtual_address(offset)
+    }
+
+    /// Its content as a file of its own position, as long as that is what was mapped.
+    ///
+    /// Errors: the file cannot be found any more, or was written to in place since.
+    pub fn open(&self) -> io::Result<File> {
+        match &self.source {
+            Source::Held { file, stamp, .. } => {
+                self.check(file, stamp)?;
+                // Not dup(2), which would share the position.
+                File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            }
+            Source::Named { stamp } => {
+                let file = match &self.root {
+                    Some(root) => root.open(&self.path)?,
+                    None => Root::own()?.open(&self.path)?,
+                };
+                self.check(&file, stamp)?;
+                Ok(file)
+            }
+            Source::Memory(bytes) => {
+                let name = c"leaktrace-vdso";
+                let file = File::from(nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
+                file.write_all_at(bytes, 0)?;
+                Ok(file)
+            }
+        }
+    }
+
+    /// A new build written over the old one keeps the inode. A mere `touch` keeps the build id as well.
+    fn check(&self, file: &File, then: &Stamp) -> io::Result<()> {
+        let now = Stamp::of(file)?;
+        let same_file = (now.device, now.inode) == (then.device, then.inode);
+        let same_build = || {
+            now.size == then.size && self.build_id().is_some() && Layout::read(file).build_id == self.layout.build_id
+        };
+        if now == *then || same_file && same_build() {
+            Ok(())
+        } else if same_file {
+            Err(io::Error::other("the file was overwritten after it was mapped"))
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "another file took its place, and it was not kept open"))
+        }
+    }
+
+    /// Whether a file that is found now under this object's identity still has this object's content.
+    fn is_current(&self) -> bool {
+        match &self.source {
+            Source::Held { file, stamp, .. } => Stamp::of(file).is_ok_and(|now| now == *stamp),
+            Source::Named { .. } => false,
+            Source::Memory(_) => true,
+        }
+    }
+
+    fn stamp(&self) -> Option<&Stamp> {
+        match &self.source {
+            Source::Held { stamp, .. } | Source::Named { stamp } => Some(stamp),
+            Source::Memory(_) => None,
+        }
+    }
+}
+
+/// Holds the objects of all processes. Share one, in an [`Arc`], among all [`super::AddressSpace`]s.
+#[derive(Debug)]
+pub struct ObjectStore {
+    known: Mutex<Known>,
+    budget: Arc<Budget>,
+    next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By what `maps` shows, so that a file seen before costs no look-up in `/proc`.
+    by_mapping: HashMap<(Device, u64), Vec<Named>>,
+    /// By `st_dev` and `st_ino`.
+    by_file: HashMap<(u64, u64), Arc<Object>>,
+    /// Devices that `maps` and `stat` number differently (overlayfs, btrfs): there the numbers in `maps` do not name a file.
+    ambiguous: HashSet<Device>,
+    roots: HashMap<(u64, u64), Arc<Root>>,
+    own_root: Option<(u64, u64)>,
+    vdso: Option<Arc<Object>>,
+    /// Files that could not be held or opened, with why.
+    problems: HashMap<PathBuf, String>,
+}
+
+/// An object under one of its paths.
+type Named = (Arc<Path>, Arc<Object>);
+
+/// Problems kept for the user; more of them say nothing new.
+const MAX_PROBLEMS: usize = 64;
+
+impl ObjectStore {
+    /// A store that holds at most half of the descriptors this process may have (`RLIMIT_NOFILE`, soft limit).
+    #[must_use]
+    pub fn new() -> Self {
+        // 1024 is the kernel's own default (INR_OPEN_CUR).
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+            .map_or(1024, |(soft, _hard)| usize::try_from(soft).unwrap_or(usize::MAX));
+        Self::with_limit(limit / 2)
+    }
+
+    /// A store that holds at most `limit` descriptors. Objects beyond it are found again by their path.
+    #[must_use]
+    pub fn with_limit(limit: usize) -> Self {
+        Self { known: Mutex::default(), budget: Budget::new(limit), next: AtomicU64::new(0) }
+    }
+
+    /// Descriptors held now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.budget.taken()
+    }
+
+    /// What went wrong in opening and holding files, one sentence each, for `-v`.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let known = self.lock();
+        let mut all: Vec<_> = known.problems.iter().map(|(path, why)| format!("{}: {why}", path.display())).collect();
+        all.sort();
+        all
+    }
+
+    /// Lets go of objects that no address space refers to.
+    pub fn forget_unused(&self) {
+        forget_unused(&mut self.lock());
+    }
+
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// The object behind an executable mapping and the path to show for it. `None` where there is no file, or where it
+    /// cannot be opened.
+    pub(super) fn object(&self, process: &ProcessDir, mapping: &Mapping<'_>) -> (Arc<Path>, Option<Arc<Object>>) {
+        let shown = mapping.name.display();
+        if mapping.name == MappingName::Vdso {
+            return (Arc::from(shown), self.vdso(mapping.end.0 - mapping.start.0));
+        }
+        if !mapping.name.is_file() {
+            return (Arc::from(shown), None);
+        }
+
+        let mut known = self.lock();
+        let key = (mapping.device, mapping.inode);
+        let link = format!("map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
+        let ambiguous = known.ambiguous.contains(&mapping.device);
+        if let Some((path, object)) =
+            known.by_mapping.get(&key).and_then(|named| named.iter().find(|(path, _)| **path == *shown))
+            && object.is_current()
+            && (!ambiguous || process.identify(&link).ok() == object.stamp().map(|stamp| (stamp.device, stamp.inode)))
+        {
+            return (Arc::clone(path), Some(Arc::clone(object)));
+        }
+
+        let path: Arc<Path> = Arc::from(shown);
+        let (file, stamp) = match open_mapped(process, mapping, &link) {
+            Ok(opened) => opened,
+            Err(error) => {
+                complain(&mut known, &path, format!("cannot be opened ({error}); its code is shown by offset"));
+                return (path, None);
+            }
+        };
+        if !stamp.is_on(mapping.device) {
+            known.ambiguous.insert(mapping.device);
+        }
+        let identity = (stamp.device, stamp.inode);
+        let object = match known.by_file.get(&identity) {
+            Some(object) if object.stamp() == Some(&stamp) => Arc::clone(object),
+            _ => {
+                let object = Arc::new(self.hold(&mut known, process, Arc::clone(&path), file, stamp));
+                known.by_file.insert(identity, Arc::clone(&object));
+                object
+            }
+        };
+        let named = known.by_mapping.entry(key).or_default();
+        named.retain(|(other, _)| **other != *path);
+        named.push((Arc::clone(&path), Arc::clone(&object)));
+        (path, Some(object))
+    }
+
+    fn hold(&self, known: &mut Known, process: &ProcessDir, path: Arc<Path>, file: File, stamp: Stamp) -> Object {
+        let layout = Layout::read(&file);
+        let root = foreign_root(known, process);
+        let permit = self.budget.take().or_else(|| {
+            forget_unused(known);
+            self.budget.take()
+        });
+        let source = if let Some(permit) = permit {
+            Source::Held { file, stamp, _permit: permit }
+        } else {
+            let limit = self.budget.limit();
+            complain(
+                known,
+                &path,
+                format!(
+                    "not kept open, as {limit} files are already; its functions keep their names only while it stays \
+                     in place (raise the limit on open files: ulimit -n)"
+                ),
+            );
+            Source::Named { stamp }
+        };
+        Object { id: self.new_id(), path, source, layout, root }
+    }
+
+    /// An object of which nothing can be read.
+    #[cfg(test)]
+    pub(super) fn for_tests(&self, path: &Path) -> Arc<Object> {
+        let source = Source::Memory(Vec::new());
+        Arc::new(Object { id: self.new_id(), path: Arc::from(path), source, layout: Layout::default(), root: None })
+    }
+
+    fn new_id(&self) -> ObjectId {
+        ObjectId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The kernel maps the same code into every process of this word size: read it from our own memory, once.
+    fn vdso(&self, length: u64) -> Option<Arc<Object>> {
+        let mut known = self.lock();
+        if known.vdso.is_none() {
+            let bytes = own_vdso()?;
+            let layout = Layout::parse(&bytes);
+            let path = Arc::from(Path::new("[vdso]"));
+            let object = Object { id: self.new_id(), path, source: Source::Memory(bytes), layout, root: None };
+            known.vdso = Some(Arc::new(object));
+        }
+        let object = known.vdso.as_ref()?;
+        matches!(&object.source, Source::Memory(bytes) if bytes.len() as u64 == length).then(|| Arc::clone(object))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Every update leaves the maps whole, so a panic elsewhere while they were locked does no harm.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for ObjectStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn forget_unused(known: &mut Known) {
+    // An object is unused when every reference to it is one of the store's own.
+    let mut own: HashMap<ObjectId, (usize, usize)> = HashMap::new();
+    let named = known.by_mapping.values().flatten().map(|(_, object)| object);
+    for object in named.chain(known.by_file.values()) {
+        let counts = own.entry(object.id).or_insert((0, Arc::strong_count(object)));
+        counts.0 += 1;
+    }
+    let used = |object: &Arc<Object>| own.get(&object.id).is_none_or(|(own, all)| own < all);
+    known.by_file.retain(|_, object| used(object));
+    known.by_mapping.retain(|_, named| {
+        named.retain(|(_, object)| used(object));
+        !named.is_empty()
+    });
+    known.roots.retain(|_, root| Arc::strong_count(root) > 1);
+}
+
+/// The process' root where it is another than ours.
+fn foreign_root(known: &mut Known, process: &ProcessDir) -> Option<Arc<Root>> {
+    if known.own_root.is_none() {
+        known.own_root = Root::own().ok().map(|root| root.id);
+    }
+    let id = process.identify("root").ok()?;
+    if Some(id) == known.own_root {
+        return None;
+    }
+    if let Some(root) = known.roots.get(&id) {
+        return Some(Arc::clone(root));
+    }
+    let root = Arc::new(Root::of(process).ok()?);
+    known.roots.insert(root.id, Arc::clone(&root));
+    Some(root)
+}
+
+fn complain(known: &mut Known, path: &Path, why: String) {
+    if known.problems.len() < MAX_PROBLEMS {
+        known.problems.entry(path.to_path_buf()).or_insert(why);
+    }
+}
+
+/// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode.
+fn open_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str) -> io::Result<(File, Stamp)> {
+    let stamped = |file: File| Stamp::of(&file).map(|stamp| (file, stamp));
+    // Needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the mapping to be there still.
+    let error = match process.follow(link).and_then(stamped) {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    let same = |(_, stamp): &(File, Stamp)| stamp.inode == mapping.inode;
+    if let Ok(opened) = process.follow("exe").and_then(stamped)
+        && same(&opened)
+    {
+        return Ok(opened);
+    }
+    if let MappingName::File { path, .. } = &mapping.name
+        && let Ok(opened) = Root::of(process).and_then(|root| root.open(path)).and_then(stamped)
+        && same(&opened)
+    {
+        return Ok(opened);
+    }
+    Err(error)
+}
+
+fn own_vdso() -> Option<Vec<u8>> {
+    let maps = std::fs::read("/proc/self/maps").ok()?;
+    let range = super::parse(&maps).flatten().find(|mapping| mapping.name == MappingName::Vdso)?;
+    let mut bytes = vec![0; usize::try_from(range.end.0 - range.start.0).ok()?];
+    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, range.start.0).ok()?;
+    Some(bytes)
+}

@@ -1,0 +1,249 @@
+//! One process' executable mappings, now and before.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::files::ProcessDir;
+use super::objects::{Object, ObjectStore};
+use super::{JitSymbols, MappingName, parse};
+use crate::model::{Address, Pid};
+
+/// Mappings kept after they have gone. A process that loads and unloads plugins for months must not fill our memory.
+const MAX_RETIRED: usize = 4096;
+
+/// Where a process' code lies, and where code that it has unmapped lay.
+///
+/// Everything needed to name an address is taken at [`capture`](Self::capture): afterwards the process may end.
+/// It belongs to one life of one process: after `execve(2)`, and for a pid that was given out again, capture a new one.
+#[derive(Debug)]
+pub struct AddressSpace {
+    pid: Pid,
+    /// Ascending, without overlap.
+    regions: Vec<Region>,
+    jit: Mutex<JitSymbols>,
+    captures: u64,
+}
+
+/// Executable memory.
+#[derive(Debug, Clone)]
+struct Region {
+    start: u64,
+    end: u64,
+    /// In the file, of `start`.
+    offset: u64,
+    module: Arc<Path>,
+    object: Option<Arc<Object>>,
+    /// The capture that saw it last.
+    seen: u64,
+}
+
+/// Where an address lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Location<'a> {
+    /// The file, or the kernel's `[vdso]`; `None` for memory without one and for files that could not be opened.
+    pub object: Option<&'a Arc<Object>>,
+    /// The path as the process sees it, or the kernel's name for the mapping.
+    pub module: &'a Arc<Path>,
+    /// Offset in the file, bytes; in memory without a file it means nothing.
+    pub offset: u64,
+    /// First address of the mapping.
+    pub start: Address,
+    /// One past the last address of the mapping.
+    pub end: Address,
+    /// Whether it was still mapped at the latest capture.
+    pub mapped: bool,
+}
+
+/// Why a process' mappings could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// It has ended.
+    #[error("process {0} has ended")]
+    Ended(Pid),
+    /// It belongs to somebody else.
+    #[error("no permission to read the mappings of process {0}; run as root")]
+    Denied(Pid),
+    /// Anything else.
+    #[error("cannot read the mappings of process {0}")]
+    Read(Pid, #[source] io::Error),
+}
+
+impl AddressSpace {
+    /// The executable mappings of a living process.
+    pub fn capture(pid: Pid, store: &ObjectStore) -> Result<Self, CaptureError> {
+        let mut space = Self::empty(pid);
+        space.recapture(store)?;
+        Ok(space)
+    }
+
+    /// Without any mapping: every address in it is unknown.
+    #[must_use]
+    pub fn empty(pid: Pid) -> Self {
+        Self { pid, regions: Vec::new(), jit: Mutex::default(), captures: 0 }
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Looks again, as after `dlopen(3)` or before a report. What has been unmapped since stays known except where
+    /// something else has taken its addresses. Returns whether anything is mapped that was not before.
+    ///
+    /// Errors leave everything as it was.
+    pub fn recapture(&mut self, store: &ObjectStore) -> Result<bool, CaptureError> {
+        let fail = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => CaptureError::Ended(self.pid),
+            Some(libc::EACCES | libc::EPERM) => CaptureError::Denied(self.pid),
+            _ => CaptureError::Read(self.pid, error),
+        };
+        let (process, text) = read_maps(self.pid.0).map_err(fail)?;
+        if text.is_empty() {
+            return Err(CaptureError::Ended(self.pid));
+        }
+        self.captures += 1;
+        let (current, jitted) = regions(&process, &text, store, self.captures);
+        if jitted {
+            let jit = self.jit.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // Without the map its functions show as anonymous memory, which says enough.
+            if let Err(error) = jit.follow(&process, store.budget()) {
+                log::debug!("perf map of process {}: {error}", self.pid);
+            }
+        }
+        let changed = current.iter().any(|region| !self.has(region));
+        let before = std::mem::take(&mut self.regions);
+        self.regions = merge(before, current);
+        self.forget_oldest();
+        Ok(changed)
+    }
+
+    /// What lies, or lay, at an address.
+    #[must_use]
+    pub fn locate(&self, address: Address) -> Option<Location<'_>> {
+        let after = self.regions.partition_point(|region| region.start <= address.0);
+        let region = self.regions.get(after.checked_sub(1)?)?;
+        (address.0 < region.end).then(|| self.location(region, address.0))
+    }
+
+    /// Everything known, ascending; [`Location::offset`] is that of the mapping's start.
+    pub fn mappings(&self) -> impl Iterator<Item = Location<'_>> {
+        self.regions.iter().map(|region| self.location(region, region.start))
+    }
+
+    /// The name that the process' just-in-time compiler gave to the code at an address, with what it has written up to now.
+    #[must_use]
+    pub fn jit_symbol(&self, address: Address) -> Option<Arc<str>> {
+        let jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
+        jit.find(address.0).map(|symbol| Arc::clone(&symbol.name))
+    }
+
+    /// Reads what the just-in-time compiler has written since the last time, which works after the process' end as well.
+    pub fn refresh_jit(&self) -> io::Result<()> {
+        self.jit.lock().unwrap_or_else(PoisonError::into_inner).refresh()
+    }
+
+    fn location<'a>(&'a self, region: &'a Region, address: u64) -> Location<'a> {
+        Location {
+            object: region.object.as_ref(),
+            module: &region.module,
+            offset: region.offset + (address - region.start),
+            start: Address(region.start),
+            end: Address(region.end),
+            mapped: region.seen == self.captures,
+        }
+    }
+
+    fn has(&self, region: &Region) -> bool {
+        self.regions
+            .binary_search_by_key(&region.start, |known| known.start)
+            .is_ok_and(|index| self.regions[index].is_same(region))
+    }
+
+    fn forget_oldest(&mut self) {
+        let mut retired: Vec<u64> =
+            self.regions.iter().map(|region| region.seen).filter(|&seen| seen != self.captures).collect();
+        if retired.len() > MAX_RETIRED {
+            retired.sort_unstable_by(|a, b| b.cmp(a));
+            let oldest = retired[MAX_RETIRED];
+            self.regions.retain(|region| region.seen > oldest);
+        }
+    }
+}
+
+impl Region {
+    fn is_same(&self, other: &Self) -> bool {
+        let object = |region: &Self| region.object.as_ref().map(|object| object.id());
+        (self.start, self.end, self.offset) == (other.start, other.end, other.offset)
+            && object(self) == object(other)
+            && self.module == other.module
+    }
+}
+
+/// The text of `maps`. Where the first thread has ended before the others, its `maps` is empty and theirs is not.
+fn read_maps(pid: u32) -> io::Result<(ProcessDir, Vec<u8>)> {
+    let process = ProcessDir::open(pid)?;
+    let mut text = Vec::with_capacity(16 * 1024);
+    process.read("maps", &mut text)?;
+    if !text.is_empty() {
+        return Ok((process, text));
+    }
+    for thread in process.threads()?.into_iter().filter(|&thread| thread != pid) {
+        if let Ok(sibling) = ProcessDir::open(thread)
+            && sibling.read("maps", &mut text).is_ok()
+            && !text.is_empty()
+        {
+            return Ok((sibling, text));
+        }
+        text.clear();
+    }
+    Ok((process, text))
+}
+
+/// The executable mappings, and whether some hold code that no object can name.
+fn regions(process: &ProcessDir, text: &[u8], store: &ObjectStore, seen: u64) -> (Vec<Region>, bool) {
+    let mut jitted = false;
+    let mut regions: Vec<Region> = parse(text)
+        .flatten()
+        .filter(|mapping| mapping.permissions.execute)
+        .map(|mapping| {
+            let (module, object) = store.object(process, &mapping);
+            let named = object.as_ref().is_some_and(|object| !object.segments().is_empty());
+            jitted |= !named && !matches!(mapping.name, MappingName::Vdso | MappingName::Kernel(_));
+            jitted |=
+                matches!(&mapping.name, MappingName::Kernel(name) if name.as_encoded_bytes().starts_with(b"[anon"));
+            Region { start: mapping.start.0, end: mapping.end.0, offset: mapping.offset, module, object, seen }
+        })
+        .collect();
+    // The kernel lists them in order, but a list read in pieces while it changes may not be.
+    regions.sort_by_key(|region| region.start);
+    regions.dedup_by(|later, earlier| later.start < earlier.end);
+    (regions, jitted)
+}
+
+/// All of `current`, and of `before` what is not covered by it. Memory without a file has nothing worth remembering.
+fn merge(before: Vec<Region>, current: Vec<Region>) -> Vec<Region> {
+    let mut merged = Vec::with_capacity(current.len());
+    for old in before.into_iter().filter(|old| old.object.is_some()) {
+        let mut start = old.start;
+        let first = current.partition_point(|new| new.end <= start);
+        for new in current[first..].iter().take_while(|new| new.start < old.end) {
+            push_part(&mut merged, &old, start, new.start);
+            start = new.end;
+        }
+        push_part(&mut merged, &old, start, old.end);
+    }
+    merged.extend(current);
+    merged.sort_by_key(|region| region.start);
+    merged
+}
+
+fn push_part(parts: &mut Vec<Region>, whole: &Region, start: u64, end: u64) {
+    if start < end {
+        parts.push(Region { start, end, offset: whole.offset + (start - whole.start), ..whole.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Names as their authors wrote them: C++ (Itanium), Rust (legacy and v0); all others as they are.
+//!
+//! A traced program chooses its names, so what comes out is bounded and holds no control characters, which would write to
+//! the terminal or break a line-based report.
+
+use std::fmt::{self, Write};
+
+/// A longer name is shown mangled and cut, bytes. Real templates reach some thousands.
+const MAX_NAME: usize = 16 * 1024;
+
+pub(super) fn demangle(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    let name = &name[..name.floor_char_boundary(MAX_NAME)];
+    let plain = rust(name).or_else(|| cpp(name));
+    printable(plain.as_deref().unwrap_or(name))
+}
+
+/// Whether the name is one that only a compiler makes.
+pub(super) fn is_mangled(name: &[u8]) -> bool {
+    name.starts_with(b"_Z") || name.starts_with(b"_R")
+}
+
+fn rust(name: &str) -> Option<String> {
+    let mut out = Bounded::default();
+    // The alternate form leaves the hash out.
+    write!(out, "{:#}", rustc_demangle::try_demangle(name).ok()?).ok()?;
+    Some(out.text)
+}
+
+fn cpp(name: &str) -> Option<String> {
+    if !name.starts_with("_Z") {
+        return None;
+    }
+    let symbol = cpp_demangle::Symbol::new(name).ok()?;
+    let mut out = Bounded::default();
+    symbol.structured_demangle(&mut out, &cpp_demangle::DemangleOptions::default()).ok()?;
+    Some(out.text)
+}
+
+fn printable(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect()
+}
+
+/// Substitutions let some hundred bytes stand for gigabytes: give up early.
+#[derive(Default)]
+struct Bounded {
+    text: String,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        if self.text.len() + part.len() > MAX_NAME {
+            return Err(fmt::Error);
+        }
+        self.text.push_str(part);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Right-hand sides as c++filt and rustfilt print them.
+    #[test]
+    fn names_read_as_written() {
+        for (mangled, plain) in [
+            ("main", "main"),
+            (
+                "_ZNSt6vectorIiSaIiEE17_M_realloc_insertIJiEEEvN9__gnu_cxx17__normal_iteratorIPiS1_EEDpOT_",
+                "void std::vector<int, std::allocator<int> >::_M_realloc_insert<int>(__gnu_cxx::__normal_iterator<int*, std::vector<int, std::allocator<int> > >, int&&)",
+            ),
+            ("_ZN3FooC4Ev", "Foo::Foo()"),
+            ("_Znwm", "operator new(unsigned long)"),
+            ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
+            ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
+            ("_ZN3foo3barEv.cold", "foo::bar() [clone .cold]"),
+            ("helper.constprop.0", "helper.constprop.0"),
+            ("_Z", "_Z"),
+            ("_Zgarbage", "_Zgarbage"),
+        ] {
+            assert_eq!(demangle(mangled.as_bytes()), plain);
+        }
+    }
+
+    #[test]
+    fn no_name_writes_to_the_terminal() {
+        assert_eq!(demangle(b"evil\x1b[2Jname\n"), "evil\u{fffd}[2Jname\u{fffd}");
+        assert_eq!(demangle(b"latin\xe9"), "latin\u{fffd}");
+    }
+
+    #[test]
+    fn a_name_that_stands_for_gigabytes_is_shown_mangled() {
+        // Each level is a template of two of the level before: 2^40 names.
+        let mut bomb = "_Z1fI1AIiiE".to_owned();
+        for level in 0..40 {
+            let previous = if level == 0 { "S0_".to_owned() } else { format!("S{}_", base36(level)) };
+            bomb += &format!("1AI{previous}{previous}E");
+        }
+        bomb += "EvT_";
+        assert!(demangle(bomb.as_bytes()).len() <= MAX_NAME);
+    }
+
+    fn base36(number: usize) -> String {
+        const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let mut text = String::new();
+        if number >= 36 {
+            text.push(DIGITS[number / 36] as char);
+        }
+        text.push(DIGITS[number % 36] as char);
+        text
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_grow(tail: Vec<u8>) {
+            for prefix in [&b""[..], b"_Z", b"_ZN", b"_R", b"_RN"] {
+                let name = [prefix, &tail].concat();
+                proptest::prop_assert!(demangle(&name).len() <= MAX_NAME * 3);
+            }
+        }
+    }
+}

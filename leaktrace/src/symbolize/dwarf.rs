@@ -1,0 +1,95 @@
+//! Functions, inlined calls and source lines from DWARF, by blazesym.
+//!
+//! blazesym takes paths and remembers what it has read by them. Each object therefore has a symbolizer of its own, for the
+//! descriptor that is kept with it: a `/proc/self/fd` path is never looked up after it means another file.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
+
+/// The debug information of one object.
+pub(super) struct Dwarf {
+    symbolizer: Symbolizer,
+    source: Source<'static>,
+    /// What the path in `source` names.
+    _file: Arc<File>,
+}
+
+/// What DWARF says of an address.
+#[derive(Debug, Default)]
+pub(super) struct DwarfFrames {
+    /// The function that holds the code, by its linkage name; `None` where DWARF does not describe it.
+    pub(super) function: Option<String>,
+    /// Where in that function.
+    pub(super) place: Place,
+    /// Functions inlined there, innermost first, by their linkage names.
+    pub(super) inlined: Vec<(String, Place)>,
+}
+
+/// A line of source.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) file: Option<PathBuf>,
+    pub(super) line: Option<u32>,
+}
+
+impl Dwarf {
+    /// For the DWARF in `file`; `directories` are where files that it shares with others (`.gnu_debugaltlink`) may lie.
+    pub(super) fn new(file: Arc<File>, directories: &[PathBuf]) -> Self {
+        let symbolizer = Symbolizer::builder()
+            // What the path leads to is held and does not change.
+            .enable_auto_reload(false)
+            .enable_demangling(false)
+            .set_debug_dirs(Some(directories))
+            .build();
+        let source = Source::Elf(Elf::new(format!("/proc/self/fd/{}", file.as_raw_fd())));
+        Self { symbolizer, source, _file: file }
+    }
+
+    /// For each of these ELF virtual addresses what DWARF says of it.
+    ///
+    /// Errors: the debug information as a whole cannot be read.
+    pub(super) fn resolve(&self, addresses: &[u64]) -> blazesym::Result<Vec<DwarfFrames>> {
+        let answers = self.symbolizer.symbolize(&self.source, Input::VirtOffset(addresses))?;
+        Ok(answers
+            .iter()
+            .zip(addresses)
+            .map(|(answer, &address)| match answer {
+                Symbolized::Sym(symbol) => frames(symbol, address),
+                Symbolized::Unknown(_) => DwarfFrames::default(),
+            })
+            .collect())
+    }
+}
+
+fn frames(symbol: &Sym<'_>, address: u64) -> DwarfFrames {
+    // Where DWARF has no function, blazesym answers from the symbol table, and there lets a symbol without a size reach
+    // to the next. A function of DWARF's in several pieces has neither start nor size.
+    let covers = match symbol.size {
+        Some(size) => address.checked_sub(symbol.addr).is_some_and(|into| into < size as u64),
+        None => symbol.addr == 0,
+    };
+    DwarfFrames {
+        function: (covers && !symbol.name.is_empty()).then(|| symbol.name.to_string()),
+        place: symbol.code_info.as_deref().map_or_else(Place::default, place),
+        inlined: symbol
+            .inlined
+            .iter()
+            .rev()
+            .filter(|inlined| !inlined.name.is_empty())
+            .map(|inlined| (inlined.name.to_string(), inlined.code_info.as_ref().map_or_else(Place::default, place)))
+            .collect(),
+    }
+}
+
+fn place(code: &CodeInfo<'_>) -> Place {
+    Place {
+        file: (!code.file.is_empty()).then(|| code.to_path().into_owned()),
+        // Line 0 is code that belongs to no line (DWARF 5, 6.2.2).
+        line: code.line.filter(|&line| line != 0),
+    }
+}

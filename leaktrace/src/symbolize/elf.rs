@@ -1,0 +1,172 @@
+//! The sections of an ELF file, read by offset.
+//!
+//! Files of traced processes are read with `pread(2)` and never mapped here: whoever shortens a mapped file kills its
+//! reader. Only 64-bit little-endian files, the only kind whose processes are traced.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use object::elf::{FileHeader64, SHF_EXECINSTR, SHT_NOBITS, SectionHeader64};
+use object::read::elf::{FileHeader, SectionHeader};
+use object::{LittleEndian, pod};
+
+/// An ELF file's section table and access to what it lists.
+#[derive(Debug)]
+pub(super) struct Elf {
+    bytes: Bytes,
+    sections: Vec<Section>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    File { file: Arc<File>, size: u64 },
+    Memory(Vec<u8>),
+}
+
+/// A section header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) name: String,
+    pub(super) address: u64,
+    pub(super) size: u64,
+    /// Index of the section that this one refers to: the strings of a symbol table, the symbols of a relocation table.
+    pub(super) link: usize,
+    /// Bytes per entry, 0 where it has none.
+    pub(super) entry_size: u64,
+    /// Whether it holds code.
+    pub(super) code: bool,
+    offset: u64,
+    /// Takes no room in the file, as all of a debug file's code does.
+    absent: bool,
+}
+
+impl Elf {
+    pub(super) fn read(file: Arc<File>) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Self::new(Bytes::File { file, size })
+    }
+
+    pub(super) fn parse(bytes: Vec<u8>) -> io::Result<Self> {
+        Self::new(Bytes::Memory(bytes))
+    }
+
+    fn new(bytes: Bytes) -> io::Result<Self> {
+        let sections = sections(&bytes)?;
+        Ok(Self { bytes, sections })
+    }
+
+    pub(super) fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    pub(super) fn section(&self, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// Whether it carries DWARF of its own.
+    pub(super) fn has_debug_info(&self) -> bool {
+        [".debug_info", ".zdebug_info"].iter().any(|name| self.section(name).is_some_and(|section| !section.absent))
+    }
+
+    /// A section's bytes, as they lie in the file; none where it takes no room there.
+    pub(super) fn data(&self, section: &Section) -> io::Result<Vec<u8>> {
+        if section.absent { Ok(Vec::new()) } else { self.bytes.read(section.offset, section.size) }
+    }
+
+    /// The bytes of the section of that name, if there is one that can be read.
+    pub(super) fn named_data(&self, name: &str) -> Option<Vec<u8>> {
+        self.section(name).and_then(|section| self.data(section).ok()).filter(|data| !data.is_empty())
+    }
+
+    /// CRC-32 of the whole file, as a debug link records it.
+    pub(super) fn crc32(&self) -> io::Result<u32> {
+        match &self.bytes {
+            Bytes::Memory(bytes) => Ok(crc32fast::hash(bytes)),
+            Bytes::File { file, .. } => {
+                let mut hasher = crc32fast::Hasher::new();
+                let mut chunk = vec![0; 1024 * 1024];
+                let mut position = 0;
+                loop {
+                    let read = file.read_at(&mut chunk, position)?;
+                    if read == 0 {
+                        return Ok(hasher.finalize());
+                    }
+                    hasher.update(&chunk[..read]);
+                    position += read as u64;
+                }
+            }
+        }
+    }
+}
+
+impl Bytes {
+    /// Errors rather than allocates when a header claims more than the file holds.
+    fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its headers say");
+        let end = offset.checked_add(length).ok_or_else(short)?;
+        match self {
+            Self::File { file, size } => {
+                if end > *size {
+                    return Err(short());
+                }
+                let mut bytes = vec![0; length as usize];
+                file.read_exact_at(&mut bytes, offset)?;
+                Ok(bytes)
+            }
+            Self::Memory(bytes) => bytes.get(offset as usize..end as usize).map(<[u8]>::to_vec).ok_or_else(short),
+        }
+    }
+}
+
+fn sections(bytes: &Bytes) -> io::Result<Vec<Section>> {
+    type Header = FileHeader64<LittleEndian>;
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not a 64-bit little-endian ELF file");
+    let start = bytes.read(0, size_of::<Header>() as u64).map_err(|_| invalid())?;
+    let header = Header::parse(start.as_slice()).map_err(|_| invalid())?;
+    let endian = header.endian().map_err(|_| invalid())?;
+    let offset = header.e_shoff(endian);
+    if offset == 0 {
+        return Ok(Vec::new());
+    }
+
+    let entry = size_of::<SectionHeader64<LittleEndian>>() as u64;
+    let first = bytes.read(offset, entry)?;
+    let (first, _) = pod::from_bytes::<SectionHeader64<LittleEndian>>(&first).map_err(|()| invalid())?;
+    // Where the counts do not fit the file header, the first section has them.
+    let count = match header.e_shnum(endian) {
+        0 => first.sh_size(endian),
+        count => count.into(),
+    };
+    let names = match u32::from(header.e_shstrndx(endian).0) {
+        0xffff => first.sh_link(endian),
+        index => index,
+    };
+    let table = bytes.read(offset, count.saturating_mul(entry))?;
+    let (headers, _) =
+        pod::slice_from_bytes::<SectionHeader64<LittleEndian>>(&table, count as usize).map_err(|()| invalid())?;
+    let names = headers
+        .get(names as usize)
+        .and_then(|names| bytes.read(names.sh_offset(endian), names.sh_size(endian)).ok())
+        .unwrap_or_default();
+    let section = |header: &SectionHeader64<LittleEndian>| Section {
+        name: string(&names, header.sh_name(endian) as usize)
+            .map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned()),
+        address: header.sh_addr(endian),
+        size: header.sh_size(endian),
+        link: header.sh_link(endian) as usize,
+        entry_size: header.sh_entsize(endian),
+        code: header.sh_flags(endian).contains(SHF_EXECINSTR),
+        offset: header.sh_offset(endian),
+        absent: header.sh_type(endian) == SHT_NOBITS,
+    };
+    Ok(headers.iter().map(section).collect())
+}
+
+/// The bytes of a string table from `offset` up to the next zero.
+pub(super) fn string(table: &[u8], offset: usize) -> Option<&[u8]> {
+    let rest = table.get(offset..)?;
+    let end = rest.iter().position(|&byte| byte == 0)?;
+    Some(&rest[..end])
+}

@@ -1,0 +1,265 @@
+//! Names for addresses: function, source line and inlined calls.
+//!
+//! In: an [`AddressSpace`], captured while the process lived, and addresses in it. Out: [`Frame`]s. What an object gave
+//! is remembered for every process and every later report.
+//!
+//! - [`elf`] reads sections, [`symtab`] and [`plt`] make names of them, [`debugfile`] finds what is kept apart,
+//!   [`dwarf`] asks blazesym, [`object`] puts these together for one object, [`worker`] runs that on threads.
+//!
+//! Invariants: a report never fails because of a symbol; no name reaches past its symbol's size; nothing is read by a
+//! path that might have come to mean another file.
+
+mod debugfile;
+mod demangle;
+mod dwarf;
+mod elf;
+mod object;
+mod plt;
+mod symtab;
+mod worker;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Weak};
+
+use self::object::SourceFrames;
+use self::worker::Worker;
+use crate::model::{Address, Frame};
+use crate::procmaps::{AddressSpace, Location, Object, ObjectId};
+
+/// Where distributions install debug information (gdb's `debug-file-directory`).
+const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
+/// More threads than this do not make a report faster: a few large objects take most of the time.
+const MAX_WORKERS: usize = 4;
+
+/// An address of code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CodeAddress {
+    /// As captured.
+    pub address: Address,
+    /// Whether this is the instruction itself, as in a frame that a signal interrupted. Otherwise it is a return address, and
+    /// the call lies before it: where the call is the last instruction of its function, the address itself is the next
+    /// function's.
+    pub exact: bool,
+}
+
+impl CodeAddress {
+    /// A return address.
+    #[must_use]
+    pub fn returning(address: Address) -> Self {
+        Self { address, exact: false }
+    }
+
+    /// The address of an instruction that was about to run.
+    #[must_use]
+    pub fn exact(address: Address) -> Self {
+        Self { address, exact: true }
+    }
+
+    fn lookup(self) -> Address {
+        if self.exact { self.address } else { Address(self.address.0.wrapping_sub(1)) }
+    }
+}
+
+/// Why some frames of an object lack names or lines.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Note {
+    /// The object, by the path under which it was first seen.
+    pub module: PathBuf,
+    /// What is missing.
+    pub reason: NoteReason,
+}
+
+/// What an object lacks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NoteReason {
+    /// It could not be read, or is not any more what was mapped.
+    Unreadable(String),
+    /// It is mapped as code but is not a 64-bit little-endian ELF file.
+    NotElf,
+    /// It has no symbol table at all.
+    NoSymbols,
+    /// This file is where its debug information should be, but belongs to another build.
+    ForeignDebugFile(PathBuf),
+    /// It has debug information that cannot be read.
+    DebugInformation(String),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.module.display())?;
+        match &self.reason {
+            NoteReason::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            NoteReason::NotElf => write!(f, "is no ELF file"),
+            NoteReason::NoSymbols => write!(f, "has no symbols; install its debug symbols to see names"),
+            NoteReason::ForeignDebugFile(path) => {
+                write!(f, "{} belongs to another build; install the matching debug symbols", path.display())
+            }
+            NoteReason::DebugInformation(why) => write!(f, "debug information cannot be read: {why}"),
+        }
+    }
+}
+
+/// Names addresses, and remembers.
+///
+/// Its work blocks for up to some seconds when large objects are seen first: in asynchronous code call it where
+/// blocking is allowed.
+#[derive(Debug)]
+pub struct Symbolizer {
+    workers: Vec<Worker>,
+    objects: HashMap<ObjectId, Known>,
+    notes: BTreeSet<Note>,
+    /// The worker that the next new object goes to.
+    next: usize,
+}
+
+/// What is known of one object's code.
+#[derive(Debug)]
+struct Known {
+    object: Weak<Object>,
+    worker: usize,
+    frames: HashMap<u64, SourceFrames>,
+}
+
+impl Symbolizer {
+    /// Looks for separate debug information in `/usr/lib/debug`.
+    ///
+    /// Errors: threads cannot be started.
+    pub fn new() -> io::Result<Self> {
+        Self::with_debug_directories(vec![PathBuf::from(DEBUG_DIRECTORY)])
+    }
+
+    /// Looks for separate debug information in these directories, each inside the root of the process that mapped the
+    /// object and then inside our own.
+    ///
+    /// Errors: threads cannot be started.
+    pub fn with_debug_directories(directories: Vec<PathBuf>) -> io::Result<Self> {
+        let directories: Arc<[PathBuf]> = directories.into();
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        let workers = (0..count).map(|_| Worker::start(Arc::clone(&directories))).collect::<io::Result<_>>()?;
+        Ok(Self { workers, objects: HashMap::new(), notes: BTreeSet::new(), next: 0 })
+    }
+
+    /// The frames at each address: the functions inlined there, innermost first, then the function that holds the code.
+    /// Never empty: where nothing is known the frame has only its address.
+    pub fn resolve(&mut self, space: &AddressSpace, addresses: &[CodeAddress]) -> Vec<Vec<Frame>> {
+        self.resolve_batch(&[(space, addresses)]).pop().unwrap_or_default()
+    }
+
+    /// The same for many processes at once, which reads each object once and on as many threads as there are.
+    pub fn resolve_batch(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) -> Vec<Vec<Vec<Frame>>> {
+        self.read(batch);
+        let frames = batch
+            .iter()
+            .map(|(space, addresses)| addresses.iter().map(|&address| self.frames(space, address)).collect())
+            .collect();
+        self.forget_gone();
+        frames
+    }
+
+    /// What kept frames from being named, for `-v`; of all calls so far.
+    pub fn notes(&self) -> impl Iterator<Item = &Note> {
+        self.notes.iter()
+    }
+
+    /// Has the workers read whatever is not known yet.
+    fn read(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) {
+        let mut wanted: HashMap<ObjectId, (Arc<Object>, HashSet<u64>)> = HashMap::new();
+        for (space, addresses) in batch {
+            let mut jitted = false;
+            for address in *addresses {
+                let Some(location) = space.locate(address.lookup()) else { continue };
+                let Some((object, virtual_address)) = in_object(&location) else {
+                    jitted = true;
+                    continue;
+                };
+                let known = self.objects.get(&object.id());
+                if known.is_none_or(|known| !known.frames.contains_key(&virtual_address)) {
+                    wanted
+                        .entry(object.id())
+                        .or_insert_with(|| (Arc::clone(object), HashSet::new()))
+                        .1
+                        .insert(virtual_address);
+                }
+            }
+            if jitted && let Err(error) = space.refresh_jit() {
+                log::debug!("perf map of process {}: {error}", space.pid());
+            }
+        }
+
+        // Largest first, so that no thread is left with a large one at the end.
+        let mut wanted: Vec<_> = wanted.into_values().collect();
+        wanted.sort_unstable_by_key(|(object, addresses)| (std::cmp::Reverse(addresses.len()), object.id()));
+        let (reply, answers) = channel();
+        for (object, addresses) in wanted {
+            let known = self.objects.entry(object.id()).or_insert_with(|| {
+                self.next = (self.next + 1) % self.workers.len();
+                Known { object: Arc::downgrade(&object), worker: self.next, frames: HashMap::new() }
+            });
+            // In order: neighbours share compilation units.
+            let mut addresses: Vec<_> = addresses.into_iter().collect();
+            addresses.sort_unstable();
+            self.workers[known.worker].ask(object, addresses, reply.clone());
+        }
+        drop(reply);
+        for answer in answers {
+            let module = answer.object.path();
+            self.notes.extend(answer.notes.into_iter().map(|reason| Note { module: module.to_path_buf(), reason }));
+            if let Some(known) = self.objects.get_mut(&answer.object.id()) {
+                known.frames.extend(answer.frames);
+            }
+        }
+    }
+
+    fn frames(&self, space: &AddressSpace, address: CodeAddress) -> Vec<Frame> {
+        let bare = Frame {
+            address: address.address,
+            function: None,
+            module: None,
+            module_offset: None,
+            file: None,
+            line: None,
+            inlined: false,
+        };
+        let Some(location) = space.locate(address.lookup()) else {
+            let function = space.jit_symbol(address.lookup()).map(|name| demangle::demangle(name.as_bytes()));
+            return vec![Frame { function, ..bare }];
+        };
+        let module: Option<&Path> = Some(location.module);
+        let bare = Frame { module: module.map(Path::to_path_buf), ..bare };
+        let back = address.address.0.wrapping_sub(address.lookup().0);
+        let Some((object, virtual_address)) = in_object(&location) else {
+            let function = space.jit_symbol(address.lookup()).map(|name| demangle::demangle(name.as_bytes()));
+            let module_offset = location.object.map(|_| location.offset.wrapping_add(back));
+            return vec![Frame { function, module_offset, ..bare }];
+        };
+        let bare = Frame { module_offset: Some(virtual_address.wrapping_add(back)), ..bare };
+        match self.objects.get(&object.id()).and_then(|known| known.frames.get(&virtual_address)) {
+            None => vec![bare],
+            Some(frames) => frames
+                .iter()
+                .map(|frame| Frame {
+                    function: frame.function.clone(),
+                    file: frame.place.file.clone(),
+                    line: frame.place.line,
+                    inlined: frame.inlined,
+                    ..bare.clone()
+                })
+                .collect(),
+        }
+    }
+
+    /// Drops what is known of objects that no process and no store refers to any more.
+    fn forget_gone(&mut self) {
+        self.objects.retain(|_, known| known.object.strong_count() > 0);
+    }
+}
+
+/// The ELF object at a location and the address in the object's own numbering; `None` where code has no ELF file.
+fn in_object<'a>(location: &Location<'a>) -> Option<(&'a Arc<Object>, u64)> {
+    let object = location.object?;
+    Some((object, object.virtual_address(location.offset)?))
+}

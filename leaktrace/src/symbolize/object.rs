@@ -1,0 +1,136 @@
+//! Everything that names the code of one object, in the order in which it is believed.
+//!
+//! 1. DWARF, in the object or in its separate debug file: inlined calls, functions, lines.
+//! 2. Symbol tables: `.symtab` of the object and of its debug file, `.dynsym`, `.gnu_debugdata`.
+//! 3. The stubs of the procedure linkage table.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::NoteReason;
+use super::debugfile;
+use super::demangle::{demangle, is_mangled};
+use super::dwarf::{Dwarf, DwarfFrames, Place};
+use super::elf::Elf;
+use super::plt::Plt;
+use super::symtab::SymbolTable;
+use crate::procmaps::{Object, Root};
+
+/// A frame without what differs between processes: its address and the object's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SourceFrame {
+    pub(super) function: Option<String>,
+    pub(super) place: Place,
+    pub(super) inlined: bool,
+}
+
+/// The frames at one address, innermost first.
+pub(super) type SourceFrames = Arc<[SourceFrame]>;
+
+/// What is said of an address of which nothing is known.
+pub(super) fn unnamed() -> SourceFrames {
+    Arc::new([SourceFrame { function: None, place: Place::default(), inlined: false }])
+}
+
+/// An object's symbols, read.
+pub(super) struct ObjectSymbols {
+    elf: Elf,
+    table: SymbolTable,
+    plt: OnceCell<Plt>,
+    dwarf: Option<Dwarf>,
+    notes: Vec<NoteReason>,
+}
+
+impl ObjectSymbols {
+    /// Reads the symbol tables and finds the debug information. Its own content is read as it is asked for.
+    ///
+    /// Errors: the object is not what was mapped any more, or not an ELF file.
+    pub(super) fn load(object: &Object, own_root: &Root, directories: &[PathBuf]) -> Result<Self, NoteReason> {
+        let unreadable = |error: std::io::Error| NoteReason::Unreadable(error.to_string());
+        let file = Arc::new(object.open().map_err(unreadable)?);
+        let elf = Elf::read(Arc::clone(&file)).map_err(|_| NoteReason::NotElf)?;
+        let mut notes = Vec::new();
+        let mut table = SymbolTable::default();
+        table.add(&elf, ".symtab");
+        let stripped = table.is_empty();
+
+        let mut dwarf = elf.has_debug_info().then(|| Dwarf::new(file, &[]));
+        if dwarf.is_none() {
+            let (found, foreign) = debugfile::find(object, &elf, own_root, directories);
+            if let Some(debug) = found {
+                table.add(&debug.elf, ".symtab");
+                if debug.elf.has_debug_info() {
+                    log::debug!("debug information of {} in {}", object.path().display(), debug.path.display());
+                    dwarf = Some(Dwarf::new(debug.file, directories));
+                }
+            } else {
+                notes.extend(foreign.into_iter().map(NoteReason::ForeignDebugFile));
+            }
+        }
+        if stripped && table.is_empty() {
+            match debugfile::mini(&elf) {
+                Ok(Some(mini)) => table.add(&mini, ".symtab"),
+                Ok(None) => {}
+                Err(error) => notes.push(NoteReason::DebugInformation(format!(".gnu_debugdata: {error}"))),
+            }
+        }
+        table.add(&elf, ".dynsym");
+        if table.is_empty() && dwarf.is_none() {
+            notes.push(NoteReason::NoSymbols);
+        }
+        Ok(Self { elf, table, plt: OnceCell::new(), dwarf, notes })
+    }
+
+    /// What reading it brought to light since the last call.
+    pub(super) fn take_notes(&mut self) -> Vec<NoteReason> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Names these ELF virtual addresses.
+    pub(super) fn resolve(&mut self, addresses: &[u64]) -> Vec<SourceFrames> {
+        let described = match self.dwarf.as_ref().map(|dwarf| dwarf.resolve(addresses)) {
+            Some(Ok(described)) => described,
+            Some(Err(error)) => {
+                self.notes.push(NoteReason::DebugInformation(error.to_string()));
+                self.dwarf = None;
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let mut described = described.into_iter();
+        addresses.iter().map(|&address| self.frames(address, described.next().unwrap_or_default())).collect()
+    }
+
+    /// Without DWARF from here on: it made its reader panic.
+    pub(super) fn distrust_dwarf(&mut self, panic: String) {
+        self.notes.push(NoteReason::DebugInformation(panic));
+        self.dwarf = None;
+    }
+
+    fn frames(&self, address: u64, described: DwarfFrames) -> SourceFrames {
+        let symbol = self.table.find(address);
+        let function = match (described.function, symbol) {
+            // DWARF has the plain name where the compiler left the linkage name out: the table's says more.
+            (Some(name), Some(symbol)) if is_mangled(symbol) && !is_mangled(name.as_bytes()) => Some(demangle(symbol)),
+            (Some(name), _) => Some(demangle(name.as_bytes())),
+            (None, Some(symbol)) => Some(demangle(symbol)),
+            (None, None) => self.stub(address),
+        };
+        let inlined = described.inlined.into_iter().map(|(name, place)| SourceFrame {
+            function: Some(demangle(name.as_bytes())),
+            place,
+            inlined: true,
+        });
+        inlined.chain([SourceFrame { function, place: described.place, inlined: false }]).collect()
+    }
+
+    fn stub(&self, address: u64) -> Option<String> {
+        let holds = |section: &&super::elf::Section| {
+            section.name.starts_with(".plt")
+                && address.checked_sub(section.address).is_some_and(|into| into < section.size)
+        };
+        self.elf.sections().iter().find(holds)?;
+        self.plt.get_or_init(|| Plt::read(&self.elf)).find(address)
+    }
+}

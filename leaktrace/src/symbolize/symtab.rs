@@ -1,0 +1,248 @@
+//! Symbol tables: which function covers an address.
+//!
+//! In: `.symtab` and `.dynsym` with their strings. Out: the innermost symbol whose bytes hold the address. A symbol ends
+//! where its size says; one without a size covers its first address alone. Nothing is ever named after a neighbour.
+
+use object::LittleEndian;
+use object::elf::{STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, Sym64};
+use object::pod;
+use object::read::elf::Sym;
+
+use super::elf::{Elf, string};
+
+/// Section numbers from here on are not sections (`SHN_LORESERVE`), except the last, which says "see elsewhere".
+const FIRST_RESERVED: u16 = 0xff00;
+/// `SHN_XINDEX`
+const EXTENDED: u16 = 0xffff;
+
+/// The functions of an object.
+#[derive(Debug, Default)]
+pub(super) struct SymbolTable {
+    /// By start, then longest first.
+    symbols: Vec<Symbol>,
+    /// Their names, one after another.
+    names: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Symbol {
+    start: u64,
+    end: u64,
+    /// The farthest end among this one and all before it: where it is passed, no symbol further back can hold the address.
+    reach: u64,
+    name: (u32, u32),
+    rank: (bool, bool),
+}
+
+impl SymbolTable {
+    /// The functions in the tables of these sections, such as `.symtab`; tables that cannot be read have none.
+    pub(super) fn add(&mut self, elf: &Elf, table: &str) {
+        let sections = elf.sections();
+        let Some(section) = elf.section(table) else { return };
+        let (Ok(symbols), Some(strings)) = (elf.data(section), sections.get(section.link)) else { return };
+        let Ok(strings) = elf.data(strings) else { return };
+        // Loaded code only: a symbol without a section is not at the address that it gives.
+        let is_code = |index: u16| match index {
+            0 => false,
+            EXTENDED => true,
+            index if index >= FIRST_RESERVED => false,
+            index => sections.get(usize::from(index)).is_some_and(|section| section.code),
+        };
+        self.extend(&symbols, &strings, is_code);
+    }
+
+    fn extend(&mut self, symbols: &[u8], strings: &[u8], is_code: impl Fn(u16) -> bool) {
+        let count = symbols.len() / size_of::<Sym64<LittleEndian>>();
+        let Ok((symbols, _)) = pod::slice_from_bytes::<Sym64<LittleEndian>>(symbols, count) else { return };
+        for symbol in symbols {
+            let kind = symbol.st_type();
+            if ![STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE].contains(&kind) || !is_code(symbol.st_shndx.get(LittleEndian).0) {
+                continue;
+            }
+            let Some(name) = string(strings, symbol.st_name(LittleEndian) as usize) else { continue };
+            // The assembler's own labels.
+            if name.is_empty() || name.starts_with(b".L") || name.starts_with(b"$") {
+                continue;
+            }
+            let start = symbol.st_value(LittleEndian);
+            self.push(
+                start,
+                symbol.st_size(LittleEndian),
+                unversioned(name),
+                (kind == STT_NOTYPE, symbol.st_bind() == STB_LOCAL),
+            );
+        }
+        self.sort();
+    }
+
+    fn push(&mut self, start: u64, size: u64, name: &[u8], rank: (bool, bool)) {
+        let (Ok(at), Ok(length)) = (u32::try_from(self.names.len()), u32::try_from(name.len())) else { return };
+        let Some(end) = start.checked_add(size.max(1)) else { return };
+        self.names.extend_from_slice(name);
+        self.symbols.push(Symbol { start, end, reach: 0, name: (at, length), rank });
+    }
+
+    fn sort(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        let name = |symbol: &Symbol| &names[symbol.name.0 as usize..][..symbol.name.1 as usize];
+        // Of several names for the same bytes the one that programs call: a function, visible, with fewest underscores.
+        let key = |symbol: &Symbol| {
+            let name = name(symbol);
+            let underscores = name.iter().take_while(|&&byte| byte == b'_').count();
+            (symbol.start, u64::MAX - symbol.end, symbol.rank, underscores, name.len())
+        };
+        self.symbols.sort_unstable_by(|a, b| key(a).cmp(&key(b)).then_with(|| name(a).cmp(name(b))));
+        self.symbols.dedup_by_key(|symbol| (symbol.start, symbol.end));
+        let mut reach = 0;
+        for symbol in &mut self.symbols {
+            reach = reach.max(symbol.end);
+            symbol.reach = reach;
+        }
+        self.names = names;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.symbols.is_empty()
+    }
+
+    /// The innermost function whose bytes hold `address`, by its linkage name.
+    pub(super) fn find(&self, address: u64) -> Option<&[u8]> {
+        let after = self.symbols.partition_point(|symbol| symbol.start <= address);
+        let symbol = self.symbols[..after]
+            .iter()
+            .rev()
+            .take_while(|symbol| address < symbol.reach)
+            .find(|symbol| address < symbol.end)?;
+        Some(&self.names[symbol.name.0 as usize..][..symbol.name.1 as usize])
+    }
+}
+
+/// `.symtab` appends the version of a versioned symbol: `realpath@@GLIBC_2.3`.
+pub(super) fn unversioned(name: &[u8]) -> &[u8] {
+    match name.iter().position(|&byte| byte == b'@') {
+        Some(at) if at > 0 => &name[..at],
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object::elf::{STB_GLOBAL, STB_WEAK, STT_OBJECT};
+
+    use super::*;
+
+    /// `(name, type, binding, section, start, size)` in the bytes that a linker writes.
+    fn table(entries: &[(&str, u8, u8, u16, u64, u64)]) -> SymbolTable {
+        let mut strings = vec![0];
+        let mut symbols = vec![0; 24];
+        for (name, kind, binding, section, start, size) in entries {
+            symbols.extend(u32::try_from(strings.len()).expect("short").to_le_bytes());
+            symbols.extend([binding << 4 | kind, 0]);
+            symbols.extend(section.to_le_bytes());
+            symbols.extend(start.to_le_bytes());
+            symbols.extend(size.to_le_bytes());
+            strings.extend(name.as_bytes());
+            strings.push(0);
+        }
+        let mut table = SymbolTable::default();
+        table.extend(&symbols, &strings, |section| section == 1);
+        table
+    }
+
+    const FUNC: u8 = STT_FUNC.0;
+    const GLOBAL: u8 = STB_GLOBAL.0;
+    const LOCAL: u8 = STB_LOCAL.0;
+
+    fn names(table: &SymbolTable, addresses: &[u64]) -> Vec<String> {
+        let name = |&address| {
+            table.find(address).map_or_else(|| "-".to_owned(), |name| String::from_utf8_lossy(name).into_owned())
+        };
+        addresses.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_symbol_ends_where_its_size_says() {
+        let table = table(&[("a", FUNC, GLOBAL, 1, 0x100, 0x10), ("b", FUNC, GLOBAL, 1, 0x120, 0x10)]);
+        assert_eq!(
+            names(&table, &[0xff, 0x100, 0x10f, 0x110, 0x11f, 0x120, 0x12f, 0x130]),
+            ["-", "a", "a", "-", "-", "b", "b", "-"]
+        );
+    }
+
+    #[test]
+    fn a_symbol_without_a_size_names_its_first_address_alone_and_hides_nothing() {
+        let table = table(&[
+            ("outer", FUNC, GLOBAL, 1, 0x100, 0x100),
+            ("label", STT_NOTYPE.0, LOCAL, 1, 0x140, 0),
+            ("_init", FUNC, LOCAL, 1, 0x300, 0),
+        ]);
+        assert_eq!(
+            names(&table, &[0x13f, 0x140, 0x141, 0x1ff, 0x300, 0x301]),
+            ["outer", "label", "outer", "outer", "_init", "-"]
+        );
+    }
+
+    #[test]
+    fn a_function_inside_another_is_the_innermost() {
+        let table = table(&[
+            ("outer", FUNC, GLOBAL, 1, 0x100, 0x100),
+            ("first", FUNC, LOCAL, 1, 0x100, 0x8),
+            ("inner", FUNC, LOCAL, 1, 0x140, 0x10),
+        ]);
+        assert_eq!(
+            names(&table, &[0x107, 0x108, 0x13f, 0x140, 0x150, 0x1ff]),
+            ["first", "outer", "outer", "inner", "outer", "outer"]
+        );
+    }
+
+    #[test]
+    fn of_several_names_the_one_that_programs_call_is_shown() {
+        let table = table(&[
+            ("__libc_malloc", FUNC, GLOBAL, 1, 0x100, 0x10),
+            ("malloc@@GLIBC_2.2.5", FUNC, STB_WEAK.0, 1, 0x100, 0x10),
+            ("local", FUNC, LOCAL, 1, 0x100, 0x10),
+        ]);
+        assert_eq!(names(&table, &[0x100]), ["malloc"]);
+    }
+
+    #[test]
+    fn data_and_symbols_of_other_objects_are_no_functions() {
+        let table = table(&[
+            ("data", STT_OBJECT.0, GLOBAL, 1, 0x100, 0x10),
+            ("elsewhere", FUNC, GLOBAL, 0, 0x200, 0x10),
+            ("absolute", FUNC, GLOBAL, 0xfff1, 0x300, 0x10),
+            ("rodata", FUNC, GLOBAL, 2, 0x400, 0x10),
+        ]);
+        assert!(table.is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_looking_at_every_symbol(spans in proptest::collection::vec((0u64..64, 0u64..40), 0..24)) {
+            let named: Vec<_> = spans.iter().map(|(start, size)| (format!("f{start}_{size}"), *start, *size)).collect();
+            let entries: Vec<_> =
+                named.iter().map(|(name, start, size)| (name.as_str(), FUNC, GLOBAL, 1, *start, *size)).collect();
+            let table = table(&entries);
+            for address in 0..128 {
+                let expected = spans
+                    .iter()
+                    .filter(|(start, size)| (*start..start + (*size).max(1)).contains(&address))
+                    .max_by_key(|(start, size)| (*start, u64::MAX - (*size).max(1)))
+                    .map(|(start, size)| (*start, (*size).max(1)));
+                let found = table.find(address).map(|name| {
+                    let text = String::from_utf8_lossy(name).into_owned();
+                    let (start, size) = text[1..].split_once('_').expect("as made");
+                    (start.parse::<u64>().expect("number"), size.parse::<u64>().expect("number").max(1))
+                });
+                proptest::prop_assert_eq!(found, expected);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(symbols: Vec<u8>, strings: Vec<u8>, address: u64) {
+            let mut table = SymbolTable::default();
+            table.extend(&symbols, &strings, |_| true);
+            let _ = table.find(address);
+        }
+    }
+}
