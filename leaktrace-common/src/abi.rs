@@ -219,20 +219,19 @@ pub const EVENT_EXIT: u32 = 2;
 /// The process of a slot has begun another program.
 pub const EVENT_EXEC: u32 = 3;
 
-/// What a probed function is, in bits 32 to 39 of its probe's cookie. `f(size)`: malloc, valloc, operator new.
+/// What a probed function is, in bits 32 to 39 of its probe's cookie, with what the cookie's arguments A, B and C are.
+/// A = size: `malloc`, `memalign`, `aligned_alloc`, `valloc`, `operator new`.
 pub const FUNCTION_MALLOC: u32 = 0;
-/// `f(count, size)`.
+/// A = count, B = size.
 pub const FUNCTION_CALLOC: u32 = 1;
-/// `f(alignment, size)`: `memalign`, `aligned_alloc`.
-pub const FUNCTION_MEMALIGN: u32 = 2;
-/// `f(out, alignment, size)`.
-pub const FUNCTION_POSIX_MEMALIGN: u32 = 3;
-/// `f(block, size)`.
-pub const FUNCTION_REALLOC: u32 = 4;
-/// `f(block, count, size)`.
-pub const FUNCTION_REALLOCARRAY: u32 = 5;
-/// `f(block)`: free, operator delete.
-pub const FUNCTION_FREE: u32 = 6;
+/// A = where to store the address, B = size.
+pub const FUNCTION_POSIX_MEMALIGN: u32 = 2;
+/// A = block, B = size.
+pub const FUNCTION_REALLOC: u32 = 3;
+/// A = block, B = count, C = size.
+pub const FUNCTION_REALLOCARRAY: u32 = 4;
+/// A = block: `free`, `operator delete`.
+pub const FUNCTION_FREE: u32 = 5;
 
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
 /// remembered until it returns.

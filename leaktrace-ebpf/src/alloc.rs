@@ -79,9 +79,8 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
             }
             // A product that overflows cannot succeed, so its remainder is never booked.
             abi::FUNCTION_CALLOC => request.size = a.wrapping_mul(b),
-            abi::FUNCTION_MEMALIGN => request.size = b,
             abi::FUNCTION_POSIX_MEMALIGN => {
-                request = Request { call: CALL_POSIX_MEMALIGN, size: c, out: a, old: 0 };
+                request = Request { call: CALL_POSIX_MEMALIGN, size: b, out: a, old: 0 };
             }
             abi::FUNCTION_REALLOC => request = Request { call: CALL_REALLOCATE, size: b, out: 0, old: a },
             abi::FUNCTION_REALLOCARRAY => {

@@ -12,7 +12,7 @@ use crate::config::{Config, Invocation, Messages, ReportConfig, Surroundings};
 use crate::model::Snapshot;
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
-use crate::{cli, logging, model, report};
+use crate::{cli, logging, model, report, session};
 
 /// Exit status of a failure, said in one line on standard error.
 const FAILED: u8 = 1;
@@ -77,18 +77,9 @@ fn trace(config: &Config) -> anyhow::Result<u8> {
         }
         if delivery.stdout_open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let Outcome { snapshot, command_status } = run_session(config, &mut report)?;
+    let Outcome { snapshot, command_status } = session::run(config, &mut report)?;
     deliver_last(&reporter, &snapshot)?;
     Ok(exit_code(&snapshot, command_status, config.gate))
-}
-
-/// The session: loads and attaches the programs, calls `report` at each interval until it breaks, and hands the last
-/// report back undelivered.
-fn run_session(
-    _config: &Config,
-    _report: &mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send),
-) -> anyhow::Result<Outcome> {
-    anyhow::bail!("tracing is not built yet")
 }
 
 fn doctor(_messages: Messages) -> anyhow::Result<u8> {

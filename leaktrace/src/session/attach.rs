@@ -61,7 +61,7 @@ impl Probe {
 const STANDARD_ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Register::RDX];
 
 /// The processes in which a file's probes take effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// This one; nothing is recorded of others that map the file.
     Process(Pid),

@@ -54,7 +54,8 @@ pub fn capture(
         let blocks = drain::blocks(kernel, monotonic_ns()?, |index| by_index.get(&index).copied());
         Some(BlockTally::read(sites.len(), options, blocks))
     } else {
-        warnings.push(format!("more than {MANY_BLOCKS} blocks are outstanding; their ages stand in the last report only"));
+        warnings
+            .push(format!("more than {MANY_BLOCKS} blocks are outstanding; their ages stand in the last report only"));
         None
     };
     Ok(Capture {

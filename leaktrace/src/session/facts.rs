@@ -34,9 +34,7 @@ pub fn read(pid: Pid) -> Option<Facts> {
     let process = Process::new(pid.0 as i32).ok()?;
     let stat = process.stat().ok()?;
     let rollup = process.smaps_rollup().ok();
-    let extension = |name: &str| {
-        rollup.as_ref()?.memory_map_rollup.0.first()?.extension.map.get(name).copied()
-    };
+    let extension = |name: &str| rollup.as_ref()?.memory_map_rollup.0.first()?.extension.map.get(name).copied();
     Some(Facts {
         exe: process.exe().ok(),
         start_time: start_time(stat.starttime),

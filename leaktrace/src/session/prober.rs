@@ -163,17 +163,16 @@ impl Prober {
 
 fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
     let kind = match probe.kind {
-        Kind::Malloc => abi::FUNCTION_MALLOC,
+        Kind::Malloc | Kind::Memalign => abi::FUNCTION_MALLOC,
         Kind::Calloc => abi::FUNCTION_CALLOC,
         Kind::Realloc => abi::FUNCTION_REALLOC,
         Kind::ReallocArray => abi::FUNCTION_REALLOCARRAY,
-        Kind::Memalign => abi::FUNCTION_MEMALIGN,
         Kind::PosixMemalign => abi::FUNCTION_POSIX_MEMALIGN,
         Kind::Free => abi::FUNCTION_FREE,
         Kind::Strdup | Kind::Xallocx => return None,
     };
-    let plain = probe.cookie == 0 && matches!(probe.kind, Kind::Malloc | Kind::Free);
-    let placement = if plain { None } else { Some(placement(plan.machine, probe)?) };
+    let standard = probe.cookie == 0 && matches!(probe.kind, Kind::Malloc | Kind::Free);
+    let placement = if standard { None } else { Some(placement(plan.machine, probe)?) };
     Some(Probe {
         function: probe.names.first().cloned().unwrap_or_default(),
         kind,

@@ -50,15 +50,12 @@ impl Processes {
     /// # Errors
     /// It has ended, or may not be looked at.
     pub fn look_at(&mut self, pid: Pid) -> Result<&AddressSpace, CaptureError> {
-        let index = match self.current.get(&pid) {
-            Some(&index) => {
-                self.lives[index].space.recapture(&self.store)?;
-                index
-            }
-            None => {
-                let space = AddressSpace::capture(pid, &self.store)?;
-                self.add(pid, None, space)
-            }
+        let index = if let Some(&index) = self.current.get(&pid) {
+            self.lives[index].space.recapture(&self.store)?;
+            index
+        } else {
+            let space = AddressSpace::capture(pid, &self.store)?;
+            self.add(pid, None, space)
         };
         self.lives[index].read_facts();
         Ok(&self.lives[index].space)

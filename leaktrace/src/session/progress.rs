@@ -21,7 +21,7 @@ pub struct Progress {
 
 impl Progress {
     /// A status line if wanted.
-    pub fn new(messages: &Messages) -> Self {
+    pub fn new(messages: Messages) -> Self {
         let bar = messages.progress.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             // The template is a constant that indicatif understands.

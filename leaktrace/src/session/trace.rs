@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use super::attach::Scope;
 use super::capture::{self, Occasion};
 use super::kernel::{Kernel, Limits};
-use super::launch::{Event, Held, LaunchOptions, Launched};
+use super::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use super::naming;
 use super::prober::{Found, Prober};
 use super::processes::Processes;
@@ -80,24 +80,21 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
         }
     }
     let mut trace = Trace::new(config)?;
-    let held = match &mut launched {
-        Some(launched) => {
-            let pid = launched.pid();
-            trace.target.pids = vec![pid];
-            let held = launched
-                .hold_until_mapped()
-                .await
-                .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?;
-            trace.probe_process(pid)?;
-            Some(held)
+    let held = if let Some(launched) = &mut launched {
+        let pid = launched.pid();
+        trace.target.pids = vec![pid];
+        let held = launched
+            .hold_until_mapped()
+            .await
+            .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?;
+        trace.probe_process(pid)?;
+        Some(held)
+    } else {
+        match &config.whom {
+            Whom::Pids(pids) => pids.iter().try_for_each(|pid| trace.probe_process(*pid))?,
+            Whom::Command(_) | Whom::System => trace.probe_system()?,
         }
-        None => {
-            match &config.whom {
-                Whom::Pids(pids) => pids.iter().try_for_each(|pid| trace.probe_process(*pid))?,
-                _ => trace.probe_system()?,
-            }
-            None
-        }
+        None
     };
     trace.begin(held);
     let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
@@ -116,7 +113,9 @@ impl<'a> Trace<'a> {
             sample_bytes: 0,
         };
         let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
-        let events = AsyncFd::new(kernel.take_events()?).context("cannot wait for the programs' events")?;
+        let events = kernel.take_events()?;
+        // SAFETY: the ring owns its descriptor and keeps it to its end.
+        let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
         Ok(Self {
             config,
             kernel,
@@ -200,7 +199,7 @@ impl<'a> Trace<'a> {
         }
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut progress = Progress::new(&self.config.messages);
+        let mut progress = Progress::new(self.config.messages);
         let mut leave_by = None;
         loop {
             tokio::select! {
@@ -234,7 +233,7 @@ impl<'a> Trace<'a> {
                 }
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
-                _ = tick(&mut ticks), if ticks.is_some() => {
+                () = tick(&mut ticks), if ticks.is_some() => {
                     let snapshot = self.snapshot(false)?;
                     if report(&snapshot).is_break() {
                         return Ok(Over::Done);
@@ -269,7 +268,7 @@ impl<'a> Trace<'a> {
                 let status = loop {
                     match launched.next_event().await {
                         Event::Held(held) | Event::Exiting(held) => held.release(),
-                        Event::Ended(ending) => break CommandStatus::from(ending),
+                        Event::Ended(ending) => break status_of(ending),
                     }
                 };
                 self.processes.exited(pid, Some(i32::from(status.code())));
@@ -280,7 +279,7 @@ impl<'a> Trace<'a> {
                 let ended = tokio::time::timeout(Duration::ZERO, launched.next_event()).await;
                 match ended {
                     Ok(Event::Ended(ending)) => {
-                        let status = CommandStatus::from(ending);
+                        let status = status_of(ending);
                         self.processes.exited(pid, Some(i32::from(status.code())));
                         Some(status)
                     }
@@ -305,8 +304,7 @@ impl<'a> Trace<'a> {
         }
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
-        let capture =
-            capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        let capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
     }
 
@@ -348,6 +346,13 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
             ticks.tick().await;
         }
         None => std::future::pending().await,
+    }
+}
+
+fn status_of(ending: Ending) -> CommandStatus {
+    match ending {
+        Ending::Exited(code) => CommandStatus::Exited(code),
+        Ending::Killed { signal, .. } => CommandStatus::Signaled(signal as u8),
     }
 }
 

@@ -30,7 +30,8 @@ impl Ends {
                 _ => return Err(error).with_context(|| format!("cannot open process {pid}")),
             },
         };
-        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)
+        // SAFETY: the pidfd owns its descriptor and keeps it to its end.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
             .with_context(|| format!("cannot wait for process {pid}"))?;
         self.running.push((pid, pidfd));
         Ok(())

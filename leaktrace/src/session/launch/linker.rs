@@ -1,0 +1,236 @@
+//! When a program that has just been executed has all its libraries mapped and none of their constructors run.
+//!
+//! In: the image at its `exec` and the system calls that follow. Out: at which of them to hold.
+//!
+//! A dynamic linker maps everything first, then relocates, and makes each object's `PT_GNU_RELRO` part read-only when that
+//! object is relocated: the libraries first, the executable last, constructors after that (glibc elf/rtld.c `dl_main`;
+//! musl ldso/dynlink.c `reloc_all`, `__dls3`). So the mprotect of the executable's RELRO part is the place. It needs
+//! nothing written into the program, and is thus harmless if we are killed meanwhile, as the usual breakpoint on
+//! `_dl_debug_state` is not.
+
+use std::ops::Range;
+
+use object::NativeEndian as Native;
+use object::elf::{Dyn64, FileHeader64, ProgramHeader64};
+use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
+use object::{Pod, elf};
+
+use super::ptrace::SyscallEntry;
+
+/// Where in its life a program is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeldAt {
+    /// At its `exec`, before its first instruction: all there is to a program without a dynamic linker.
+    Exec,
+    /// All initial libraries are mapped, no constructor has run.
+    Mapped,
+    /// Later than the libraries' mapping: the dynamic linker did not show when it was done, and the program's own code has made a system
+    /// call. What it allocated before may have been missed.
+    Late,
+    /// About to end, its memory still in place.
+    Exit,
+}
+
+/// What to do at a program's `exec`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// There is nothing to wait for.
+    HoldNow,
+    /// Follow its system calls.
+    Watch(Watch),
+}
+
+/// What is known of a dynamic linker at work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Watch {
+    /// The pages of the executable that the linker makes read-only at last. Without such pages the first library's
+    /// will do.
+    executable_relro: Option<Range<u64>>,
+    /// Where the linker itself is mapped.
+    linker: Range<u64>,
+    /// The linker is the C library as well (musl); its own pages are then protected with those of the libraries.
+    linker_is_libc: bool,
+}
+
+/// What one system call tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The linker is still at work.
+    GoOn,
+    /// Hold here.
+    Hold(HeldAt),
+}
+
+impl Watch {
+    /// Judges a system call that is about to be made.
+    pub(super) fn judge(&self, call: &SyscallEntry) -> Step {
+        let [address, _, protection, ..] = call.args;
+        if call.number == libc::SYS_mprotect as u64 && protection == libc::PROT_READ as u64 {
+            let relocated = match &self.executable_relro {
+                Some(relro) => relro.contains(&address),
+                None => self.linker_is_libc || !self.linker.contains(&address),
+            };
+            if relocated {
+                return Step::Hold(HeldAt::Mapped);
+            }
+        }
+        if self.linker.contains(&call.ip) { Step::GoOn } else { Step::Hold(HeldAt::Late) }
+    }
+}
+
+/// The entries of the auxiliary vector that say where things are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Auxv {
+    program_headers: u64,
+    program_header_count: u64,
+    page_size: u64,
+    linker_base: u64,
+}
+
+impl Auxv {
+    /// Reads a 64-bit process' `/proc/PID/auxv`.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let mut auxv = Self::default();
+        for pair in bytes.chunks_exact(16) {
+            let (kind, value) = pair.split_at(8);
+            let [kind, value] = [kind, value].map(|half| half.try_into().map_or(0, u64::from_ne_bytes));
+            match kind {
+                libc::AT_PHDR => auxv.program_headers = value,
+                libc::AT_PHNUM => auxv.program_header_count = value,
+                libc::AT_PAGESZ => auxv.page_size = value,
+                libc::AT_BASE => auxv.linker_base = value,
+                _ => {}
+            }
+        }
+        auxv
+    }
+}
+
+/// Decides what to do with a program at its `exec`. `read` fills a buffer from the program's memory; where the image is
+/// not what an executed 64-bit ELF file looks like, there is nothing to wait for.
+pub(super) fn plan(auxv: &Auxv, read: impl Fn(u64, &mut [u8]) -> bool) -> Plan {
+    watch(auxv, &read).map_or(Plan::HoldNow, Plan::Watch)
+}
+
+fn watch(auxv: &Auxv, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Watch> {
+    let header_size = size_of::<ProgramHeader64<Native>>();
+    let headers = structures::<ProgramHeader64<Native>>(auxv.program_headers, auxv.program_header_count, read)?;
+    let executable = Image { bias: bias(auxv.program_headers, &headers)?, headers };
+    if auxv.linker_base == 0 {
+        // A static program, unless it is a dynamic linker that was called by its name (`ld.so ./program`): that one has a
+        // name for others to link with.
+        return executable.has_soname(read).then(|| Watch {
+            executable_relro: None,
+            linker: executable.extent(),
+            linker_is_libc: false,
+        });
+    }
+    let file = structures::<FileHeader64<Native>>(auxv.linker_base, 1, read)?;
+    let file = file.first()?;
+    if usize::from(file.e_phentsize(Native::default())) != header_size {
+        return None;
+    }
+    let headers = structures::<ProgramHeader64<Native>>(
+        auxv.linker_base.wrapping_add(file.e_phoff(Native::default())),
+        u64::from(file.e_phnum(Native::default())),
+        read,
+    )?;
+    let linker = Image { bias: auxv.linker_base, headers };
+    Some(Watch {
+        executable_relro: executable.relro(auxv.page_size),
+        linker: linker.extent(),
+        linker_is_libc: executable.interpreter(read).is_some_and(|path| path.windows(4).any(|part| part == b"musl")),
+    })
+}
+
+/// The most structures that are believed; real images have about a dozen program headers and forty dynamic entries.
+const MOST: u64 = 512;
+
+fn structures<T: Pod>(address: u64, count: u64, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<T>> {
+    if address == 0 || count == 0 || count > MOST {
+        return None;
+    }
+    let mut bytes = vec![0; size_of::<T>() * count as usize];
+    if !read(address, &mut bytes) {
+        return None;
+    }
+    let mut rest = bytes.as_slice();
+    std::iter::from_fn(|| {
+        let (value, tail) = object::pod::from_bytes::<T>(rest).ok()?;
+        rest = tail;
+        Some(*value)
+    })
+    .take(count as usize)
+    .map(Some)
+    .collect()
+}
+
+/// The difference between an image's addresses in memory and in its file, from where its program headers ended up.
+fn bias(at: u64, headers: &[ProgramHeader64<Native>]) -> Option<u64> {
+    let endian = Native::default();
+    // Every linker puts the program headers right behind the file header.
+    let offset = size_of::<FileHeader64<Native>>() as u64;
+    let address =
+        headers.iter().find(|header| header.p_type(endian) == elf::PT_PHDR).map(|header| header.p_vaddr(endian));
+    let address = address.or_else(|| {
+        headers
+            .iter()
+            .filter(|header| header.p_type(endian) == elf::PT_LOAD)
+            .find(|header| {
+                header.p_offset(endian) <= offset && offset - header.p_offset(endian) < header.p_filesz(endian)
+            })
+            .map(|header| header.p_vaddr(endian).wrapping_add(offset - header.p_offset(endian)))
+    })?;
+    Some(at.wrapping_sub(address))
+}
+
+/// A mapped ELF image.
+struct Image {
+    bias: u64,
+    headers: Vec<ProgramHeader64<Native>>,
+}
+
+impl Image {
+    fn of_type(&self, kind: elf::ProgramType) -> impl Iterator<Item = &ProgramHeader64<Native>> {
+        self.headers.iter().filter(move |header| header.p_type(Native::default()) == kind)
+    }
+
+    fn range(&self, header: &ProgramHeader64<Native>) -> Range<u64> {
+        let start = self.bias.wrapping_add(header.p_vaddr(Native::default()));
+        start..start.saturating_add(header.p_memsz(Native::default()))
+    }
+
+    /// All addresses it takes up.
+    fn extent(&self) -> Range<u64> {
+        self.of_type(elf::PT_LOAD)
+            .map(|header| self.range(header))
+            .reduce(|all, part| all.start.min(part.start)..all.end.max(part.end))
+            .unwrap_or_default()
+    }
+
+    /// The whole pages that the linker makes read-only; it rounds both ends down.
+    fn relro(&self, page_size: u64) -> Option<Range<u64>> {
+        let range = self.of_type(elf::PT_GNU_RELRO).next().map(|header| self.range(header))?;
+        let page = |address: u64| address & !page_size.wrapping_sub(1);
+        Some(page(range.start)..page(range.end)).filter(|pages| page_size.is_power_of_two() && !pages.is_empty())
+    }
+
+    /// The bytes of the path of its dynamic linker.
+    fn interpreter(&self, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
+        let range = self.of_type(elf::PT_INTERP).next().map(|header| self.range(header))?;
+        structures::<u8>(range.start, range.end - range.start, read)
+    }
+
+    /// Whether other objects can be linked with it.
+    fn has_soname(&self, read: &impl Fn(u64, &mut [u8]) -> bool) -> bool {
+        let Some(range) = self.of_type(elf::PT_DYNAMIC).next().map(|header| self.range(header)) else { return false };
+        let count = (range.end - range.start) / size_of::<Dyn64<Native>>() as u64;
+        structures::<Dyn64<Native>>(range.start, count, read).is_some_and(|entries| {
+            entries
+                .iter()
+                .map(|entry| entry.tag(Native::default()))
+                .take_while(|&tag| tag != elf::DT_NULL)
+                .any(|tag| tag == elf::DT_SONAME)
+        })
+    }
+}

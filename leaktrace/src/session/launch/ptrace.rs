@@ -1,0 +1,265 @@
+//! The few ptrace and wait requests that holding a command needs, as safe functions with typed results.
+//!
+//! In: thread ids. Out: what became of them. Raw requests rather than nix's, whose `Signal` knows no real-time signals
+//! and so could neither report nor pass one on.
+//!
+//! Every request must come from the thread that seized: the kernel keeps ptrace relations per thread.
+
+use std::fs::File;
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::unix::fs::FileExt;
+use std::ptr;
+
+use libc::{c_int, c_long, pid_t};
+
+/// Set in the stop signal of a system-call stop where `PTRACE_O_TRACESYSGOOD` is on (ptrace(2)).
+const SYSCALL_STOP: c_int = libc::SIGTRAP | 0x80;
+
+/// What a command is seized with.
+///
+/// `TRACESYSGOOD` is what makes a system-call stop survivable: a stop left behind by a tracer that was killed is turned
+/// into the signal it was reported with. That is SIGTRAP without the option, which kills, and no signal at all with it.
+/// Breakpoints, debug registers and single steps leave a real SIGTRAP behind (tried on 6.18: the target dies), which is
+/// why none of them is used here.
+const OPTIONS: c_int = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_TRACEEXEC;
+
+/// How the process that was launched ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// It left by `exit`, `_exit` or `return` with this status.
+    Exited(u8),
+    /// A signal killed it.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+        /// Whether it left a core dump.
+        dumped: bool,
+    },
+}
+
+impl Ending {
+    /// The status as a shell shows it: the command's own, or 128 plus the signal that killed it.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Exited(status) => status,
+            // Signals go up to 64.
+            Self::Killed { signal, .. } => 128_u8.wrapping_add(signal as u8),
+        }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Killed { signal, dumped } => {
+                match nix::sys::signal::Signal::try_from(signal) {
+                    Ok(name) => write!(f, "killed by {name}")?,
+                    Err(_) => write!(f, "killed by signal {signal}")?,
+                }
+                if dumped { write!(f, " (core dumped)") } else { Ok(()) }
+            }
+        }
+    }
+}
+
+/// What happened to a child or to a thread that we trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is gone and waits to be reaped.
+    Ended(Ending),
+    /// It entered or left a system call.
+    Syscall,
+    /// A new program has replaced the old one; nothing of it has run yet.
+    Exec,
+    /// The thread is about to exit; its memory is still there.
+    Exiting,
+    /// The whole process is stopped by this signal (job control).
+    GroupStop(c_int),
+    /// A stop without meaning of its own: it was interrupted, or its group stop is over.
+    Trap,
+    /// This signal is about to be delivered.
+    Signal(c_int),
+}
+
+impl Change {
+    /// Decodes `si_code` and `si_status` as waitid(2) and ptrace(2) define them.
+    fn from_wait(code: c_int, status: c_int) -> Self {
+        match code {
+            libc::CLD_EXITED => return Self::Ended(Ending::Exited(status as u8)),
+            libc::CLD_KILLED => return Self::Ended(Ending::Killed { signal: status, dumped: false }),
+            libc::CLD_DUMPED => return Self::Ended(Ending::Killed { signal: status, dumped: true }),
+            _ => {}
+        }
+        let signal = status & 0xff;
+        match status >> 8 {
+            libc::PTRACE_EVENT_EXEC => Self::Exec,
+            libc::PTRACE_EVENT_EXIT => Self::Exiting,
+            libc::PTRACE_EVENT_STOP => match signal {
+                libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Self::GroupStop(signal),
+                _ => Self::Trap,
+            },
+            0 if signal == SYSCALL_STOP => Self::Syscall,
+            0 => Self::Signal(signal),
+            _ => Self::Trap,
+        }
+    }
+}
+
+/// Waits until a child or tracee of this very thread has changed, and says which and how, without taking the change.
+///
+/// Not taking it matters: a signal that is about to be delivered stays so if we are killed before we passed it on.
+///
+/// # Errors
+/// `ECHILD` where this thread has no child left.
+pub(super) fn wait_any() -> io::Result<(pid_t, Change)> {
+    wait(libc::P_ALL, 0, libc::WNOWAIT)
+}
+
+/// Whether `pid` has changed since its last change was taken.
+pub(super) fn has_changed(pid: pid_t) -> io::Result<bool> {
+    let seen = wait(libc::P_PID, pid, libc::WNOWAIT | libc::WNOHANG)?;
+    // With WNOHANG the number stays 0 where nothing has changed.
+    Ok(seen.0 != 0)
+}
+
+/// Takes the change of `pid` that was seen: an end, so that the number may be used again, or an `exec`, which the kernel
+/// wants taken before it obeys the next request if it was not the first thread's (`looks_like_a_spurious_pid` in
+/// kernel/ptrace.c).
+pub(super) fn take(pid: pid_t) -> io::Result<()> {
+    wait(libc::P_PID, pid, 0).map(|_| ())
+}
+
+/// waitid(2) for ends and ptrace stops; job-control stops of children that are not traced are not asked for.
+fn wait(kind: libc::idtype_t, pid: pid_t, flags: c_int) -> io::Result<(pid_t, Change)> {
+    let flags = libc::WEXITED | libc::__WALL | libc::__WNOTHREAD | flags;
+    loop {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: `info` is writable and as large as the kernel expects.
+        if unsafe { libc::waitid(kind, pid as libc::id_t, info.as_mut_ptr(), flags) } == 0 {
+            // SAFETY: waitid filled it; zeroes are valid as well.
+            let info = unsafe { info.assume_init() };
+            // SAFETY: after waitid these are the fields in use.
+            let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+            return Ok((pid, Change::from_wait(info.si_code, status)));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// One ptrace request whose `addr` is unused.
+fn request(request: libc::c_uint, tid: pid_t, data: c_int) -> io::Result<()> {
+    // SAFETY: none of the requests made through here lets the kernel read or write our memory: `data` is a number.
+    let result = unsafe { libc::ptrace(request, tid, ptr::null_mut::<libc::c_void>(), c_long::from(data)) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Starts tracing `tid` without stopping it.
+pub(super) fn seize(tid: pid_t) -> io::Result<()> {
+    request(libc::PTRACE_SEIZE, tid, OPTIONS)
+}
+
+/// Lets a stopped `tid` run, delivering `signal` (0: none).
+pub(super) fn resume(tid: pid_t, signal: c_int) -> io::Result<()> {
+    request(libc::PTRACE_CONT, tid, signal)
+}
+
+/// Lets a stopped `tid` run to its next system call's entry or exit, delivering `signal` (0: none).
+pub(super) fn resume_to_syscall(tid: pid_t, signal: c_int) -> io::Result<()> {
+    request(libc::PTRACE_SYSCALL, tid, signal)
+}
+
+/// Leaves `tid` in its group stop, to be told when that is over.
+pub(super) fn listen(tid: pid_t) -> io::Result<()> {
+    request(libc::PTRACE_LISTEN, tid, 0)
+}
+
+/// Ends the tracing of a stopped `tid`, which goes on as it would have.
+pub(super) fn detach(tid: pid_t) -> io::Result<()> {
+    request(libc::PTRACE_DETACH, tid, 0)
+}
+
+/// A system call that is about to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SyscallEntry {
+    /// Its number in the process' own table.
+    pub(super) number: u64,
+    /// Its six arguments.
+    pub(super) args: [u64; 6],
+    /// The instruction that makes it (its successor, on x86).
+    pub(super) ip: u64,
+}
+
+/// The system call at whose entry `tid` is stopped; `None` where it is stopped at an exit.
+pub(super) fn syscall_entry(tid: pid_t) -> io::Result<Option<SyscallEntry>> {
+    let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
+    // SAFETY: the kernel writes at most the size we give; the structure is plain numbers.
+    let result = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GET_SYSCALL_INFO,
+            tid,
+            mem::size_of::<libc::ptrace_syscall_info>() as *mut libc::c_void,
+            info.as_mut_ptr(),
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroes are valid, and so is what the kernel wrote over them.
+    let info = unsafe { info.assume_init() };
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return Ok(None);
+    }
+    // SAFETY: `op` says which member of the union was written.
+    let entry = unsafe { info.u.entry };
+    Ok(Some(SyscallEntry { number: entry.nr, args: entry.args, ip: info.instruction_pointer }))
+}
+
+/// The memory of a stopped process.
+pub(super) struct Memory(File);
+
+impl Memory {
+    /// Opens it for reading.
+    pub(super) fn of(pid: pid_t) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/mem")).map(Self)
+    }
+
+    /// Fills `buffer` from `address` on.
+    pub(super) fn read(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_statuses_are_told_apart() {
+        let stop = |status| Change::from_wait(libc::CLD_TRAPPED, status);
+        // Values as ptrace(2) documents them: the event in the second byte, 128 for PTRACE_EVENT_STOP.
+        assert_eq!(stop(5 | 0x80), Change::Syscall);
+        assert_eq!(stop(5 | 4 << 8), Change::Exec);
+        assert_eq!(stop(5 | 6 << 8), Change::Exiting);
+        assert_eq!(stop(20 | 128 << 8), Change::GroupStop(20));
+        assert_eq!(stop(5 | 128 << 8), Change::Trap);
+        assert_eq!(stop(19), Change::Signal(19), "SIGSTOP about to be delivered is not yet a group stop");
+        assert_eq!(stop(5), Change::Signal(5), "a SIGTRAP of the program's own");
+        assert_eq!(stop(40), Change::Signal(40), "a real-time signal");
+        assert_eq!(Change::from_wait(libc::CLD_EXITED, 255), Change::Ended(Ending::Exited(255)));
+    }
+
+    #[test]
+    fn codes_are_what_a_shell_shows() {
+        assert_eq!(Ending::Exited(3).code(), 3);
+        assert_eq!(Ending::Killed { signal: 9, dumped: false }.code(), 137);
+        assert_eq!(Ending::Killed { signal: 11, dumped: true }.code(), 139);
+        assert_eq!(Ending::Killed { signal: 64, dumped: false }.code(), 192);
+        assert_eq!(Ending::Killed { signal: 11, dumped: true }.to_string(), "killed by SIGSEGV (core dumped)");
+    }
+}

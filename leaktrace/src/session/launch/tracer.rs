@@ -1,0 +1,286 @@
+//! The thread that holds the command: ptrace is a matter of threads, so this one starts it, seizes it and sees it through.
+//!
+//! In: an executable, and words to go on. Out: events. Between two events it passes on every signal, group stop and exec at
+//! once, whatever the rest of leaktrace is doing.
+//!
+//! Only one thread of the command is traced, its first one, for as long as it lives: that is the one that `exec` leaves and
+//! that exits with every orderly end of a process. The others run untouched.
+//!
+//! Invariant: nothing is written into the command, and no stop is left that would turn into a signal if we die; the kernel
+//! then detaches, and the command goes on.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender};
+
+use libc::{c_int, pid_t};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::command::Executable;
+use super::jobs::JobControl;
+use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
+use super::ptrace::{self, Change, Ending, Memory};
+use super::{LaunchError, LaunchOptions, Started, inherited, spawn, threads};
+
+/// What the thread tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// The command is held here, and waits for [`GoOn`].
+    Held(HeldAt),
+    /// It has ended; nothing follows.
+    Ended(Ending),
+}
+
+/// The word that ends a hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GoOn;
+
+/// Why a step could not be taken.
+enum Stopped {
+    /// The command was killed while it was stopped; its end is the next change.
+    Gone,
+    /// Nobody listens any more, and the command was never let go.
+    Abandoned,
+    /// Something that should not fail did.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        if error.raw_os_error() == Some(libc::ESRCH) { Self::Gone } else { Self::Failed(error) }
+    }
+}
+
+/// Runs on a thread of its own from the start of `executable` to its end.
+pub(super) fn run(
+    executable: &Executable,
+    options: LaunchOptions,
+    started: &Sender<Result<Started, LaunchError>>,
+    words: Receiver<GoOn>,
+    notices: UnboundedSender<Notice>,
+) {
+    // Before the fork: what the terminal sends to the command's group must never stop us with the command untended.
+    let jobs = options.job_control.then(JobControl::take);
+    inherited::see_children_end();
+    let pid = match spawn::start(executable) {
+        Ok(pid) => pid,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let began = Started::of(pid);
+    let known = began.is_ok();
+    if started.send(began).is_err() || !known {
+        end(pid);
+        return;
+    }
+    let mut tracer = Tracer {
+        pid,
+        jobs,
+        hold_later_programs: options.hold_later_programs,
+        linking: None,
+        released: false,
+        words,
+        notices,
+    };
+    let ending = match tracer.see_through() {
+        Ok(ending) => Some(ending),
+        Err(Stopped::Abandoned | Stopped::Gone) => end(pid),
+        Err(Stopped::Failed(error)) => {
+            log::error!("process {pid} is no longer under control: {error}");
+            see_off(pid)
+        }
+    };
+    if let Some(ending) = ending {
+        tracer.tell(Notice::Ended(ending));
+    }
+}
+
+/// Kills a command that never ran, and waits for its end.
+fn end(pid: pid_t) -> Option<Ending> {
+    // SAFETY: the number still belongs to our child, which nobody but this thread reaps.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    see_off(pid)
+}
+
+/// Waits for the command's end, only keeping it going.
+fn see_off(pid: pid_t) -> Option<Ending> {
+    loop {
+        match ptrace::wait_any().ok()? {
+            (ended, Change::Ended(ending)) => {
+                ptrace::take(ended).ok()?;
+                if ended == pid {
+                    return Some(ending);
+                }
+            }
+            (tid, Change::Signal(signal)) => drop(ptrace::resume(tid, signal)),
+            (tid, Change::GroupStop(_)) => drop(ptrace::listen(tid)),
+            (tid, _) => drop(ptrace::resume(tid, 0)),
+        }
+    }
+}
+
+struct Tracer {
+    pid: pid_t,
+    jobs: Option<JobControl>,
+    hold_later_programs: bool,
+    /// The dynamic linker that is at work now.
+    linking: Option<Watch>,
+    /// Code of the command's own has been let run.
+    released: bool,
+    words: Receiver<GoOn>,
+    notices: UnboundedSender<Notice>,
+}
+
+impl Tracer {
+    /// From the end of the first `exec` to the end of the process.
+    fn see_through(&mut self) -> Result<Ending, Stopped> {
+        // Its first `exec` has been seen, but not taken: it is the first change that comes below.
+        self.await_word()?;
+        loop {
+            let (tid, what) = ptrace::wait_any()?;
+            let done = match what {
+                Change::Ended(ending) => {
+                    ptrace::take(tid)?;
+                    if tid == self.pid {
+                        return Ok(ending);
+                    }
+                    // A thread that was past its exit stop when we took it up.
+                    self.follow_another();
+                    Ok(())
+                }
+                Change::Exec => self.at_exec(tid),
+                Change::Syscall => self.at_syscall(tid),
+                Change::Exiting => self.at_exit(tid),
+                Change::GroupStop(signal) => self.at_group_stop(tid, signal),
+                Change::Trap => self.resume(tid, 0),
+                Change::Signal(signal) => self.resume(tid, signal),
+            };
+            match done {
+                Ok(()) | Err(Stopped::Gone) => {}
+                Err(stopped) => return Err(stopped),
+            }
+        }
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Nobody listens once leaktrace has finished with the command; it is seen through all the same.
+        let _ = self.notices.send(notice);
+    }
+
+    fn await_word(&mut self) -> Result<(), Stopped> {
+        match self.words.recv() {
+            Ok(GoOn) => Ok(()),
+            Err(_) if self.released => Ok(()),
+            Err(_) => Err(Stopped::Abandoned),
+        }
+    }
+
+    /// Lets the thread run, at full speed or from system call to system call.
+    fn resume(&self, tid: pid_t, signal: c_int) -> Result<(), Stopped> {
+        let resume = if self.linking.is_some() { ptrace::resume_to_syscall } else { ptrace::resume };
+        resume(tid, signal)?;
+        Ok(())
+    }
+
+    fn hold(&mut self, tid: pid_t, at: HeldAt) -> Result<(), Stopped> {
+        ptrace::take(tid)?;
+        self.linking = None;
+        self.tell(Notice::Held(at));
+        self.await_word()?;
+        self.released = true;
+        // If it was killed while it was held, it may be stopped at its exit by now, which must not be passed over.
+        if ptrace::has_changed(tid)? { Ok(()) } else { self.resume(tid, 0) }
+    }
+
+    fn at_exec(&mut self, tid: pid_t) -> Result<(), Stopped> {
+        if !self.released || self.hold_later_programs {
+            match plan(self.pid) {
+                Plan::HoldNow => return self.hold(tid, HeldAt::Exec),
+                Plan::Watch(watch) => self.linking = Some(watch),
+            }
+        }
+        ptrace::take(tid)?;
+        self.resume(tid, 0)
+    }
+
+    fn at_syscall(&mut self, tid: pid_t) -> Result<(), Stopped> {
+        let step = match (&self.linking, ptrace::syscall_entry(tid)?) {
+            (Some(watch), Some(call)) => watch.judge(&call),
+            _ => Step::GoOn,
+        };
+        match step {
+            Step::GoOn => self.resume(tid, 0),
+            Step::Hold(at) => self.hold(tid, at),
+        }
+    }
+
+    fn at_exit(&mut self, tid: pid_t) -> Result<(), Stopped> {
+        self.linking = None;
+        if threads::process_ends_with(self.pid, tid) {
+            self.tell(Notice::Held(HeldAt::Exit));
+            // Without a listener there is no report to wait for.
+            let _ = self.words.recv();
+            return self.resume(tid, 0);
+        }
+        // The process outlives its first thread. Let that go before another is taken up: if the other one is executing a
+        // program, it holds a lock that seizing needs until the first has gone.
+        ptrace::detach(tid)?;
+        self.follow_another();
+        Ok(())
+    }
+
+    /// Takes up a thread that is still alive, so that the end of the process is not missed.
+    fn follow_another(&self) {
+        loop {
+            let alive = threads::alive(self.pid);
+            if alive.is_empty() {
+                return;
+            }
+            for tid in alive {
+                match ptrace::seize(tid) {
+                    Ok(()) => return,
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => {
+                        log::debug!("thread {tid} of process {} cannot be followed: {error}", self.pid);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn at_group_stop(&mut self, tid: pid_t, signal: c_int) -> Result<(), Stopped> {
+        match self.jobs.as_ref().filter(|jobs| jobs.concerns(self.pid, signal)) {
+            // While we are stopped nobody could tend the command, so it is left to itself until we go on.
+            Some(jobs) if self.linking.is_none() => {
+                ptrace::detach(tid)?;
+                jobs.stop_ourselves(self.pid);
+                ptrace::seize(tid)?;
+            }
+            // Left to itself, it could run past the place where it is to be held.
+            Some(jobs) => {
+                jobs.stop_ourselves(self.pid);
+                ptrace::listen(tid)?;
+            }
+            None => ptrace::listen(tid)?,
+        }
+        Ok(())
+    }
+}
+
+/// What to do at the `exec` at which process `pid` is stopped.
+fn plan(pid: pid_t) -> Plan {
+    let look = || -> io::Result<Plan> {
+        // The class of the ELF file; addresses of 32-bit programs are laid out differently, and are not traced anyway.
+        let mut ident = [0; 5];
+        io::Read::read_exact(&mut std::fs::File::open(format!("/proc/{pid}/exe"))?, &mut ident)?;
+        if ident[4] != object::elf::ELFCLASS64.0 {
+            return Ok(Plan::HoldNow);
+        }
+        let auxv = Auxv::parse(&std::fs::read(format!("/proc/{pid}/auxv"))?);
+        let memory = Memory::of(pid)?;
+        Ok(linker::plan(&auxv, |address, buffer| memory.read(address, buffer).is_ok()))
+    };
+    look().unwrap_or(Plan::HoldNow)
+}
