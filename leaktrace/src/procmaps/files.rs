@@ -3,6 +3,8 @@
 //! A traced process chooses its paths and what lies behind them, so nothing opened here may block (pipes), act
 //! (devices) or lead out of the process' root (absolute links).
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::Device;
@@ -66,11 +68,13 @@ fn regular(fd: OwnedFd) -> io::Result<File> {
 #[derive(Debug)]
 pub(super) struct ProcessDir {
     dir: OwnedFd,
+    root_path: OnceCell<Option<PathBuf>>,
 }
 
 impl ProcessDir {
     pub(super) fn open(id: u32) -> io::Result<Self> {
-        Ok(Self { dir: open(format!("/proc/{id}").as_str(), Root::FLAGS, Mode::empty())? })
+        let dir = open(format!("/proc/{id}").as_str(), Root::FLAGS, Mode::empty())?;
+        Ok(Self { dir, root_path: OnceCell::new() })
     }
 
     /// The whole of a text file of the kernel's, such as `maps`, appended to `text`.
@@ -82,6 +86,19 @@ impl ProcessDir {
     /// The file behind a link of the kernel's (`exe`, `map_files/…`), which names the inode itself.
     pub(super) fn follow(&self, link: &str) -> io::Result<File> {
         regular(openat(&self.dir, link, READ, Mode::empty())?)
+    }
+
+    /// `path`, as `maps` shows it to us, as the process itself sees it: a changed root (`chroot(2)`) is left out. Another
+    /// mount namespace's paths show from its own root already.
+    pub(super) fn inside<'a>(&self, path: Cow<'a, Path>) -> Cow<'a, Path> {
+        let root = self.root_path.get_or_init(|| {
+            let path = PathBuf::from(readlinkat(&self.dir, "root").ok()?);
+            (path != Path::new("/")).then_some(path)
+        });
+        match root.as_ref().and_then(|root| path.strip_prefix(root).ok()) {
+            Some(inside) => Cow::Owned(Path::new("/").join(inside)),
+            None => path,
+        }
     }
 
     /// Device and inode behind such a link, without opening it.

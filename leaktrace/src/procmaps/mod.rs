@@ -4,7 +4,7 @@
 //! In: the text of `/proc/PID/maps`, and one descriptor per executable file, taken while the process lives. Out:
 //! [`AddressSpace::locate`]: for an address, the object (with its descriptor) and the offset in it.
 //!
-//! - [`parse`] is pure: bytes in, [`Mapping`]s out.
+//! - [`parse()`] is pure: bytes in, [`Mapping`]s out.
 //! - [`AddressSpace`] is one process' executable mappings, including those it has dropped since.
 //! - [`ObjectStore`] holds one descriptor per file for all processes, within a budget.
 //! - [`JitSymbols`] is what a just-in-time compiler says of its code in `/tmp/perf-PID.map`.

@@ -212,7 +212,7 @@ impl ObjectStore {
     /// The object behind an executable mapping and the path to show for it. `None` where there is no file, or where it
     /// cannot be opened.
     pub(super) fn object(&self, process: &ProcessDir, mapping: &Mapping<'_>) -> (Arc<Path>, Option<Arc<Object>>) {
-        let shown = mapping.name.display();
+        let shown = process.inside(mapping.name.display());
         if mapping.name == MappingName::Vdso {
             return (Arc::from(shown), self.vdso(mapping.end.0 - mapping.start.0));
         }
@@ -233,7 +233,7 @@ impl ObjectStore {
         }
 
         let path: Arc<Path> = Arc::from(shown);
-        let (file, stamp) = match open_mapped(process, mapping, &link) {
+        let (file, stamp) = match open_mapped(process, mapping, &path, &link) {
             Ok(opened) => opened,
             Err(error) => {
                 complain(&mut known, &path, format!("cannot be opened ({error}); its code is shown by offset"));
@@ -360,7 +360,7 @@ fn complain(known: &mut Known, path: &Path, why: String) {
 }
 
 /// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode.
-fn open_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str) -> io::Result<(File, Stamp)> {
+fn open_mapped(process: &ProcessDir, mapping: &Mapping<'_>, path: &Path, link: &str) -> io::Result<(File, Stamp)> {
     let stamped = |file: File| Stamp::of(&file).map(|stamp| (file, stamp));
     // Needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the mapping to be there still.
     let error = match process.follow(link).and_then(stamped) {
@@ -373,7 +373,7 @@ fn open_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str) -> io::R
     {
         return Ok(opened);
     }
-    if let MappingName::File { path, .. } = &mapping.name
+    if matches!(mapping.name, MappingName::File { .. })
         && let Ok(opened) = Root::of(process).and_then(|root| root.open(path)).and_then(stamped)
         && same(&opened)
     {

@@ -95,7 +95,7 @@ mod tests {
         let mut bomb = "_Z1fI1AIiiE".to_owned();
         for level in 0..40 {
             let previous = if level == 0 { "S0_".to_owned() } else { format!("S{}_", base36(level)) };
-            bomb += &format!("1AI{previous}{previous}E");
+            write!(bomb, "1AI{previous}{previous}E").expect("a string takes all");
         }
         bomb += "EvT_";
         assert!(demangle(bomb.as_bytes()).len() <= MAX_NAME);

@@ -3,8 +3,8 @@
 //! In: an [`AddressSpace`], captured while the process lived, and addresses in it. Out: [`Frame`]s. What an object gave
 //! is remembered for every process and every later report.
 //!
-//! - [`elf`] reads sections, [`symtab`] and [`plt`] make names of them, [`debugfile`] finds what is kept apart,
-//!   [`dwarf`] asks blazesym, [`object`] puts these together for one object, [`worker`] runs that on threads.
+//! - `elf` reads sections, `symtab` and `plt` make names of them, `debugfile` finds what is kept apart, `dwarf` asks
+//!   blazesym, `object` puts these together for one object, `worker` runs that on threads.
 //!
 //! Invariants: a report never fails because of a symbol; no name reaches past its symbol's size; nothing is read by a
 //! path that might have come to mean another file.
@@ -21,7 +21,7 @@ mod worker;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 
@@ -149,9 +149,9 @@ impl Symbolizer {
         self.resolve_batch(&[(space, addresses)]).pop().unwrap_or_default()
     }
 
-    /// The same for many processes at once, which reads each object once and on as many threads as there are.
+    /// The same for many processes at once.
     pub fn resolve_batch(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) -> Vec<Vec<Vec<Frame>>> {
-        self.read(batch);
+        self.prepare(batch);
         let frames = batch
             .iter()
             .map(|(space, addresses)| addresses.iter().map(|&address| self.frames(space, address)).collect())
@@ -165,14 +165,15 @@ impl Symbolizer {
         self.notes.iter()
     }
 
-    /// Has the workers read whatever is not known yet.
-    fn read(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) {
+    /// Reads whatever is not known yet of these addresses, each object once and on as many threads as there are, so that
+    /// [`resolve`](Self::resolve) has them ready.
+    pub fn prepare(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) {
         let mut wanted: HashMap<ObjectId, (Arc<Object>, HashSet<u64>)> = HashMap::new();
         for (space, addresses) in batch {
             let mut jitted = false;
             for address in *addresses {
-                let Some(location) = space.locate(address.lookup()) else { continue };
-                let Some((object, virtual_address)) = in_object(&location) else {
+                let location = space.locate(address.lookup());
+                let Some((object, virtual_address)) = location.as_ref().and_then(in_object) else {
                     jitted = true;
                     continue;
                 };
@@ -215,26 +216,17 @@ impl Symbolizer {
     }
 
     fn frames(&self, space: &AddressSpace, address: CodeAddress) -> Vec<Frame> {
-        let bare = Frame {
-            address: address.address,
-            function: None,
-            module: None,
-            module_offset: None,
-            file: None,
-            line: None,
-            inlined: false,
-        };
+        let bare = Frame::unresolved(address.address);
+        let jitted = || space.jit_symbol(address.lookup()).map(|name| demangle::demangle(name.as_bytes()));
         let Some(location) = space.locate(address.lookup()) else {
-            let function = space.jit_symbol(address.lookup()).map(|name| demangle::demangle(name.as_bytes()));
-            return vec![Frame { function, ..bare }];
+            return vec![Frame { function: jitted(), ..bare }];
         };
-        let module: Option<&Path> = Some(location.module);
-        let bare = Frame { module: module.map(Path::to_path_buf), ..bare };
+        let bare = Frame { module: Some(location.module.to_path_buf()), ..bare };
         let back = address.address.0.wrapping_sub(address.lookup().0);
         let Some((object, virtual_address)) = in_object(&location) else {
-            let function = space.jit_symbol(address.lookup()).map(|name| demangle::demangle(name.as_bytes()));
+            // Of a file that is no ELF file the offset in the file says most.
             let module_offset = location.object.map(|_| location.offset.wrapping_add(back));
-            return vec![Frame { function, module_offset, ..bare }];
+            return vec![Frame { function: jitted(), module_offset, ..bare }];
         };
         let bare = Frame { module_offset: Some(virtual_address.wrapping_add(back)), ..bare };
         match self.objects.get(&object.id()).and_then(|known| known.frames.get(&virtual_address)) {
