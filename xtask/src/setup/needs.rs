@@ -27,6 +27,8 @@ const fn need(program: &'static str, tier: Tier, packages: [&'static [&'static s
 pub const ALL: &[Need] = &[
     need("cc", Tier::Build, [&["gcc", "libc6-dev"], &["gcc", "glibc-devel"], &["gcc"]]),
     need("c++", Tier::Test, [&["g++"], &["gcc-c++"], &["gcc"]]),
+    // Programs of another C library, static and dynamic, for the tests.
+    need("musl-gcc", Tier::Test, [&["musl-tools"], &["musl-gcc"], &["musl"]]),
     need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
     Need {

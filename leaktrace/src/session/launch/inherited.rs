@@ -12,7 +12,7 @@ use libc::{c_int, c_long, c_void};
 /// The highest signal number on Linux.
 const LAST_SIGNAL: c_int = 64;
 
-/// `struct sigaction` as rt_sigaction(2) takes it: the handler, flags, the restorer, and the mask.
+/// `struct sigaction` as `rt_sigaction(2)` takes it: the handler, flags, the restorer, and the mask.
 ///
 /// The C library's functions refuse the two signals that it keeps for its threads, but they too are passed on.
 type Action = [u64; 4];
@@ -28,7 +28,7 @@ pub(super) struct Inherited {
     mask: u64,
 }
 
-/// rt_sigaction(2). Async-signal-safe.
+/// `rt_sigaction(2)`. Async-signal-safe.
 ///
 /// # Safety
 /// `new` is null or points to an action without a handler of ours; `old` is null or writable.

@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(stop(5 | 0x80), Change::Syscall);
         assert_eq!(stop(5 | 4 << 8), Change::Exec);
         assert_eq!(stop(5 | 6 << 8), Change::Exiting);
-        assert_eq!(stop(20 | 128 << 8), Change::GroupStop(20));
+        assert_eq!(stop(0x8014), Change::GroupStop(20));
         assert_eq!(stop(5 | 128 << 8), Change::Trap);
         assert_eq!(stop(19), Change::Signal(19), "SIGSTOP about to be delivered is not yet a group stop");
         assert_eq!(stop(5), Change::Signal(5), "a SIGTRAP of the program's own");

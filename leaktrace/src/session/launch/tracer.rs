@@ -146,7 +146,7 @@ impl Tracer {
                         return Ok(ending);
                     }
                     // A thread that was past its exit stop when we took it up.
-                    self.follow_another();
+                    self.follow_another(tid);
                     Ok(())
                 }
                 Change::Exec => self.at_exec(tid),
@@ -226,14 +226,16 @@ impl Tracer {
         // The process outlives its first thread. Let that go before another is taken up: if the other one is executing a
         // program, it holds a lock that seizing needs until the first has gone.
         ptrace::detach(tid)?;
-        self.follow_another();
+        self.follow_another(tid);
         Ok(())
     }
 
-    /// Takes up a thread that is still alive, so that the end of the process is not missed.
-    fn follow_another(&self) {
+    /// Takes up a thread that is still alive, so that the end of the process is not missed. `gone` is the one that was
+    /// traced so far: it may still look alive, or its number may by now be that of the thread that executed a program.
+    fn follow_another(&self, gone: pid_t) {
         loop {
-            let alive = threads::alive(self.pid);
+            let mut alive = threads::alive(self.pid);
+            alive.sort_by_key(|&tid| tid == gone);
             if alive.is_empty() {
                 return;
             }
