@@ -138,6 +138,11 @@ impl Stamp {
         })
     }
 
+    /// Whether it is the same file, whatever its content.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     pub(super) fn is_on(&self, device: Device) -> bool {
         self.device == libc::makedev(device.major, device.minor)
     }

@@ -62,8 +62,7 @@ impl JitSymbols {
             Err(error) => return Err(error),
         };
         let stamp = Stamp::of(&file)?;
-        let same = |held: &Source| (held.stamp.device, held.stamp.inode) == (stamp.device, stamp.inode);
-        if self.source.as_ref().is_some_and(same) {
+        if self.source.as_ref().is_some_and(|held| held.stamp.is_same_file(&stamp)) {
             return Ok(());
         }
         // What the old one said last is still true of what is in memory.

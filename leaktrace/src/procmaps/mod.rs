@@ -15,12 +15,15 @@
 mod files;
 mod jit;
 mod layout;
-mod objects;
+mod object;
 mod parse;
 mod space;
+mod store;
 
 pub use files::Root;
 pub use jit::{JitSymbol, JitSymbols};
-pub use objects::{Object, ObjectId, ObjectStore, Segment};
+pub use layout::Segment;
+pub use object::{Object, ObjectId};
 pub use parse::{Device, Malformed, Mapping, MappingName, Permissions, parse};
 pub use space::{AddressSpace, CaptureError, Location};
+pub use store::ObjectStore;

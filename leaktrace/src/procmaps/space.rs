@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::ProcessDir;
-use super::objects::{Object, ObjectStore};
+use super::object::Object;
+use super::store::ObjectStore;
 use super::{JitSymbols, MappingName, parse};
 use crate::model::{Address, Pid};
 

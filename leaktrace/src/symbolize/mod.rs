@@ -149,9 +149,9 @@ impl Symbolizer {
         self.resolve_batch(&[(space, addresses)]).pop().unwrap_or_default()
     }
 
-    /// The same for many processes at once.
+    /// The same for many processes at once, which reads each object once and on as many threads as there are.
     pub fn resolve_batch(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) -> Vec<Vec<Vec<Frame>>> {
-        self.prepare(batch);
+        self.read(batch);
         let frames = batch
             .iter()
             .map(|(space, addresses)| addresses.iter().map(|&address| self.frames(space, address)).collect())
@@ -165,9 +165,8 @@ impl Symbolizer {
         self.notes.iter()
     }
 
-    /// Reads whatever is not known yet of these addresses, each object once and on as many threads as there are, so that
-    /// [`resolve`](Self::resolve) has them ready.
-    pub fn prepare(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) {
+    /// Has the workers read whatever is not known yet.
+    fn read(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) {
         let mut wanted: HashMap<ObjectId, (Arc<Object>, HashSet<u64>)> = HashMap::new();
         for (space, addresses) in batch {
             let mut jitted = false;

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use leaktrace::model::Address;
+use leaktrace::symbolize::CodeAddress;
+
 use crate::harness::{Names, Victim, compile, functions, line, places, run, scratch, symbol};
 
 #[test]
@@ -96,6 +99,66 @@ fn a_symbol_without_a_size_names_its_first_address_alone() {
         assert_eq!(functions(&names.exact(&space, start)), ["sizeless"], "{flags:?}");
         assert_eq!(functions(&names.exact(&space, start + 8)), ["-"], "{flags:?}");
     }
+}
+
+/// Function and line of every frame at every address of a program that has names are those that binutils give, and every
+/// address that has none lies in no symbol.
+#[test]
+fn every_address_agrees_with_binutils() {
+    let dir = scratch();
+    let program = dir.path().join("plain");
+    compile("plain.c", &program, &["-g", "-no-pie"]);
+    let victim = Victim::start(&mut Command::new(&program));
+    let mut names = Names::new(&[]);
+    let space = victim.capture(&names.store);
+    let symbols = all_symbols(&program);
+    let start = symbols.iter().map(|(start, _)| *start).min().expect("symbols");
+    let end = symbols.iter().map(|(_, end)| *end).max().expect("symbols");
+    assert!(end - start > 500 && end - start < 100_000);
+
+    let addresses: Vec<u64> = (start..end).collect();
+    let input = addresses.iter().fold(String::new(), |text, address| text + &format!("{address:#x}\n"));
+    let list = dir.path().join("addresses");
+    std::fs::write(&list, input).expect("written");
+    let mut addr2line = Command::new("addr2line");
+    let text = run(addr2line.args(["-afie"]).arg(&program).stdin(std::fs::File::open(&list).expect("open")));
+    let theirs: Vec<&str> = text.split("0x").skip(1).collect();
+    assert_eq!(theirs.len(), addresses.len());
+
+    let (mut with_lines, mut nameless) = (0, 0);
+    let wanted: Vec<_> = addresses.iter().map(|&address| CodeAddress::exact(Address(address))).collect();
+    let frames = names.symbolizer.resolve(&space, &wanted);
+    for ((&address, theirs), frames) in addresses.iter().zip(theirs).zip(frames) {
+        let ours: Vec<_> = frames.iter().map(|frame| (frame.function.as_deref(), frame.line)).collect();
+        if ours.last() == Some(&(None, None)) {
+            assert!(!symbols.iter().any(|(start, end)| (*start..*end).contains(&address)), "{address:#x}");
+            nameless += 1;
+        } else if ours.iter().all(|(_, line)| line.is_some()) {
+            let lines: Vec<&str> = theirs.lines().skip(1).collect();
+            let theirs: Vec<_> = lines
+                .chunks_exact(2)
+                .map(|pair| {
+                    let place = pair[1].split(" (discriminator").next().unwrap_or_default();
+                    (Some(pair[0]), place.rsplit(':').next().and_then(|line| line.parse().ok()))
+                })
+                .collect();
+            assert_eq!(ours, theirs, "{address:#x}");
+            with_lines += 1;
+        }
+    }
+    assert!(with_lines > 200 && nameless > 100, "{with_lines} {nameless}");
+}
+
+/// First and last of all functions that have a size.
+fn all_symbols(program: &Path) -> Vec<(u64, u64)> {
+    let text = run(Command::new("nm").args(["-S", "--defined-only"]).arg(program));
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    text.lines()
+        .filter_map(|line| match *line.split_ascii_whitespace().collect::<Vec<_>>() {
+            [start, size, "T" | "t" | "W", _] => Some((hex(start)?, hex(start)? + hex(size)?)),
+            _ => None,
+        })
+        .collect()
 }
 
 #[test]

@@ -6,139 +6,15 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
+use super::files::{Budget, ProcessDir, Root, Stamp};
 use super::layout::Layout;
+use super::object::{Object, ObjectId, Source};
 use super::{Device, Mapping, MappingName};
-
-pub use super::layout::Segment;
-
-/// Names an [`Object`] for as long as the program runs; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectId(u64);
-
-/// A file, or the kernel's `[vdso]`, that some process maps as code: one content of one inode.
-#[derive(Debug)]
-pub struct Object {
-    id: ObjectId,
-    path: Arc<Path>,
-    source: Source,
-    layout: Layout,
-    root: Option<Arc<Root>>,
-}
-
-#[derive(Debug)]
-enum Source {
-    /// Open for as long as this lives.
-    Held { file: File, stamp: Stamp, _permit: Permit },
-    /// There were too many to hold: found by its path, if that still leads to the same inode.
-    Named { stamp: Stamp },
-    /// Not a file.
-    Memory(Vec<u8>),
-}
-
-impl Object {
-    /// Its name among all objects of this run.
-    #[must_use]
-    pub fn id(&self) -> ObjectId {
-        self.id
-    }
-
-    /// The path under which it was first seen, in that process' view.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The root directory of the process that showed it first, where its debug information may lie; `None` where that
-    /// is this program's own root, or could not be opened.
-    #[must_use]
-    pub fn root(&self) -> Option<&Root> {
-        self.root.as_deref()
-    }
-
-    /// Its loadable segments as the program header table gives them; empty where it is not an ELF file we can read.
-    #[must_use]
-    pub fn segments(&self) -> &[Segment] {
-        &self.layout.segments
-    }
-
-    /// The GNU build id.
-    #[must_use]
-    pub fn build_id(&self) -> Option<&[u8]> {
-        self.layout.build_id.as_deref()
-    }
-
-    /// The address in the object's own numbering (ELF virtual address) of what lies at `offset`, in bytes, in the file.
-    #[must_use]
-    pub fn virtual_address(&self, offset: u64) -> Option<u64> {
-        self.layout.virtual_address(offset)
-    }
-
-    /// Its content as a file of its own position, as long as that is what was mapped.
-    ///
-    /// Errors: the file cannot be found any more, or was written to in place since.
-    pub fn open(&self) -> io::Result<File> {
-        match &self.source {
-            Source::Held { file, stamp, .. } => {
-                self.check(file, stamp)?;
-                // Not dup(2), which would share the position.
-                File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
-            }
-            Source::Named { stamp } => {
-                let file = match &self.root {
-                    Some(root) => root.open(&self.path)?,
-                    None => Root::own()?.open(&self.path)?,
-                };
-                self.check(&file, stamp)?;
-                Ok(file)
-            }
-            Source::Memory(bytes) => {
-                let name = c"leaktrace-vdso";
-                let file = File::from(nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
-                file.write_all_at(bytes, 0)?;
-                Ok(file)
-            }
-        }
-    }
-
-    /// A new build written over the old one keeps the inode. A mere `touch` keeps the build id as well.
-    fn check(&self, file: &File, then: &Stamp) -> io::Result<()> {
-        let now = Stamp::of(file)?;
-        let same_file = (now.device, now.inode) == (then.device, then.inode);
-        let same_build = || {
-            now.size == then.size && self.build_id().is_some() && Layout::read(file).build_id == self.layout.build_id
-        };
-        if now == *then || same_file && same_build() {
-            Ok(())
-        } else if same_file {
-            Err(io::Error::other("the file was overwritten after it was mapped"))
-        } else {
-            Err(io::Error::new(io::ErrorKind::NotFound, "another file took its place, and it was not kept open"))
-        }
-    }
-
-    /// Whether a file that is found now under this object's identity still has this object's content.
-    fn is_current(&self) -> bool {
-        match &self.source {
-            Source::Held { file, stamp, .. } => Stamp::of(file).is_ok_and(|now| now == *stamp),
-            Source::Named { .. } => false,
-            Source::Memory(_) => true,
-        }
-    }
-
-    fn stamp(&self) -> Option<&Stamp> {
-        match &self.source {
-            Source::Held { stamp, .. } | Source::Named { stamp } => Some(stamp),
-            Source::Memory(_) => None,
-        }
-    }
-}
 
 /// Holds the objects of all processes. Share one, in an [`Arc`], among all [`super::AddressSpace`]s.
 #[derive(Debug)]
@@ -227,7 +103,7 @@ impl ObjectStore {
         if let Some((path, object)) =
             known.by_mapping.get(&key).and_then(|named| named.iter().find(|(path, _)| **path == *shown))
             && object.is_current()
-            && (!ambiguous || process.identify(&link).ok() == object.stamp().map(|stamp| (stamp.device, stamp.inode)))
+            && (!ambiguous || process.identify(&link).ok() == object.inode())
         {
             return (Arc::clone(path), Some(Arc::clone(object)));
         }
@@ -245,7 +121,7 @@ impl ObjectStore {
         }
         let identity = (stamp.device, stamp.inode);
         let object = match known.by_file.get(&identity) {
-            Some(object) if object.stamp() == Some(&stamp) => Arc::clone(object),
+            Some(object) if object.is_same_build(&file, &stamp) => Arc::clone(object),
             _ => {
                 let object = Arc::new(self.hold(&mut known, process, Arc::clone(&path), file, stamp));
                 known.by_file.insert(identity, Arc::clone(&object));
@@ -388,4 +264,44 @@ fn own_vdso() -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(range.end.0 - range.start.0).ok()?];
     File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, range.start.0).ok()?;
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `maps` says of the code of this program, and of libc.
+    fn with_own(check: impl Fn(&ProcessDir, Mapping<'_>)) {
+        let process = ProcessDir::open(std::process::id()).expect("own directory");
+        let text = std::fs::read("/proc/self/maps").expect("own mappings");
+        let exe = std::env::current_exe().expect("own path");
+        let code = super::super::parse(&text).flatten().filter(|mapping| mapping.permissions.execute);
+        let wanted: Vec<_> = code
+            .filter(|mapping| *mapping.name.display() == *exe || mapping.name.display().ends_with("libc.so.6"))
+            .collect();
+        assert_eq!(wanted.len(), 2);
+        for mapping in wanted {
+            check(&process, mapping);
+        }
+    }
+
+    /// Without the right to use `map_files`, as after `munmap`.
+    const NO_LINK: &str = "map_files/1-2";
+
+    #[test]
+    fn without_map_files_the_same_inode_is_found_by_exe_or_path() {
+        with_own(|process, mapping| {
+            let (_, stamp) = open_mapped(process, &mapping, &mapping.name.display(), NO_LINK).expect("found");
+            assert_eq!(stamp.inode, mapping.inode);
+        });
+    }
+
+    #[test]
+    fn a_path_that_leads_to_another_inode_is_not_followed() {
+        with_own(|process, mapping| {
+            let gone = Mapping { inode: mapping.inode + 1, ..mapping };
+            let error = open_mapped(process, &gone, &gone.name.display(), NO_LINK).expect_err("another file");
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        });
+    }
 }

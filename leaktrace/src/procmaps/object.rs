@@ -1,0 +1,147 @@
+//! A file that is mapped as code, and how its content is reached.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::files::{Permit, Root, Stamp};
+use super::layout::{Layout, Segment};
+
+/// Names an [`Object`] for as long as the program runs; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub(super) u64);
+
+/// A file, or the kernel's `[vdso]`, that some process maps as code: one content of one inode.
+#[derive(Debug)]
+pub struct Object {
+    pub(super) id: ObjectId,
+    pub(super) path: Arc<Path>,
+    pub(super) source: Source,
+    pub(super) layout: Layout,
+    pub(super) root: Option<Arc<Root>>,
+}
+
+/// Where an object's content is.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Open for as long as this lives.
+    Held { file: File, stamp: Stamp, _permit: Permit },
+    /// There were too many to hold: found by its path, if that still leads to the same inode.
+    Named { stamp: Stamp },
+    /// Not a file.
+    Memory(Vec<u8>),
+}
+
+impl Object {
+    /// Its name among all objects of this run.
+    #[must_use]
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The path under which it was first seen, in that process' view.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode (`st_dev`, `st_ino`): two objects that agree are two contents of one file, overwritten in place.
+    /// `None` for the `[vdso]`.
+    #[must_use]
+    pub fn inode(&self) -> Option<(u64, u64)> {
+        self.stamp().map(|stamp| (stamp.device, stamp.inode))
+    }
+
+    /// The root directory of the process that showed it first, where its debug information may lie; `None` where that
+    /// is this program's own root, or could not be opened.
+    #[must_use]
+    pub fn root(&self) -> Option<&Root> {
+        self.root.as_deref()
+    }
+
+    /// Its loadable segments as the program header table gives them; empty where it is not an ELF file we can read.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.layout.segments
+    }
+
+    /// The GNU build id.
+    #[must_use]
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.layout.build_id.as_deref()
+    }
+
+    /// The address in the object's own numbering (ELF virtual address) of what lies at `offset`, in bytes, in the file.
+    #[must_use]
+    pub fn virtual_address(&self, offset: u64) -> Option<u64> {
+        self.layout.virtual_address(offset)
+    }
+
+    /// Its content as a file of its own position, as long as that is what was mapped.
+    ///
+    /// Errors: the file cannot be found any more, or was written to in place since.
+    pub fn open(&self) -> io::Result<File> {
+        match &self.source {
+            Source::Held { file, stamp, .. } => {
+                self.check(file, stamp)?;
+                // Not dup(2), which would share the position.
+                File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            }
+            Source::Named { stamp } => {
+                let file = match &self.root {
+                    Some(root) => root.open(&self.path)?,
+                    None => Root::own()?.open(&self.path)?,
+                };
+                self.check(&file, stamp)?;
+                Ok(file)
+            }
+            Source::Memory(bytes) => {
+                let name = c"leaktrace-vdso";
+                let file = File::from(nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
+                file.write_all_at(bytes, 0)?;
+                Ok(file)
+            }
+        }
+    }
+
+    /// A new build written over the old one keeps the inode. A mere `touch` keeps the build id as well.
+    pub(super) fn is_same_build(&self, file: &File, now: &Stamp) -> bool {
+        self.stamp().is_some_and(|then| {
+            now == then
+                || now.is_same_file(then)
+                    && now.size == then.size
+                    && self.build_id().is_some()
+                    && Layout::read(file).build_id == self.layout.build_id
+        })
+    }
+
+    fn check(&self, file: &File, then: &Stamp) -> io::Result<()> {
+        let now = Stamp::of(file)?;
+        if self.is_same_build(file, &now) {
+            Ok(())
+        } else if now.is_same_file(then) {
+            Err(io::Error::other("the file was overwritten after it was mapped"))
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "another file took its place, and it was not kept open"))
+        }
+    }
+
+    /// Whether a file that is found now under this object's identity still has this object's content.
+    pub(super) fn is_current(&self) -> bool {
+        match &self.source {
+            Source::Held { file, stamp, .. } => Stamp::of(file).is_ok_and(|now| now == *stamp),
+            Source::Named { .. } => false,
+            Source::Memory(_) => true,
+        }
+    }
+
+    fn stamp(&self) -> Option<&Stamp> {
+        match &self.source {
+            Source::Held { stamp, .. } | Source::Named { stamp } => Some(stamp),
+            Source::Memory(_) => None,
+        }
+    }
+}
