@@ -77,6 +77,10 @@ impl JitSymbols {
     /// Reads what was written since the last time.
     pub fn refresh(&mut self) -> io::Result<()> {
         let Some(source) = &mut self.source else { return Ok(()) };
+        // Written anew from the start, as agents for Java do at each request.
+        if source.file.metadata()?.len() < source.position {
+            source.position = 0;
+        }
         let mut chunk = Vec::new();
         let mut kept = 0;
         while source.position < MAX_FILE {
@@ -189,6 +193,26 @@ mod tests {
     fn lines_that_say_nothing_are_passed_over() {
         let text = "\n1000\n1000 10\n1000 0 empty\nxyz 10 bad\nffffffffffffffff 10 overflow\n0x2000 0x10 prefixed\n";
         assert_eq!(names(text, &[0x1000, 0x2000, u64::MAX]), ["-", "prefixed", "-"]);
+    }
+
+    #[test]
+    fn what_is_appended_or_written_anew_is_read_and_an_unfinished_line_waits() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let path = dir.path().join("perf-1.map");
+        std::fs::write(&path, "1000 10 first\n1010 10 half").expect("written");
+        let file = File::open(&path).expect("open");
+        let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
+        let source = Some(Source { file, stamp, position: 0, _permit: permit });
+        let mut symbols = JitSymbols { source, ..JitSymbols::default() };
+        let mut after = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            symbols.refresh().expect("read");
+            [0x1000, 0x1010].map(|address| symbols.find(address).map(|symbol| symbol.name.to_string()))
+        };
+        let name = |text: &str| Some(text.to_owned());
+        assert_eq!(after("1000 10 first\n1010 10 half"), [name("first"), None]);
+        assert_eq!(after("1000 10 first\n1010 10 halfway\n"), [name("first"), name("halfway")]);
+        assert_eq!(after("1000 20 anew\n"), [name("anew"), name("anew")]);
     }
 
     proptest::proptest! {

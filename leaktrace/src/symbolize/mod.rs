@@ -254,3 +254,30 @@ fn in_object<'a>(location: &Location<'a>) -> Option<(&'a Arc<Object>, u64)> {
     let object = location.object?;
     Some((object, object.virtual_address(location.offset)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Pid;
+
+    #[test]
+    fn an_unknown_address_is_a_frame_of_its_own() {
+        let mut symbolizer = Symbolizer::new().expect("threads");
+        let space = AddressSpace::empty(Pid(1));
+        for address in [0, 1, u64::MAX] {
+            let frames = symbolizer.resolve(&space, &[CodeAddress::returning(Address(address))]);
+            assert_eq!(frames, [[Frame::unresolved(Address(address))]]);
+        }
+    }
+
+    #[test]
+    fn names_can_be_made_on_any_thread() {
+        fn any_thread<T: Send>(value: T) -> T {
+            value
+        }
+        let mut symbolizer = any_thread(Symbolizer::new().expect("threads"));
+        let space = any_thread(AddressSpace::empty(Pid(1)));
+        let resolved = std::thread::spawn(move || symbolizer.resolve(&space, &[])).join().expect("no panic");
+        assert!(resolved.is_empty());
+    }
+}
