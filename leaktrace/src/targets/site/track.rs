@@ -3,7 +3,7 @@
 //! Only instructions that are understood completely are followed; any other ends the line. None may write memory outside
 //! the function's own frame: whatever a function stores before the probe, other threads could see before we do.
 
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 use leaktrace_common::cookie::MAX_STACK_SHIFT;
 
@@ -62,6 +62,9 @@ impl Tracker {
     pub(super) fn follow(&mut self, instruction: &Instruction) -> Result<(), Fallback> {
         if is_system_call(instruction.mnemonic()) {
             return Err(Fallback::SystemCall);
+        }
+        if instruction.flow_control() != FlowControl::Next {
+            return Err(Fallback::NoSite);
         }
         let strange = instruction.has_lock_prefix() || has_repeat_prefix(instruction) || instruction.is_privileged();
         if strange || !is_understood(instruction.mnemonic()) {
