@@ -1,14 +1,9 @@
 //! The layout of every value that crosses between the BPF programs and userspace.
 //!
-//! All types are `repr(C)` without implicit padding, sizes in bytes, times in units of [`TICK_NS`] since
-//! [`Control::epoch_ns`] unless named `_ns`.
+//! All types are `repr(C)` without implicit padding; sizes are in bytes, times in the kernel's jiffies unless named
+//! `_ns`.
 
 use crate::table::Bucket;
-
-/// One tick of the block clock: 2^20 ns, about 1.05 ms, so that a `u32` spans 52 days.
-pub const TICK_SHIFT: u32 = 20;
-/// See [`TICK_SHIFT`].
-pub const TICK_NS: u64 = 1 << TICK_SHIFT;
 
 /// Address bits in a block's key; the process slot lies above them.
 pub const ADDRESS_BITS: u32 = 48;
@@ -24,8 +19,8 @@ pub const MAX_DEPTH: usize = 127;
 /// Slots of scratch memory for stack walks in progress. Four a CPU were measured to be too few where the kernel
 /// preempts programs.
 pub const SCRATCH_SLOTS: u32 = 256;
-/// Words of a user stack read at once.
-pub const WINDOW_WORDS: usize = 128;
+/// Words of a user stack read at once. A read costs 80 ns whatever its length, and 10 more for each KiB.
+pub const WINDOW_WORDS: usize = 256;
 
 /// Steps of the two sampling tables, which have one entry more.
 pub const SAMPLE_STEPS: u32 = 4096;
@@ -48,7 +43,8 @@ pub struct Block {
     pub size: u64,
     /// Index of its site plus one; 0 while the place is being filled or emptied.
     pub site: u32,
-    /// When it was booked, in ticks.
+    /// When it was booked: the lower half of the kernel's jiffies, which the verifier turns into a plain load where the
+    /// clock costs 35 ns. They advance with `CLOCK_MONOTONIC` and wrap after 49 days or more.
     pub time: u32,
 }
 
@@ -101,6 +97,8 @@ pub struct Process {
     pub padding: u32,
     /// `CLOCK_MONOTONIC` at registration.
     pub seen_ns: u64,
+    /// Jiffies at registration.
+    pub seen_jiffies: u64,
     /// `CLOCK_MONOTONIC` at exec or exit.
     pub ended_ns: u64,
     /// Its name at registration, NUL-padded.
@@ -190,8 +188,10 @@ pub struct Control {
 pub struct Scratch {
     /// Nonzero while claimed.
     pub busy: u64,
-    /// Address that `window` was read from; 0 for none.
+    /// Address that `window` was read from.
     pub base: u64,
+    /// Bytes of `window` that were read.
+    pub length: u64,
     /// The stack's frames, innermost first; one more than a stack can keep, so that truncation shows.
     pub frames: [u64; MAX_DEPTH + 1],
     /// A copy of user stack memory.
@@ -260,7 +260,7 @@ pub fn block_key(process: u32, address: u64) -> Option<u64> {
 const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
-    assert!(size_of::<Process>() == 80);
+    assert!(size_of::<Process>() == 88);
     assert!(size_of::<Thread>() == 80);
     assert!(size_of::<Losses>() == 64);
     assert!(size_of::<Control>() == 24);

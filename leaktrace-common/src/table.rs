@@ -193,21 +193,38 @@ pub fn find<B: Buckets>(table: &B, key: u64) -> Option<Place> {
 /// Gives `key` (not 0) a place, or finds the one it has.
 #[inline(always)]
 pub fn insert<B: Buckets>(table: &B, key: u64) -> Inserted {
-    if let Some(present) = find(table, key) {
+    let mut probe = Probe::new(key, table.count());
+    let Some(bucket) = table.bucket(probe.bucket) else { return Inserted::Full };
+    // SAFETY: `bucket` came from the table, all its words are accessed by atomics only.
+    if unsafe { atomic::load(overflow_of(bucket)) } != 0
+        && let Some(present) = find(table, key)
+    {
         return Inserted::Present(present);
     }
-    let mut probe = Probe::new(key, table.count());
     let mut probes = 0;
     while probes < MAX_PROBES {
         let Some(bucket) = table.bucket(probe.bucket) else { return Inserted::Full };
+        // Where nothing overflows, the first bucket is the only one that can hold the key: looked at on the way.
         let mut lane = 0;
+        let mut free = BUCKET_KEYS;
         while lane < BUCKET_KEYS {
-            let word = key_at(bucket, lane);
-            // SAFETY: `bucket` came from the table, all its words are accessed by atomics only.
-            if unsafe { atomic::load(word) == 0 && atomic::compare_exchange(word, 0, key) == 0 } {
-                return Inserted::New(Place::new(probe.bucket, lane, probes));
+            // SAFETY: as above.
+            let word = unsafe { atomic::load(key_at(bucket, lane)) };
+            if word == key {
+                return Inserted::Present(Place::new(probe.bucket, lane, probes));
+            }
+            if word == 0 && free == BUCKET_KEYS {
+                free = lane;
             }
             lane += 1;
+        }
+        // Others may take the free place first; then the next one after it is tried.
+        while free < BUCKET_KEYS {
+            // SAFETY: as above.
+            if unsafe { atomic::compare_exchange(key_at(bucket, free), 0, key) } == 0 {
+                return Inserted::New(Place::new(probe.bucket, free, probes));
+            }
+            free += 1;
         }
         // SAFETY: as above.
         unsafe { atomic::add(overflow_of(bucket), 1) };

@@ -245,7 +245,7 @@ fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u
     let slot = scratch::claim(tid);
     let mut site = 0;
     if slot < SCRATCH_SLOTS {
-        let depth = stack::stack_walk(u64::from(slot), entry.return_address(), entry.sp(), entry.fp());
+        let depth = stack::stack_walk(u64::from(slot), entry.caller(), entry.sp(), entry.fp());
         site = sites::site_of(process, u64::from(slot), depth);
         scratch::release(slot);
     }

@@ -1,7 +1,7 @@
 //! Outstanding blocks: booking them, and taking them off the books.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
-use leaktrace_common::abi::{self, Block, TICK_SHIFT, Thread};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use leaktrace_common::abi::{self, Block, Thread};
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
@@ -35,12 +35,11 @@ pub extern "C" fn block_insert(key: u64) -> u64 {
     }
 }
 
-/// Ticks since the trace began.
+/// Now, as [`Block::time`] has it.
 #[inline(always)]
 fn now() -> u32 {
     // SAFETY: the helper takes nothing and cannot fail.
-    let ns = unsafe { bpf_ktime_get_ns() };
-    (ns.saturating_sub(config::epoch_ns()) >> TICK_SHIFT) as u32
+    unsafe { bpf_jiffies64() as u32 }
 }
 
 /// Books a block of the thread's process.

@@ -37,8 +37,6 @@ globals! {
     SAMPLE_BYTES sample_bytes: u64;
     /// Nonzero where `malloc` and `call` are attached as uprobe sessions.
     SESSIONS sessions: u32;
-    /// `CLOCK_MONOTONIC` when the trace began: tick 0.
-    EPOCH_NS epoch_ns: u64;
     /// leaktrace's own pid, never traced.
     SELF_TGID self_tgid: u32;
     /// Nonzero where the exit tracepoint says whether a whole process ended (6.16).

@@ -1,5 +1,6 @@
 //! Process slots: one for each life of a process, given at its first event.
 
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use leaktrace_common::abi::{EVENT_PROCESS, NOT_TRACED, PROCESS_ALIVE, PROCESS_SLOTS, Process};
 use leaktrace_common::atomic;
@@ -84,6 +85,7 @@ unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
         (*process).untracked_frees = 0;
         (*process).abandoned_calls = 0;
         (*process).seen_ns = bpf_ktime_get_ns();
+        (*process).seen_jiffies = bpf_jiffies64();
         (*process).ended_ns = 0;
         if let Ok(comm) = bpf_get_current_comm() {
             (*process).comm = comm;

@@ -109,6 +109,12 @@ mod arch {
             self.regs().rbp
         }
 
+        /// Where the function will return to, if a register says; 0 where it stands on the stack.
+        #[inline(always)]
+        pub fn caller(&self) -> u64 {
+            0
+        }
+
         /// Where the function will return to; 0 where that cannot be read.
         #[inline(always)]
         pub fn return_address(&self) -> u64 {
@@ -216,6 +222,12 @@ mod arch {
         #[inline(always)]
         pub fn fp(&self) -> u64 {
             self.regs().regs[29]
+        }
+
+        /// Where the function will return to, if a register says; 0 where it stands on the stack.
+        #[inline(always)]
+        pub fn caller(&self) -> u64 {
+            self.return_address()
         }
 
         /// Where the function will return to.

@@ -10,9 +10,11 @@ use crate::config;
 use crate::maps::SCRATCH;
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
+const PAGE_BYTES: u64 = 4096;
 
-/// Walks from an entry with the stack pointer `sp`, that will return to `caller`, whose frame pointer is `fp`. Leaves the
-/// frames in the scratch slot, one more than may be kept if the stack has more. Returns how many.
+/// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
+/// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
+/// Returns how many.
 ///
 /// A global function: verified once, not at every call.
 #[unsafe(no_mangle)]
@@ -20,7 +22,8 @@ const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
 pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: the slot was claimed by our caller.
-    unsafe { (*scratch).base = 0 };
+    unsafe { (*scratch).length = 0 };
+    let caller = if caller == 0 { read_word(scratch, sp).unwrap_or(0) } else { caller };
     if caller == 0 {
         return 0;
     }
@@ -38,7 +41,7 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
         }
         let Some(next) = read_word(scratch, fp) else { break };
         let Some(address) = read_word(scratch, fp + 8) else { break };
-        if address < 4096 {
+        if address < PAGE_BYTES {
             break;
         }
         let index = depth as usize;
@@ -55,21 +58,37 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
     u64::from(depth)
 }
 
-/// One word of the user's stack, by way of the scratch slot's window.
+/// One word of the user's stack, by way of the scratch slot's window, which begins at the word that was last missed:
+/// walks go up.
 #[inline(always)]
 fn read_word(scratch: *mut Scratch, address: u64) -> Option<u64> {
-    let base = address & !(WINDOW_BYTES - 1);
-    // SAFETY: the slot was claimed by our caller; the helper writes the window's bytes and no more.
+    // SAFETY: the slot was claimed by our caller; the helper writes no more than the window.
     unsafe {
-        if (*scratch).base != base {
-            let window = (&raw mut (*scratch).window).cast();
-            if bpf_probe_read_user(window, WINDOW_BYTES as u32, base as *const _) != 0 {
-                (*scratch).base = 0;
+        let mut offset = address.wrapping_sub((*scratch).base);
+        if offset >= (*scratch).length {
+            (*scratch).length = read_window(scratch, address);
+            (*scratch).base = address;
+            if (*scratch).length < 8 {
                 return None;
             }
-            (*scratch).base = base;
+            offset = 0;
         }
-        let index = (address as usize >> 3) & (WINDOW_WORDS - 1);
+        let index = (offset as usize >> 3) & (WINDOW_WORDS - 1);
         Some((*scratch).window[index])
+    }
+}
+
+/// Fills the window from `address` on. Returns how many bytes there are, in whole words.
+#[inline(always)]
+fn read_window(scratch: *mut Scratch, address: u64) -> u64 {
+    // SAFETY: as in `read_word`.
+    unsafe {
+        let window = (&raw mut (*scratch).window).cast();
+        if bpf_probe_read_user(window, WINDOW_BYTES as u32, address as *const _) == 0 {
+            return WINDOW_BYTES;
+        }
+        // The next page may be missing, as beyond the end of a small stack.
+        let rest = (PAGE_BYTES - (address & (PAGE_BYTES - 1))) & (WINDOW_BYTES - 1) & !7;
+        if rest != 0 && bpf_probe_read_user(window, rest as u32, address as *const _) == 0 { rest } else { 0 }
     }
 }

@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use leaktrace_common::abi::{
-    self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_TRUNCATED, TICK_NS,
-};
+use leaktrace_common::abi::{self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_TRUNCATED};
 use leaktrace_common::table::BUCKET_KEYS;
 
 use super::kernel::Kernel;
@@ -93,17 +91,42 @@ pub fn blocks<'a>(
     now_ns: u64,
     wanted: impl Fn(u32) -> Option<usize> + 'a,
 ) -> impl Iterator<Item = RawBlock> + 'a {
-    let age = move |time: u32| {
-        let booked = kernel.epoch_ns + u64::from(time) * TICK_NS;
-        Duration::from_nanos(now_ns.saturating_sub(booked))
-    };
+    let clock = Clock::of(kernel, now_ns);
     let raw = move |address: u64, block: Block| {
         let site = wanted(block.site.checked_sub(1)?)?;
-        Some(RawBlock { site, address: Address(address), size: block.size, age: age(block.time) })
+        Some(RawBlock { site, address: Address(address), size: block.size, age: clock.age(block.time) })
     };
     let tabled = (0..kernel.block_keys.elements())
         .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
     tabled.chain(taken_aside(kernel)).filter_map(move |(address, block)| raw(address, block))
+}
+
+/// Turns jiffies into ages.
+#[derive(Clone, Copy)]
+struct Clock {
+    now: u32,
+    tick: Duration,
+}
+
+impl Clock {
+    /// Any life tells how jiffies stand to `CLOCK_MONOTONIC`, by which the kernel advances them. The length of one is the
+    /// resolution of the coarse clock.
+    fn of(kernel: &Kernel, now_ns: u64) -> Self {
+        let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+            .map_or(Duration::from_millis(4), Duration::from)
+            .max(Duration::from_micros(100));
+        let now = kernel.processes.read(1).filter(|life| life.seen_ns != 0).map_or(0, |life| {
+            let since = Duration::from_nanos(now_ns.saturating_sub(life.seen_ns));
+            life.seen_jiffies.wrapping_add((since.as_nanos() / tick.as_nanos()) as u64) as u32
+        });
+        Self { now, tick }
+    }
+
+    fn age(self, time: u32) -> Duration {
+        let jiffies = self.now.wrapping_sub(time);
+        // The two readings may be a tick apart.
+        if jiffies > u32::MAX / 2 { Duration::ZERO } else { self.tick * jiffies }
+    }
 }
 
 fn tabled_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {

@@ -59,8 +59,6 @@ pub struct Kernel {
     pub processes: Mapping<Process>,
     losses: Mapping<Losses>,
     control: Mapping<Control>,
-    /// `CLOCK_MONOTONIC` at tick 0.
-    pub epoch_ns: u64,
 }
 
 impl Kernel {
@@ -70,7 +68,6 @@ impl Kernel {
         let site_buckets = table::buckets_for(limits.max_stacks);
         let thread_buckets = table::buckets_for(MAX_THREADS);
         let frame_chunks = limits.max_depth.div_ceil(FRAMES_PER_CHUNK as u32);
-        let epoch_ns = monotonic_ns()?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let max_size_complement = u64::MAX - limits.max_size;
         let sessions = u32::from(technique == Technique::Sessions);
@@ -93,7 +90,6 @@ impl Kernel {
             .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
             .override_global("SAMPLE_BYTES", &limits.sample_bytes, true)
             .override_global("SESSIONS", &sessions, true)
-            .override_global("EPOCH_NS", &epoch_ns, true)
             .override_global("SELF_TGID", &self_tgid, true)
             .override_global("HAS_GROUP_DEAD", &group_dead, true);
         let ebpf = loader.load(object).context("cannot load the BPF object")?;
@@ -110,7 +106,6 @@ impl Kernel {
             processes: Mapping::new(&ebpf, "PROCESSES")?,
             losses: Mapping::new(&ebpf, "LOSSES")?,
             control: Mapping::new(&ebpf, "CONTROL")?,
-            epoch_ns,
             programs: Programs::load(technique, object, &ebpf)?,
             ebpf,
         };
