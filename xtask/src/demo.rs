@@ -34,14 +34,13 @@ pub fn run(_: &Args) -> Result<()> {
     let leaktrace = workspace::target_dir().join("release/leaktrace");
 
     shell::step("building and starting a service that leaks (xtask/demo/service.c)");
-    let source = workspace::root().join("xtask/demo/service.c");
     let program = workspace::target_dir().join("demo-service");
-    shell::run(
-        Command::new("cc")
-            .args(["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-o"])
-            .arg(&program)
-            .arg(source),
-    )?;
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]);
+    // So that the report says where in the repository, not where the repository is.
+    compiler.arg(format!("-fdebug-prefix-map={}=.", workspace::root().display()));
+    compiler.current_dir(workspace::root()).args(["-o".as_ref(), program.as_os_str(), "xtask/demo/service.c".as_ref()]);
+    shell::run(&mut compiler)?;
     let service = Command::new(&program).stdin(Stdio::null()).spawn();
     let service = Service(service.with_context(|| format!("starting {}", program.display()))?);
 

@@ -26,7 +26,9 @@ fn display(command: &Command) -> String {
         let value = value?.to_string_lossy().replace('\x1f', " ");
         Some(format!("{}={}", name.to_string_lossy(), quoted(OsStr::new(&value))))
     });
-    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted);
+    let program = command.get_program();
+    let program = if Some(program) == std::env::var_os("CARGO").as_deref() { OsStr::new("cargo") } else { program };
+    let words = std::iter::once(program).chain(command.get_args()).map(quoted);
     set.chain(words).collect::<Vec<_>>().join(" ")
 }
 

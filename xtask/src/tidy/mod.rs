@@ -3,11 +3,13 @@
 //! In: the files of the repository. Out: a line `file:line: what is wrong` for each breach, and failure where there is one.
 //! The rules are in [`rules`]; [`rust`] turns a source file into what the rules look at.
 
+mod dependencies;
 mod rules;
 mod rust;
 
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Checks the invariants that a compiler does not see: who may name what, sizes of files, left-over notes
@@ -25,16 +27,33 @@ pub struct Breach {
 
 pub fn run(_: &Args) -> Result<()> {
     let mut count = 0;
+    let mut words = BTreeMap::<String, Vec<rust::Word>>::new();
     for path in files()? {
         let name = path.strip_prefix(workspace::root()).unwrap_or(&path).to_string_lossy().into_owned();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        for breach in rules::check(&name, &text).with_context(|| name.clone())? {
+        // A member's directory has its name.
+        let member = name.split('/').next().unwrap_or_default();
+        let in_file = if rules::extension(&name) == "rs" {
+            rust::words(&text).with_context(|| name.clone())?
+        } else {
+            Vec::new()
+        };
+        for breach in rules::check(&name, &text, &in_file).with_context(|| name.clone())? {
             println!("{name}:{}: {}", breach.line, breach.what);
             count += 1;
         }
         if let Some(hint) = rules::hint(&name, &text) {
             println!("   {name}: {hint}");
         }
+        words.entry(member.to_owned()).or_default().extend(in_file);
+    }
+    let metadata = dependencies::Metadata::read()?;
+    for breach in metadata.unlicensed() {
+        println!("{breach}");
+        count += 1;
+    }
+    for hint in metadata.unused(&words) {
+        println!("   {hint}");
     }
     if count > 0 {
         bail!("{count} breaches of the invariants in ARCHITECTURE.md");
