@@ -3,6 +3,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::RawTracePointContext;
+use aya_log_ebpf::debug;
 use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS};
 
 use crate::maps::{PROCESSES, SLOTS};
@@ -22,20 +23,20 @@ pub fn exit(ctx: &RawTracePointContext) {
         id.tid() == id.tgid()
     };
     if last {
-        end(id, PROCESS_EXITED, EVENT_EXIT);
+        end(ctx, id, PROCESS_EXITED, EVENT_EXIT);
     }
 }
 
 /// The process begins another program: what the old one held went with its address space.
 #[inline(always)]
-pub fn exec() {
+pub fn exec(ctx: &RawTracePointContext) {
     let id = Id::current();
     threads::remove(id.tid());
-    end(id, PROCESS_EXECED, EVENT_EXEC);
+    end(ctx, id, PROCESS_EXECED, EVENT_EXEC);
 }
 
 #[inline(always)]
-fn end(id: Id, state: u32, event: u32) {
+fn end(ctx: &RawTracePointContext, id: Id, state: u32, event: u32) {
     let tgid = id.tgid() as u32;
     // SAFETY: the value is copied at once.
     let Some(slot) = unsafe { SLOTS.get(tgid) }.copied() else { return };
@@ -50,5 +51,7 @@ fn end(id: Id, state: u32, event: u32) {
             (*process).state = state;
         }
     }
+    // Only where userspace asks for it (`-vv`); otherwise the verifier drops it.
+    debug!(ctx, "slot {}: process {} has left state {}", slot, tgid, state);
     stats::tell(event, slot, tgid);
 }

@@ -66,8 +66,8 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
-    lifecycle::exec();
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    lifecycle::exec(&ctx);
     0
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
 
@@ -70,6 +71,7 @@ impl Kernel {
         let frame_chunks = limits.max_depth.div_ceil(FRAMES_PER_CHUNK as u32);
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let max_size_complement = u64::MAX - limits.max_size;
+        let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
         let sessions = u32::from(technique == Technique::Sessions);
 
         let mut loader = EbpfLoader::new();
@@ -90,6 +92,7 @@ impl Kernel {
             .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
             .override_global("SAMPLE_BYTES", &limits.sample_bytes, true)
             .override_global("SESSIONS", &sessions, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("SELF_TGID", &self_tgid, true)
             .override_global("HAS_GROUP_DEAD", &group_dead, true);
         let ebpf = loader.load(object).context("cannot load the BPF object")?;
@@ -125,6 +128,14 @@ impl Kernel {
             program.attach(&tracepoint).with_context(|| format!("cannot attach to the tracepoint {tracepoint}"))?;
         }
         Ok(kernel)
+    }
+
+    /// What the programs log, for `-vv`; readable when there is something. `None` where they log nothing.
+    pub fn take_log(&mut self) -> Result<Option<EbpfLogger<&'static dyn log::Log>>> {
+        if !log::log_enabled!(log::Level::Debug) {
+            return Ok(None);
+        }
+        EbpfLogger::init(&mut self.ebpf).map(Some).context("cannot read what the BPF programs log")
     }
 
     /// The ring of news, once.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
 use jiff::Timestamp;
 use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent};
 use tokio::io::unix::AsyncFd;
@@ -48,6 +49,7 @@ struct Trace<'a> {
     processes: Processes,
     symbolizer: Symbolizer,
     events: AsyncFd<RingBuf<MapData>>,
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
     target: Target,
     options: Options,
     started: Timestamp,
@@ -113,6 +115,7 @@ impl<'a> Trace<'a> {
             sample_bytes: 0,
         };
         let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
+        let log = kernel.take_log()?;
         let events = kernel.take_events()?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
@@ -123,6 +126,7 @@ impl<'a> Trace<'a> {
             processes: Processes::new(Arc::new(ObjectStore::new())),
             symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
             events,
+            log,
             target: config.target(),
             options: config.options(),
             started: Timestamp::now(),
@@ -309,6 +313,10 @@ impl<'a> Trace<'a> {
     }
 
     fn drain_events(&mut self) {
+        // Each of the programs' messages comes with an event.
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
         while let Some(item) = self.events.get_mut().next() {
             if item.len() < size_of::<ProgramEvent>() {
                 continue;
