@@ -15,3 +15,4 @@ pub mod abi;
 pub mod atomic;
 pub mod cookie;
 pub mod table;
+pub mod unwind;

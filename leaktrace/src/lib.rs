@@ -14,5 +14,6 @@ mod run;
 pub mod session;
 pub mod symbolize;
 pub mod targets;
+pub mod unwind_tables;
 
 pub use run::main;

@@ -1,0 +1,130 @@
+//! A walk in progress: the part of the loop over frames that is the same in the kernel program and on the host. The
+//! loop itself is not here, because the kernel wants it cut into callbacks.
+//!
+//! ```text
+//! loop {
+//!     rule = rule for walk.lookup_address(), from the cache or by find_rule
+//!     if let Some(stop) = walk.refuses(rule) { break stop }
+//!     record walk.ip()
+//!     walk.advance(rule, memory)?
+//! }
+//! ```
+
+use super::{Chunks, Kind, Memory, ProcessWord, Regs, Rule, Stop, Table, find_mapping, lookup, step, step_fp};
+
+/// The frame that a walk has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walk {
+    regs: Regs,
+    exact: bool,
+    /// Why the frame pointer had to be followed to get here; [`Stop::Outermost`] where it had not.
+    guessed: Stop,
+}
+
+impl Walk {
+    /// A walk that starts in the frame with these registers, `ip` being a return address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_return(regs: Regs) -> Self {
+        Self { regs, exact: false, guessed: Stop::Outermost }
+    }
+
+    /// A walk that starts at the instruction `regs.ip`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_instruction(regs: Regs) -> Self {
+        Self { regs, exact: true, guessed: Stop::Outermost }
+    }
+
+    /// The frame's address: its return address, or the instruction that a signal interrupted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ip(&self) -> u64 {
+        self.regs.ip
+    }
+
+    /// The frame's registers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn regs(&self) -> Regs {
+        self.regs
+    }
+
+    /// True where [`Self::ip`] is an instruction itself and not a return address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    /// True where the frame pointer led here, for want of a row.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_guess(&self) -> bool {
+        !self.guessed.is_complete()
+    }
+
+    /// The address to look a rule up for: inside the call instruction, which may be the last one of its function.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lookup_address(&self) -> u64 {
+        self.regs.ip.wrapping_sub(!self.exact as u64)
+    }
+
+    /// Why this frame is not one and must not be recorded: a frame pointer led to it, and it does not lie in code.
+    #[inline(always)]
+    #[must_use]
+    pub fn refuses(&self, rule: Rule) -> Option<Stop> {
+        if self.is_guess() && rule == Rule::unsupported(Stop::NoMapping) { Some(self.guessed) } else { None }
+    }
+
+    /// Goes on to the caller. `rule` is the one for [`Self::lookup_address`].
+    ///
+    /// # Errors
+    /// Why the walk ends here.
+    #[inline(always)]
+    pub fn advance(&mut self, rule: Rule, memory: &mut impl Memory) -> Result<(), Stop> {
+        let why = match step(&self.regs, rule, memory) {
+            Ok(next) => {
+                *self = Self { regs: next.regs, exact: next.exact, guessed: Stop::Outermost };
+                return Ok(());
+            }
+            Err(why @ (Stop::NoRow | Stop::NoTable | Stop::TablePending)) => why,
+            Err(why) => return Err(why),
+        };
+        match step_fp(&self.regs, memory) {
+            Ok(next) => {
+                *self = Self { regs: next.regs, exact: false, guessed: why };
+                Ok(())
+            }
+            Err(Stop::Outermost) => Err(Stop::Outermost),
+            Err(_) => Err(why),
+        }
+    }
+}
+
+/// The rule for `address` in a process, by searching its mappings and then the mapping's table. Where there is no row to
+/// return, the rule is [`Kind::Unsupported`] with the reason.
+#[inline(always)]
+#[must_use]
+pub fn find_rule<C: Chunks + ?Sized>(chunks: &C, process: ProcessWord, address: u64) -> Rule {
+    let Some(mapping) = find_mapping(chunks, process, address) else { return Rule::unsupported(Stop::NoMapping) };
+    match mapping.table {
+        Table::Absent => Rule::unsupported(Stop::NoTable),
+        Table::Pending => Rule::unsupported(Stop::TablePending),
+        Table::Trampoline => Rule::unsupported(Stop::Trampoline),
+        Table::Chunks { first, count } => {
+            let relative = address.wrapping_sub(mapping.base);
+            if relative > u64::from(u32::MAX) { Rule::GAP } else { lookup(chunks, first, count, relative as u32) }
+        }
+    }
+}
+
+/// True where the rule may be kept for as long as the process' list of mappings stays: not where a table or a mapping is
+/// still to come.
+#[inline(always)]
+#[must_use]
+pub fn is_cacheable(rule: Rule) -> bool {
+    rule.kind() as u8 != Kind::Unsupported as u8
+        || (rule.off() != Stop::NoMapping as u32 && rule.off() != Stop::TablePending as u32)
+}

@@ -1,0 +1,245 @@
+//! Which object's table and which process' list of mappings lie where in the pool.
+//!
+//! In: executable mappings as they are seen in processes, and tables as they are built, in any order. Out: what to build
+//! next, what to write into the pool, and the word that publishes a process' list. A table is shared by all processes
+//! that map its object and freed with the last of them.
+//!
+//! Order of writing: a table's rows, then a list that refers to them, then the process' word. What a word no longer
+//! refers to is released afterwards, and reused only after a rest ([`ChunkPool`]).
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::ops::Range;
+
+use leaktrace_common::unwind::{CHUNK_WORDS, Mapping, PADDING, ProcessWord, Table};
+
+use super::{ChunkPool, TableError, UnwindTable};
+use crate::model::Pid;
+
+/// Writes words to the start of a chunk, and on into those that follow it: the pool's memory map.
+pub trait PoolWriter {
+    /// `words.len()` is a multiple of a chunk's.
+    fn write(&mut self, first_chunk: u32, words: &[u64]);
+}
+
+/// What an executable mapping holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code<K> {
+    /// An object that may have a table.
+    Object(K),
+    /// Code without a file: made at run time.
+    Anonymous,
+    /// The kernel's `[uprobes]` page.
+    ReturnTrampoline,
+}
+
+/// An executable mapping of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeMapping<K> {
+    /// First address.
+    pub start: u64,
+    /// First address after it.
+    pub end: u64,
+    /// Where in the file it starts; 0 for code without one.
+    pub file_offset: u64,
+    /// What it holds.
+    pub code: Code<K>,
+}
+
+/// Why a process has no list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The pool has no room for the list.
+    #[error("no room for the process' list of mappings in the unwind table pool")]
+    PoolFull,
+    /// More mappings than a list can count.
+    #[error("more than {} executable mappings", ProcessWord::MAX_MAPPINGS)]
+    TooManyMappings,
+}
+
+/// What is known of an object's table.
+#[derive(Debug)]
+enum State {
+    /// Not built yet.
+    Pending,
+    /// It has none, or the pool has no room for it.
+    Absent,
+    /// In the pool. The table is kept without its rows, to place mappings.
+    Ready { chunks: Range<u32>, placement: UnwindTable },
+}
+
+#[derive(Debug)]
+struct Object {
+    state: State,
+    /// Mappings of it in all processes.
+    users: usize,
+}
+
+#[derive(Debug)]
+struct Process<K> {
+    mappings: Vec<CodeMapping<K>>,
+    list: Range<u32>,
+}
+
+/// The pool's contents. `K` identifies an object across processes (device, inode and change time of its file).
+#[derive(Debug)]
+pub struct Registry<K> {
+    pool: ChunkPool,
+    objects: HashMap<K, Object>,
+    processes: HashMap<Pid, Process<K>>,
+    generation: u32,
+    refused: u64,
+}
+
+impl<K: Clone + Eq + Hash> Registry<K> {
+    /// An empty registry over a pool of `capacity` chunks of 4 KiB.
+    #[must_use]
+    pub fn new(capacity: u32) -> Self {
+        Self {
+            pool: ChunkPool::new(capacity.min(ProcessWord::MAX_CHUNK)),
+            objects: HashMap::new(),
+            processes: HashMap::new(),
+            generation: 0,
+            refused: 0,
+        }
+    }
+
+    /// Notes the executable mappings of a process, in place of what was noted before, and returns the objects that are
+    /// new: their tables are to be built and handed to [`Self::table_built`]. Takes effect with [`Self::publish`].
+    pub fn set_mappings(&mut self, pid: Pid, mut mappings: Vec<CodeMapping<K>>) -> Vec<K> {
+        mappings.sort_by_key(|mapping| mapping.start);
+        let mut wanted = Vec::new();
+        for mapping in &mappings {
+            let Code::Object(key) = &mapping.code else { continue };
+            let object = self.objects.entry(key.clone()).or_insert_with(|| {
+                wanted.push(key.clone());
+                Object { state: State::Pending, users: 0 }
+            });
+            object.users += 1;
+        }
+        let process = self.processes.entry(pid).or_insert(Process { mappings: Vec::new(), list: 0..0 });
+        let old = std::mem::replace(&mut process.mappings, mappings);
+        self.drop_users(&old);
+        wanted
+    }
+
+    /// Puts an object's table into the pool and returns the processes that map it: their lists are to be published
+    /// again. An object that has no table, or none that fits, is noted as such.
+    pub fn table_built(
+        &mut self,
+        key: &K,
+        table: Result<UnwindTable, TableError>,
+        pool: &mut impl PoolWriter,
+    ) -> Vec<Pid> {
+        // Every user is gone meanwhile.
+        let Some(object) = self.objects.get_mut(key) else { return Vec::new() };
+        let state = match table {
+            Ok(table) => {
+                if let Some(chunks) = self.pool.allocate(table.chunks().len() as u32) {
+                    pool.write(chunks.start, table.chunks().as_flattened());
+                    State::Ready { chunks, placement: table.without_rows() }
+                } else {
+                    self.refused += 1;
+                    State::Absent
+                }
+            }
+            Err(_) => State::Absent,
+        };
+        if let State::Ready { chunks, .. } = std::mem::replace(&mut object.state, state) {
+            self.pool.release(chunks);
+        }
+        let maps_it = |process: &Process<K>| process.mappings.iter().any(|m| m.code == Code::Object(key.clone()));
+        self.processes.iter().filter(|(_, process)| maps_it(process)).map(|(&pid, _)| pid).collect()
+    }
+
+    /// Writes a process' list and returns the word that publishes it; the caller stores it where the kernel program
+    /// looks. `Ok(None)` for a process that was never noted.
+    ///
+    /// # Errors
+    /// The process keeps the list it had.
+    pub fn publish(&mut self, pid: Pid, pool: &mut impl PoolWriter) -> Result<Option<ProcessWord>, PublishError> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(None) };
+        let count = process.mappings.len();
+        if count > ProcessWord::MAX_MAPPINGS as usize {
+            return Err(PublishError::TooManyMappings);
+        }
+        let mut words: Vec<u64> =
+            process.mappings.iter().flat_map(|mapping| resolve(&self.objects, mapping).to_words()).collect();
+        words.resize(words.len().next_multiple_of(CHUNK_WORDS), PADDING);
+        let list = self.pool.allocate((words.len() / CHUNK_WORDS) as u32).ok_or(PublishError::PoolFull)?;
+        pool.write(list.start, &words);
+        self.generation = self.generation % ProcessWord::MAX_GENERATION + 1;
+        let word = ProcessWord::new(list.start, count as u32, self.generation);
+        self.pool.release(std::mem::replace(&mut process.list, list));
+        Ok(Some(word))
+    }
+
+    /// Forgets a process. Its word must have been cleared before.
+    pub fn forget(&mut self, pid: Pid) {
+        if let Some(process) = self.processes.remove(&pid) {
+            self.pool.release(process.list);
+            self.drop_users(&process.mappings);
+        }
+    }
+
+    /// Frees what was released before the last call; see [`ChunkPool::reclaim`].
+    pub fn reclaim(&mut self) {
+        self.pool.reclaim();
+    }
+
+    /// Memory of the pool that holds tables and lists, in bytes.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        u64::from(self.pool.capacity() - self.pool.available()) * (CHUNK_WORDS * 8) as u64
+    }
+
+    /// Tables that found no room in the pool.
+    #[must_use]
+    pub const fn refused_tables(&self) -> u64 {
+        self.refused
+    }
+
+    /// True after a call to [`Self::publish`] that started the generations anew: the rule cache is to be cleared, as its
+    /// entries may carry any generation.
+    #[must_use]
+    pub const fn generations_wrapped(&self) -> bool {
+        self.generation == 1
+    }
+
+    fn drop_users(&mut self, mappings: &[CodeMapping<K>]) {
+        for mapping in mappings {
+            let Code::Object(key) = &mapping.code else { continue };
+            let Some(object) = self.objects.get_mut(key) else { continue };
+            object.users -= 1;
+            if object.users == 0
+                && let Some(Object { state: State::Ready { chunks, .. }, .. }) = self.objects.remove(key)
+            {
+                self.pool.release(chunks);
+            }
+        }
+    }
+}
+
+fn resolve<K: Eq + Hash>(objects: &HashMap<K, Object>, mapping: &CodeMapping<K>) -> Mapping {
+    let without_base = |table| Mapping { start: mapping.start, end: mapping.end, base: mapping.start, table };
+    let key = match &mapping.code {
+        Code::Object(key) => key,
+        Code::Anonymous => return without_base(Table::Absent),
+        Code::ReturnTrampoline => return without_base(Table::Trampoline),
+    };
+    match objects.get(key).map(|object| &object.state) {
+        Some(State::Ready { chunks, placement }) => {
+            match placement.base_in_process(mapping.start, mapping.file_offset) {
+                Some(base) if !chunks.is_empty() => Mapping {
+                    start: mapping.start,
+                    end: mapping.end,
+                    base,
+                    table: Table::Chunks { first: chunks.start, count: chunks.len() as u32 },
+                },
+                _ => without_base(Table::Absent),
+            }
+        }
+        Some(State::Pending) => without_base(Table::Pending),
+        Some(State::Absent) | None => without_base(Table::Absent),
+    }
+}

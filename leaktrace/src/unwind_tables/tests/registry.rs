@@ -1,0 +1,129 @@
+//! Sharing, freeing and publishing, seen through the search that the kernel program makes.
+
+use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, ProcessWord, Rule, Stop, find_rule};
+
+use super::image::Image;
+use super::{build, sp};
+use crate::model::Pid;
+use crate::unwind_tables::{Code, CodeMapping, PoolWriter, PublishError, Registry, TableError, UnwindTable};
+
+struct Pool(Vec<Chunk>);
+
+impl PoolWriter for Pool {
+    fn write(&mut self, first_chunk: u32, words: &[u64]) {
+        assert_eq!(words.len() % CHUNK_WORDS, 0);
+        let first = first_chunk as usize;
+        self.0[first..first + words.len() / CHUNK_WORDS].as_flattened_mut().copy_from_slice(words);
+    }
+}
+
+fn pool(chunks: usize) -> (Registry<&'static str>, Pool) {
+    (Registry::new(chunks as u32), Pool(vec![[u64::MAX; CHUNK_WORDS]; chunks]))
+}
+
+/// Rows from 0x10 to 0x20 of the text, which starts on the third page of the file.
+fn table() -> UnwindTable {
+    let mut image = Image::new(0x1000);
+    image.fde(0x10, 0x10, &[0x0e, 24]);
+    build(&image)
+}
+
+const fn object(start: u64, name: &'static str) -> CodeMapping<&'static str> {
+    CodeMapping { start, end: start + 0x1000, file_offset: 0x2000, code: Code::Object(name) }
+}
+
+const fn anonymous(start: u64) -> CodeMapping<&'static str> {
+    CodeMapping { start, end: start + 0x1000, file_offset: 0, code: Code::Anonymous }
+}
+
+fn rule(pool: &Pool, process: ProcessWord, address: u64) -> Rule {
+    find_rule(pool.0.as_slice(), process, address)
+}
+
+#[test]
+fn a_process_sees_each_mapping_as_far_as_it_is_known() {
+    let (mut registry, mut pool) = pool(16);
+    let trampoline = CodeMapping { code: Code::ReturnTrampoline, ..anonymous(0x5000) };
+    let mappings = vec![trampoline, object(0x3000, "late"), anonymous(0x4000), object(0x1000, "early")];
+    assert_eq!(registry.set_mappings(Pid(1), mappings), ["early", "late"]);
+    assert_eq!(registry.table_built(&"early", Ok(table()), &mut pool), [Pid(1)]);
+    let first = registry.publish(Pid(1), &mut pool).unwrap().unwrap();
+
+    assert_eq!(rule(&pool, first, 0x1014), sp(3));
+    assert_eq!(rule(&pool, first, 0x1024), Rule::GAP);
+    assert_eq!(rule(&pool, first, 0x2014), Rule::unsupported(Stop::NoMapping));
+    assert_eq!(rule(&pool, first, 0x3014), Rule::unsupported(Stop::TablePending));
+    assert_eq!(rule(&pool, first, 0x4014), Rule::unsupported(Stop::NoTable));
+    assert_eq!(rule(&pool, first, 0x5014), Rule::unsupported(Stop::Trampoline));
+
+    registry.table_built(&"late", Ok(table()), &mut pool);
+    let second = registry.publish(Pid(1), &mut pool).unwrap().unwrap();
+    assert_eq!(rule(&pool, second, 0x3014), sp(3));
+    assert_ne!(first.generation(), second.generation());
+    assert_eq!(rule(&pool, first, 0x1014), sp(3), "the old list rests unharmed for walks that still read it");
+}
+
+#[test]
+fn objects_without_a_table_are_not_asked_for_again() {
+    let (mut registry, mut pool) = pool(16);
+    assert_eq!(registry.set_mappings(Pid(1), vec![object(0x1000, "script")]), ["script"]);
+    registry.table_built(&"script", Err(TableError::NoUnwindInformation), &mut pool);
+    assert!(registry.set_mappings(Pid(2), vec![object(0x1000, "script")]).is_empty());
+    let word = registry.publish(Pid(2), &mut pool).unwrap().unwrap();
+    assert_eq!(rule(&pool, word, 0x1014), Rule::unsupported(Stop::NoTable));
+}
+
+#[test]
+fn tables_are_shared_and_freed_with_their_last_process() {
+    let (mut registry, mut pool) = pool(4);
+    registry.set_mappings(Pid(1), vec![object(0x1000, "lib")]);
+    registry.table_built(&"lib", Ok(table()), &mut pool);
+    assert!(registry.set_mappings(Pid(2), vec![object(0x7000, "lib")]).is_empty());
+    registry.publish(Pid(1), &mut pool).unwrap();
+    let second = registry.publish(Pid(2), &mut pool).unwrap().unwrap();
+    assert_eq!(registry.used_bytes(), 3 * 4096, "one table, two lists");
+
+    registry.forget(Pid(1));
+    registry.reclaim();
+    registry.reclaim();
+    assert_eq!(registry.used_bytes(), 2 * 4096);
+    assert_eq!(rule(&pool, second, 0x7014), sp(3));
+    registry.forget(Pid(2));
+    registry.reclaim();
+    registry.reclaim();
+    assert_eq!(registry.used_bytes(), 0);
+    assert_eq!(registry.set_mappings(Pid(3), vec![object(0x1000, "lib")]), ["lib"], "forgotten, hence built anew");
+    assert_eq!(registry.table_built(&"gone", Ok(table()), &mut pool), []);
+}
+
+#[test]
+fn a_full_pool_is_said_and_leaves_what_was_published() {
+    let (mut registry, mut pool) = pool(2);
+    registry.set_mappings(Pid(1), vec![object(0x1000, "one"), object(0x2000, "two")]);
+    registry.table_built(&"one", Ok(table()), &mut pool);
+    let word = registry.publish(Pid(1), &mut pool).unwrap().unwrap();
+    registry.table_built(&"two", Ok(table()), &mut pool);
+    assert_eq!(registry.refused_tables(), 1);
+    assert_eq!(registry.publish(Pid(1), &mut pool), Err(PublishError::PoolFull));
+    assert_eq!(rule(&pool, word, 0x1014), sp(3));
+    assert_eq!(registry.publish(Pid(9), &mut pool), Ok(None));
+
+    let too_many = (0..70_000).map(|i| anonymous(i * 0x1000)).collect();
+    registry.set_mappings(Pid(2), too_many);
+    assert_eq!(registry.publish(Pid(2), &mut pool), Err(PublishError::TooManyMappings));
+}
+
+#[test]
+fn lists_longer_than_a_chunk_are_searched_through() {
+    let (mut registry, mut pool) = pool(16);
+    let mut mappings: Vec<_> = (0..1000).map(|i| anonymous(0x10_0000 + i * 0x2000)).collect();
+    mappings.push(object(0x9000_0000, "far"));
+    registry.set_mappings(Pid(1), mappings);
+    registry.table_built(&"far", Ok(table()), &mut pool);
+    let word = registry.publish(Pid(1), &mut pool).unwrap().unwrap();
+    assert_eq!(rule(&pool, word, 0x9000_0014), sp(3));
+    for i in [0, 127, 128, 129, 999] {
+        assert_eq!(rule(&pool, word, 0x10_0fff + i * 0x2000), Rule::unsupported(Stop::NoTable));
+        assert_eq!(rule(&pool, word, 0x10_1000 + i * 0x2000), Rule::unsupported(Stop::NoMapping));
+    }
+}
