@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 mod logging;
 pub mod model;
 pub mod object;

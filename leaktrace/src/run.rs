@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::cli::{Parsed, UsageError};
-use crate::config::{Config, Invocation, Messages, ReportConfig, Surroundings};
+use crate::config::{Config, Invocation, ReportConfig, Surroundings};
 use crate::model::Snapshot;
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
-use crate::{cli, logging, model, report, session};
+use crate::{cli, doctor, logging, model, report, session};
 
 /// Exit status of a failure, said in one line on standard error.
 const FAILED: u8 = 1;
@@ -59,7 +59,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
         }
         Invocation::Doctor(messages) => {
             logging::start(*messages);
-            doctor(*messages)
+            examine()
         }
         Invocation::Completions(shell) => print(&cli::completions(*shell)),
         Invocation::Man => print(&cli::manual()?),
@@ -68,6 +68,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
 
 /// Traces, reports on the way and at the end.
 fn trace(config: &Config) -> anyhow::Result<u8> {
+    doctor::preflight()?;
     let reporter = Reporter::prepare(&config.outputs)?;
     let mut report = |snapshot: &Snapshot| {
         let delivery = reporter.deliver(snapshot);
@@ -82,8 +83,12 @@ fn trace(config: &Config) -> anyhow::Result<u8> {
     Ok(exit_code(&snapshot, command_status, config.gate))
 }
 
-fn doctor(_messages: Messages) -> anyhow::Result<u8> {
-    anyhow::bail!("doctor is not built yet")
+/// Says what this machine lacks.
+fn examine() -> anyhow::Result<u8> {
+    let mut lines = Vec::new();
+    let works = doctor::run(&mut lines).context("cannot examine this machine")?;
+    print(&lines)?;
+    Ok(if works { 0 } else { FAILED })
 }
 
 /// Renders a saved snapshot.

@@ -170,12 +170,14 @@ pub fn path_of(file: RawFd) -> CString {
     CString::new(format!("/proc/self/fd/{file}")).unwrap_or_default()
 }
 
-fn zeroed() -> bpf_attr {
+/// A request with everything unused.
+pub fn zeroed() -> bpf_attr {
     // SAFETY: a union of plain integers; the kernel demands that what is not used be 0.
     unsafe { mem::zeroed() }
 }
 
-fn descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+/// Makes a request whose answer is a new descriptor.
+pub fn descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: `attr` is what `command` reads, its pointers outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<bpf_attr>()) };
     if result < 0 {

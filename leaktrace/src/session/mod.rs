@@ -5,9 +5,11 @@
 
 mod attach;
 mod bpf;
+mod candidate;
 mod capture;
 mod drain;
 mod facts;
+pub(crate) mod features;
 mod kernel;
 pub mod launch;
 mod mapping;
@@ -25,6 +27,8 @@ mod waiting;
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
+
+pub(crate) use kernel::version as kernel_version;
 
 use crate::config::Config;
 use crate::model::Snapshot;

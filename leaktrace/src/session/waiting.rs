@@ -1,9 +1,10 @@
 //! Waiting for traced processes to end.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::candidate;
 use super::pidfd::PidFd;
 use crate::model::Pid;
 
@@ -18,18 +19,9 @@ impl Ends {
     /// Adds a process.
     ///
     /// # Errors
-    /// There is none of this id.
+    /// It cannot be traced.
     pub fn add(&mut self, pid: Pid) -> Result<()> {
-        let pidfd = match PidFd::open(pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ESRCH) => bail!("there is no process {pid}; find the right one with pgrep or ps"),
-                Some(libc::EINVAL | libc::ENOENT) => {
-                    bail!("{pid} is a thread, not a process; give its process' id, Tgid in /proc/{pid}/status")
-                }
-                _ => return Err(error).with_context(|| format!("cannot open process {pid}")),
-            },
-        };
+        let pidfd = candidate::open(pid)?;
         // SAFETY: the pidfd owns its descriptor and keeps it to its end.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
             .with_context(|| format!("cannot wait for process {pid}"))?;

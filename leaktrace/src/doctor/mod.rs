@@ -1,0 +1,52 @@
+//! `leaktrace doctor`: what this machine has and lacks for tracing, and what to do about it.
+//!
+//! In: the machine. Out: one line per need, and whether tracing would work. Before each trace the same verdicts turn what
+//! would fail later into one line that names the obstacle.
+
+mod facts;
+mod needs;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write};
+
+use facts::Facts;
+use needs::Need;
+#[cfg(test)]
+use needs::Verdict;
+
+/// Writes one line per need; says whether tracing would work.
+///
+/// # Errors
+/// Those of `out`.
+pub fn run(out: &mut dyn Write) -> io::Result<bool> {
+    let needs = needs::all(&Facts::gather());
+    for need in &needs {
+        writeln!(out, "{need}")?;
+    }
+    Ok(!needs.iter().any(Need::is_in_the_way))
+}
+
+/// What makes a trace impossible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot trace here: {what}: {found}; {next} (`leaktrace doctor` tells more)")]
+pub struct Problem {
+    what: &'static str,
+    found: String,
+    next: String,
+}
+
+/// Finds out within a millisecond whether a trace can be tried at all.
+///
+/// # Errors
+/// The first need that stands in the way.
+pub fn preflight() -> Result<(), Problem> {
+    first_problem(&Facts::gather_quickly())
+}
+
+fn first_problem(facts: &Facts) -> Result<(), Problem> {
+    match needs::all(facts).into_iter().find(Need::is_in_the_way) {
+        Some(Need { what, found, next, .. }) => Err(Problem { what, found, next }),
+        None => Ok(()),
+    }
+}
