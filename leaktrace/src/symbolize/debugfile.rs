@@ -19,6 +19,8 @@ const MAX_MINI_MEMORY: u32 = 128 * 1024;
 #[derive(Debug)]
 pub(super) struct DebugFile {
     pub(super) path: PathBuf,
+    /// Whether it is one that this system's administrator installed, rather than one that came with the program.
+    pub(super) installed: bool,
     pub(super) file: Arc<File>,
     pub(super) elf: Elf,
 }
@@ -40,12 +42,15 @@ pub(super) fn find(
     if let Some(link) = &link {
         candidates.extend(by_link(&link.name, object.path(), directories).map(|path| (path, Some(link.crc))));
     }
-    for root in object.root().into_iter().chain([own]) {
+    for (root, ours) in object.root().map(|root| (root, false)).into_iter().chain([(own, true)]) {
         for (path, crc) in &candidates {
             let Ok(file) = root.open(path) else { continue };
             let file = Arc::new(file);
             match check(object, &file, *crc) {
-                Ok(elf) => return (Some(DebugFile { path: path.clone(), file, elf }), foreign),
+                Ok(elf) => {
+                    let installed = ours && directories.iter().any(|directory| path.starts_with(directory));
+                    return (Some(DebugFile { path: path.clone(), installed, file, elf }), foreign);
+                }
                 Err(_) => foreign.push(path.clone()),
             }
         }

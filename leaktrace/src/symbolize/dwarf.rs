@@ -39,11 +39,13 @@ pub(super) struct Place {
 
 impl Dwarf {
     /// For the DWARF in `file`; `directories` are where files that it shares with others (`.gnu_debugaltlink`) may lie.
-    pub(super) fn new(file: Arc<File>, directories: &[PathBuf]) -> Self {
+    /// Inlined calls are read by recursion as deep as the file says: not those of a file that nests them without end.
+    pub(super) fn new(file: Arc<File>, directories: &[PathBuf], inlined: bool) -> Self {
         let symbolizer = Symbolizer::builder()
             // What the path leads to is held and does not change.
             .enable_auto_reload(false)
             .enable_demangling(false)
+            .enable_inlined_fns(inlined)
             .set_debug_dirs(Some(directories))
             .build();
         let source = Source::Elf(Elf::new(format!("/proc/self/fd/{}", file.as_raw_fd())));

@@ -1,16 +1,20 @@
 //! The sections of an ELF file, read by offset.
 //!
 //! Files of traced processes are read with `pread(2)` and never mapped here: whoever shortens a mapped file kills its
-//! reader. Only 64-bit little-endian files, the only kind whose processes are traced.
+//! reader. What a header claims is believed as far as the file reaches, and what takes longer the more headers point at the
+//! same bytes is bounded. Only 64-bit little-endian programs and libraries, the only kind whose processes are traced.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use object::elf::{FileHeader64, SHF_EXECINSTR, SHT_NOBITS, SectionHeader64};
+use object::elf::{ET_DYN, ET_EXEC, FileHeader64, SHF_COMPRESSED, SHF_EXECINSTR, SHT_NOBITS, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{LittleEndian, pod};
+
+/// A linked program has some forty sections; what the file header can count is the most that is read.
+const MAX_SECTIONS: u64 = 0xffff;
 
 /// An ELF file's section table and access to what it lists.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(super) struct Section {
     pub(super) entry_size: u64,
     /// Whether it holds code.
     pub(super) code: bool,
+    /// Whether its bytes are packed, after a header that says how.
+    pub(super) compressed: bool,
     offset: u64,
     /// Takes no room in the file, as all of a debug file's code does.
     absent: bool,
@@ -67,12 +73,17 @@ impl Elf {
 
     /// Whether it carries DWARF of its own.
     pub(super) fn has_debug_info(&self) -> bool {
-        [".debug_info", ".zdebug_info"].iter().any(|name| self.section(name).is_some_and(|section| !section.absent))
+        self.section(".debug_info").is_some_and(|section| !section.absent)
     }
 
     /// A section's bytes, as they lie in the file; none where it takes no room there.
     pub(super) fn data(&self, section: &Section) -> io::Result<Vec<u8>> {
         if section.absent { Ok(Vec::new()) } else { self.bytes.read(section.offset, section.size) }
+    }
+
+    /// The first bytes of a section.
+    pub(super) fn start(&self, section: &Section, length: u64) -> io::Result<Vec<u8>> {
+        self.bytes.read(section.offset, length.min(section.size))
     }
 
     /// The bytes of the section of that name, if there is one that can be read.
@@ -126,6 +137,9 @@ fn sections(bytes: &Bytes) -> io::Result<Vec<Section>> {
     let start = bytes.read(0, size_of::<Header>() as u64).map_err(|_| invalid())?;
     let header = Header::parse(start.as_slice()).map_err(|_| invalid())?;
     let endian = header.endian().map_err(|_| invalid())?;
+    if ![ET_EXEC, ET_DYN].contains(&header.e_type(endian)) {
+        return Err(invalid());
+    }
     let offset = header.e_shoff(endian);
     if offset == 0 {
         return Ok(Vec::new());
@@ -139,6 +153,9 @@ fn sections(bytes: &Bytes) -> io::Result<Vec<Section>> {
         0 => first.sh_size(endian),
         count => count.into(),
     };
+    if count > MAX_SECTIONS {
+        return Err(invalid());
+    }
     let names = match u32::from(header.e_shstrndx(endian).0) {
         0xffff => first.sh_link(endian),
         index => index,
@@ -150,23 +167,75 @@ fn sections(bytes: &Bytes) -> io::Result<Vec<Section>> {
         .get(names as usize)
         .and_then(|names| bytes.read(names.sh_offset(endian), names.sh_size(endian)).ok())
         .unwrap_or_default();
+    let mut names = Strings::new(&names);
     let section = |header: &SectionHeader64<LittleEndian>| Section {
-        name: string(&names, header.sh_name(endian) as usize)
+        name: names
+            .get(header.sh_name(endian) as usize)
             .map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned()),
         address: header.sh_addr(endian),
         size: header.sh_size(endian),
         link: header.sh_link(endian) as usize,
         entry_size: header.sh_entsize(endian),
         code: header.sh_flags(endian).contains(SHF_EXECINSTR),
+        compressed: header.sh_flags(endian).contains(SHF_COMPRESSED),
         offset: header.sh_offset(endian),
         absent: header.sh_type(endian) == SHT_NOBITS,
     };
     Ok(headers.iter().map(section).collect())
 }
 
-/// The bytes of a string table from `offset` up to the next zero.
-pub(super) fn string(table: &[u8], offset: usize) -> Option<&[u8]> {
-    let rest = table.get(offset..)?;
-    let end = rest.iter().position(|&byte| byte == 0)?;
-    Some(&rest[..end])
+/// A string table. Its strings may overlap, but only so far: entries that all point at one long string would otherwise cost
+/// its length each.
+pub(super) struct Strings<'a> {
+    table: &'a [u8],
+    budget: usize,
+}
+
+impl<'a> Strings<'a> {
+    pub(super) fn new(table: &'a [u8]) -> Self {
+        // Linkers share the tails of strings; that makes their sum some ten percent larger than the table.
+        Self { table, budget: table.len().saturating_mul(4).saturating_add(1 << 20) }
+    }
+
+    /// The bytes from `offset` up to the next zero.
+    pub(super) fn get(&mut self, offset: usize) -> Option<&'a [u8]> {
+        let rest = self.table.get(offset..)?;
+        let rest = &rest[..rest.len().min(self.budget)];
+        let end = rest.iter().position(|&byte| byte == 0);
+        self.budget -= end.map_or(rest.len(), |end| end + 1);
+        Some(&rest[..end?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_end_at_zero_and_may_share_their_tails() {
+        let mut strings = Strings::new(b"\0malloc\0open");
+        assert_eq!(strings.get(0), Some(&b""[..]));
+        assert_eq!(strings.get(1), Some(&b"malloc"[..]));
+        assert_eq!(strings.get(4), Some(&b"loc"[..]));
+        assert_eq!(strings.get(8), None, "no zero ends it");
+        assert_eq!(strings.get(100), None);
+    }
+
+    #[test]
+    fn one_long_string_is_not_read_again_and_again() {
+        let table = vec![b'x'; 1 << 20];
+        let mut strings = Strings::new(&table);
+        let start = std::time::Instant::now();
+        assert!((0..1_000_000).all(|offset| strings.get(offset).is_none()));
+        // A million times half a megabyte would take minutes.
+        assert!(start.elapsed() < std::time::Duration::from_secs(20));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = Elf::parse(bytes.clone());
+            let _ = Elf::parse([b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0", &bytes[..]].concat());
+        }
+    }
 }

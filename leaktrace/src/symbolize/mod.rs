@@ -3,7 +3,7 @@
 //! In: an [`AddressSpace`], captured while the process lived, and addresses in it. Out: [`Frame`]s. What an object gave
 //! is remembered for every process and every later report.
 //!
-//! - `elf` reads sections, `symtab` and `plt` make names of them, `debugfile` finds what is kept apart, `dwarf` asks
+//! - `elf` reads sections, `vetting` keeps from readers what would end them, `symtab` and `plt` make names of them, `debugfile` finds what is kept apart, `dwarf` asks
 //!   blazesym, `object` puts these together for one object, `worker` runs that on threads.
 //!
 //! Invariants: a report never fails because of a symbol; no name reaches past its symbol's size; nothing is read by a
@@ -16,6 +16,7 @@ mod elf;
 mod object;
 mod plt;
 mod symtab;
+mod vetting;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -24,9 +25,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use self::object::SourceFrames;
-use self::worker::Worker;
+use self::worker::{Answer, Worker};
 use crate::model::{Address, Frame};
 use crate::procmaps::{AddressSpace, Location, Object, ObjectId};
 
@@ -34,6 +36,9 @@ use crate::procmaps::{AddressSpace, Location, Object, ObjectId};
 const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 /// More threads than this do not make a report faster: a few large objects take most of the time.
 const MAX_WORKERS: usize = 4;
+
+/// How long to wait for the next object when nothing comes. The largest debug information there is takes some seconds.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An address of code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +91,8 @@ pub enum NoteReason {
     ForeignDebugFile(PathBuf),
     /// It has debug information that cannot be read.
     DebugInformation(String),
+    /// Reading it was given up.
+    TookTooLong,
 }
 
 impl fmt::Display for Note {
@@ -98,6 +105,7 @@ impl fmt::Display for Note {
             NoteReason::ForeignDebugFile(path) => {
                 write!(f, "{} belongs to another build; install the matching debug symbols", path.display())
             }
+            NoteReason::TookTooLong => write!(f, "took too long to read; its code is shown by offset"),
             NoteReason::DebugInformation(why) => write!(f, "debug information cannot be read: {why}"),
         }
     }
@@ -110,6 +118,8 @@ impl fmt::Display for Note {
 #[derive(Debug)]
 pub struct Symbolizer {
     workers: Vec<Worker>,
+    directories: Arc<[PathBuf]>,
+    patience: Duration,
     objects: HashMap<ObjectId, Known>,
     notes: BTreeSet<Note>,
     /// The worker that the next new object goes to.
@@ -121,7 +131,16 @@ pub struct Symbolizer {
 struct Known {
     object: Weak<Object>,
     worker: usize,
+    /// Whether reading it was given up.
+    hopeless: bool,
     frames: HashMap<u64, SourceFrames>,
+}
+
+/// What a worker was asked.
+struct Asked {
+    worker: usize,
+    object: Arc<Object>,
+    addresses: Vec<u64>,
 }
 
 impl Symbolizer {
@@ -140,7 +159,13 @@ impl Symbolizer {
         let directories: Arc<[PathBuf]> = directories.into();
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let workers = (0..count).map(|_| Worker::start(Arc::clone(&directories))).collect::<io::Result<_>>()?;
-        Ok(Self { workers, objects: HashMap::new(), notes: BTreeSet::new(), next: 0 })
+        Ok(Self { workers, directories, patience: PATIENCE, objects: HashMap::new(), notes: BTreeSet::new(), next: 0 })
+    }
+
+    /// Gives up on an object after waiting for so long, instead of a minute.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The frames at each address: the functions inlined there, innermost first, then the function that holds the code.
@@ -193,24 +218,67 @@ impl Symbolizer {
         // Largest first, so that no thread is left with a large one at the end.
         let mut wanted: Vec<_> = wanted.into_values().collect();
         wanted.sort_unstable_by_key(|(object, addresses)| (std::cmp::Reverse(addresses.len()), object.id()));
-        let (reply, answers) = channel();
+        let mut asked = Vec::new();
         for (object, addresses) in wanted {
             let known = self.objects.entry(object.id()).or_insert_with(|| {
                 self.next = (self.next + 1) % self.workers.len();
-                Known { object: Arc::downgrade(&object), worker: self.next, frames: HashMap::new() }
+                Known { object: Arc::downgrade(&object), worker: self.next, hopeless: false, frames: HashMap::new() }
             });
+            if known.hopeless {
+                continue;
+            }
             // In order: neighbours share compilation units.
             let mut addresses: Vec<_> = addresses.into_iter().collect();
             addresses.sort_unstable();
-            self.workers[known.worker].ask(object, addresses, reply.clone());
+            asked.push(Asked { worker: known.worker, object, addresses });
         }
-        drop(reply);
-        for answer in answers {
-            let module = answer.object.path();
-            self.notes.extend(answer.notes.into_iter().map(|reason| Note { module: module.to_path_buf(), reason }));
-            if let Some(known) = self.objects.get_mut(&answer.object.id()) {
-                known.frames.extend(answer.frames);
+        self.ask(asked);
+    }
+
+    /// Asks the workers and waits for what they answer.
+    fn ask(&mut self, mut asked: Vec<Asked>) {
+        let (reply, answers) = channel();
+        for asked in &asked {
+            self.workers[asked.worker].ask(Arc::clone(&asked.object), asked.addresses.clone(), reply.clone());
+        }
+        while !asked.is_empty() {
+            if let Ok(answer) = answers.recv_timeout(self.patience) {
+                asked.retain(|asked| asked.object.id() != answer.object.id());
+                self.learn(answer);
+                continue;
             }
+            // Each thread is at the first of its objects that it has not answered for. That one was made to be read for
+            // ever, or killed its reader: leave the thread to it, and have another one read the rest.
+            let mut stuck = HashSet::new();
+            asked.retain(|asked| {
+                let first = stuck.insert(asked.worker);
+                if first {
+                    self.give_up(asked);
+                }
+                !first
+            });
+            for asked in &asked {
+                self.workers[asked.worker].ask(Arc::clone(&asked.object), asked.addresses.clone(), reply.clone());
+            }
+        }
+    }
+
+    fn learn(&mut self, answer: Answer) {
+        let module = answer.object.path();
+        self.notes.extend(answer.notes.into_iter().map(|reason| Note { module: module.to_path_buf(), reason }));
+        if let Some(known) = self.objects.get_mut(&answer.object.id()) {
+            known.frames.extend(answer.frames);
+        }
+    }
+
+    fn give_up(&mut self, asked: &Asked) {
+        log::debug!("given up: {}", asked.object.path().display());
+        self.notes.insert(Note { module: asked.object.path().to_path_buf(), reason: NoteReason::TookTooLong });
+        if let Some(known) = self.objects.get_mut(&asked.object.id()) {
+            known.hopeless = true;
+        }
+        if let Ok(worker) = Worker::start(Arc::clone(&self.directories)) {
+            self.workers[asked.worker] = worker;
         }
     }
 

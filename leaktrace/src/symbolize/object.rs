@@ -5,6 +5,7 @@
 //! 3. The stubs of the procedure linkage table.
 
 use std::cell::OnceCell;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::dwarf::{Dwarf, DwarfFrames, Place};
 use super::elf::Elf;
 use super::plt::Plt;
 use super::symtab::SymbolTable;
+use super::vetting::{self, Verdict};
 use crate::procmaps::{Object, Root};
 
 /// A frame without what differs between processes: its address and the object's path.
@@ -27,6 +29,25 @@ pub(super) struct SourceFrame {
 
 /// The frames at one address, innermost first.
 pub(super) type SourceFrames = Arc<[SourceFrame]>;
+
+/// The reader for the debug information in `elf`, which is `file`, unless it would be the reader's end. `directories` are
+/// given for installed files alone.
+fn vetted(elf: &Elf, file: Arc<File>, directories: &[PathBuf], notes: &mut Vec<NoteReason>) -> Option<Dwarf> {
+    let verdict = vetting::vet(elf, !directories.is_empty());
+    match verdict {
+        Verdict::Sound => {}
+        Verdict::TooDeep => notes.push(NoteReason::DebugInformation(format!(
+            "it nests functions more than {} deep; inlined calls are not shown",
+            vetting::MAX_DEPTH
+        ))),
+        Verdict::TooLarge => notes.push(NoteReason::DebugInformation("it unpacks to more than 4 GiB".to_owned())),
+        Verdict::Elsewhere => notes.push(NoteReason::DebugInformation(
+            "parts of it are in another file, which is followed from installed debug files alone".to_owned(),
+        )),
+    }
+    let readable = matches!(verdict, Verdict::Sound | Verdict::TooDeep);
+    readable.then(|| Dwarf::new(file, directories, verdict == Verdict::Sound))
+}
 
 /// What is said of an address of which nothing is known.
 pub(super) fn unnamed() -> SourceFrames {
@@ -55,18 +76,23 @@ impl ObjectSymbols {
         table.add(&elf, ".symtab");
         let stripped = table.is_empty();
 
-        let mut dwarf = elf.has_debug_info().then(|| Dwarf::new(file, &[]));
-        if dwarf.is_none() {
+        let mut dwarf = None;
+        // Where a program has both, the DWARF reader would follow the link by itself.
+        if !elf.has_debug_info() || elf.section(".gnu_debuglink").is_some() {
             let (found, foreign) = debugfile::find(object, &elf, own_root, directories);
             if let Some(debug) = found {
                 table.add(&debug.elf, ".symtab");
                 if debug.elf.has_debug_info() {
                     log::debug!("debug information of {} in {}", object.path().display(), debug.path.display());
-                    dwarf = Some(Dwarf::new(debug.file, directories));
+                    let directories = if debug.installed { directories } else { &[] };
+                    dwarf = vetted(&debug.elf, debug.file, directories, &mut notes);
                 }
             } else {
                 notes.extend(foreign.into_iter().map(NoteReason::ForeignDebugFile));
             }
+        }
+        if dwarf.is_none() && elf.has_debug_info() {
+            dwarf = vetted(&elf, file, &[], &mut notes);
         }
         if stripped && table.is_empty() {
             match debugfile::mini(&elf) {

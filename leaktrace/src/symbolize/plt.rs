@@ -10,11 +10,14 @@ use object::elf::{Rela64, Sym64};
 use object::pod;
 use object::read::elf::{Rela, Sym};
 
-use super::elf::{Elf, string};
+use super::elf::{Elf, Strings};
 use super::symtab::unversioned;
 
 /// A stub's size where the section header does not give it (x86-64 psABI).
 const STUB: u64 = 16;
+
+/// `.plt`, `.plt.got`, `.plt.sec`, `.plt.bnd`: a file may claim any number.
+const MAX_TABLES: usize = 8;
 
 /// The stubs of one object, ascending: first address, one past the last, function.
 #[derive(Debug, Default)]
@@ -29,6 +32,7 @@ impl Plt {
             .sections()
             .iter()
             .filter(|section| section.code && section.name.starts_with(".plt"))
+            .take(MAX_TABLES)
             .filter_map(|section| Some((section, elf.data(section).ok()?)))
             .flat_map(|(section, code)| {
                 let size = if (8..=64).contains(&section.entry_size) { section.entry_size } else { STUB };
@@ -70,11 +74,12 @@ fn named_slots(relocations: &[u8], symbols: &[u8], strings: &[u8]) -> Vec<(u64, 
     };
     let count = symbols.len() / size_of::<Sym64<LittleEndian>>();
     let Ok((symbols, _)) = pod::slice_from_bytes::<Sym64<LittleEndian>>(symbols, count) else { return Vec::new() };
+    let mut strings = Strings::new(strings);
     relocations
         .iter()
         .filter_map(|relocation| {
             let symbol = symbols.get(relocation.symbol(LittleEndian, false)?.0)?;
-            let name = unversioned(string(strings, symbol.st_name(LittleEndian) as usize)?);
+            let name = unversioned(strings.get(symbol.st_name(LittleEndian) as usize)?);
             (!name.is_empty()).then(|| (relocation.r_offset(LittleEndian), String::from_utf8_lossy(name).into_owned()))
         })
         .collect()

@@ -8,7 +8,7 @@ use object::elf::{STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, Sym64};
 use object::pod;
 use object::read::elf::Sym;
 
-use super::elf::{Elf, string};
+use super::elf::{Elf, Strings};
 
 /// Section numbers from here on are not sections (`SHN_LORESERVE`), except the last, which says "see elsewhere".
 const FIRST_RESERVED: u16 = 0xff00;
@@ -54,12 +54,13 @@ impl SymbolTable {
     fn extend(&mut self, symbols: &[u8], strings: &[u8], is_code: impl Fn(u16) -> bool) {
         let count = symbols.len() / size_of::<Sym64<LittleEndian>>();
         let Ok((symbols, _)) = pod::slice_from_bytes::<Sym64<LittleEndian>>(symbols, count) else { return };
+        let mut strings = Strings::new(strings);
         for symbol in symbols {
             let kind = symbol.st_type();
             if ![STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE].contains(&kind) || !is_code(symbol.st_shndx.get(LittleEndian).0) {
                 continue;
             }
-            let Some(name) = string(strings, symbol.st_name(LittleEndian) as usize) else { continue };
+            let Some(name) = strings.get(symbol.st_name(LittleEndian) as usize) else { continue };
             // The assembler's own labels.
             if name.is_empty() || name.starts_with(b".L") || name.starts_with(b"$") {
                 continue;

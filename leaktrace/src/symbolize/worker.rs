@@ -13,13 +13,15 @@ use std::thread;
 
 use super::NoteReason;
 use super::object::{ObjectSymbols, SourceFrames, unnamed};
+use super::vetting::MAX_DEPTH;
 use crate::procmaps::{Object, ObjectId, Root};
 
 /// Objects whose symbols one thread keeps in memory. What they gave is remembered elsewhere; read again, they cost some
 /// milliseconds.
 const KEPT: usize = 32;
-/// Bytes. Nested inlined calls are read by recursion, and a traced program chooses their depth. Untouched, it costs nothing.
-const STACK: usize = 64 * 1024 * 1024;
+/// Bytes: sixteen KiB for each level of inlined calls that a file may nest, which are read by recursion. Untouched, it
+/// costs nothing.
+const STACK: usize = MAX_DEPTH as usize * 16 * 1024;
 
 /// A thread, ended when this is dropped.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 
 mod debuginfo;
 mod harness;
+mod hostile;
 mod jit;
 mod languages;
 mod lifetimes;
