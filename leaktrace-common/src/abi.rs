@@ -101,6 +101,8 @@ pub struct Process {
     pub seen_jiffies: u64,
     /// `CLOCK_MONOTONIC` at exec or exit.
     pub ended_ns: u64,
+    /// Where its list of mappings lies in the unwind pool (`unwind::ProcessWord`); 0 for none yet. Userspace writes it.
+    pub unwind_list: u64,
     /// Its name at registration, NUL-padded.
     pub comm: [u8; 16],
 }
@@ -260,7 +262,7 @@ pub fn block_key(process: u32, address: u64) -> Option<u64> {
 const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
-    assert!(size_of::<Process>() == 88);
+    assert!(size_of::<Process>() == 96);
     assert!(size_of::<Thread>() == 80);
     assert!(size_of::<Losses>() == 64);
     assert!(size_of::<Control>() == 24);

@@ -8,6 +8,7 @@ use leaktrace_common::abi::{
     Thread,
 };
 use leaktrace_common::table::{Bucket, Buckets};
+use leaktrace_common::unwind::Chunk;
 
 /// Keys of outstanding blocks: process slot and address.
 #[map]
@@ -42,6 +43,10 @@ pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(PROCESS_SLOTS, 0);
 /// Lives by slot.
 #[map]
 pub static PROCESSES: Array<Process> = Array::with_max_entries(PROCESS_SLOTS, BPF_F_MMAPABLE);
+
+/// Unwind tables of objects and mapping lists of processes, in chunks that userspace allots.
+#[map]
+pub static UNWIND_POOL: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Scratch memory of stack walks.
 #[map]

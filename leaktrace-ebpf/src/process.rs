@@ -87,6 +87,7 @@ unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
         (*process).seen_ns = bpf_ktime_get_ns();
         (*process).seen_jiffies = bpf_jiffies64();
         (*process).ended_ns = 0;
+        (*process).unwind_list = 0;
         if let Ok(comm) = bpf_get_current_comm() {
             (*process).comm = comm;
         }

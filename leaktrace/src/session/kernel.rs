@@ -9,6 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
+use leaktrace_common::unwind::Chunk;
 
 use super::mapping::Mapping;
 use super::programs::{Programs, Technique};
@@ -29,6 +30,8 @@ pub struct Limits {
     pub max_size: u64,
     /// Mean distance between sampled bytes; 0 records every block.
     pub sample_bytes: u64,
+    /// Chunks of 4 KiB for unwind tables and mapping lists.
+    pub unwind_chunks: u32,
 }
 
 /// Threads there is room for. A state takes 128 bytes with its key.
@@ -58,6 +61,8 @@ pub struct Kernel {
     pub threads: Mapping<Thread>,
     /// Lives by process slot.
     pub processes: Mapping<Process>,
+    /// Unwind tables and mapping lists.
+    pub unwind_pool: Mapping<Chunk>,
     losses: Mapping<Losses>,
     control: Mapping<Control>,
 }
@@ -81,6 +86,7 @@ impl Kernel {
             .map_max_entries("SITE_KEYS", site_buckets)
             .map_max_entries("SITES", table::positions(site_buckets))
             .map_max_entries("FRAMES", table::positions(site_buckets) * frame_chunks)
+            .map_max_entries("UNWIND_POOL", limits.unwind_chunks)
             .map_max_entries("THREAD_KEYS", thread_buckets)
             .map_max_entries("THREADS", table::positions(thread_buckets))
             .override_global("BLOCK_BUCKETS", &block_buckets, true)
@@ -107,6 +113,7 @@ impl Kernel {
             thread_keys: Mapping::new(&ebpf, "THREAD_KEYS")?,
             threads: Mapping::new(&ebpf, "THREADS")?,
             processes: Mapping::new(&ebpf, "PROCESSES")?,
+            unwind_pool: Mapping::new(&ebpf, "UNWIND_POOL")?,
             losses: Mapping::new(&ebpf, "LOSSES")?,
             control: Mapping::new(&ebpf, "CONTROL")?,
             programs: Programs::load(technique, object, &ebpf)?,

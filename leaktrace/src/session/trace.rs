@@ -36,6 +36,8 @@ use crate::symbolize::Symbolizer;
 /// What is called with every report but the last; says whether to go on.
 pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 
+/// 64 MiB: a large program takes 1, everything on a machine some 30.
+const UNWIND_CHUNKS: u32 = 16_384;
 /// How often processes are looked at again for libraries that they have loaded meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
@@ -113,6 +115,7 @@ impl<'a> Trace<'a> {
             min_size: recording.min_size,
             max_size: recording.max_size.unwrap_or(u64::MAX),
             sample_bytes: 0,
+            unwind_chunks: UNWIND_CHUNKS,
         };
         let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
         let log = kernel.take_log()?;
