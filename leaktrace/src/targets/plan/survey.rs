@@ -99,9 +99,11 @@ impl Found {
     /// well be `malloc`.
     fn candidate(mut self, evidence: &Evidence) -> Option<Candidate> {
         self.names.retain(|(_, known)| evidence.is_at_home(known.family));
-        // The user's word comes first; then the names that people know, without underscores.
+        // The user's word comes first; then the names that people know: short, and without underscores.
         self.names.sort_by(|(a, known_a), (b, known_b)| {
-            let rank = |name: &str, known: &Known| (known.family != Family::User, known.family, name.starts_with('_'));
+            let rank = |name: &str, known: &Known| {
+                (known.family != Family::User, known.family, name.starts_with('_'), name.len())
+            };
             rank(a, known_a).cmp(&rank(b, known_b)).then_with(|| a.cmp(b))
         });
         let known = self.names.first()?.1;

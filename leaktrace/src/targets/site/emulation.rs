@@ -114,3 +114,89 @@ const fn is_refused(mnemonic: Mnemonic) -> bool {
         || matches!(mnemonic, M::Syscall | M::Sysenter | M::Sysexit | M::Sysret | M::Sysexitq | M::Sysretq)
         || matches!(mnemonic, M::In | M::Insb | M::Insw | M::Insd | M::Out | M::Outsb | M::Outsw | M::Outsd)
 }
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Decoder, DecoderOptions};
+
+    use super::*;
+
+    fn refused(bytes: &[u8]) -> Option<Refusal> {
+        refusal(&Decoder::new(64, bytes, DecoderOptions::NONE).decode(), bytes)
+    }
+
+    #[test]
+    fn every_kernel_emulates_pushes_jumps_and_the_one_byte_nop() {
+        let emulated: [&[u8]; 9] = [
+            &[0x53],                      // push %rbx
+            &[0x41, 0x57],                // push %r15
+            &[0x90],                      // nop
+            &[0xeb, 0x10],                // jmp
+            &[0xe9, 0, 1, 0, 0],          // jmp
+            &[0xe8, 0, 1, 0, 0],          // call
+            &[0x74, 0x05],                // je
+            &[0x7f, 0xfe],                // jg
+            &[0x0f, 0x84, 0x4e, 0, 0, 0], // je
+        ];
+        assert!(emulated.into_iter().all(|bytes| Emulation::BASELINE.emulates(bytes)));
+    }
+
+    #[test]
+    fn no_kernel_is_trusted_with_anything_else() {
+        let stepped: [&[u8]; 14] = [
+            &[0xf3, 0x0f, 0x1e, 0xfa], // endbr64
+            &[0x48, 0x85, 0xff],       // test %rdi, %rdi
+            &[0xc3],                   // ret
+            &[0x5b],                   // pop %rbx
+            &[0x48, 0x53],             // push %rbx, with a REX prefix the kernel does not know there
+            &[0x66, 0x53],             // push %bx
+            &[0xff, 0xe0],             // jmp *%rax
+            &[0xff, 0x25, 0, 0, 0, 0], // jmp *0(%rip)
+            &[0xe3, 0x10],             // jrcxz
+            &[0xf3, 0x90],             // pause
+            &[0x41, 0x90],             // xchg %eax, %r8d: the kernel would do nothing instead
+            &[0x48, 0x90],             // nop with a REX prefix
+            &[0x0f, 0x1f, 0x44, 0, 0], // the nop of five bytes, which may become a call
+            &[0x2e, 0x74, 0x05],       // je with a hint
+        ];
+        for emulation in [Emulation::BASELINE, Emulation::for_kernel(7, 2)] {
+            assert!(stepped.iter().all(|bytes| !emulation.emulates(bytes)), "{emulation:?}");
+        }
+    }
+
+    #[test]
+    fn newer_kernels_emulate_more_nops() {
+        let (word, long) = ([0x66, 0x90], [0x0f, 0x1f, 0x40, 0x00]);
+        for (major, minor, words, longs) in
+            [(5, 15, false, false), (6, 1, false, false), (6, 2, true, false), (6, 16, true, true), (7, 0, true, true)]
+        {
+            let emulation = Emulation::for_kernel(major, minor);
+            assert_eq!((emulation.emulates(&word), emulation.emulates(&long)), (words, longs), "{major}.{minor}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_or_the_process_dies_of_is_not_probed() {
+        let unsupported: [&[u8]; 10] = [
+            &[0x2e, 0x0f, 0x1f, 0x40, 0x00], // a nop with a CS prefix
+            &[0x3e, 0xff, 0xe0],             // notrack jmp *%rax
+            &[0xf0, 0x48, 0xff, 0x07],       // lock incq (%rdi)
+            &[0x66, 0xe9, 0, 0, 0, 0],       // jmp with an operand size
+            &[0x0f, 0x05],                   // syscall
+            &[0xcd, 0x80],                   // int $0x80
+            &[0xcc],                         // int3
+            &[0xf4],                         // hlt
+            &[0x0f, 0x0b],                   // ud2
+            &[0x8e, 0xd0],                   // mov %eax, %ss
+        ];
+        for bytes in unsupported {
+            assert_eq!(refused(bytes), Some(Refusal::Unsupported), "{bytes:x?}");
+        }
+        assert_eq!(refused(&[0xf3, 0x90]), Some(Refusal::Deadly));
+        assert_eq!(refused(&[0x41, 0x90]), Some(Refusal::Deadly));
+        assert_eq!(refused(&[0x06]), Some(Refusal::Undecodable));
+        assert_eq!(refused(&[]), Some(Refusal::Undecodable));
+        let taken: [&[u8]; 5] = [&[0x90], &[0x66, 0x90], &[0x53], &[0x48, 0x85, 0xff], &[0x64, 0x48, 0x8b, 0x00]];
+        assert!(taken.into_iter().all(|bytes| refused(bytes).is_none()));
+    }
+}

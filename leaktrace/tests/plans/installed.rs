@@ -1,0 +1,81 @@
+//! The C library that this test itself runs on, against what the dynamic linker says of it.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fs;
+
+use leaktrace::targets::plan::{Plan, PlanOptions, Role, Why, plan};
+use leaktrace::targets::site::Cost;
+
+const NAMES: &[&str] = &[
+    "malloc",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "free",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+];
+
+/// Path of the C library, and its functions' addresses within it as the dynamic linker gives them.
+fn linked() -> (String, BTreeMap<&'static str, u64>) {
+    let mut path = String::new();
+    let mut addresses = BTreeMap::new();
+    for name in NAMES {
+        let symbol = CString::new(*name).unwrap();
+        // SAFETY: a name that ends in NUL, looked up in what is loaded.
+        let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()) };
+        // SAFETY: all zeros are null pointers and a valid value of this structure.
+        let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+        // SAFETY: `found` may be written; the address is just looked up.
+        assert_ne!(unsafe { libc::dladdr(address, &raw mut found) }, 0, "{name}");
+        // SAFETY: dladdr left a string there that lives as long as the library is loaded.
+        let name_of_file = unsafe { CStr::from_ptr(found.dli_fname) };
+        path = String::from(name_of_file.to_str().unwrap());
+        addresses.insert(*name, address as u64 - found.dli_fbase as u64);
+    }
+    (path, addresses)
+}
+
+fn planned() -> (Plan, Vec<u8>, BTreeMap<&'static str, u64>) {
+    let (path, addresses) = linked();
+    let bytes = fs::read(path).unwrap();
+    (plan(&bytes, &PlanOptions::default()).unwrap(), bytes, addresses)
+}
+
+#[test]
+fn the_dynamic_linker_agrees_where_each_function_of_the_c_library_is() {
+    let (plan, _, addresses) = planned();
+    assert!(matches!(plan.role, Role::Libc(_)), "{:?}", plan.role);
+    for (name, address) in addresses {
+        let probe = plan.probes.iter().find(|probe| probe.names.iter().any(|other| other == name));
+        if let Some(probe) = probe {
+            assert_eq!(probe.address, address, "{name}");
+            continue;
+        }
+        // Passes its calls on to one that is probed.
+        let skipped = plan.skipped.iter().find(|skipped| skipped.names.iter().any(|other| other == name)).unwrap();
+        let Why::Forwards(other) = &skipped.why else { panic!("{name} is not probed: {}", skipped.why) };
+        assert!(plan.probes.iter().any(|probe| probe.names.contains(other)), "{name} is seen at {other}");
+    }
+}
+
+#[test]
+fn malloc_and_free_of_the_c_library_are_cheap() {
+    let (plan, bytes, _) = planned();
+    for name in ["malloc", "free", "calloc", "realloc"] {
+        let probe = plan.probes.iter().find(|probe| probe.names.iter().any(|other| other == name)).unwrap();
+        assert_ne!(probe.site.cost, Cost::Stepped, "{name}: {:?}", probe.site.reason);
+        assert!(probe.offset < bytes.len() as u64);
+    }
+}
+
+#[test]
+fn leaktrace_itself_has_no_allocator_and_does_not_look_like_it() {
+    let bytes = fs::read(env!("CARGO_BIN_EXE_leaktrace")).unwrap();
+    let plan = plan(&bytes, &PlanOptions::default()).unwrap();
+    assert_eq!((plan.role, plan.probes.len(), plan.hidden), (Role::None, 0, None));
+}
