@@ -5,12 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use leaktrace_common::abi;
-use leaktrace_common::cookie::{self, Register};
+use leaktrace_common::cookie;
 use memmap2::Mmap;
 
 use super::attach::{Attachments, Probe, Scope};
@@ -18,7 +19,7 @@ use super::kernel::Kernel;
 use crate::procmaps::{AddressSpace, Object, ObjectId};
 use crate::targets::functions::Kind;
 use crate::targets::plan::{self, Allocator, Plan, PlanOptions, Role};
-use crate::targets::site::{Emulation, Machine};
+use crate::targets::site::Emulation;
 
 /// A planned file.
 struct Planned {
@@ -31,6 +32,8 @@ pub struct Prober {
     attachments: Attachments,
     plans: HashMap<ObjectId, Option<Arc<Planned>>>,
     attached: HashSet<(ObjectId, Scope)>,
+    /// By device and inode: a file that is named as well as mapped must not be probed twice.
+    files: HashSet<(u64, u64, Scope)>,
     prefixes: Vec<String>,
     emulation: Emulation,
 }
@@ -51,6 +54,7 @@ impl Prober {
             attachments: Attachments::default(),
             plans: HashMap::new(),
             attached: HashSet::new(),
+            files: HashSet::new(),
             prefixes: prefixes.to_vec(),
             emulation: Emulation::for_kernel(kernel_version.0, kernel_version.1),
         }
@@ -90,11 +94,13 @@ impl Prober {
         let file = File::open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
         let plan = self.plan(&file).with_context(|| format!("cannot use --object {}", path.display()))?;
-        anyhow::ensure!(
-            !plan.probes.is_empty(),
-            "--object {} has no allocation function that we know; name its prefix with --symbols-prefix",
-            path.display()
-        );
+        if plan.probes.is_empty() {
+            let (path, prefixes) = (path.display(), self.prefixes.join(", "));
+            if prefixes.is_empty() {
+                bail!("--object {path} has no allocation function that we know; name its prefix with --symbols-prefix");
+            }
+            bail!("--object {path} has no allocation function that we know, nor one with the prefix {prefixes}");
+        }
         self.attach(kernel, &file, &Planned { path: path.to_path_buf(), plan }, scope)
     }
 
@@ -137,6 +143,10 @@ impl Prober {
 
     fn attach(&mut self, kernel: &mut Kernel, file: &File, planned: &Planned, scope: Scope) -> Result<()> {
         let plan = &planned.plan;
+        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
+        if !self.files.insert((inode.dev(), inode.ino(), scope)) {
+            return Ok(());
+        }
         for probe in &plan.probes {
             let fallback = probe.fallback().map_or(String::new(), |why| format!(", single-stepped because {why}"));
             log::info!("{}: {} at +{}{fallback}", planned.path.display(), probe.names.join(" = "), probe.site.offset);
@@ -172,7 +182,7 @@ fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
         Kind::Strdup | Kind::Xallocx => return None,
     };
     let standard = probe.cookie == 0 && matches!(probe.kind, Kind::Malloc | Kind::Free);
-    let placement = if standard { None } else { Some(placement(plan.machine, probe)?) };
+    let placement = if standard { None } else { Some(placement(probe)?) };
     Some(Probe {
         function: probe.names.first().cloned().unwrap_or_default(),
         kind,
@@ -182,13 +192,18 @@ fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
     })
 }
 
-/// The cookie that says where the arguments are, also where that is the standard place.
-fn placement(machine: Machine, probe: &plan::Probe) -> Option<u64> {
-    match (probe.cookie, machine) {
-        (0, Machine::X86_64) => cookie::encode(probe.site.arguments, probe.site.stack_shift),
-        (0, Machine::Aarch64) => cookie::encode([Register(0), Register(1), Register(2)], 0),
-        (cookie, _) => Some(cookie),
-    }
+/// The cookie that says where the arguments are, in the order in which the programs read them: those of the plan stand at
+/// their places in the function's signature, the programs leave out what they do not need.
+fn placement(probe: &plan::Probe) -> Option<u64> {
+    let [first, second, third] = probe.site.arguments;
+    let read = match probe.kind {
+        // Alignment, size: the size alone.
+        Kind::Memalign => [second, third, third],
+        // Where to, alignment, size: all but the alignment.
+        Kind::PosixMemalign => [first, third, third],
+        _ => [first, second, third],
+    };
+    cookie::encode(read, probe.site.stack_shift)
 }
 
 /// Whether a function of this allocator calls no other that is probed. Where we cannot know it does.
