@@ -153,7 +153,15 @@ impl Kernel {
 
     /// Makes the programs do nothing from now on, so that the tables stand still.
     pub fn stop(&self) -> Result<()> {
-        self.set_control(|control| control.stopped = 1)
+        self.set_control(|control| control.stopped = 1)?;
+        // Programs that were past the question, on other CPUs or preempted, are finished after a grace period of RCU,
+        // which is what this command waits for (kernel/sched/membarrier.c).
+        // SAFETY: takes three numbers.
+        let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        if result != 0 {
+            log::debug!("the programs were not waited for: {}", std::io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     /// What could not be recorded so far.
