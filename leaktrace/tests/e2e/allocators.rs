@@ -1,0 +1,67 @@
+//! Which allocator is probed: the one that is found, and those that the user names.
+
+use std::fs;
+
+use crate::harness::tracer::path_str;
+use crate::harness::{Tracer, Victim, build};
+
+#[test]
+fn an_allocator_with_a_prefix_is_traced_beside_the_c_library() {
+    let victim = build::victim("prefixed.c");
+    let mut process = Victim::start("prefixed.c", &[]);
+    let tracer = Tracer::attach(&process, &["--object", path_str(&victim), "--symbols-prefix", "my_"]);
+    let accounts = process.work();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+    assert_eq!(snapshot.process(process.pid()).untracked_frees, 0);
+    process.finish();
+}
+
+#[test]
+fn an_object_that_does_not_exist_is_refused() {
+    let victim = Victim::start("idle.c", &[]);
+    let pid = victim.pid().to_string();
+    Tracer::start_unready(&["-p", &pid, "--object", "/no/such/library.so"])
+        .wait()
+        .assert_refused(1, &["/no/such/library.so"]);
+}
+
+#[test]
+fn an_object_that_is_no_program_is_refused() {
+    let victim = Victim::start("idle.c", &[]);
+    let pid = victim.pid().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("library.so");
+    for text in ["", "hello", "\u{7f}ELF\u{2}\u{1}\u{1}"] {
+        fs::write(&file, text).unwrap();
+        Tracer::start_unready(&["-p", &pid, "--object", path_str(&file)]).wait().assert_refused(1, &[path_str(&file)]);
+    }
+}
+
+#[test]
+fn a_prefix_that_nothing_has_is_refused() {
+    let victim = build::victim("prefixed.c");
+    let process = Victim::start("prefixed.c", &[]);
+    let pid = process.pid().to_string();
+    let options = ["-p", &pid, "--object", path_str(&victim), "--symbols-prefix", "theirs_"];
+    Tracer::start_unready(&options).wait().assert_refused(1, &["theirs_"]);
+}
+
+#[test]
+fn names_with_blanks_and_semicolons_do_not_break_the_outputs() {
+    let directory = tempfile::tempdir().unwrap();
+    let odd = directory.path().join("an odd;name (x)");
+    fs::copy(build::victim("family.c"), &odd).unwrap();
+    let folded = directory.path().join("out.folded");
+    let finished = Tracer::start_unready(&["--folded", path_str(&folded), "--", path_str(&odd), "run"]).wait();
+    finished.lossless();
+    let text = fs::read_to_string(folded).unwrap();
+    for line in text.lines() {
+        let (stack, value) = line.rsplit_once(' ').unwrap();
+        value.parse::<u64>().unwrap();
+        // Root, then at least the C library's start, main and the function that leaks: the name added no frame.
+        let frames: Vec<_> = stack.split(';').collect();
+        assert_eq!(frames.iter().filter(|frame| frame.contains("name")).count(), 1, "{line}");
+        assert!(frames[0].contains("an odd"), "{line}");
+    }
+}

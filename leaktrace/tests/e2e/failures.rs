@@ -1,0 +1,23 @@
+//! Allocations that fail leave no trace, and leave what was there.
+
+use crate::harness::{Tracer, Victim, trace_command};
+
+#[test]
+fn failed_allocations_leave_no_trace_when_attached() {
+    let mut victim = Victim::start("failing.c", &[]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+    for never in ["fail_absurdly", "fail_invalidly", "fail_by_limit"] {
+        assert_eq!(snapshot.through(victim.pid(), never).alloc_count, 0, "{never}");
+    }
+    assert_eq!(snapshot.process(victim.pid()).untracked_frees, 0);
+    victim.finish();
+}
+
+#[test]
+fn failed_allocations_leave_no_trace_when_launched() {
+    let (finished, accounts) = trace_command(&[], "failing.c", &[]);
+    finished.lossless().assert_equals(&accounts);
+}

@@ -1,0 +1,103 @@
+//! A victim that runs: starts, waits where the test says, and is gone when the test is.
+
+use std::io::Write;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+use super::lines::Lines;
+use super::{Accounts, build};
+
+/// A victim in its `wait` mode. Dropping it kills it.
+pub struct Victim {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Lines,
+}
+
+impl Victim {
+    /// Builds and starts `tests/victims/SOURCE` and returns once it is ready, before it has done its work.
+    pub fn start(source: &str, arguments: &[&str]) -> Self {
+        let victim = Self::spawn(source, Command::new(build::victim(source)).arg("wait").args(arguments));
+        victim.wait_until_ready();
+        victim
+    }
+
+    /// Waits for its word that it is ready.
+    pub fn wait_until_ready(&self) {
+        self.wait_for_line("\"ready\"", |line| line == "ready");
+    }
+
+    /// Waits for a line of its standard output.
+    pub fn wait_for_line(&self, expected: &str, wanted: impl Fn(&str) -> bool) {
+        self.output.wait_for(expected, wanted);
+    }
+
+    /// Starts any program whose standard input keeps it alive, without waiting for a word from it.
+    pub fn spawn(what: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {what}: {e}"));
+        let input = child.stdin.take();
+        let output = Lines::of("the victim's standard output", child.stdout.take().expect("it was piped"));
+        Self { child, input, output }
+    }
+
+    /// What `-p` takes.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it work. It goes on by itself; [`Self::done`] waits for its account.
+    pub fn go(&mut self) {
+        self.input.as_mut().expect("the victim still waits").write_all(b"\n").expect("the victim reads");
+    }
+
+    /// Its account, once its work is done and before it ends.
+    pub fn done(&mut self) -> Accounts {
+        Accounts::parse(&self.output.collect_until("\"done\"", |line| line == "done").join("\n"))
+    }
+
+    /// Lets it work to the end of its work.
+    pub fn work(&mut self) -> Accounts {
+        self.go();
+        self.done()
+    }
+
+    /// Tells the puppet something and waits until it has done it.
+    pub fn tell(&mut self, order: &str) -> Vec<String> {
+        writeln!(self.input.as_mut().expect("the puppet still listens"), "{order}").expect("the puppet reads");
+        self.output.collect_until("\"ok\"", |line| line == "ok")
+    }
+
+    /// The puppet's account.
+    pub fn report(&mut self) -> Accounts {
+        Accounts::parse(&self.tell("r").join("\n"))
+    }
+
+    /// Waits for its end: it has been told to end, or ends by itself.
+    pub fn wait(&mut self) -> (ExitStatus, Accounts) {
+        let status = self.child.wait().expect("it is our child");
+        (status, Accounts::parse(&self.output.finish()))
+    }
+
+    /// Lets it end and checks that it ended as it would have without a tracer.
+    pub fn finish(mut self) {
+        drop(self.input.take().map(|mut input| input.write_all(b"\n")));
+        let status = self.child.wait().expect("it is our child");
+        assert!(status.success(), "the victim ended with {status}:\n{}", self.output.finish());
+    }
+
+    /// True while it has not ended.
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        // Both fail where it has ended already, which is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,29 @@
+//! End-to-end tests: the built `leaktrace` binary against real processes on the running kernel.
+//!
+//! Victims (`tests/victims/`) print their own exact accounting; the tests compare the tracer's JSON snapshot with it.
+//! These are ordinary tests: without root or a kernel that can do it they fail, with one sentence that says so.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test and its helpers say what went wrong by panicking"
+)]
+
+mod harness;
+
+mod accounting;
+mod allocators;
+mod bad_input;
+mod capacity;
+mod command;
+mod committed_object;
+mod failures;
+mod filters;
+mod lifecycle;
+mod outputs;
+mod processes;
+mod real_programs;
+mod schema;
+mod system_wide;
+mod threads;

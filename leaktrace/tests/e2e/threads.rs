@@ -1,0 +1,72 @@
+//! Many threads at once: blocks change hands, addresses come again at once, threads come and go.
+
+use crate::harness::{Tracer, Victim, trace_command};
+
+/// Calls of the allocator in the large run; `LEAKTRACE_TEST_OPERATIONS` changes it for slow machines.
+fn operations() -> String {
+    std::env::var("LEAKTRACE_TEST_OPERATIONS").unwrap_or_else(|_| "10000000".to_owned())
+}
+
+#[test]
+fn sixteen_threads_that_free_each_others_blocks_are_booked_exactly() {
+    let mut victim = Victim::start("threads.c", &["16", &operations()]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+    assert_eq!(snapshot.process(victim.pid()).untracked_frees, 0);
+    victim.finish();
+}
+
+#[test]
+fn many_threads_are_booked_exactly_when_launched() {
+    let (finished, mut accounts) = trace_command(&[], "threads.c", &["32", "300000"]);
+    // The C library allocates for each new thread, which the victim cannot know.
+    accounts.totals.clear();
+    finished.lossless().assert_equals(&accounts);
+}
+
+#[test]
+fn what_a_thread_leaked_outlives_the_thread() {
+    let mut victim = Victim::start("churn.c", &["800"]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    tracer.stop().lossless().assert_equals(&accounts);
+    victim.finish();
+}
+
+#[test]
+fn threads_that_come_and_go_are_booked_exactly_when_launched() {
+    let (finished, accounts) = trace_command(&[], "churn.c", &["400"]);
+    finished.lossless().assert_equals(&accounts);
+}
+
+#[test]
+fn interval_reports_during_a_storm_are_consistent_and_the_last_is_exact() {
+    let mut victim = Victim::start("threads.c", &["8", "1000000"]);
+    let tracer = Tracer::attach(&victim, &["-i", "100ms"]);
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    let snapshot = finished.lossless();
+    snapshot.assert_equals(&accounts);
+    assert!(snapshot.sequence > 1, "no interval report before the last");
+    victim.finish();
+}
+
+#[test]
+fn a_trace_stopped_in_the_middle_of_a_storm_is_consistent() {
+    // More work than there is time for: the victim is killed once it has served.
+    for _ in 0..3 {
+        let mut victim = Victim::start("threads.c", &["8", "1000000000"]);
+        let tracer = Tracer::attach(&victim, &["-i", "300ms"]);
+        victim.go();
+        // The text of an interval report: work has been traced for a while.
+        tracer.wait_for_output("an interval report", |line| line.contains("leak_thread_malloc"));
+        let finished = tracer.stop();
+        finished.assert_success();
+        // Blocks, sites and process agree with one another; the victim has no account yet to compare with.
+        let snapshot = finished.snapshot();
+        snapshot.assert_lossless();
+        assert!(snapshot.all(victim.pid()).alloc_count > 1000);
+    }
+}
