@@ -6,6 +6,7 @@
 //!
 //! Must never: need an answer from whoever runs it (beyond sudo's password), or be needed for `cargo build`.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
@@ -32,6 +33,7 @@ enum Chore {
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Bench(bench::Args),
     Ci(ci::Args),
     Tidy(tidy::Args),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Chore::BuildEbpf(args) => build_ebpf::run(&args),
         Chore::Demo(args) => demo::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Ci(args) => ci::run(&args),
         Chore::Tidy(args) => tidy::run(&args),
     };

@@ -4,7 +4,8 @@
 //! In: a [`Config`]. Out: a [`Snapshot`] at each interval and an [`Outcome`] at the end.
 
 mod attach;
-mod bpf;
+#[doc(hidden)]
+pub mod bpf;
 mod candidate;
 mod capture;
 mod drain;
