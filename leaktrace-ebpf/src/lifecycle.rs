@@ -4,9 +4,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::debug;
-use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS};
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS, UNWIND_LISTS};
 
-use crate::maps::{PROCESSES, SLOTS};
+use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
 use crate::{config, stats, threads};
 
@@ -38,6 +38,7 @@ pub fn exec(ctx: &RawTracePointContext) {
 #[inline(always)]
 fn end(ctx: &RawTracePointContext, id: Id, state: u32, event: u32) {
     let tgid = id.tgid() as u32;
+    let _ = UNWIND_LISTS.remove(tgid);
     // SAFETY: the value is copied at once.
     let Some(slot) = unsafe { SLOTS.get(tgid) }.copied() else { return };
     let _ = SLOTS.remove(tgid);

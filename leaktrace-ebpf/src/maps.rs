@@ -48,6 +48,10 @@ pub static PROCESSES: Array<Process> = Array::with_max_entries(PROCESS_SLOTS, BP
 #[map]
 pub static UNWIND_POOL: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// The same words as in [`PROCESSES`], by tgid, for processes that have no slot yet.
+#[map]
+pub static UNWIND_LISTS: HashMap<u32, u64> = HashMap::with_max_entries(PROCESS_SLOTS, BPF_F_NO_PREALLOC);
+
 /// Scratch memory of stack walks.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(SCRATCH_SLOTS, 0);

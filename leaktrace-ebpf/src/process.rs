@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktim
 use leaktrace_common::abi::{EVENT_PROCESS, NOT_TRACED, PROCESS_ALIVE, PROCESS_SLOTS, Process};
 use leaktrace_common::atomic;
 
-use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS};
+use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::{config, sites, stats};
 
 /// The current task's pid and thread id.
@@ -87,7 +87,7 @@ unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
         (*process).seen_ns = bpf_ktime_get_ns();
         (*process).seen_jiffies = bpf_jiffies64();
         (*process).ended_ns = 0;
-        (*process).unwind_list = 0;
+        (*process).unwind_list = UNWIND_LISTS.get(tgid).copied().unwrap_or(0);
         if let Ok(comm) = bpf_get_current_comm() {
             (*process).comm = comm;
         }

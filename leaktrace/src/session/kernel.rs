@@ -3,7 +3,7 @@
 use std::process;
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{HashMap, MapData, RingBuf};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -143,6 +143,12 @@ impl Kernel {
             return Ok(None);
         }
         EbpfLogger::init(&mut self.ebpf).map(Some).context("cannot read what the BPF programs log")
+    }
+
+    /// The mapping lists of processes without a slot, once.
+    pub fn take_unwind_lists(&mut self) -> Result<HashMap<MapData, u32, u64>> {
+        let map = self.ebpf.take_map("UNWIND_LISTS").context("the BPF object has no map UNWIND_LISTS")?;
+        Ok(HashMap::try_from(map)?)
     }
 
     /// The ring of news, once.

@@ -23,6 +23,7 @@ mod progress;
 mod sampling;
 mod signals;
 mod trace;
+mod unwinding;
 mod waiting;
 
 use std::ops::ControlFlow;

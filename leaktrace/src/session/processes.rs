@@ -3,7 +3,7 @@
 //! In: events of the programs, and looks into /proc while the process lives. Out: what the report says of processes, and
 //! the address spaces by which stacks are named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,12 +37,14 @@ pub struct Processes {
     by_slot: HashMap<u32, usize>,
     /// The present life of each process.
     current: HashMap<Pid, usize>,
+    /// Processes whose mappings have changed since they were last asked for.
+    changed: BTreeSet<Pid>,
 }
 
 impl Processes {
     /// None yet. Files are opened by way of `store`.
     pub fn new(store: Arc<ObjectStore>) -> Self {
-        Self { store, lives: Vec::new(), by_slot: HashMap::new(), current: HashMap::new() }
+        Self { store, lives: Vec::new(), by_slot: HashMap::new(), current: HashMap::new(), changed: BTreeSet::new() }
     }
 
     /// Takes note of a process that runs now, or looks at it again. Its mappings as they are now.
@@ -51,7 +53,9 @@ impl Processes {
     /// It has ended, or may not be looked at.
     pub fn look_at(&mut self, pid: Pid) -> Result<&AddressSpace, CaptureError> {
         let index = if let Some(&index) = self.current.get(&pid) {
-            self.lives[index].space.recapture(&self.store)?;
+            if self.lives[index].space.recapture(&self.store)? {
+                self.changed.insert(pid);
+            }
             index
         } else {
             let space = AddressSpace::capture(pid, &self.store)?;
@@ -61,10 +65,19 @@ impl Processes {
         Ok(&self.lives[index].space)
     }
 
+    /// Present lives with mappings that they did not have when this was last called.
+    pub fn take_changed(&mut self) -> impl Iterator<Item = (Pid, &AddressSpace)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().filter_map(|pid| Some((pid, &self.lives[*self.current.get(&pid)?].space)))
+    }
+
     /// The same for all that are alive, quietly: who has ended since stays as last seen.
     pub fn look_at_all(&mut self) {
         for life in self.lives.iter_mut().filter(|life| !life.ended) {
-            if life.space.recapture(&self.store).is_ok() {
+            if let Ok(changed) = life.space.recapture(&self.store) {
+                if changed {
+                    self.changed.insert(life.pid);
+                }
                 life.read_facts();
             }
         }
@@ -88,6 +101,7 @@ impl Processes {
         life.read_facts();
         self.lives.push(life);
         self.current.insert(pid, index);
+        self.changed.insert(pid);
         if let Some(slot) = slot {
             self.by_slot.insert(slot, index);
         }

@@ -25,6 +25,7 @@ use super::processes::Processes;
 use super::programs::Technique;
 use super::progress::Progress;
 use super::signals::Signals;
+use super::unwinding::Unwinding;
 use super::waiting::Ends;
 use crate::config::{Config, Whom};
 use crate::model::{Options, Pid, Snapshot, Target};
@@ -40,6 +41,8 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 const UNWIND_CHUNKS: u32 = 16_384;
 /// How often processes are looked at again for libraries that they have loaded meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a command is held for its unwind tables.
+const TABLES_WITHIN: Duration = Duration::from_millis(500);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,7 @@ struct Trace<'a> {
     prober: Prober,
     processes: Processes,
     symbolizer: Symbolizer,
+    unwinding: Unwinding,
     events: AsyncFd<RingBuf<MapData>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     target: Target,
@@ -92,6 +96,9 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
             .await
             .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?;
         trace.probe_process(pid)?;
+        trace.follow_mappings();
+        // Its first allocations are to have whole stacks; nobody waits for it yet.
+        trace.unwinding.settle(&trace.kernel, TABLES_WITHIN).await;
         Some(held)
     } else {
         match &config.whom {
@@ -100,6 +107,7 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
         }
         None
     };
+    trace.follow_mappings();
     trace.begin(held);
     let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
     trace.finish(over, launched, ends).await
@@ -124,10 +132,11 @@ impl<'a> Trace<'a> {
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
         Ok(Self {
             config,
-            kernel,
             prober: Prober::new(&recording.symbols_prefixes, super::kernel::version()),
             processes: Processes::new(Arc::new(ObjectStore::new())),
             symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
+            unwinding: Unwinding::new(&mut kernel)?,
+            kernel,
             events,
             log,
             target: config.target(),
@@ -229,6 +238,8 @@ impl<'a> Trace<'a> {
                                 log::warn!("{error:#}");
                             }
                         }
+                        self.follow_mappings();
+                        self.unwinding.settle(&self.kernel, TABLES_WITHIN).await;
                         held.release();
                     }
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
@@ -238,6 +249,7 @@ impl<'a> Trace<'a> {
                     ready.context("cannot wait for the programs' events")?.clear_ready();
                     self.drain_events();
                 }
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
@@ -253,6 +265,8 @@ impl<'a> Trace<'a> {
                     if !matches!(self.config.whom, Whom::System) {
                         self.processes.look_at_all();
                     }
+                    self.follow_mappings();
+                    self.unwinding.reclaim();
                     progress.show(&self.kernel, self.since.elapsed());
                 }
             }
@@ -296,6 +310,13 @@ impl<'a> Trace<'a> {
             (_, None) => None,
         };
         let snapshot = self.snapshot(true)?;
+        log::info!("unwind tables: {} KiB of the pool in use", self.unwinding.used_bytes() / 1024);
+        if self.unwinding.refused_tables() > 0 {
+            log::warn!(
+                "{} unwind tables found no room: their code is unwound by frame pointers",
+                self.unwinding.refused_tables()
+            );
+        }
         for note in self.symbolizer.notes() {
             log::info!("{note}");
         }
@@ -315,6 +336,13 @@ impl<'a> Trace<'a> {
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
     }
 
+    /// Lets the unwinder know of mappings that are new.
+    fn follow_mappings(&mut self) {
+        for (pid, space) in self.processes.take_changed() {
+            self.unwinding.follow(&self.kernel, pid, space);
+        }
+    }
+
     fn drain_events(&mut self) {
         // Each of the programs' messages comes with an event.
         if let Some(log) = &mut self.log {
@@ -329,11 +357,18 @@ impl<'a> Trace<'a> {
             drop(item);
             let pid = Pid(event.tgid);
             match event.kind {
-                EVENT_PROCESS => self.processes.began(event.process, pid),
-                EVENT_EXIT | EVENT_EXEC => self.processes.ended(event.process, pid),
+                EVENT_PROCESS => {
+                    self.processes.began(event.process, pid);
+                    self.unwinding.began(&self.kernel, pid, event.process);
+                }
+                EVENT_EXIT | EVENT_EXEC => {
+                    self.processes.ended(event.process, pid);
+                    self.unwinding.ended(&self.kernel, pid);
+                }
                 _ => {}
             }
         }
+        self.follow_mappings();
     }
 }
 

@@ -1,0 +1,230 @@
+//! Feeds the kernel-side unwinder: tables of the objects that traced processes map, built in the background, and each
+//! process' list of mappings.
+//!
+//! In: address spaces. Out: words in the unwind pool, and the word of each process that points to its list. Attaching
+//! never waits for a table: until it is there the programs follow frame pointers, and count it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use leaktrace_common::abi::Process;
+use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, ProcessWord};
+use object::ReadCache;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::kernel::Kernel;
+use super::mapping::Mapping;
+use crate::model::Pid;
+use crate::procmaps::{AddressSpace, Object, ObjectId};
+use crate::unwind_tables::{Code, CodeMapping, PoolWriter, PublishError, Registry, TableError, UnwindTable};
+
+/// Threads that build tables.
+const BUILDERS: usize = 2;
+/// How the kernel names its page that return probes return to.
+const TRAMPOLINE: &str = "[uprobes]";
+
+/// A table that was built.
+pub struct Built {
+    id: ObjectId,
+    path: PathBuf,
+    table: Result<UnwindTable, TableError>,
+    took: Duration,
+}
+
+/// The pool's contents and those who build them.
+pub struct Unwinding {
+    registry: Registry<ObjectId>,
+    /// Lists by pid, for processes that have no slot yet.
+    presets: BpfHashMap<MapData, u32, u64>,
+    words: HashMap<Pid, ProcessWord>,
+    slots: HashMap<Pid, u32>,
+    jobs: Sender<Arc<Object>>,
+    results: UnboundedReceiver<Built>,
+    pending: usize,
+}
+
+impl Unwinding {
+    /// An empty pool.
+    pub fn new(kernel: &mut Kernel) -> Result<Self> {
+        let (jobs, queue) = channel();
+        let (sender, results) = unbounded_channel();
+        let queue = Arc::new(std::sync::Mutex::new(queue));
+        for _ in 0..BUILDERS {
+            let (queue, sender) = (Arc::clone(&queue), sender.clone());
+            thread::Builder::new()
+                .name("unwind-tables".to_owned())
+                .spawn(move || build_all(&queue, &sender))
+                .context("cannot start the threads that build unwind tables")?;
+        }
+        Ok(Self {
+            registry: Registry::new(kernel.unwind_pool.elements()),
+            presets: kernel.take_unwind_lists()?,
+            words: HashMap::new(),
+            slots: HashMap::new(),
+            jobs,
+            results,
+            pending: 0,
+        })
+    }
+
+    /// Takes note of a process' mappings, in place of those known before.
+    pub fn follow(&mut self, kernel: &Kernel, pid: Pid, space: &AddressSpace) {
+        let mut objects = HashMap::new();
+        let mappings = space
+            .mappings()
+            .filter(|location| location.mapped)
+            .map(|location| {
+                let code = match location.object {
+                    Some(object) => {
+                        objects.insert(object.id(), Arc::clone(object));
+                        Code::Object(object.id())
+                    }
+                    None if location.module.as_ref() == Path::new(TRAMPOLINE) => Code::ReturnTrampoline,
+                    None => Code::Anonymous,
+                };
+                CodeMapping { start: location.start.0, end: location.end.0, file_offset: location.offset, code }
+            })
+            .collect();
+        for wanted in self.registry.set_mappings(pid, mappings) {
+            if let Some(object) = objects.remove(&wanted) {
+                // The threads live as long as we do.
+                self.pending += usize::from(self.jobs.send(object).is_ok());
+            }
+        }
+        self.publish(kernel, pid);
+    }
+
+    /// The process has been given a slot.
+    pub fn began(&mut self, kernel: &Kernel, pid: Pid, slot: u32) {
+        self.slots.insert(pid, slot);
+        if let Some(word) = self.words.get(&pid) {
+            point(kernel, slot, *word);
+        }
+    }
+
+    /// The life of a process is over: its mappings with it.
+    pub fn ended(&mut self, kernel: &Kernel, pid: Pid) {
+        let _ = self.presets.remove(&pid.0);
+        self.words.remove(&pid);
+        if let Some(slot) = self.slots.remove(&pid) {
+            point(kernel, slot, ProcessWord::default());
+        }
+        self.registry.forget(pid);
+    }
+
+    /// Waits for the next table. May be cancelled without losing one.
+    pub async fn built(&mut self) -> Built {
+        match self.results.recv().await {
+            Some(built) => built,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all tables asked for are there, but no longer than `patience`.
+    pub async fn settle(&mut self, kernel: &Kernel, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.pending > 0 {
+            match tokio::time::timeout_at(deadline.into(), self.built()).await {
+                Ok(built) => self.take(kernel, built),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Puts a table to use.
+    pub fn take(&mut self, kernel: &Kernel, built: Built) {
+        let Built { id, path, table, took } = built;
+        self.pending = self.pending.saturating_sub(1);
+        match &table {
+            Ok(table) => log::debug!(
+                "unwind table of {}: {} rows, {} bytes, {} ms",
+                path.display(),
+                table.rows().len(),
+                table.size(),
+                took.as_millis()
+            ),
+            Err(error) => log::info!("{} is unwound by frame pointers: {error}", path.display()),
+        }
+        for pid in self.registry.table_built(&id, table, &mut Pool(&kernel.unwind_pool)) {
+            self.publish(kernel, pid);
+        }
+    }
+
+    /// Frees what has not been used for two calls. To be called once a second or so.
+    pub fn reclaim(&mut self) {
+        self.registry.reclaim();
+    }
+
+    /// Bytes of the pool in use.
+    pub fn used_bytes(&self) -> u64 {
+        self.registry.used_bytes()
+    }
+
+    /// Tables that found no room in the pool.
+    pub fn refused_tables(&self) -> u64 {
+        self.registry.refused_tables()
+    }
+
+    fn publish(&mut self, kernel: &Kernel, pid: Pid) {
+        match self.registry.publish(pid, &mut Pool(&kernel.unwind_pool)) {
+            Ok(Some(word)) => {
+                self.words.insert(pid, word);
+                if let Err(error) = self.presets.insert(pid.0, word.to_bits(), 0) {
+                    log::debug!("no list of mappings for process {pid}: {error}");
+                }
+                if let Some(slot) = self.slots.get(&pid) {
+                    point(kernel, *slot, word);
+                }
+            }
+            Ok(None) => {}
+            Err(error @ (PublishError::PoolFull | PublishError::TooManyMappings)) => {
+                log::warn!("process {pid} is unwound by frame pointers: {error}");
+            }
+        }
+    }
+}
+
+/// Stores the word of the life in a slot.
+fn point(kernel: &Kernel, slot: u32, word: ProcessWord) {
+    if let Some(process) = kernel.processes.pointer(slot) {
+        let process: *mut Process = process;
+        // SAFETY: in bounds; one aligned word, that the programs read and write whole.
+        unsafe { (&raw mut (*process).unwind_list).write_volatile(word.to_bits()) };
+    }
+}
+
+fn build_all(queue: &std::sync::Mutex<Receiver<Arc<Object>>>, results: &UnboundedSender<Built>) {
+    loop {
+        let Ok(queue) = queue.lock() else { return };
+        let Ok(object) = queue.recv() else { return };
+        drop(queue);
+        let began = Instant::now();
+        let table = match object.open() {
+            Ok(file) => UnwindTable::build(&ReadCache::new(file)),
+            Err(error) => Err(TableError::NotElf(error.to_string())),
+        };
+        let built = Built { id: object.id(), path: object.path().to_path_buf(), table, took: began.elapsed() };
+        if results.send(built).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes into the map.
+struct Pool<'a>(&'a Mapping<Chunk>);
+
+impl PoolWriter for Pool<'_> {
+    fn write(&mut self, first_chunk: u32, words: &[u64]) {
+        for (index, chunk) in (first_chunk..).zip(words.chunks_exact(CHUNK_WORDS)) {
+            let Some(to) = self.0.pointer(index) else { return };
+            // SAFETY: in bounds, a whole chunk; the programs do not read it before a word points there.
+            unsafe { std::ptr::copy_nonoverlapping(chunk.as_ptr(), to.cast::<u64>(), CHUNK_WORDS) };
+        }
+    }
+}
