@@ -258,7 +258,10 @@ impl Tracer {
             Some(jobs) if self.linking.is_none() => {
                 ptrace::detach(tid)?;
                 jobs.stop_ourselves(self.pid);
-                ptrace::seize(tid)?;
+                if let Err(error) = ptrace::seize(tid) {
+                    // It went on with us and has ended by now, or a debugger was quicker. Its end is seen in any case.
+                    log::debug!("process {} is not held again: {error}", self.pid);
+                }
             }
             // Left to itself, it could run past the place where it is to be held.
             Some(jobs) => {
