@@ -4,7 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::debug;
-use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS, UNWIND_LISTS};
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS};
 
 use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
