@@ -13,6 +13,7 @@ mod facts;
 pub(crate) mod features;
 mod kernel;
 pub mod launch;
+mod limits;
 mod mapping;
 mod naming;
 mod pidfd;

@@ -19,6 +19,7 @@ use super::attach::Scope;
 use super::capture::{self, Occasion};
 use super::kernel::{Kernel, Limits};
 use super::launch::{Ending, Event, Held, LaunchOptions, Launched};
+use super::limits;
 use super::naming;
 use super::prober::{Found, Prober};
 use super::processes::Processes;
@@ -81,6 +82,8 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
         Whom::Pids(_) | Whom::System => None,
     };
+    // After the command was started, which keeps the limit that it was given.
+    limits::allow_many_descriptors();
     let mut ends = Ends::default();
     if let Whom::Pids(pids) = &config.whom {
         for pid in pids {

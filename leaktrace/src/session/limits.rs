@@ -1,0 +1,12 @@
+//! Limits that leaktrace changes for itself.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Allows as many open files as root or the administrator allows: a descriptor is held for each traced file.
+pub fn allow_many_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::debug!("the limit of open files stays as it is: {error}");
+    }
+}
