@@ -4,6 +4,7 @@
 //! would fail later into one line that names the obstacle.
 
 mod facts;
+mod need;
 mod needs;
 #[cfg(test)]
 mod tests;
@@ -11,9 +12,9 @@ mod tests;
 use std::io::{self, Write};
 
 use facts::Facts;
-use needs::Need;
+use need::Need;
 #[cfg(test)]
-use needs::Verdict;
+use need::Verdict;
 
 /// Writes one line per need; says whether tracing would work.
 ///
