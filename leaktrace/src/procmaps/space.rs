@@ -7,23 +7,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::files::ProcessDir;
 use super::object::Object;
 use super::store::ObjectStore;
-use super::{JitSymbols, MappingName, parse};
+use super::{JitSymbols, Mapping, MappingName, parse};
 use crate::model::{Address, Pid};
 
 /// Mappings kept after they have gone. A process that loads and unloads plugins for months must not fill our memory.
 const MAX_RETIRED: usize = 4096;
+/// Mappings taken note of before the process is looked at again.
+const MAX_NOTED: usize = 1024;
 
 /// Where a process' code lies, and where code that it has unmapped lay.
 ///
 /// Everything needed to name an address is taken at [`capture`](Self::capture): afterwards the process may end.
 /// It belongs to one life of one process: after `execve(2)`, and for a pid that was given out again, capture a new one.
-#[derive(Debug)]
+/// A clone is a snapshot: cheap, and left alone by later changes.
+#[derive(Debug, Clone)]
 pub struct AddressSpace {
     pid: Pid,
     /// Ascending, without overlap.
-    regions: Vec<Region>,
-    jit: Mutex<JitSymbols>,
+    regions: Arc<Vec<Region>>,
+    jit: Arc<Mutex<JitSymbols>>,
     captures: u64,
+    /// Mappings taken note of since the latest capture.
+    noted: usize,
+    /// Whether one of these was code without a file.
+    noted_jit: bool,
 }
 
 /// Executable memory.
@@ -81,7 +88,13 @@ impl AddressSpace {
     /// Without any mapping: every address in it is unknown.
     #[must_use]
     pub fn empty(pid: Pid) -> Self {
-        Self { pid, regions: Vec::new(), jit: Mutex::default(), captures: 0 }
+        Self { pid, regions: Arc::default(), jit: Arc::default(), captures: 0, noted: 0, noted_jit: false }
+    }
+
+    /// The copy that a forked child begins with.
+    #[must_use]
+    pub fn forked(&self, child: Pid) -> Self {
+        Self { pid: child, jit: Arc::default(), ..self.clone() }
     }
 
     /// The process.
@@ -107,7 +120,7 @@ impl AddressSpace {
         self.captures += 1;
         let (current, jitted) = regions(&process, &text, store, self.captures);
         if jitted {
-            let jit = self.jit.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let mut jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
             // Without the map its functions show as anonymous memory, which says enough.
             if let Err(error) = jit.follow(&process, store.budget()) {
                 log::debug!("perf map of process {}: {error}", self.pid);
@@ -115,9 +128,34 @@ impl AddressSpace {
         }
         let changed = current.iter().any(|region| !self.has(region));
         let before = std::mem::take(&mut self.regions);
-        self.regions = merge(before, current);
+        self.regions = Arc::new(merge(Arc::unwrap_or_clone(before), current));
+        (self.noted, self.noted_jit) = (0, false);
         self.forget_oldest();
         Ok(changed)
+    }
+
+    /// Takes note of a mapping that the kernel has recorded, without a look at the process, which may have ended. Its
+    /// path is as the process sees it. Returns what is mapped, where that is a file that can be opened.
+    pub fn note(&mut self, mapping: &Mapping<'_>, store: &ObjectStore) -> Option<Arc<Object>> {
+        if !mapping.permissions.execute {
+            return None;
+        }
+        let (module, object) = store.recorded(self.pid.0, mapping);
+        let (start, end) = (mapping.start.0, mapping.end.0);
+        let region = Region { start, end, offset: mapping.offset, module, object: object.clone(), seen: self.captures };
+        if !self.has(&region) {
+            self.noted_jit |= mapping.name == MappingName::Anonymous;
+            self.noted += 1;
+            overlay(Arc::make_mut(&mut self.regions), region);
+        }
+        object
+    }
+
+    /// Whether what was noted is better looked at again in the process itself: code of a just-in-time compiler, which may
+    /// have a map of its names, or so much that part of it must be unmapped by now, which nobody tells.
+    #[must_use]
+    pub fn needs_recapture(&self) -> bool {
+        self.noted_jit || self.noted > MAX_NOTED
     }
 
     /// What lies, or lay, at an address.
@@ -168,7 +206,7 @@ impl AddressSpace {
         if retired.len() > MAX_RETIRED {
             retired.sort_unstable_by(|a, b| b.cmp(a));
             let oldest = retired[MAX_RETIRED];
-            self.regions.retain(|region| region.seen > oldest);
+            Arc::make_mut(&mut self.regions).retain(|region| region.seen > oldest);
         }
     }
 }
@@ -238,6 +276,20 @@ fn merge(before: Vec<Region>, current: Vec<Region>) -> Vec<Region> {
     merged.extend(current);
     merged.sort_by_key(|region| region.start);
     merged
+}
+
+/// Puts a region over those that are there.
+fn overlay(regions: &mut Vec<Region>, new: Region) {
+    let first = regions.partition_point(|old| old.end <= new.start);
+    let last = regions.partition_point(|old| old.start < new.end).max(first);
+    let mut parts = Vec::with_capacity(3);
+    for old in &regions[first..last] {
+        push_part(&mut parts, old, old.start, new.start);
+        push_part(&mut parts, old, new.end.max(old.start), old.end);
+    }
+    parts.push(new);
+    parts.sort_by_key(|region| region.start);
+    regions.splice(first..last, parts);
 }
 
 fn push_part(parts: &mut Vec<Region>, whole: &Region, start: u64, end: u64) {

@@ -39,6 +39,15 @@ struct Known {
     problems: HashMap<PathBuf, String>,
 }
 
+impl Known {
+    /// What was found before behind such a mapping, if it still is what it was then.
+    fn at(&self, mapping: &Mapping<'_>, path: &Path) -> Option<Named> {
+        let named = self.by_mapping.get(&(mapping.device, mapping.inode))?;
+        let (path, object) = named.iter().find(|(known, _)| **known == *path)?;
+        object.is_current().then(|| (Arc::clone(path), Arc::clone(object)))
+    }
+}
+
 /// An object under one of its paths.
 type Named = (Arc<Path>, Arc<Object>);
 
@@ -88,7 +97,29 @@ impl ObjectStore {
     /// The object behind an executable mapping and the path to show for it. `None` where there is no file, or where it
     /// cannot be opened.
     pub(super) fn object(&self, process: &ProcessDir, mapping: &Mapping<'_>) -> (Arc<Path>, Option<Arc<Object>>) {
-        let shown = process.inside(mapping.name.display());
+        self.find(Some(process), mapping, &process.inside(mapping.name.display()))
+    }
+
+    /// The same for a mapping that the kernel has recorded, whose path is as the process sees it. Costs next to nothing
+    /// for a file that is known, and does without the process where that has ended.
+    pub(super) fn recorded(&self, pid: u32, mapping: &Mapping<'_>) -> (Arc<Path>, Option<Arc<Object>>) {
+        let path = mapping.name.display();
+        let known = {
+            let known = self.lock();
+            if known.ambiguous.contains(&mapping.device) { None } else { known.at(mapping, &path) }
+        };
+        match known {
+            Some((path, object)) => (path, Some(object)),
+            None => self.find(ProcessDir::open(pid).ok().as_ref(), mapping, &path),
+        }
+    }
+
+    fn find(
+        &self,
+        process: Option<&ProcessDir>,
+        mapping: &Mapping<'_>,
+        shown: &Path,
+    ) -> (Arc<Path>, Option<Arc<Object>>) {
         if mapping.name == MappingName::Vdso {
             return (Arc::from(shown), self.vdso(mapping.end.0 - mapping.start.0));
         }
@@ -97,19 +128,16 @@ impl ObjectStore {
         }
 
         let mut known = self.lock();
-        let key = (mapping.device, mapping.inode);
         let link = format!("map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
         let ambiguous = known.ambiguous.contains(&mapping.device);
-        if let Some((path, object)) =
-            known.by_mapping.get(&key).and_then(|named| named.iter().find(|(path, _)| **path == *shown))
-            && object.is_current()
-            && (!ambiguous || process.identify(&link).ok() == object.inode())
+        if let Some((path, object)) = known.at(mapping, shown)
+            && (!ambiguous || process.is_none_or(|process| process.identify(&link).ok() == object.inode()))
         {
-            return (Arc::clone(path), Some(Arc::clone(object)));
+            return (path, Some(object));
         }
 
         let path: Arc<Path> = Arc::from(shown);
-        let (file, stamp) = match open_mapped(process, mapping, &path, &link) {
+        let (file, stamp) = match open_mapped(process, mapping, &path, &link, ambiguous) {
             Ok(opened) => opened,
             Err(error) => {
                 complain(&mut known, &path, format!("cannot be opened ({error}); its code is shown by offset"));
@@ -128,15 +156,22 @@ impl ObjectStore {
                 object
             }
         };
-        let named = known.by_mapping.entry(key).or_default();
+        let named = known.by_mapping.entry((mapping.device, mapping.inode)).or_default();
         named.retain(|(other, _)| **other != *path);
         named.push((Arc::clone(&path), Arc::clone(&object)));
         (path, Some(object))
     }
 
-    fn hold(&self, known: &mut Known, process: &ProcessDir, path: Arc<Path>, file: File, stamp: Stamp) -> Object {
+    fn hold(
+        &self,
+        known: &mut Known,
+        process: Option<&ProcessDir>,
+        path: Arc<Path>,
+        file: File,
+        stamp: Stamp,
+    ) -> Object {
         let layout = Layout::read(&file);
-        let root = foreign_root(known, process);
+        let root = process.and_then(|process| foreign_root(known, process));
         let permit = self.budget.take().or_else(|| {
             forget_unused(known);
             self.budget.take()
@@ -235,25 +270,40 @@ fn complain(known: &mut Known, path: &Path, why: String) {
     }
 }
 
-/// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode.
-fn open_mapped(process: &ProcessDir, mapping: &Mapping<'_>, path: &Path, link: &str) -> io::Result<(File, Stamp)> {
+/// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode. Where the process
+/// has ended that path is looked for in our own root; `ambiguous` says that the device does not tell whether it is the same
+/// there.
+fn open_mapped(
+    process: Option<&ProcessDir>,
+    mapping: &Mapping<'_>,
+    path: &Path,
+    link: &str,
+    ambiguous: bool,
+) -> io::Result<(File, Stamp)> {
     let stamped = |file: File| Stamp::of(&file).map(|stamp| (file, stamp));
-    // Needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the mapping to be there still.
-    let error = match process.follow(link).and_then(stamped) {
-        Ok(opened) => return Ok(opened),
-        Err(error) => error,
-    };
     let same = |(_, stamp): &(File, Stamp)| stamp.inode == mapping.inode;
-    if let Ok(opened) = process.follow("exe").and_then(stamped)
-        && same(&opened)
-    {
-        return Ok(opened);
+    let mut error = io::Error::from_raw_os_error(libc::ESRCH);
+    if let Some(process) = process {
+        // Needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the mapping to be there still.
+        match process.follow(link).and_then(stamped) {
+            Ok(opened) => return Ok(opened),
+            Err(refused) => error = refused,
+        }
+        if let Ok(opened) = process.follow("exe").and_then(stamped)
+            && same(&opened)
+        {
+            return Ok(opened);
+        }
     }
-    if matches!(mapping.name, MappingName::File { .. })
-        && let Ok(opened) = Root::of(process).and_then(|root| root.open(path)).and_then(stamped)
-        && same(&opened)
-    {
-        return Ok(opened);
+    if matches!(mapping.name, MappingName::File { .. }) {
+        let theirs = process.and_then(|process| Root::of(process).ok());
+        let gone = theirs.is_none();
+        if let Ok(opened) = theirs.map_or_else(Root::own, Ok).and_then(|root| root.open(path)).and_then(stamped)
+            && same(&opened)
+            && (!gone || ambiguous || opened.1.is_on(mapping.device))
+        {
+            return Ok(opened);
+        }
     }
     Err(error)
 }
@@ -291,8 +341,19 @@ mod tests {
     #[test]
     fn without_map_files_the_same_inode_is_found_by_exe_or_path() {
         with_own(|process, mapping| {
-            let (_, stamp) = open_mapped(process, &mapping, &mapping.name.display(), NO_LINK).expect("found");
+            let (_, stamp) =
+                open_mapped(Some(process), &mapping, &mapping.name.display(), NO_LINK, false).expect("found");
             assert_eq!(stamp.inode, mapping.inode);
+        });
+    }
+
+    #[test]
+    fn the_file_of_a_process_that_has_ended_is_found_by_path_on_the_same_device_only() {
+        with_own(|_, mapping| {
+            let open = |mapping: &Mapping<'_>| open_mapped(None, mapping, &mapping.name.display(), NO_LINK, false);
+            assert_eq!(open(&mapping).expect("found").1.inode, mapping.inode);
+            let device = Device { major: mapping.device.major, minor: mapping.device.minor + 1 };
+            assert!(open(&Mapping { device, ..mapping }).is_err());
         });
     }
 
@@ -300,7 +361,7 @@ mod tests {
     fn a_path_that_leads_to_another_inode_is_not_followed() {
         with_own(|process, mapping| {
             let gone = Mapping { inode: mapping.inode + 1, ..mapping };
-            let error = open_mapped(process, &gone, &gone.name.display(), NO_LINK).expect_err("another file");
+            let error = open_mapped(Some(process), &gone, &gone.name.display(), NO_LINK, false).expect_err("gone");
             assert_eq!(error.kind(), io::ErrorKind::NotFound);
         });
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use procfs::process::Process;
 
+use super::kernel::monotonic_ns;
 use crate::model::Pid;
 
 /// Memory in bytes.
@@ -16,35 +17,40 @@ pub struct Memory {
     pub pss_bytes: Option<u64>,
 }
 
-/// A process as it is now.
+/// Which process it is.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct Identity {
     /// The kernel's short name of it.
     pub comm: String,
     /// Path of its executable.
     pub exe: Option<PathBuf>,
     /// When it started.
     pub start_time: Option<Timestamp>,
-    /// Its memory.
-    pub memory: Memory,
 }
 
-/// Reads them; `None` where the process is gone.
-pub fn read(pid: Pid) -> Option<Facts> {
+/// Reads which process it is; `None` where it is gone.
+pub fn identity(pid: Pid) -> Option<Identity> {
     let process = Process::new(pid.0 as i32).ok()?;
     let stat = process.stat().ok()?;
-    let rollup = process.smaps_rollup().ok();
-    let extension = |name: &str| rollup.as_ref()?.memory_map_rollup.0.first()?.extension.map.get(name).copied();
-    Some(Facts {
-        exe: process.exe().ok(),
-        start_time: start_time(stat.starttime),
-        memory: Memory { rss_bytes: extension("Rss"), pss_bytes: extension("Pss") },
-        comm: stat.comm,
-    })
+    Some(Identity { exe: process.exe().ok(), start_time: since_boot(stat.starttime), comm: stat.comm })
+}
+
+/// Reads how much memory it has, which takes the kernel a walk through all of it; `None` where it is gone.
+pub fn memory(pid: Pid) -> Option<Memory> {
+    let rollup = Process::new(pid.0 as i32).ok()?.smaps_rollup().ok()?;
+    let values = &rollup.memory_map_rollup.0.first()?.extension.map;
+    let bytes = |name: &str| values.get(name).copied();
+    Some(Memory { rss_bytes: bytes("Rss"), pss_bytes: bytes("Pss") })
+}
+
+/// The moment of a reading of `CLOCK_MONOTONIC`.
+pub fn moment(monotonic: u64) -> Option<Timestamp> {
+    let ago = jiff::SignedDuration::from_nanos(i64::try_from(monotonic_ns().ok()?.checked_sub(monotonic)?).ok()?);
+    Timestamp::now().checked_sub(ago).ok()
 }
 
 /// From clock ticks since boot.
-fn start_time(ticks: u64) -> Option<Timestamp> {
+fn since_boot(ticks: u64) -> Option<Timestamp> {
     let boot = procfs::boot_time_secs().ok()?;
     let per_second = procfs::ticks_per_second();
     let millis = ticks.checked_mul(1000)? / per_second;

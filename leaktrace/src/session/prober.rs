@@ -1,6 +1,6 @@
 //! Which probes go into which files: objects that processes map are planned once each and attached once per scope.
 //!
-//! In: address spaces. Out: probes in place, and what to tell of them.
+//! In: objects that processes map. Out: probes in place, and what to tell of them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -8,40 +8,57 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use leaktrace_common::abi;
 use leaktrace_common::cookie;
-use memmap2::Mmap;
 
 use super::attach::{Attachments, Probe, Scope};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, monotonic_ns};
+use super::planner::{Outcome, Planned, Planner, Wanted};
 use crate::procmaps::{AddressSpace, Object, ObjectId};
 use crate::targets::functions::Kind;
-use crate::targets::plan::{self, Allocator, Plan, PlanOptions, Role};
+use crate::targets::plan::{self, Allocator, Plan, Role};
 use crate::targets::site::Emulation;
-
-/// A planned file.
-struct Planned {
-    path: PathBuf,
-    plan: Plan,
-}
 
 /// Plans and attaches.
 pub struct Prober {
     attachments: Attachments,
-    plans: HashMap<ObjectId, Option<Arc<Planned>>>,
-    attached: HashSet<(ObjectId, Scope)>,
+    planner: Planner,
+    wanted: Wanted,
+    plans: HashMap<ObjectId, Planning>,
+    /// How many are being planned.
+    pending: usize,
+    /// Held, so that none is forgotten and attached again under another name.
+    attached: HashMap<(ObjectId, Scope), Arc<Object>>,
     /// By device and inode: a file that is named as well as mapped must not be probed twice.
     files: HashSet<(u64, u64, Scope)>,
-    prefixes: Vec<String>,
-    emulation: Emulation,
 }
 
-/// What one round of attaching found.
+/// How far the plan of an object is.
+enum Planning {
+    /// Being made; then it is to be attached for these.
+    Pending(Vec<Request>),
+    /// Made, or impossible.
+    Done(Option<Arc<Planned>>),
+}
+
+/// An object to be probed.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The object.
+    pub object: Arc<Object>,
+    /// For whom.
+    pub scope: Scope,
+    /// When it was mapped, by `CLOCK_MONOTONIC`; 0 if that is long ago.
+    pub mapped_ns: u64,
+}
+
+/// What there is to probe in a process.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Files with probes that concern the process, whether set now or earlier.
+    /// Files with allocation functions.
     pub objects: Vec<PathBuf>,
     /// Allocators that are there but have no names to find them by.
     pub hidden: Vec<(PathBuf, Allocator)>,
@@ -49,41 +66,112 @@ pub struct Found {
 
 impl Prober {
     /// `prefixes` are those of `--symbols-prefix`.
-    pub fn new(prefixes: &[String], kernel_version: (u32, u32)) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn new(prefixes: &[String], kernel_version: (u32, u32)) -> Result<Self> {
+        let emulation = Emulation::for_kernel(kernel_version.0, kernel_version.1);
+        let wanted = Wanted { prefixes: prefixes.to_vec(), emulation };
+        Ok(Self {
             attachments: Attachments::default(),
+            planner: Planner::start(&wanted).context("cannot start the threads that read programs")?,
+            wanted,
             plans: HashMap::new(),
-            attached: HashSet::new(),
+            pending: 0,
+            attached: HashMap::new(),
             files: HashSet::new(),
-            prefixes: prefixes.to_vec(),
-            emulation: Emulation::for_kernel(kernel_version.0, kernel_version.1),
-        }
+        })
     }
 
-    /// Probes every allocator that is mapped in `space`.
+    /// Has an object probed as soon as its plan is there, if there is an allocator in it and it was not probed before.
     ///
     /// # Errors
     /// A probe that the kernel refuses.
-    pub fn probe(&mut self, kernel: &mut Kernel, space: &AddressSpace, scope: Scope) -> Result<Found> {
-        let mut objects: Vec<&Arc<Object>> = space.mappings().filter_map(|location| location.object).collect();
-        objects.sort_by_key(|object| object.id());
-        objects.dedup_by_key(|object| object.id());
+    pub fn request(&mut self, kernel: &mut Kernel, request: Request) -> Result<()> {
+        match self.plans.get_mut(&request.object.id()) {
+            Some(Planning::Pending(requests)) => requests.push(request),
+            Some(Planning::Done(planned)) => {
+                if let Some(planned) = planned.clone() {
+                    self.attach_once(kernel, &request, &planned)?;
+                }
+            }
+            None => {
+                self.planner.order(&request.object);
+                self.pending += 1;
+                self.plans.insert(request.object.id(), Planning::Pending(vec![request]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Requests every object that is mapped in `space`.
+    ///
+    /// # Errors
+    /// A probe that the kernel refuses.
+    pub fn request_all(&mut self, kernel: &mut Kernel, space: &AddressSpace, scope: Scope) -> Result<()> {
+        objects(space)
+            .into_iter()
+            .try_for_each(|object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
+    }
+
+    /// Whether nothing is being planned.
+    pub fn is_idle(&self) -> bool {
+        self.pending == 0
+    }
+
+    /// Waits for a plan, which goes to [`Prober::settle`]. May be cancelled.
+    pub async fn planned(&mut self) -> Outcome {
+        self.planner.next().await
+    }
+
+    /// Attaches what waited for this plan.
+    ///
+    /// # Errors
+    /// A probe that the kernel refuses.
+    pub fn settle(&mut self, kernel: &mut Kernel, (id, planned): Outcome) -> Result<()> {
+        self.pending = self.pending.saturating_sub(1);
+        let Some(Planning::Pending(requests)) = self.plans.insert(id, Planning::Done(planned.clone())) else {
+            return Ok(());
+        };
+        let Some(planned) = planned else { return Ok(()) };
+        requests.iter().try_for_each(|request| self.attach_once(kernel, request, &planned))
+    }
+
+    /// What there is to probe in a process, as far as it is planned.
+    pub fn found(&self, space: &AddressSpace) -> Found {
         let mut found = Found::default();
-        let planned: Vec<(&Arc<Object>, Arc<Planned>)> =
-            objects.into_iter().filter_map(|object| Some((object, self.planned(object)?))).collect();
-        for (_, planned) in &planned {
+        let planned: Vec<&Planned> = objects(space)
+            .into_iter()
+            .filter_map(|object| match self.plans.get(&object.id())? {
+                Planning::Done(planned) => planned.as_deref(),
+                Planning::Pending(_) => None,
+            })
+            .collect();
+        for planned in &planned {
             if let Some(allocator) = planned.plan.hidden {
                 found.hidden.push((planned.path.clone(), allocator));
             }
         }
-        for ((object, planned), _) in plan::choose(planned.iter().map(|pair| (pair, &pair.1.plan))) {
-            found.objects.push(planned.path.clone());
-            if self.attached.insert((object.id(), scope)) {
-                let file = object.open().with_context(|| format!("cannot open {}", planned.path.display()))?;
-                self.attach(kernel, &file, planned, scope)?;
-            }
+        found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        found
+    }
+
+    fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Planned) -> Result<()> {
+        let Request { object, scope, mapped_ns } = request;
+        if planned.plan.probes.is_empty() || self.attached.contains_key(&(object.id(), *scope)) {
+            return Ok(());
         }
-        Ok(found)
+        self.attached.insert((object.id(), *scope), Arc::clone(object));
+        let file = object.open().with_context(|| format!("cannot open {}", planned.path.display()))?;
+        self.attach(kernel, &file, planned, *scope)?;
+        if *mapped_ns != 0 {
+            let late = Duration::from_nanos(monotonic_ns()?.saturating_sub(*mapped_ns));
+            log::debug!("{}: probed {late:.1?} after it was mapped", planned.path.display());
+        }
+        Ok(())
     }
 
     /// Probes a file that the user named.
@@ -93,52 +181,16 @@ impl Prober {
     pub fn probe_file(&mut self, kernel: &mut Kernel, path: &Path, scope: Scope) -> Result<()> {
         let file = File::open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
-        let plan = self.plan(&file).with_context(|| format!("cannot use --object {}", path.display()))?;
-        if plan.probes.is_empty() {
-            let (path, prefixes) = (path.display(), self.prefixes.join(", "));
+        let planned =
+            self.wanted.plan(&file, path).with_context(|| format!("cannot use --object {}", path.display()))?;
+        if planned.plan.probes.is_empty() {
+            let (path, prefixes) = (path.display(), self.wanted.prefixes.join(", "));
             if prefixes.is_empty() {
                 bail!("--object {path} has no allocation function that we know; name its prefix with --symbols-prefix");
             }
             bail!("--object {path} has no allocation function that we know, nor one with the prefix {prefixes}");
         }
-        self.attach(kernel, &file, &Planned { path: path.to_path_buf(), plan }, scope)
-    }
-
-    fn planned(&mut self, object: &Object) -> Option<Arc<Planned>> {
-        if let Some(known) = self.plans.get(&object.id()) {
-            return known.clone();
-        }
-        let planned = self
-            .plan_object(object)
-            .inspect_err(|error| log::debug!("{} is not probed: {error:#}", object.path().display()))
-            .ok()
-            .map(Arc::new);
-        self.plans.insert(object.id(), planned.clone());
-        planned
-    }
-
-    fn plan_object(&self, object: &Object) -> Result<Planned> {
-        Ok(Planned { path: object.path().to_path_buf(), plan: self.plan(&object.open()?)? })
-    }
-
-    fn plan(&self, file: &File) -> Result<Plan> {
-        // SAFETY: the mapping is private and only read; a file that shrinks meanwhile would raise SIGBUS, which programs
-        // and libraries in use do not do: they are replaced, not rewritten.
-        let bytes = unsafe { Mmap::map(file) }?;
-        let options = |prefix| PlanOptions { prefix, symbols: &[], emulation: self.emulation };
-        let mut plan = plan::plan(&bytes, &options(None))?;
-        for prefix in &self.prefixes {
-            let more = plan::plan(&bytes, &options(Some(prefix)))?;
-            for probe in more.probes {
-                if plan.probes.iter().all(|known| known.offset != probe.offset) {
-                    plan.probes.push(probe);
-                }
-            }
-            if plan.role == Role::None {
-                plan.role = more.role;
-            }
-        }
-        Ok(plan)
+        self.attach(kernel, &file, &planned, scope)
     }
 
     fn attach(&mut self, kernel: &mut Kernel, file: &File, planned: &Planned, scope: Scope) -> Result<()> {
@@ -169,6 +221,14 @@ impl Prober {
     pub fn detach(self) {
         self.attachments.detach();
     }
+}
+
+/// Each object of a process once.
+fn objects(space: &AddressSpace) -> Vec<&Arc<Object>> {
+    let mut objects: Vec<&Arc<Object>> = space.mappings().filter_map(|location| location.object).collect();
+    objects.sort_by_key(|object| object.id());
+    objects.dedup_by_key(|object| object.id());
+    objects
 }
 
 fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {

@@ -1,50 +1,75 @@
 //! What userspace knows of each life of each traced process: its mappings, its name, its end.
 //!
-//! In: events of the programs, and looks into /proc while the process lives. Out: what the report says of processes, and
-//! the address spaces by which stacks are named.
+//! In: the kernel's records of mappings, forks and programs; events of the BPF programs; looks into /proc. Out: what the
+//! report says of processes, the address spaces by which stacks are named, and the files that were mapped.
+//!
+//! Records tell of a life as it goes, so that one that was over before anybody could look has its mappings all the same.
+//! Both streams name times of one clock, which brings together what they say: a slot of the programs' belongs to the life
+//! of its process in which it was given.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use leaktrace_common::abi::{PROCESS_ALIVE, PROCESS_EXITED, Process};
+use leaktrace_common::abi::{PROCESS_ALIVE, Process};
 
 use super::facts;
+use super::kernel::monotonic_ns;
+use super::life::Life;
+use super::mmap_records::{Record, What};
 use crate::model::{Pid, RawProcess};
-use crate::procmaps::{AddressSpace, CaptureError, ObjectStore};
+use crate::procmaps::{AddressSpace, CaptureError, Mapping, MappingName, Object, ObjectStore};
 
-/// One life of a process.
-struct Life {
-    pid: Pid,
-    /// Where the programs book it; `None` until its first event.
-    slot: Option<u32>,
-    comm: String,
-    exe: Option<PathBuf>,
-    start_time: Option<Timestamp>,
-    space: AddressSpace,
-    ended: bool,
-    exited: bool,
-    exit_status: Option<i32>,
-    memory: facts::Memory,
-    counters: Process,
+/// Of whom records are taken note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circle {
+    /// Of every process but this one.
+    Everyone,
+    /// Of those that were looked at.
+    Named,
 }
 
 /// All lives that were seen.
 pub struct Processes {
     store: Arc<ObjectStore>,
-    lives: Vec<Life>,
-    by_slot: HashMap<u32, usize>,
-    /// The present life of each process.
-    current: HashMap<Pid, usize>,
+    circle: Circle,
+    own: Pid,
+    /// By number, in the order in which they were seen.
+    lives: BTreeMap<u32, Life>,
+    next: u32,
+    by_slot: HashMap<u32, u32>,
+    /// The lives of each process, the latest last.
+    by_pid: HashMap<Pid, Vec<u32>>,
+    /// Lives that have ended without an event of the programs that is known, in two generations: one may still be unread.
+    unclaimed: [Vec<u32>; 2],
     /// Processes whose mappings have changed since they were last asked for.
     changed: BTreeSet<Pid>,
 }
 
+/// A file that a process has mapped as code.
+#[derive(Debug)]
+pub struct Mapped {
+    /// The process.
+    pub pid: Pid,
+    /// The file.
+    pub object: Arc<Object>,
+    /// When, by `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+}
+
 impl Processes {
     /// None yet. Files are opened by way of `store`.
-    pub fn new(store: Arc<ObjectStore>) -> Self {
-        Self { store, lives: Vec::new(), by_slot: HashMap::new(), current: HashMap::new(), changed: BTreeSet::new() }
+    pub fn new(store: Arc<ObjectStore>, circle: Circle) -> Self {
+        Self {
+            store,
+            circle,
+            own: Pid(std::process::id()),
+            lives: BTreeMap::new(),
+            next: 0,
+            by_slot: HashMap::new(),
+            by_pid: HashMap::new(),
+            unclaimed: [Vec::new(), Vec::new()],
+            changed: BTreeSet::new(),
+        }
     }
 
     /// Takes note of a process that runs now, or looks at it again. Its mappings as they are now.
@@ -52,154 +77,259 @@ impl Processes {
     /// # Errors
     /// It has ended, or may not be looked at.
     pub fn look_at(&mut self, pid: Pid) -> Result<&AddressSpace, CaptureError> {
-        let index = if let Some(&index) = self.current.get(&pid) {
-            if self.lives[index].space.recapture(&self.store)? {
-                self.changed.insert(pid);
+        let number = match self.current(pid) {
+            Some(number) => {
+                if let Some(life) = self.lives.get_mut(&number)
+                    && life.space.recapture(&self.store)?
+                {
+                    self.changed.insert(pid);
+                }
+                number
             }
-            index
-        } else {
-            let space = AddressSpace::capture(pid, &self.store)?;
-            self.add(pid, None, space)
+            None => self.capture(pid)?,
         };
-        self.lives[index].read_facts();
-        Ok(&self.lives[index].space)
+        // It was there or has just been added.
+        self.lives.get(&number).map(|life| &life.space).ok_or(CaptureError::Ended(pid))
+    }
+
+    /// Has a process in the report even if nothing is booked for it.
+    pub fn name(&mut self, pid: Pid) {
+        if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
+            life.named = true;
+        }
+    }
+
+    /// Reads what changes and is not told: memory of those that are alive, names that compilers give their code.
+    pub fn refresh(&mut self) {
+        for life in self.lives.values_mut().filter(|life| !life.ended && life.is_reported()) {
+            if let Some(memory) = facts::memory(life.pid) {
+                life.memory = memory;
+            }
+            // One that has ended stays as last seen.
+            if life.space.needs_recapture() && life.space.recapture(&self.store).is_ok() {
+                self.changed.insert(life.pid);
+            }
+        }
     }
 
     /// Present lives with mappings that they did not have when this was last called.
     pub fn take_changed(&mut self) -> impl Iterator<Item = (Pid, &AddressSpace)> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().filter_map(|pid| Some((pid, &self.lives[*self.current.get(&pid)?].space)))
+        changed.into_iter().filter_map(|pid| Some((pid, &self.lives.get(&self.current(pid)?)?.space)))
     }
 
-    /// The same for all that are alive, quietly: who has ended since stays as last seen.
-    pub fn look_at_all(&mut self) {
-        for life in self.lives.iter_mut().filter(|life| !life.ended) {
-            if let Ok(changed) = life.space.recapture(&self.store) {
-                if changed {
-                    self.changed.insert(life.pid);
+    /// The pids of all lives that are not over.
+    pub fn alive(&self) -> Vec<Pid> {
+        self.lives.values().filter(|life| !life.ended).map(|life| life.pid).collect()
+    }
+
+    /// Takes in what the kernel has recorded. Returns a file that it tells to be mapped by one of those concerned.
+    pub fn apply(&mut self, record: &Record) -> Option<Mapped> {
+        let time = record.time_ns;
+        match &record.what {
+            What::Forked { pid, parent } => self.forked(*pid, *parent, time),
+            What::Executed { pid, comm } => self.executed(*pid, comm, time),
+            What::Mapped { pid, mapping } => return self.mapped(*pid, mapping, time),
+            What::Renamed { pid, tid, comm } if *tid == pid.0 => {
+                if let Some(life) = self.current(*pid).and_then(|number| self.lives.get_mut(&number)) {
+                    life.comm.clone_from(comm);
                 }
-                life.read_facts();
             }
+            What::Exited { pid, tid } if *tid == pid.0 => self.leader_exited(*pid),
+            What::Renamed { .. } | What::Exited { .. } | What::Lost(_) => {}
         }
+        None
     }
 
-    fn add(&mut self, pid: Pid, slot: Option<u32>, space: AddressSpace) -> usize {
-        let index = self.lives.len();
-        let mut life = Life {
-            pid,
-            slot,
-            comm: String::new(),
-            exe: None,
-            start_time: None,
-            space,
-            ended: false,
-            exited: false,
-            exit_status: None,
-            memory: facts::Memory::default(),
-            counters: Process::default(),
+    fn forked(&mut self, pid: Pid, parent: Pid, time: u64) {
+        if self.is_captured_since(pid, time) {
+            return;
+        }
+        // A number is given out again only after its process is gone.
+        self.end_current(pid);
+        let parent = self.current(parent).and_then(|number| self.lives.get(&number));
+        let life = match (self.circle, parent) {
+            (Circle::Everyone, Some(parent)) => Life {
+                comm: parent.comm.clone(),
+                exe: parent.exe.clone(),
+                ..Life::new(pid, time, parent.space.forked(pid))
+            },
+            (Circle::Everyone, None) if pid != self.own => Life::new(pid, time, AddressSpace::empty(pid)),
+            _ => return,
         };
-        life.read_facts();
-        self.lives.push(life);
-        self.current.insert(pid, index);
-        self.changed.insert(pid);
-        if let Some(slot) = slot {
-            self.by_slot.insert(slot, index);
-        }
-        index
+        let start_time = facts::moment(time);
+        self.add(Life { start_time, ..life });
     }
 
-    /// The programs have given a process a slot: it has had its first event.
-    pub fn began(&mut self, slot: u32, pid: Pid) {
+    fn executed(&mut self, pid: Pid, comm: &str, time: u64) {
+        let Some(old) = self.current(pid) else { return };
+        let Some(before) = self.lives.get(&old).filter(|before| before.captured_ns <= time) else { return };
+        let life = Life {
+            comm: comm.to_owned(),
+            start_time: before.start_time,
+            named: before.named,
+            ..Life::new(pid, time, AddressSpace::empty(pid))
+        };
+        self.end_current(pid);
+        self.add(life);
+    }
+
+    fn mapped(&mut self, pid: Pid, mapping: &Mapping<'_>, time: u64) -> Option<Mapped> {
+        let number = match self.current(pid) {
+            Some(number) => number,
+            // Its beginning was not recorded.
+            None if self.circle == Circle::Everyone && pid != self.own => self.capture(pid).ok()?,
+            None => return None,
+        };
+        let life = self.lives.get_mut(&number).filter(|life| life.captured_ns <= time)?;
+        self.changed.insert(pid);
+        let object = life.space.note(mapping, &self.store)?;
+        if life.exe.is_none()
+            && let MappingName::File { path, .. } = &mapping.name
+        {
+            // The program itself is mapped first.
+            life.exe = Some(path.to_path_buf());
+        }
+        Some(Mapped { pid, object, time_ns: time })
+    }
+
+    /// Its other threads may go on, and then the programs say when the process ends; of one that never allocated nobody
+    /// will.
+    fn leader_exited(&mut self, pid: Pid) {
+        if self.current(pid).and_then(|number| self.lives.get(&number)).is_some_and(|life| !life.is_reported()) {
+            self.end_current(pid);
+        }
+    }
+
+    /// Adds a process as it is now.
+    fn capture(&mut self, pid: Pid) -> Result<u32, CaptureError> {
+        // Before the reading: what is recorded from now on may or may not be in it, and does no harm twice.
+        let captured_ns = monotonic_ns().unwrap_or(0);
+        let space = AddressSpace::capture(pid, &self.store)?;
+        let mut life = Life { captured_ns, ..Life::new(pid, 0, space) };
+        if let Some(identity) = facts::identity(pid) {
+            life.identify(identity);
+        }
+        Ok(self.add(life))
+    }
+
+    fn add(&mut self, life: Life) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        self.by_pid.entry(life.pid).or_default().push(number);
+        self.changed.insert(life.pid);
+        self.lives.insert(number, life);
+        number
+    }
+
+    /// The present life of a process.
+    fn current(&self, pid: Pid) -> Option<u32> {
+        let number = *self.by_pid.get(&pid)?.last()?;
+        self.lives.get(&number).is_some_and(|life| !life.ended).then_some(number)
+    }
+
+    fn is_captured_since(&self, pid: Pid, time: u64) -> bool {
+        self.current(pid).and_then(|number| self.lives.get(&number)).is_some_and(|life| life.captured_ns > time)
+    }
+
+    fn end_current(&mut self, pid: Pid) {
+        let Some(number) = self.current(pid) else { return };
+        let Some(life) = self.lives.get_mut(&number) else { return };
+        life.ended = true;
+        if !life.is_reported() {
+            self.unclaimed[1].push(number);
+        }
+    }
+
+    /// The programs have given a process a slot, at the first event of a life.
+    pub fn began(&mut self, slot: u32, process: &Process) {
         if self.by_slot.contains_key(&slot) {
             return;
         }
-        match self.current.get(&pid) {
-            Some(&index) if self.lives[index].slot.is_none() && !self.lives[index].ended => {
-                self.lives[index].slot = Some(slot);
-                self.by_slot.insert(slot, index);
-            }
-            _ => {
-                let space = AddressSpace::capture(pid, &self.store).unwrap_or_else(|_| AddressSpace::empty(pid));
-                self.add(pid, Some(slot), space);
-            }
+        let pid = Pid(process.tgid);
+        let then = |number: &&u32| self.lives.get(number).is_some_and(|life| life.begun_ns <= process.seen_ns);
+        let known = self.by_pid.get(&pid).and_then(|numbers| numbers.iter().rev().find(then)).copied();
+        let number = match known {
+            Some(number) if self.lives.get(&number).is_some_and(|life| life.slot.is_none()) => number,
+            // Its beginning was not recorded.
+            _ => self.capture(pid).unwrap_or_else(|_| self.add(Life::new(pid, 0, AddressSpace::empty(pid)))),
+        };
+        if let Some(life) = self.lives.get_mut(&number) {
+            life.slot = Some(slot);
+            life.observe(process);
+            self.by_slot.insert(slot, number);
         }
     }
 
-    /// The life in a slot has ended, or, where `slot` never had an event, the present life of `pid`.
-    pub fn ended(&mut self, slot: u32, pid: Pid) {
-        let Some(&index) = self.by_slot.get(&slot).or_else(|| self.current.get(&pid)) else { return };
-        self.lives[index].ended = true;
-        if self.current.get(&pid) == Some(&index) {
-            self.current.remove(&pid);
+    /// The life in a slot has ended.
+    pub fn ended(&mut self, slot: u32) {
+        if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number)) {
+            life.ended = true;
+            // Of its next life, if there is one, nobody may have been told.
+            self.changed.insert(life.pid);
         }
+    }
+
+    /// Forgets lives that ended before anything was booked for them. To be called when everything that was told has been
+    /// taken in. Returns the processes of which no life is left.
+    pub fn forget_unclaimed(&mut self) -> Vec<Pid> {
+        let [old, new] = &mut self.unclaimed;
+        let forgotten = std::mem::replace(old, std::mem::take(new));
+        forgotten.into_iter().filter_map(|number| self.forget(number)).collect()
+    }
+
+    fn forget(&mut self, number: u32) -> Option<Pid> {
+        let pid = self.lives.get(&number).filter(|life| !life.is_reported())?.pid;
+        self.lives.remove(&number);
+        let numbers = self.by_pid.get_mut(&pid)?;
+        numbers.retain(|known| *known != number);
+        if !numbers.is_empty() {
+            return None;
+        }
+        self.by_pid.remove(&pid);
+        Some(pid)
     }
 
     /// A process has ended with this status, as its parent sees it.
     pub fn exited(&mut self, pid: Pid, status: Option<i32>) {
-        if let Some(life) = self.lives.iter_mut().rev().find(|life| life.pid == pid) {
+        let latest = self.by_pid.get(&pid).and_then(|numbers| numbers.last());
+        if let Some(life) = latest.and_then(|number| self.lives.get_mut(number)) {
             life.ended = true;
-            life.exited = true;
             life.exit_status = status;
         }
-        self.current.remove(&pid);
     }
 
     /// Takes over what the tables say of the life in a slot.
     pub fn observe(&mut self, slot: u32, process: &Process) {
-        self.began(slot, Pid(process.tgid));
-        let Some(&index) = self.by_slot.get(&slot) else { return };
-        let life = &mut self.lives[index];
-        life.counters = *process;
-        if life.comm.is_empty() {
-            life.comm = comm(process);
-        }
-        if process.state != PROCESS_ALIVE {
-            life.ended = true;
-            life.exited |= process.state == PROCESS_EXITED;
+        self.began(slot, process);
+        if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number)) {
+            life.observe(process);
+            life.ended |= process.state != PROCESS_ALIVE;
         }
     }
 
-    /// All lives as the report wants them, and where the life of each slot stands among them.
+    /// All lives that the report is about, and where the life of each slot stands among them.
     pub fn raw(&self) -> (Vec<RawProcess>, HashMap<u32, usize>) {
-        let raw = self.lives.iter().enumerate().map(|(index, life)| life.raw(index as u32)).collect();
-        (raw, self.by_slot.clone())
+        let mut raw = Vec::new();
+        let mut by_slot = HashMap::new();
+        for (number, life) in self.lives.iter().filter(|(_, life)| life.is_reported()) {
+            if let Some(slot) = life.slot {
+                by_slot.insert(slot, raw.len());
+            }
+            raw.push(life.raw(*number));
+        }
+        (raw, by_slot)
     }
 
     /// The address space of a life by its number in [`RawProcess::life`].
     pub fn space(&self, life: u32) -> Option<&AddressSpace> {
-        self.lives.get(life as usize).map(|life| &life.space)
+        self.lives.get(&life).map(|life| &life.space)
     }
 }
 
 impl Life {
-    fn read_facts(&mut self) {
-        if let Some(facts) = facts::read(self.pid) {
-            self.comm = facts.comm;
-            self.exe = facts.exe;
-            self.start_time = facts.start_time;
-            self.memory = facts.memory;
-        }
+    /// Whether anything was booked for it, or it was asked for.
+    fn is_reported(&self) -> bool {
+        self.slot.is_some() || self.named
     }
-
-    fn raw(&self, number: u32) -> RawProcess {
-        RawProcess {
-            life: number,
-            pid: self.pid,
-            start_time: self.start_time,
-            comm: self.comm.clone(),
-            exe: self.exe.clone(),
-            exited: self.exited,
-            exit_status: self.exit_status,
-            peak_bytes: self.counters.peak_bytes,
-            untracked_frees: self.counters.untracked_frees,
-            abandoned_calls: self.counters.abandoned_calls,
-            rss_bytes: self.memory.rss_bytes,
-            pss_bytes: self.memory.pss_bytes,
-        }
-    }
-}
-
-fn comm(process: &Process) -> String {
-    let end = process.comm.iter().position(|byte| *byte == 0).unwrap_or(process.comm.len());
-    String::from_utf8_lossy(&process.comm[..end]).into_owned()
 }

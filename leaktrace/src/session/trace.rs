@@ -17,12 +17,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::attach::Scope;
 use super::capture::{self, Occasion};
+use super::discovery::Discovery;
 use super::kernel::{Kernel, Limits};
 use super::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use super::limits;
 use super::naming;
-use super::prober::{Found, Prober};
-use super::processes::Processes;
+use super::prober::{Found, Prober, Request};
+use super::processes::{Circle, Mapped, Processes};
 use super::programs::Technique;
 use super::progress::Progress;
 use super::signals::Signals;
@@ -40,8 +41,8 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 
 /// 64 MiB: a large program takes 1, everything on a machine some 30.
 const UNWIND_CHUNKS: u32 = 16_384;
-/// How often processes are looked at again for libraries that they have loaded meanwhile.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the status line is drawn.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// How long a command is held for its unwind tables.
 const TABLES_WITHIN: Duration = Duration::from_millis(500);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
@@ -57,6 +58,9 @@ struct Trace<'a> {
     unwinding: Unwinding,
     events: AsyncFd<RingBuf<MapData>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    discovery: Discovery,
+    /// Records of the kernel's that were lost, as far as they have been made up for.
+    lost_records: u64,
     target: Target,
     options: Options,
     started: Timestamp,
@@ -98,15 +102,19 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
             .hold_until_mapped()
             .await
             .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?;
-        trace.probe_process(pid)?;
+        trace.probe_process(pid).await?;
         trace.follow_mappings();
         // Its first allocations are to have whole stacks; nobody waits for it yet.
         trace.unwinding.settle(&trace.kernel, TABLES_WITHIN).await;
         Some(held)
     } else {
         match &config.whom {
-            Whom::Pids(pids) => pids.iter().try_for_each(|pid| trace.probe_process(*pid))?,
-            Whom::Command(_) | Whom::System => trace.probe_system()?,
+            Whom::Pids(pids) => {
+                for pid in pids {
+                    trace.probe_process(*pid).await?;
+                }
+            }
+            Whom::Command(_) | Whom::System => trace.probe_system().await?,
         }
         None
     };
@@ -133,15 +141,21 @@ impl<'a> Trace<'a> {
         let events = kernel.take_events()?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
+        let circle = match config.whom {
+            Whom::Pids(_) | Whom::Command(_) => Circle::Named,
+            Whom::System => Circle::Everyone,
+        };
         Ok(Self {
             config,
-            prober: Prober::new(&recording.symbols_prefixes, super::kernel::version()),
-            processes: Processes::new(Arc::new(ObjectStore::new())),
+            prober: Prober::new(&recording.symbols_prefixes, super::kernel::version())?,
+            processes: Processes::new(Arc::new(ObjectStore::new()), circle),
             symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,
             events,
             log,
+            discovery: Discovery::start()?,
+            lost_records: 0,
             target: config.target(),
             options: config.options(),
             started: Timestamp::now(),
@@ -151,10 +165,13 @@ impl<'a> Trace<'a> {
     }
 
     /// Probes the allocators of one process, for it alone.
-    fn probe_process(&mut self, pid: Pid) -> Result<()> {
+    async fn probe_process(&mut self, pid: Pid) -> Result<()> {
         let space = self.processes.look_at(pid)?;
-        let found = self.prober.probe(&mut self.kernel, space, Scope::Process(pid))?;
+        self.prober.request_all(&mut self.kernel, space, Scope::Process(pid))?;
+        self.processes.name(pid);
         self.probe_named(Scope::Process(pid))?;
+        self.until_probed().await?;
+        let found = self.processes.look_at(pid).map(|space| self.prober.found(space)).unwrap_or_default();
         if found.objects.is_empty() && self.config.recording.objects.is_empty() {
             bail!("{}", nothing_to_probe(pid, &found));
         }
@@ -162,7 +179,17 @@ impl<'a> Trace<'a> {
     }
 
     /// Probes the allocators of every process.
-    fn probe_system(&mut self) -> Result<()> {
+    async fn probe_system(&mut self) -> Result<()> {
+        self.request_system()?;
+        self.probe_named(Scope::AllProcesses)?;
+        self.until_probed().await?;
+        if self.prober.is_empty() {
+            bail!("no running process has an allocator that we know; name one with --object PATH");
+        }
+        Ok(())
+    }
+
+    fn request_system(&mut self) -> Result<()> {
         let own = Pid(std::process::id());
         for process in procfs::process::all_processes().context("cannot list the processes in /proc")? {
             let Ok(process) = process else { continue };
@@ -172,11 +199,23 @@ impl<'a> Trace<'a> {
             }
             // Kernel threads have no mappings, others end meanwhile.
             let Ok(space) = self.processes.look_at(pid) else { continue };
-            self.prober.probe(&mut self.kernel, space, Scope::AllProcesses)?;
+            if let Err(error) = self.prober.request_all(&mut self.kernel, space, Scope::AllProcesses) {
+                log::warn!("{error:#}");
+            }
         }
-        self.probe_named(Scope::AllProcesses)?;
-        if self.prober.is_empty() {
-            bail!("no running process has an allocator that we know; name one with --object PATH");
+        Ok(())
+    }
+
+    /// Waits until everything requested is probed, or found not to need it.
+    async fn until_probed(&mut self) -> Result<()> {
+        while !self.prober.is_idle() {
+            tokio::select! {
+                planned = self.prober.planned() => self.prober.settle(&mut self.kernel, planned)?,
+                ready = self.discovery.ready() => {
+                    ready.context("cannot wait for the kernel's records")?;
+                    self.take_in();
+                }
+            }
         }
         Ok(())
     }
@@ -216,8 +255,8 @@ impl<'a> Trace<'a> {
             // The first tick is at once.
             ticks.tick().await;
         }
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut show = interval(SHOW_EVERY);
+        show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut progress = Progress::new(self.config.messages);
         let mut leave_by = None;
         loop {
@@ -236,8 +275,8 @@ impl<'a> Trace<'a> {
                     Event::Held(held) => {
                         // The command has become another program: its mappings are others, its files may be.
                         if let Some(pid) = launched.as_ref().map(Launched::pid) {
-                            self.drain_events();
-                            if let Err(error) = self.probe_process(pid) {
+                            self.take_in();
+                            if let Err(error) = self.probe_process(pid).await {
                                 log::warn!("{error:#}");
                             }
                         }
@@ -248,11 +287,6 @@ impl<'a> Trace<'a> {
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
                     Event::Ended(_) => return Ok(Over::Done),
                 },
-                ready = self.events.readable() => {
-                    ready.context("cannot wait for the programs' events")?.clear_ready();
-                    self.drain_events();
-                }
-                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
@@ -264,13 +298,28 @@ impl<'a> Trace<'a> {
                         return Ok(Over::Done);
                     }
                 }
-                _ = look.tick() => {
-                    if !matches!(self.config.whom, Whom::System) {
-                        self.processes.look_at_all();
+                _ = show.tick() => {
+                    if let Err(error) = self.make_up_for_lost_records() {
+                        log::warn!("{error:#}");
                     }
                     self.follow_mappings();
                     self.unwinding.reclaim();
                     progress.show(&self.kernel, self.since.elapsed());
+                }
+                // Last: there may always be more of these.
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
+                planned = self.prober.planned() => {
+                    if let Err(error) = self.prober.settle(&mut self.kernel, planned) {
+                        log::warn!("{error:#}");
+                    }
+                }
+                ready = self.events.readable() => {
+                    ready.context("cannot wait for the programs' events")?.clear_ready();
+                    self.take_in();
+                }
+                ready = self.discovery.ready() => {
+                    ready.context("cannot wait for the kernel's records")?;
+                    self.take_in();
                 }
             }
         }
@@ -279,8 +328,8 @@ impl<'a> Trace<'a> {
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends) -> Result<Outcome> {
         self.kernel.stop()?;
-        self.drain_events();
-        self.processes.look_at_all();
+        self.take_in();
+        self.processes.refresh();
         // A process that has ended is gone from /proc only when its parent has asked for its status.
         for pid in ends.ended() {
             self.processes.exited(pid, None);
@@ -330,12 +379,13 @@ impl<'a> Trace<'a> {
     fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
         self.sequence += 1;
         if !is_final {
-            self.drain_events();
-            self.processes.look_at_all();
+            self.take_in();
+            self.processes.refresh();
         }
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
-        let capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        capture.losses.events_lost += self.discovery.lost();
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
     }
 
@@ -346,32 +396,86 @@ impl<'a> Trace<'a> {
         }
     }
 
-    fn drain_events(&mut self) {
-        // Each of the programs' messages comes with an event.
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
-        while let Some(item) = self.events.get_mut().next() {
-            if item.len() < size_of::<ProgramEvent>() {
-                continue;
+    /// Takes in what the programs and the kernel have told since the last time.
+    fn take_in(&mut self) {
+        // The programs' first: whatever the kernel recorded before them is read then too.
+        let events = self.program_events();
+        for record in self.discovery.read() {
+            if let Some(mapped) = self.processes.apply(&record) {
+                self.probe_mapped(mapped);
             }
-            // SAFETY: plain integers, and long enough.
-            let event = unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() };
-            drop(item);
-            let pid = Pid(event.tgid);
+        }
+        for event in events {
             match event.kind {
                 EVENT_PROCESS => {
-                    self.processes.began(event.process, pid);
-                    self.unwinding.began(&self.kernel, pid, event.process);
+                    if let Some(process) = self.kernel.processes.read(event.process) {
+                        self.processes.began(event.process, &process);
+                    }
+                    self.unwinding.began(&self.kernel, Pid(event.tgid), event.process);
                 }
                 EVENT_EXIT | EVENT_EXEC => {
-                    self.processes.ended(event.process, pid);
-                    self.unwinding.ended(&self.kernel, pid);
+                    self.processes.ended(event.process);
+                    self.unwinding.ended(&self.kernel, Pid(event.tgid));
                 }
                 _ => {}
             }
         }
+        for pid in self.processes.forget_unclaimed() {
+            self.unwinding.ended(&self.kernel, pid);
+        }
         self.follow_mappings();
+    }
+
+    fn program_events(&mut self) -> Vec<ProgramEvent> {
+        // Each of the programs' messages comes with an event.
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let mut events = Vec::new();
+        while let Some(item) = self.events.get_mut().next() {
+            if item.len() >= size_of::<ProgramEvent>() {
+                // SAFETY: plain integers, and long enough.
+                events.push(unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() });
+            }
+        }
+        events
+    }
+
+    /// A file that a process has just mapped may have an allocator in it.
+    fn probe_mapped(&mut self, Mapped { pid, object, time_ns }: Mapped) {
+        let scope = self.scope(pid);
+        if let Err(error) = self.prober.request(&mut self.kernel, Request { object, scope, mapped_ns: time_ns }) {
+            log::warn!("{error:#}");
+        }
+    }
+
+    /// For whom the files of a process are probed.
+    fn scope(&self, pid: Pid) -> Scope {
+        match self.config.whom {
+            Whom::Pids(_) | Whom::Command(_) => Scope::Process(pid),
+            Whom::System => Scope::AllProcesses,
+        }
+    }
+
+    /// Where records were lost, mappings may have been missed: looks at the processes themselves.
+    fn make_up_for_lost_records(&mut self) -> Result<()> {
+        let lost = self.discovery.lost();
+        if lost == self.lost_records {
+            return Ok(());
+        }
+        self.lost_records = lost;
+        log::warn!("{lost} records of mappings were lost; looking at all processes again");
+        if self.config.whom == Whom::System {
+            return self.request_system();
+        }
+        for pid in self.processes.alive() {
+            let scope = self.scope(pid);
+            // Others have ended.
+            if let Ok(space) = self.processes.look_at(pid) {
+                self.prober.request_all(&mut self.kernel, space, scope)?;
+            }
+        }
+        Ok(())
     }
 }
 

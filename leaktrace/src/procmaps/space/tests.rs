@@ -71,6 +71,46 @@ proptest::proptest! {
     }
 }
 
+proptest::proptest! {
+    /// The same painting, one mapping after the other.
+    #[test]
+    fn what_is_noted_lies_over_what_was_there(spans in proptest::collection::vec((0u64..40, 1u64..9), 1..24)) {
+        let store = ObjectStore::with_limit(0);
+        let mut regions = Vec::new();
+        let mut painted = [None; 64];
+        for (number, (start, size)) in (1u64..).zip(spans) {
+            overlay(&mut regions, region("/noted", (start, start + size, 1000 * number + start), number, &store));
+            for page in start..start + size {
+                painted[page as usize] = Some((number, 1000 * number + page));
+            }
+        }
+        proptest::prop_assert!(regions.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        for (page, expected) in (0u64..).zip(painted) {
+            let found = regions.iter().find(|region| (region.start..region.end).contains(&page));
+            proptest::prop_assert_eq!(found.map(|region| (region.seen, region.offset + page - region.start)), expected);
+        }
+    }
+}
+
+#[test]
+fn what_records_tell_is_what_the_maps_file_shows() {
+    let store = ObjectStore::new();
+    let shown = own(&store);
+    let text = std::fs::read("/proc/self/maps").expect("own mappings");
+    let mut told = AddressSpace::empty(Pid(std::process::id()));
+    for mapping in parse(&text).flatten() {
+        told.note(&mapping, &store);
+    }
+    assert_eq!(shape(&told.regions), shape(&shown.regions));
+    let objects = |space: &AddressSpace| -> Vec<_> {
+        space.mappings().map(|location| location.object.map(|object| object.id())).collect()
+    };
+    assert_eq!(objects(&told), objects(&shown), "they share one store");
+    assert!(!told.needs_recapture());
+    let child = told.forked(Pid(1));
+    assert_eq!((child.pid(), objects(&child)), (Pid(1), objects(&told)));
+}
+
 #[test]
 fn mappings_long_gone_are_forgotten_in_the_end() {
     let store = ObjectStore::with_limit(0);
@@ -87,7 +127,7 @@ fn mappings_long_gone_are_forgotten_in_the_end() {
             object: Some(Arc::clone(&plugin)),
             seen: capture,
         };
-        space.regions = merge(std::mem::take(&mut space.regions), vec![new]);
+        space.regions = Arc::new(merge(space.regions.to_vec(), vec![new]));
         space.forget_oldest();
     }
     assert!(space.regions.len() <= MAX_RETIRED + 1);
