@@ -16,7 +16,7 @@ if [ ! -e $policy ]; then
     chmod 755 $policy
 fi
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l
-apt-get -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 -qq install -y --no-install-recommends "$@" </dev/null
+apt-get -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 -qq install -y --no-install-recommends "$@" </dev/null >/dev/null
 "#;
 
 /// Installs the packages, with fresh package lists where the present ones do not offer them all or are out of date.

@@ -48,12 +48,9 @@ pub fn run(_: &Args) -> Result<()> {
         words.entry(member.to_owned()).or_default().extend(in_file);
     }
     let metadata = dependencies::Metadata::read()?;
-    for breach in metadata.unlicensed() {
+    for breach in metadata.unlicensed().chain(metadata.unused(&words)) {
         println!("{breach}");
         count += 1;
-    }
-    for hint in metadata.unused(&words) {
-        println!("   {hint}");
     }
     if count > 0 {
         bail!("{count} breaches of the invariants in ARCHITECTURE.md");
