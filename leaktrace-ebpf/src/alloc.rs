@@ -25,7 +25,7 @@ fn control() -> Option<*mut Control> {
 
 /// Whether userspace has ended the trace.
 #[inline(always)]
-fn stopped() -> bool {
+pub fn stopped() -> bool {
     // SAFETY: the map's only element.
     control().is_none_or(|control| unsafe { (&raw const (*control).stopped).read_volatile() } != 0)
 }
@@ -204,7 +204,7 @@ fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
     unsafe {
         let pending = (*thread).sp;
         if pending != 0 {
-            if sp < pending || sp == pending && is_tail_call(entry) {
+            if sp < pending && registers::returns_to_kernel(pending) || sp == pending && is_tail_call(entry) {
                 return false;
             }
             abandon(thread);
@@ -220,6 +220,15 @@ fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
 fn is_tail_call<P: Placement>(entry: &Entry<'_, P>) -> bool {
     let address = entry.return_address();
     address != 0 && address & 0xfff == 0
+}
+
+/// A thread ends: a block that `realloc` had taken aside stays with its process.
+#[inline(always)]
+pub fn leave(thread: *mut Thread) {
+    // SAFETY: the thread's own state.
+    if unsafe { (*thread).sp } != 0 {
+        abandon(thread);
+    }
 }
 
 /// The pending call was left without returning: by longjmp, an exception, the end of a coroutine.

@@ -8,13 +8,19 @@ use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXIT
 
 use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
-use crate::{config, stats, threads};
+use crate::{alloc, config, stats, threads};
 
 /// A thread ends; the process too if it was the last.
 #[inline(always)]
 pub fn exit(ctx: &RawTracePointContext) {
     let id = Id::current();
-    threads::remove(id.tid());
+    // The last reading takes what is in flight from the threads.
+    if !alloc::stopped() {
+        if let Some(thread) = threads::existing(id) {
+            alloc::leave(thread);
+        }
+        threads::remove(id.tid());
+    }
     // Arguments of the tracepoint: the task, and from 6.16 whether its whole group is dead.
     let last = if config::has_group_dead() != 0 {
         // SAFETY: the context of a raw tracepoint is an array of its arguments, and userspace saw that there are two.
@@ -32,6 +38,9 @@ pub fn exit(ctx: &RawTracePointContext) {
 pub fn exec(ctx: &RawTracePointContext) {
     let id = Id::current();
     threads::remove(id.tid());
+    // Arguments of the tracepoint: the task, and the id it had. A thread that is not the first takes over the pid.
+    // SAFETY: the context of a raw tracepoint is an array of its arguments, of which there have always been three.
+    threads::remove(unsafe { *ctx.as_ptr().cast::<u64>().add(1) } & 0xffff_ffff);
     end(ctx, id, PROCESS_EXECED, EVENT_EXEC);
 }
 

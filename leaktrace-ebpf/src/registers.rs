@@ -7,7 +7,7 @@ use aya_ebpf::helpers::bpf_get_attach_cookie;
 use aya_ebpf::programs::ProbeContext;
 use leaktrace_common::abi;
 
-pub use arch::{result, returned_sp};
+pub use arch::{result, returned_sp, returns_to_kernel};
 
 /// Where a probe's arguments are.
 pub trait Placement {
@@ -123,6 +123,15 @@ mod arch {
         }
     }
 
+    /// Whether the call that was entered with this stack pointer is still under way, as far as its return address tells:
+    /// the kernel has put the address of its return trampoline there, which begins a page. A call that was left by longjmp
+    /// keeps it only until the stack is used again.
+    #[inline(always)]
+    pub fn returns_to_kernel(sp: u64) -> bool {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user(sp as *const u64) }.map_or(true, |address| address & 0xfff == 0)
+    }
+
     /// At a return: the stack pointer that the entry had. The return address has been popped since.
     #[inline(always)]
     pub fn returned_sp(ctx: &RetProbeContext) -> u64 {
@@ -235,6 +244,13 @@ mod arch {
         pub fn return_address(&self) -> u64 {
             self.regs().regs[30]
         }
+    }
+
+    /// Whether the call that was entered with this stack pointer is still under way: the return address was in a register,
+    /// which tells nothing later.
+    #[inline(always)]
+    pub fn returns_to_kernel(_sp: u64) -> bool {
+        true
     }
 
     /// At a return: the stack pointer that the entry had.

@@ -48,6 +48,15 @@ fn the_pid_of_another_user() {
 }
 
 #[test]
+fn no_capabilities_and_not_root() {
+    require_privileges();
+    let (mut command, _directory) = as_nobody(&["--", "/bin/true"]);
+    Finished::of(&mut command).assert_refused(1, &["root"]);
+    let (mut command, _directory) = as_nobody(&[]);
+    Finished::of(&mut command).assert_refused(1, &["root"]);
+}
+
+#[test]
 fn a_kernel_without_bpf() {
     require_privileges();
     let victim = Victim::start("idle.c", &[]);

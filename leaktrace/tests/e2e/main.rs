@@ -12,12 +12,14 @@
 
 mod harness;
 
+mod abandoned;
 mod accounting;
 mod allocators;
 mod bad_input;
 mod capacity;
 mod command;
 mod committed_object;
+mod doctor;
 mod failures;
 mod filters;
 mod lifecycle;

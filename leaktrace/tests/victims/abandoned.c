@@ -82,10 +82,11 @@ SITE_FN static void *leak_shallow(size_t size)
     return kept[n_kept++] = p;
 }
 
-/* Allocates far below the stack pointer of the call that was abandoned. */
+/* Allocates far below the stack pointer of the call that was abandoned, whose place on the stack is used again. */
 SITE_FN static void *leak_deep(size_t size)
 {
     char room[4096];
+    memset(room, 1, sizeof room);
     __asm__ volatile("" : : "r"(room) : "memory");
     void *p = malloc(size);
     book(&sites[DEEP], size);
