@@ -22,19 +22,6 @@ pub const SCRATCH_SLOTS: u32 = 256;
 /// Words of a user stack read at once. A read costs 80 ns whatever its length, and 10 more for each KiB.
 pub const WINDOW_WORDS: usize = 256;
 
-/// Steps of the two sampling tables, which have one entry more.
-pub const SAMPLE_STEPS: u32 = 4096;
-/// Steps of the weight table for one mean distance: the table ends at 32 of them.
-pub const SAMPLE_STEPS_PER_MEAN: u32 = 128;
-/// While sampling, all counters of bytes and blocks count in units of 1/2^this.
-pub const SAMPLE_SHIFT: u32 = 8;
-/// Gaps between hits are in units of 1/2^this byte.
-pub const SAMPLE_GAP_SHIFT: u32 = 8;
-/// Entries of the weight table are in units of 1/2^this.
-pub const SAMPLE_WEIGHT_SHIFT: u32 = 20;
-/// The largest mean distance, bytes: what the fixed-point arithmetic has room for.
-pub const MAX_SAMPLE_BYTES: u64 = 1 << 36;
-
 /// An outstanding block: what was asked for, where, when.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,7 +35,8 @@ pub struct Block {
     pub time: u32,
 }
 
-/// The running account of one (process, stack).
+/// The running account of one (process, stack). While sampling, its numbers are in the units of `sampling::BYTES_SHIFT`
+/// and `sampling::COUNT_SHIFT`, and so are those of [`Process`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Site {
@@ -140,7 +128,7 @@ pub struct Thread {
     pub tgid: u32,
     /// Explicit padding.
     pub padding: u32,
-    /// Way to go to the next hit (sampling), in units of 1/256 byte; 0 before the first draw.
+    /// Way to go to the next hit, in the units of `sampling::GAP_SHIFT`; 0 before the first draw.
     pub gap: u64,
 }
 

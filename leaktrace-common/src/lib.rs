@@ -14,5 +14,6 @@
 pub mod abi;
 pub mod atomic;
 pub mod cookie;
+pub mod sampling;
 pub mod table;
 pub mod unwind;

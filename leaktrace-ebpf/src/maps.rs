@@ -4,9 +4,10 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SAMPLE_STEPS, SCRATCH_SLOTS, Scratch, Site,
+    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site,
     Thread,
 };
+use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
 use leaktrace_common::unwind::Chunk;
 
@@ -55,12 +56,12 @@ pub static UNWIND_LISTS: HashMap<u32, u64> = HashMap::with_max_entries(PROCESS_S
 /// Scratch memory of stack walks.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(SCRATCH_SLOTS, 0);
-/// Quantiles of the distance between hits: entry i is reached with probability 1 - i / `SAMPLE_STEPS`.
+/// Quantiles of the distance between hits: entry i is reached with probability 1 - i / `sampling::STEPS`.
 #[map]
-pub static SAMPLE_GAPS: Array<u64> = Array::with_max_entries(SAMPLE_STEPS + 1, 0);
-/// x / (1 - exp(-x)) at x = i / `SAMPLE_STEPS_PER_MEAN`.
+pub static SAMPLE_GAPS: Array<u64> = Array::with_max_entries(sampling::STEPS + 1, 0);
+/// x / (1 - exp(-x)) at x = i / `sampling::STEPS_PER_MEAN`.
 #[map]
-pub static SAMPLE_WEIGHTS: Array<u64> = Array::with_max_entries(SAMPLE_STEPS + 1, 0);
+pub static SAMPLE_WEIGHTS: Array<u64> = Array::with_max_entries(sampling::STEPS + 1, 0);
 /// What could not be recorded.
 #[map]
 pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -74,6 +74,8 @@ pub struct Recording {
     pub min_size: u64,
     /// Largest size recorded, in bytes, not below the smallest; `None` for no limit.
     pub max_size: Option<u64>,
+    /// Mean distance between sampled bytes, from 1 to `MAX_SAMPLE_BYTES`; `None` to record every allocation.
+    pub sample_bytes: Option<u64>,
     /// Smallest age reported.
     pub older_than: Duration,
     /// Capacity of the block table.
@@ -210,7 +212,7 @@ impl Config {
             max_depth: recording.max_depth,
             objects: recording.objects.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             symbols_prefixes: recording.symbols_prefixes.clone(),
-            sample_bytes: None,
+            sample_bytes: recording.sample_bytes,
             sort: self.sort,
             show_allocs: recording.show_allocs,
         }
@@ -256,6 +258,7 @@ impl Recording {
             count: args.count,
             min_size,
             max_size: args.max_size,
+            sample_bytes: args.sample_bytes,
             older_than: output.older_than.unwrap_or_default(),
             max_allocs: args.max_allocs,
             max_stacks: args.max_stacks,

@@ -53,7 +53,7 @@ fn a_command_keeps_its_own_options_and_may_be_called_like_a_subcommand() {
 
 #[test]
 fn options_reach_the_snapshot_as_resolved() {
-    let words = "-d 1m -i 5s -n 3 -z 4k -Z 1MiB -o 10 --max-allocs 3000000 --max-stacks 5 --max-depth 20 --object /lib/x \
+    let words = "-d 1m -i 5s -n 3 -z 4k -Z 1MiB -o 10 --sample-bytes 512k --max-allocs 3000000 --max-stacks 5 --max-depth 20 --object /lib/x \
                  --object y --symbols-prefix je_ --sort age --show-allocs";
     let options = config(&words.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>()).options();
     let expected = Options {
@@ -68,7 +68,7 @@ fn options_reach_the_snapshot_as_resolved() {
         max_depth: 20,
         objects: vec!["/lib/x".to_owned(), "y".to_owned()],
         symbols_prefixes: vec!["je_".to_owned()],
-        sample_bytes: None,
+        sample_bytes: Some(524_288),
         sort: SortKey::Age,
         show_allocs: true,
     };
@@ -85,7 +85,7 @@ fn equal_sizes_are_a_range_and_a_failure_threshold_may_be_given_or_not() {
 
 #[test]
 fn contradictions_are_one_line_with_the_next_step() {
-    let cases: [(&[&str], &str); 19] = [
+    let cases: [(&[&str], &str); 22] = [
         (&["-z", "2k", "-Z", "1k"], "--min-size 2048 is above --max-size 1024"),
         (&["-p", "1", "--", "ls"], "--pid and a COMMAND cannot be traced together; leave one"),
         (&["-n", "3"], "give --interval too, such as -i 10s"),
@@ -96,6 +96,9 @@ fn contradictions_are_one_line_with_the_next_step() {
         (&["ls"], "a command to trace comes after --: leaktrace -- ls"),
         (&["-d", "soon"], "write it as 500ms, 30s"),
         (&["-d", "0"], "above zero"),
+        (&["--sample-bytes", "0"], "it must be at least 1"),
+        (&["--sample-bytes", "64.5G"], "it must be at most 64G"),
+        (&["--sample-bytes", "often"], "write it as 4096, 4k"),
         (&["--max-depth", "128"], "128 is not in 1..=127"),
         (&["--max-allocs", "0"], "0 is not in 1..="),
         (&["--sort", "growth"], "[possible values: bytes, count, age]"),

@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod procmaps;
 pub mod report;
 mod run;
+pub mod sampling;
 pub mod session;
 pub mod symbolize;
 pub mod targets;

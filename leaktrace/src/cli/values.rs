@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use leaktrace_common::sampling::MAX_SAMPLE_BYTES;
+
 use crate::model::Pid;
 
 /// Longest time accepted. Far beyond any trace, and small enough to be added to any clock.
@@ -111,6 +113,15 @@ pub fn parse_positive_bytes(text: &str) -> Result<u64, String> {
         0 => Err("it must be at least 1".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// A mean distance between sampled bytes.
+pub fn parse_sample_bytes(text: &str) -> Result<u64, String> {
+    let bytes = parse_positive_bytes(text)?;
+    if bytes > MAX_SAMPLE_BYTES {
+        return Err(format!("it must be at most {}G", MAX_SAMPLE_BYTES >> 30));
+    }
+    Ok(bytes)
 }
 
 /// A decimal number times a unit, rounded down: exact where floats are not.

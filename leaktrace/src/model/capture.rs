@@ -10,11 +10,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
+use super::estimate::Spread;
 use super::losses::Losses;
 use super::request::{Options, Target};
 use super::snapshot::{Block, Process, SCHEMA, Site, Snapshot};
 use super::types::{Address, Frame, Pid};
+use crate::sampling::{Weights, whole};
 
 /// One reading of the maps.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ pub struct RawProcess {
     pub exited: bool,
     /// How it ended where that is known: its exit code, or 128 + n after signal n.
     pub exit_status: Option<i32>,
-    /// Most bytes that were outstanding at any one time.
+    /// Most bytes that were outstanding at any one time; in the units of [`Counters`].
     pub peak_bytes: u64,
     /// Frees of blocks that were not recorded.
     pub untracked_frees: u64,
@@ -72,7 +75,8 @@ pub struct RawProcess {
     pub pss_bytes: Option<u64>,
 }
 
-/// What was allocated and freed again since tracing began.
+/// What was allocated and freed again since tracing began. While sampling, bytes are in units of 1/2^[`BYTES_SHIFT`] and
+/// allocations in units of 1/2^[`COUNT_SHIFT`], as the programs count them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes allocated.
@@ -97,6 +101,21 @@ impl Counters {
     #[must_use]
     pub fn outstanding_count(&self) -> u64 {
         self.alloc_count.saturating_sub(self.free_count)
+    }
+
+    /// Estimates in whole bytes and allocations. Rounded so that what is outstanding remains what was allocated less what
+    /// was freed.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        let balanced = |allocated: u64, freed: u64, shift| {
+            let outstanding = whole(allocated.saturating_sub(freed), shift);
+            let allocated_whole = whole(allocated, shift);
+            let freed = if freed > allocated { whole(freed, shift) } else { allocated_whole - outstanding };
+            (allocated_whole, freed)
+        };
+        let (alloc_bytes, free_bytes) = balanced(self.alloc_bytes, self.free_bytes, BYTES_SHIFT);
+        let (alloc_count, free_count) = balanced(self.alloc_count, self.free_count, COUNT_SHIFT);
+        Self { alloc_bytes, alloc_count, free_bytes, free_count }
     }
 
     fn add(&mut self, other: &Self) {
@@ -138,12 +157,17 @@ pub struct RawBlock {
 pub struct BlockTally {
     sites: Vec<SiteTally>,
     keeps_blocks: bool,
+    weights: Option<Weights>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct SiteTally {
+    /// As [`Counters`] has it.
     bytes: u64,
+    /// As [`Counters`] has it.
     count: u64,
+    /// Of what was sampled.
+    spread: Spread,
     oldest: Option<Duration>,
     youngest: Option<Duration>,
     blocks: Vec<Block>,
@@ -154,14 +178,19 @@ impl BlockTally {
     /// `options.show_allocs`. `sites` is the number of sites; a block of any other site (one that appeared after the
     /// sites had been read) is left out.
     pub fn read(sites: usize, options: &Options, blocks: impl IntoIterator<Item = RawBlock>) -> Self {
-        let mut tally = Self { sites: vec![SiteTally::default(); sites], keeps_blocks: options.show_allocs };
+        let weights = options.sample_bytes.map(Weights::new);
+        let mut tally = Self { sites: vec![SiteTally::default(); sites], keeps_blocks: options.show_allocs, weights };
         for block in blocks {
             if block.age < options.older_than {
                 continue;
             }
             let Some(site) = tally.sites.get_mut(block.site) else { continue };
-            site.bytes = site.bytes.saturating_add(block.size);
-            site.count += 1;
+            let (bytes, count) = tally.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
+            site.bytes = site.bytes.saturating_add(bytes);
+            site.count = site.count.saturating_add(count);
+            if let Some(weights) = &tally.weights {
+                site.spread.add(block.size, weights);
+            }
             site.oldest = site.oldest.max(Some(block.age));
             site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
             if tally.keeps_blocks {
@@ -175,7 +204,8 @@ impl BlockTally {
 impl SiteTally {
     fn merge(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
+        self.spread.merge(&other.spread);
         self.oldest = self.oldest.max(other.oldest);
         self.youngest = [self.youngest, other.youngest].into_iter().flatten().min();
         self.blocks.append(&mut other.blocks);
@@ -209,12 +239,18 @@ impl Capture {
         let keeps_blocks = self.blocks.as_ref().is_some_and(|tally| tally.keeps_blocks);
         let by_age = filters_age && self.blocks.is_some();
 
-        let mut processes: Vec<Process> = self.processes.iter().map(process).collect();
+        let mean = self.options.sample_bytes;
+        let has_blocks = self.blocks.is_some();
+        let mut processes: Vec<Process> = self.processes.iter().map(|raw| process(raw, mean.is_some())).collect();
+        let mut spreads = vec![Spread::default(); processes.len()];
         let mut sites = Vec::new();
         for (raw, tally) in merge(self.sites, self.blocks) {
             let Some(owner) = self.processes.get(raw.process) else { continue };
             let frames = if raw.frames.is_empty() { Vec::new() } else { resolver.resolve(owner, &raw.frames) };
-            let site = site(owner.pid, &raw, tally, frames, by_age, keeps_blocks);
+            if let (Some(spread), Some(tally)) = (spreads.get_mut(raw.process), &tally) {
+                spread.merge(&tally.spread);
+            }
+            let site = site(owner.pid, &raw, tally, frames, &Manner { by_age, keeps_blocks, mean });
             if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
                 process.outstanding_bytes = process.outstanding_bytes.saturating_add(site.outstanding_bytes);
                 process.outstanding_count = process.outstanding_count.saturating_add(site.outstanding_count);
@@ -225,12 +261,16 @@ impl Capture {
             }
             sites.push(site);
         }
-        let sampled = self.options.sample_bytes.is_some();
-        for process in &mut processes {
-            process.sampled = sampled;
-        }
-        for site in &mut sites {
-            site.sampled = sampled;
+        let mut total = None;
+        if let Some(mean) = mean {
+            let mut sum = Spread::default();
+            for (process, spread) in processes.iter_mut().zip(&spreads) {
+                sum.merge(spread);
+                process.outstanding_bytes_ci95 = has_blocks.then(|| spread.interval(mean));
+                // Both are rounded, the peak once and the sites each for itself.
+                process.peak_bytes = process.peak_bytes.max(process.outstanding_bytes);
+            }
+            total = has_blocks.then(|| sum.interval(mean));
         }
 
         let mut snapshot = Snapshot {
@@ -240,7 +280,8 @@ impl Capture {
             elapsed: self.elapsed,
             sequence: self.sequence,
             is_final: self.is_final,
-            sampled,
+            sampled: mean.is_some(),
+            outstanding_bytes_ci95: total,
             target: self.target,
             options: self.options,
             processes,
@@ -281,24 +322,33 @@ fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Optio
     merged
 }
 
-fn site(
-    pid: Pid,
-    raw: &RawSite,
-    tally: Option<SiteTally>,
-    stack: Vec<Frame>,
+/// What the numbers of a site are to be.
+struct Manner {
+    /// Outstanding is what the tally holds, not what the counters say.
     by_age: bool,
+    /// The blocks are wanted.
     keeps_blocks: bool,
-) -> Site {
+    /// Mean distance between hits where the numbers are estimates.
+    mean: Option<u64>,
+}
+
+fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, stack: Vec<Frame>, manner: &Manner) -> Site {
+    let Manner { by_age, keeps_blocks, mean } = *manner;
     let has_tally = tally.is_some();
     let mut tally = tally.unwrap_or_default();
     // Oldest first is what a reader looks for; the address makes the order one.
     tally.blocks.sort_unstable_by(|a, b| b.age.cmp(&a.age).then(a.address.cmp(&b.address)));
-    let Counters { alloc_bytes, alloc_count, free_bytes, free_count } = raw.counters;
+    let counters = if mean.is_some() { raw.counters.whole() } else { raw.counters };
+    if mean.is_some() {
+        tally.bytes = whole(tally.bytes, BYTES_SHIFT);
+        tally.count = whole(tally.count, COUNT_SHIFT);
+    }
+    let Counters { alloc_bytes, alloc_count, free_bytes, free_count } = counters;
     Site {
         pid,
         process: Some(raw.process),
-        outstanding_bytes: if by_age { tally.bytes } else { raw.counters.outstanding_bytes() },
-        outstanding_count: if by_age { tally.count } else { raw.counters.outstanding_count() },
+        outstanding_bytes: if by_age { tally.bytes } else { counters.outstanding_bytes() },
+        outstanding_count: if by_age { tally.count } else { counters.outstanding_count() },
         alloc_bytes,
         alloc_count,
         free_bytes,
@@ -309,14 +359,15 @@ fn site(
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
-        sampled: false,
+        sampled: mean.is_some(),
+        outstanding_bytes_ci95: mean.filter(|_| has_tally).map(|mean| tally.spread.interval(mean)),
         stack,
         blocks: (has_tally && keeps_blocks).then_some(tally.blocks),
     }
 }
 
 /// A process whose totals are still to be summed from its sites.
-fn process(raw: &RawProcess) -> Process {
+fn process(raw: &RawProcess, sampled: bool) -> Process {
     Process {
         pid: raw.pid,
         start_time: raw.start_time,
@@ -326,7 +377,7 @@ fn process(raw: &RawProcess) -> Process {
         exit_status: raw.exit_status,
         outstanding_bytes: 0,
         outstanding_count: 0,
-        peak_bytes: raw.peak_bytes,
+        peak_bytes: if sampled { whole(raw.peak_bytes, BYTES_SHIFT) } else { raw.peak_bytes },
         alloc_bytes: 0,
         alloc_count: 0,
         free_bytes: 0,
@@ -335,7 +386,8 @@ fn process(raw: &RawProcess) -> Process {
         abandoned_calls: raw.abandoned_calls,
         rss_bytes: raw.rss_bytes,
         pss_bytes: raw.pss_bytes,
-        sampled: false,
+        sampled,
+        outstanding_bytes_ci95: None,
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariant: no I/O, no aya, no tokio, no /proc here.
 
 mod capture;
+mod estimate;
 mod json;
 mod losses;
 mod request;
@@ -15,6 +16,7 @@ mod sums;
 mod types;
 
 pub use capture::{BlockTally, Capture, Counters, RawBlock, RawProcess, RawSite, Resolver};
+pub use estimate::Spread;
 pub use json::SnapshotError;
 pub use losses::Losses;
 pub use request::{Options, SortKey, Target, TraceMode};

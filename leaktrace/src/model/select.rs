@@ -3,9 +3,12 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use super::estimate::Spread;
 use super::request::SortKey;
 use super::snapshot::{Block, Reachability, Site, Snapshot, Verdict};
+use super::sums::outstanding;
 use super::types::Address;
+use crate::sampling::Weights;
 
 /// The snapshot does not carry the blocks that filtering by age needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,14 +31,39 @@ impl Snapshot {
         if !self.has_blocks() {
             return Err(NoBlocks);
         }
+        let weights = self.options.sample_bytes.map(Weights::new);
         for site in &mut self.sites {
             let Some(blocks) = &mut site.blocks else { continue };
             blocks.retain(|block| block.age >= age);
-            recount(site);
+            recount(site, weights.as_ref());
         }
         self.recount_processes();
+        if let Some(weights) = &weights {
+            self.restate_intervals(weights);
+        }
         self.options.older_than = self.options.older_than.max(age);
         Ok(())
+    }
+
+    /// Makes the intervals of the estimates those of the blocks.
+    fn restate_intervals(&mut self, weights: &Weights) {
+        let mut total = Spread::default();
+        let mut spreads = vec![Spread::default(); self.processes.len()];
+        for index in 0..self.sites.len() {
+            let owner = self.process_index(&self.sites[index]);
+            let site = &mut self.sites[index];
+            let mut spread = Spread::default();
+            site.blocks.iter().flatten().for_each(|block| spread.add(block.size, weights));
+            site.outstanding_bytes_ci95 = Some(spread.interval(weights.mean()));
+            total.merge(&spread);
+            if let Some(sum) = owner.and_then(|owner| spreads.get_mut(owner)) {
+                sum.merge(&spread);
+            }
+        }
+        for (process, spread) in self.processes.iter_mut().zip(spreads) {
+            process.outstanding_bytes_ci95 = Some(spread.interval(weights.mean()));
+        }
+        self.outstanding_bytes_ci95 = Some(total.interval(weights.mean()));
     }
 
     /// Makes the outstanding numbers of the processes those of their sites.
@@ -55,10 +83,9 @@ impl Snapshot {
 }
 
 /// Makes a site's outstanding numbers, ages and verdict those of its blocks.
-fn recount(site: &mut Site) {
+fn recount(site: &mut Site, weights: Option<&Weights>) {
     let blocks = site.blocks.as_deref().unwrap_or_default();
-    site.outstanding_bytes = blocks.iter().fold(0, |sum, block| sum.saturating_add(block.size));
-    site.outstanding_count = blocks.len() as u64;
+    (site.outstanding_bytes, site.outstanding_count) = outstanding(blocks, weights);
     site.oldest = blocks.iter().map(|block| block.age).max();
     site.youngest = blocks.iter().map(|block| block.age).min();
     if site.verdict.is_some() {

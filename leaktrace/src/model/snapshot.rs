@@ -39,6 +39,9 @@ pub struct Snapshot {
     /// Present and true where the numbers are estimates from a sample.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
+    /// Where the numbers are estimates: bounds that the bytes outstanding in all lie within with a probability of 95 %.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outstanding_bytes_ci95: Option<[u64; 2]>,
     /// Whom the trace was pointed at.
     pub target: Target,
     /// The options as resolved.
@@ -112,6 +115,9 @@ pub struct Process {
     /// Present and true where the numbers are estimates from a sample.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
+    /// Where they are: bounds that the outstanding bytes lie within with a probability of 95 %.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outstanding_bytes_ci95: Option<[u64; 2]>,
 }
 
 /// One place that allocates: a stack of one process.
@@ -159,6 +165,9 @@ pub struct Site {
     /// Present and true where the numbers are estimates from a sample.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
+    /// Where they are: bounds that the outstanding bytes lie within with a probability of 95 %.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outstanding_bytes_ci95: Option<[u64; 2]>,
     /// Innermost first, from the caller of the allocation function; empty where no stack could be recorded.
     #[serde(default)]
     pub stack: Vec<Frame>,
@@ -172,7 +181,7 @@ pub struct Site {
 pub struct Block {
     /// Where it lies in the process.
     pub address: Address,
-    /// Bytes asked for.
+    /// Bytes asked for, never an estimate.
     pub size: u64,
     /// Time since it was allocated.
     #[serde(rename = "age_s", with = "seconds")]

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::snapshot::{Site, Snapshot};
+use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
+
+use super::snapshot::{Block, Site, Snapshot};
 use super::types::Pid;
+use crate::sampling::{Weights, whole};
 
 /// What a whole snapshot adds up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,15 +69,16 @@ impl Snapshot {
 
     /// Checks that blocks, sites and processes tell the same story, where each is exact: a site's blocks against its
     /// outstanding numbers, those against what it allocated and freed, and the sites of a pid against its processes.
-    /// Estimates from a sample are not compared. Meant for the last report: counters of a running process move while they
+    /// Blocks of a sample count with their weights. Meant for the last report: counters of a running process move while they
     /// are read.
     ///
     /// # Errors
     /// The first two numbers that differ.
     pub fn check_sums(&self) -> Result<(), SumMismatch> {
         let mut by_pid: BTreeMap<Pid, [u64; 6]> = BTreeMap::new();
-        for site in self.sites.iter().filter(|site| !site.sampled) {
-            self.check_site(site)?;
+        let weights = self.options.sample_bytes.map(Weights::new);
+        for site in &self.sites {
+            self.check_site(site, weights.as_ref())?;
             add(
                 by_pid.entry(site.pid).or_default(),
                 [
@@ -88,7 +92,7 @@ impl Snapshot {
             );
         }
         let mut processes: BTreeMap<Pid, [u64; 6]> = BTreeMap::new();
-        for process in self.processes.iter().filter(|process| !process.sampled) {
+        for process in &self.processes {
             add(
                 processes.entry(process.pid).or_default(),
                 [
@@ -111,7 +115,7 @@ impl Snapshot {
         Ok(())
     }
 
-    fn check_site(&self, site: &Site) -> Result<(), SumMismatch> {
+    fn check_site(&self, site: &Site, weights: Option<&Weights>) -> Result<(), SumMismatch> {
         if self.options.older_than.is_zero() {
             let balance = |allocated: u64, freed: u64| allocated.wrapping_sub(freed);
             let bytes = balance(site.alloc_bytes, site.free_bytes);
@@ -120,12 +124,21 @@ impl Snapshot {
             equal(site.pid, "allocations outstanding / made - freed of a site", site.outstanding_count, count)?;
         }
         if let Some(blocks) = &site.blocks {
-            let bytes = blocks.iter().fold(0u64, |sum, block| sum.saturating_add(block.size));
+            let (bytes, count) = outstanding(blocks, weights);
             equal(site.pid, "bytes of a site's blocks / of the site", bytes, site.outstanding_bytes)?;
-            equal(site.pid, "number of a site's blocks / of the site", blocks.len() as u64, site.outstanding_count)?;
+            equal(site.pid, "number of a site's blocks / of the site", count, site.outstanding_count)?;
         }
         Ok(())
     }
+}
+
+/// The bytes and allocations that blocks stand for: in a sample by their weights, else for themselves.
+pub(super) fn outstanding(blocks: &[Block], weights: Option<&Weights>) -> (u64, u64) {
+    let sum = blocks.iter().fold((0u64, 0u64), |(bytes, count), block| {
+        let weight = weights.map_or((block.size, 1), |weights| weights.of(block.size));
+        (bytes.saturating_add(weight.0), count.saturating_add(weight.1))
+    });
+    if weights.is_some() { (whole(sum.0, BYTES_SHIFT), whole(sum.1, COUNT_SHIFT)) } else { sum }
 }
 
 const PROCESS_SUMS: [&str; 6] = [

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use inferno::flamegraph::color::BasicPalette;
 use inferno::flamegraph::{self, Options, Palette};
 
-use super::human::{Bytes, Span, counted};
+use super::estimates;
+use super::human::Span;
 use super::notices::notices;
 use super::{Measure, folded, names};
 use crate::model::Snapshot;
@@ -49,13 +50,12 @@ fn title(snapshot: &Snapshot, measure: Measure) -> String {
 /// Totals and every loss.
 fn subtitle(snapshot: &Snapshot) -> String {
     let totals = snapshot.totals();
-    let mut parts = vec![format!("{} in {}", Bytes(totals.bytes), counted(totals.count, "allocation"))];
+    let bytes = estimates::bytes(totals.bytes, snapshot.sampled, snapshot.outstanding_bytes_ci95);
+    let mut parts = vec![format!("{bytes} in {}", estimates::allocations(totals.count, snapshot.sampled))];
     if !snapshot.options.older_than.is_zero() {
         parts.push(format!("at least {} old", Span(snapshot.options.older_than)));
     }
-    if snapshot.sampled {
-        parts.push("estimated from a sample".to_owned());
-    }
+    parts.extend(estimates::note(snapshot));
     let losses: Vec<String> = notices(snapshot).into_iter().filter(|it| it.is_loss).map(|it| it.short).collect();
     if !losses.is_empty() {
         parts.push(format!("lost: {}", losses.join(", ")));

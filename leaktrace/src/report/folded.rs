@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use super::estimates;
 use super::notices::notices;
 use super::{Measure, names};
 use crate::model::{Site, Snapshot};
@@ -14,8 +15,9 @@ use crate::model::{Site, Snapshot};
 /// # Errors
 /// What `out` reports.
 pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
-    if snapshot.sampled {
-        writeln!(out, "# estimated from a sample")?;
+    if let Some(note) = estimates::note(snapshot) {
+        let bytes = estimates::bytes(snapshot.totals().bytes, snapshot.sampled, snapshot.outstanding_bytes_ci95);
+        writeln!(out, "# {note}: {bytes} in all")?;
     }
     for notice in notices(snapshot) {
         writeln!(out, "# warning: {}", notice.line())?;

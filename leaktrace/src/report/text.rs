@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use super::estimates;
 use super::human::{Bytes, Span, counted};
 use super::names;
 use super::notices::notices;
@@ -57,7 +58,8 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         let bytes = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.outstanding_bytes));
         let count = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.outstanding_count));
         let sites = counted(rest.len() as u64, if shown.is_empty() { "site" } else { "more site" });
-        writeln!(out, "\n{sites}: {} in {}; --top all shows them", Bytes(bytes), counted(count, "allocation"))?;
+        let (bytes, count) = amounts(snapshot, bytes, count, None);
+        writeln!(out, "\n{sites}: {bytes} in {count}; --top all shows them")?;
     }
     Ok(())
 }
@@ -68,16 +70,13 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
     let traced = format!("after {} of {}", Span(snapshot.elapsed), names::target(snapshot));
     let mut parts = Vec::new();
     if totals.count > 0 {
-        parts.push(format!(
-            "{} outstanding in {} at {} {traced}",
-            Bytes(totals.bytes),
-            counted(totals.count, "allocation"),
-            counted(totals.sites as u64, "site"),
-        ));
+        let (bytes, count) = amounts(snapshot, totals.bytes, totals.count, snapshot.outstanding_bytes_ci95);
+        let sites = counted(totals.sites as u64, "site");
+        parts.push(format!("{bytes} outstanding in {count} at {sites} {traced}"));
     } else {
         parts.push(format!("nothing outstanding {traced}"));
         if totals.alloc_count > 0 && older_than.is_zero() {
-            parts.push(format!("freed again: {}", counted(totals.alloc_count, "allocation")));
+            parts.push(format!("freed again: {}", estimates::allocations(totals.alloc_count, snapshot.sampled)));
         }
     }
     if !older_than.is_zero() {
@@ -89,17 +88,20 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
         (0, Some(max)) => parts.push(format!("only sizes up to {}", Bytes(max))),
         (min, Some(max)) => parts.push(format!("only sizes from {} to {}", Bytes(min), Bytes(max))),
     }
-    if snapshot.sampled {
-        parts.push("estimated from a sample".to_owned());
-    }
+    parts.extend(estimates::note(snapshot));
     if !snapshot.is_final {
         parts.push(format!("report {}, tracing goes on", snapshot.sequence));
     }
     parts.join("; ")
 }
 
+fn amounts(snapshot: &Snapshot, bytes: u64, count: u64, interval: Option<[u64; 2]>) -> (String, String) {
+    (estimates::bytes(bytes, snapshot.sampled, interval), estimates::allocations(count, snapshot.sampled))
+}
+
 fn site_line(snapshot: &Snapshot, site: &Site, totals: &Totals, paint: Paint) -> String {
-    let amount = format!("{} in {}", Bytes(site.outstanding_bytes), counted(site.outstanding_count, "allocation"));
+    let (bytes, count) = amounts(snapshot, site.outstanding_bytes, site.outstanding_count, site.outstanding_bytes_ci95);
+    let amount = format!("{bytes} in {count}");
     let share = if totals.bytes > 0 {
         format!(" ({:.1}%)", 100.0 * site.outstanding_bytes as f64 / totals.bytes as f64)
     } else {

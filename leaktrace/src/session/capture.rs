@@ -46,7 +46,7 @@ pub fn capture(
         by_index.insert(index, sites.len());
         sites.push(RawSite { process, frames, counters, truncated });
     }
-    let outstanding: u64 = sites.iter().map(|site| site.counters.outstanding_count()).sum();
+    let outstanding = recorded_blocks(&sites, options.sample_bytes);
     let wanted =
         occasion.is_final || options.show_allocs || !options.older_than.is_zero() || outstanding <= MANY_BLOCKS;
     let mut warnings = Vec::new();
@@ -71,6 +71,19 @@ pub fn capture(
         losses: losses(kernel),
         warnings,
     })
+}
+
+/// How many blocks the table holds, by what the counters say. Of a sample it is no more than one in each mean distance,
+/// give or take.
+fn recorded_blocks(sites: &[RawSite], sample_bytes: Option<u64>) -> u64 {
+    let Some(mean) = sample_bytes else {
+        return sites.iter().map(|site| site.counters.outstanding_count()).sum();
+    };
+    let counters = sites.iter().map(|site| site.counters.whole());
+    let (bytes, count) = counters.fold((0u64, 0u64), |(bytes, count), site| {
+        (bytes.saturating_add(site.outstanding_bytes()), count.saturating_add(site.outstanding_count()))
+    });
+    count.min(bytes / mean.max(1))
 }
 
 /// The kernel's counters under the names of the report.

@@ -16,12 +16,13 @@ const WIDTH: usize = 80;
 /// Shows the status line, where there is somebody to see it.
 pub struct Progress {
     bar: Option<ProgressBar>,
+    sampled: bool,
     last: (Duration, u64),
 }
 
 impl Progress {
-    /// A status line if wanted.
-    pub fn new(messages: Messages) -> Self {
+    /// A status line if wanted, of estimates where a sample is recorded.
+    pub fn new(messages: Messages, sampled: bool) -> Self {
         let bar = messages.progress.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             // The template is a constant that indicatif understands.
@@ -30,13 +31,16 @@ impl Progress {
             }
             bar
         });
-        Self { bar, last: (Duration::ZERO, 0) }
+        Self { bar, sampled, last: (Duration::ZERO, 0) }
     }
 
     /// Shows the numbers of this moment.
     pub fn show(&mut self, kernel: &Kernel, elapsed: Duration) {
         let Some(bar) = &self.bar else { return };
-        let accounts = drain::accounts(kernel);
+        let mut accounts = drain::accounts(kernel);
+        if self.sampled {
+            accounts.iter_mut().for_each(|account| account.counters = account.counters.whole());
+        }
         let sum = |number: fn(&drain::Account) -> u64| accounts.iter().map(number).sum::<u64>();
         let allocs = sum(|account| account.counters.alloc_count);
         let seconds = elapsed.saturating_sub(self.last.0).as_secs_f64();

@@ -133,7 +133,7 @@ impl<'a> Trace<'a> {
             max_depth: recording.max_depth,
             min_size: recording.min_size,
             max_size: recording.max_size.unwrap_or(u64::MAX),
-            sample_bytes: 0,
+            sample_bytes: recording.sample_bytes.unwrap_or(0),
             unwind_chunks: UNWIND_CHUNKS,
         };
         let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
@@ -257,7 +257,7 @@ impl<'a> Trace<'a> {
         }
         let mut show = interval(SHOW_EVERY);
         show.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut progress = Progress::new(self.config.messages);
+        let mut progress = Progress::new(self.config.messages, self.options.sample_bytes.is_some());
         let mut leave_by = None;
         loop {
             tokio::select! {

@@ -26,6 +26,7 @@ mod lifecycle;
 mod outputs;
 mod processes;
 mod real_programs;
+mod sampling;
 mod schema;
 mod system_wide;
 mod threads;
