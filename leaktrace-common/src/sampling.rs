@@ -52,7 +52,7 @@ pub fn draw_gap(quantile: impl Fn(u32) -> u64, mut random: impl FnMut() -> u32) 
         if step < STEPS - 1 {
             let width = quantile(step + 1).wrapping_sub(low);
             // In two parts, since the product takes more than 64 bits.
-            let part = (width >> WITHIN_BITS) * within + ((width & ((1 << WITHIN_BITS) - 1)) * within >> WITHIN_BITS);
+            let part = (width >> WITHIN_BITS) * within + (((width & ((1 << WITHIN_BITS) - 1)) * within) >> WITHIN_BITS);
             return gap + low + part + 1;
         }
         // The last step has no end. What lies beyond its start is distributed as the whole.
@@ -68,7 +68,7 @@ pub fn draw_gap(quantile: impl Fn(u32) -> u64, mut random: impl FnMut() -> u32) 
 #[must_use]
 pub fn pass(gap: u64, size: u64) -> u64 {
     let length = if size >> (64 - GAP_SHIFT) == 0 { size << GAP_SHIFT } else { u64::MAX };
-    if length < gap { gap - length } else { 0 }
+    gap.saturating_sub(length)
 }
 
 /// The bytes that a recorded block of `size` bytes stands for, `size / (1 - exp(-size / mean))`, in units of
@@ -91,7 +91,7 @@ pub fn weighted_bytes(size: u64, mean: u64, factor: impl Fn(u32) -> u64) -> u64 
     let within = position & 0xffff;
     let low = factor(step);
     let rise = factor(step + 1).wrapping_sub(low);
-    let factor = low + (rise * within >> 16);
+    let factor = low + ((rise * within) >> 16);
     let shift = WEIGHT_SHIFT - BYTES_SHIFT;
     (mean * factor + (1 << (shift - 1))) >> shift
 }
@@ -104,8 +104,8 @@ pub fn weighted_count(size: u64, bytes: u64) -> u64 {
     if size == 0 {
         return 0;
     }
-    if bytes >> BYTES_SHIFT == size {
-        // Also where the shift below would overflow.
+    if bytes == size << BYTES_SHIFT {
+        // Surely recorded. Beyond the weight table the shift below would overflow.
         return 1 << COUNT_SHIFT;
     }
     ((bytes << (COUNT_SHIFT - BYTES_SHIFT)) + size / 2) / size

@@ -65,15 +65,15 @@ impl Sampler {
         let truth: u64 = population.iter().map(|(size, times)| size * u64::from(*times)).sum();
         let blocks: u64 = population.iter().map(|(_, times)| u64::from(*times)).sum();
         let outcomes: Vec<_> = (1..=seeds).map(|seed| self.sample(population, seed)).collect();
-        unbiased(name, "bytes", outcomes.iter().map(|outcome| outcome.bytes).collect(), truth as f64);
-        unbiased(name, "blocks", outcomes.iter().map(|outcome| outcome.count).collect(), blocks as f64);
+        unbiased(name, "bytes", &outcomes.iter().map(|outcome| outcome.bytes).collect::<Vec<_>>(), truth as f64);
+        unbiased(name, "blocks", &outcomes.iter().map(|outcome| outcome.count).collect::<Vec<_>>(), blocks as f64);
         let held =
             outcomes.iter().filter(|outcome| (outcome.interval[0]..=outcome.interval[1]).contains(&truth)).count();
         held as f64 / seeds as f64
     }
 }
 
-fn unbiased(name: &str, what: &str, values: Vec<f64>, truth: f64) {
+fn unbiased(name: &str, what: &str, values: &[f64], truth: f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);

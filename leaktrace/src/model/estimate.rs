@@ -109,6 +109,6 @@ mod tests {
         assert!((below - ((1u64 << 20) + 1024) as f64).abs() < 0.01, "{below}");
         // -ln 0.025 mean distances go unrecorded with a probability of 2.5 %.
         assert!((above - below - 3.689).abs() < 0.04, "{above}");
-        assert_eq!(interval([], 1 << 20)[0], 0.0);
+        assert_eq!(Spread::default().interval(1 << 20)[0], 0);
     }
 }

@@ -39,7 +39,9 @@ impl Progress {
         let Some(bar) = &self.bar else { return };
         let mut accounts = drain::accounts(kernel);
         if self.sampled {
-            accounts.iter_mut().for_each(|account| account.counters = account.counters.whole());
+            for account in &mut accounts {
+                account.counters = account.counters.whole();
+            }
         }
         let sum = |number: fn(&drain::Account) -> u64| accounts.iter().map(number).sum::<u64>();
         let allocs = sum(|account| account.counters.alloc_count);
