@@ -178,3 +178,70 @@ fn json_written_is_json_read() {
     let text = serde_json::to_vec(&snapshot).unwrap();
     assert_eq!(Snapshot::from_json(&text).unwrap(), snapshot);
 }
+
+/// The same blocks, hit once in 100 bytes: one of 100 bytes stands for 158.198 and 1.58198 blocks, one of 30 for 115.749
+/// and 3.858, one of 8 for 104.053 and 13.0067.
+fn sample(options: Options) -> Capture {
+    let options = Options { sample_bytes: Some(100), ..options };
+    let weights = Weights::new(100);
+    let times = |size, number| {
+        let (bytes, count) = weights.of(size);
+        (bytes * number, count * number)
+    };
+    let mut capture = capture(options);
+    let (sixty, forty) = (times(60, 1), times(40, 1));
+    capture.sites = vec![
+        raw_site(0, &[0x10, 0x20], (sixty.0 + forty.0, sixty.1 + forty.1), (0, 0)),
+        raw_site(1, &[0x10, 0x20], times(100, 10), times(100, 4)),
+        raw_site(1, &[], times(8, 1), (0, 0)),
+        raw_site(1, &[0x10, 0x20], times(30, 1), (0, 0)),
+    ];
+    capture.processes[1].peak_bytes = times(100, 10).0;
+    capture
+}
+
+#[test]
+fn blocks_of_a_sample_count_with_their_weights_and_all_sums_hold() {
+    let snapshot = sample(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    assert_eq!(snapshot.check_sums(), Ok(()));
+    let site = &snapshot.sites[0];
+    assert_eq!((site.outstanding_bytes, site.outstanding_count), (1065, 13), "6 * 158.198 + 115.749, 9.492 + 3.858");
+    assert_eq!((site.alloc_bytes, site.alloc_count), (1698, 20), "10 * 158.198 + 115.749, 15.820 + 3.858");
+    assert_eq!((site.free_bytes, site.free_count), (633, 7));
+    let server = &snapshot.processes[1];
+    assert_eq!((server.outstanding_bytes, server.outstanding_count), (1169, 26), "104 in 13 without stack");
+    assert_eq!(server.peak_bytes, 1582);
+    let holds = |interval: Option<[u64; 2]>, number: u64| {
+        let [low, high] = interval.unwrap();
+        low < number && number < high
+    };
+    assert!(holds(site.outstanding_bytes_ci95, 1065) && holds(server.outstanding_bytes_ci95, 1169));
+    assert!(holds(snapshot.outstanding_bytes_ci95, snapshot.totals().bytes));
+    // 630 bytes were seen with certainty, and 8 blocks are far too few to say much more.
+    assert_eq!(site.outstanding_bytes_ci95.unwrap()[0], 630);
+}
+
+#[test]
+fn age_filters_an_estimate_the_same_while_tracing_and_afterwards() {
+    let older_than = Duration::from_secs(5);
+    let traced = sample(Options { show_allocs: true, older_than, ..Options::default() }).into_snapshot(&mut resolve);
+    let site = traced.sites.iter().find(|site| site.process == Some(1) && !site.stack.is_empty()).unwrap();
+    assert_eq!((site.outstanding_bytes, site.outstanding_count), (432, 7), "2 * 158.198 + 115.749, 3.164 + 3.858");
+    assert_eq!(traced.check_sums(), Ok(()));
+
+    let mut filtered = sample(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    filtered.retain_older_than(older_than).unwrap();
+    assert_eq!(filtered.check_sums(), Ok(()));
+    filtered.sort_sites(SortKey::Bytes);
+    assert_eq!(filtered, traced);
+}
+
+#[test]
+fn without_its_blocks_an_estimate_states_no_interval() {
+    let mut capture = sample(Options::default());
+    capture.blocks = None;
+    let snapshot = capture.into_snapshot(&mut resolve);
+    assert!(snapshot.sampled && snapshot.outstanding_bytes_ci95.is_none());
+    assert_eq!(snapshot.sites[0].outstanding_bytes_ci95, None);
+    assert_eq!(snapshot.sites[0].outstanding_bytes, 1065);
+}
