@@ -74,6 +74,10 @@ impl Kernel {
         let site_buckets = table::buckets_for(limits.max_stacks);
         let thread_buckets = table::buckets_for(MAX_THREADS);
         let frame_chunks = limits.max_depth.div_ceil(FRAMES_PER_CHUNK as u32);
+        let all_frames = table::positions(site_buckets).checked_mul(frame_chunks).with_context(|| {
+            let Limits { max_stacks, max_depth, .. } = limits;
+            format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
+        })?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let max_size_complement = u64::MAX - limits.max_size;
         let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
@@ -85,7 +89,7 @@ impl Kernel {
             .map_max_entries("BLOCKS", table::positions(block_buckets))
             .map_max_entries("SITE_KEYS", site_buckets)
             .map_max_entries("SITES", table::positions(site_buckets))
-            .map_max_entries("FRAMES", table::positions(site_buckets) * frame_chunks)
+            .map_max_entries("FRAMES", all_frames)
             .map_max_entries("UNWIND_POOL", limits.unwind_chunks)
             .map_max_entries("THREAD_KEYS", thread_buckets)
             .map_max_entries("THREADS", table::positions(thread_buckets))

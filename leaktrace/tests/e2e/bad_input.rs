@@ -193,6 +193,15 @@ fn a_target_without_an_allocator() {
 }
 
 #[test]
+fn more_stacks_than_a_map_holds_are_refused() {
+    require_privileges();
+    // 400 million stacks of 127 frames would need more than 2^32 elements of 16 frames.
+    let finished = run(&["--max-stacks", "400000000", "--max-depth", "127", "--", "sh", "-c", "echo it ran"]);
+    finished.assert_refused(1, &["--max-stacks"]);
+    assert!(!finished.stdout.contains("it ran"), "the command was started");
+}
+
+#[test]
 fn a_minimum_size_above_the_maximum_is_a_usage_error() {
     run(&["-z", "100", "-Z", "99", "--", "/bin/true"]).assert_refused(2, &["100", "99"]);
 }

@@ -1,6 +1,6 @@
 //! A trace without a target: every process of the machine that maps what was mapped when it began.
 
-use crate::harness::{Tracer, Victim, locks};
+use crate::harness::{Accounts, Tracer, Victim, build, locks};
 
 /// Room for what the rest of the machine does meanwhile.
 const ROOM: [&str; 4] = ["--max-allocs", "8000000", "--max-stacks", "200000"];
@@ -47,4 +47,19 @@ fn leaktrace_does_not_trace_itself() {
     let snapshot = tracer.stop().snapshot();
     assert!(snapshot.processes.iter().all(|process| process.pid != own));
     assert!(snapshot.sites.iter().all(|site| site.pid != own));
+}
+
+#[test]
+fn a_process_that_starts_and_ends_during_the_trace_is_in_the_report() {
+    let _machine = locks::whole_machine();
+    // Its libraries are mapped by this test's own process already.
+    let victim = build::victim("family.c");
+    let tracer = Tracer::start(&ROOM);
+    let output = std::process::Command::new(victim).arg("run").output().unwrap();
+    let accounts = Accounts::parse(&String::from_utf8_lossy(&output.stdout));
+    let finished = tracer.stop();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    assert!(snapshot.process(accounts.sites[0].pid).exited);
+    snapshot.assert_equals(&accounts);
 }
