@@ -94,19 +94,39 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
             ends.add(*pid)?;
         }
     }
+    let mut held = None;
+    let mut trace = match set_up(config, launched.as_mut(), &mut held).await {
+        Ok(trace) => trace,
+        Err(error) => {
+            // A command that cannot be traced must not run: it has not done anything yet.
+            if let Some(launched) = &launched {
+                let _ = launched.signal(libc::SIGKILL);
+            }
+            return Err(error);
+        }
+    };
+    trace.begin(held);
+    let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
+    trace.finish(over, launched, ends).await
+}
+
+/// Everything up to the moment at which tracing begins. `held` takes a launched command as soon as it stands still, and
+/// outlives a failure, so that the command stands still until it is decided what becomes of it.
+async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &mut Option<Held>) -> Result<Trace<'a>> {
     let mut trace = Trace::new(config)?;
-    let held = if let Some(launched) = &mut launched {
+    if let Some(launched) = launched {
         let pid = launched.pid();
         trace.target.pids = vec![pid];
-        let held = launched
-            .hold_until_mapped()
-            .await
-            .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?;
+        *held = Some(
+            launched
+                .hold_until_mapped()
+                .await
+                .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?,
+        );
         trace.probe_process(pid).await?;
         trace.follow_mappings();
         // Its first allocations are to have whole stacks; nobody waits for it yet.
         trace.unwinding.settle(&trace.kernel, TABLES_WITHIN).await;
-        Some(held)
     } else {
         match &config.whom {
             Whom::Pids(pids) => {
@@ -116,12 +136,9 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
             }
             Whom::Command(_) | Whom::System => trace.probe_system().await?,
         }
-        None
-    };
+    }
     trace.follow_mappings();
-    trace.begin(held);
-    let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
-    trace.finish(over, launched, ends).await
+    Ok(trace)
 }
 
 impl<'a> Trace<'a> {

@@ -285,3 +285,19 @@ fn report_needs_no_rights() {
     let snapshot = Snapshot::parse(text.as_bytes());
     assert_eq!(bytes, snapshot.processes.iter().map(|process| process.outstanding_bytes).sum::<u64>());
 }
+
+#[test]
+fn a_command_that_cannot_be_traced_does_not_run() {
+    require_privileges();
+    let place = tempfile::tempdir().unwrap();
+    let trace = place.path().join("it-ran");
+    let mut command = leaktrace(["--", "touch", path_str(&trace)]);
+    without_syscall(&mut command, libc::SYS_bpf, None);
+    Finished::of(&mut command).assert_refused(1, &[]);
+    // Found only once the command is held: a program without an allocator.
+    let nothing = build::victim("nolibc.c");
+    let finished = run(&["--", path_str(&nothing)]);
+    finished.assert_refused(1, &["alloc"]);
+    assert!(!finished.stdout.contains("ready"), "the command ran: {}", finished.stdout);
+    assert!(!trace.exists(), "the command ran");
+}
