@@ -136,3 +136,22 @@ fn blocks_of_no_bytes_are_never_hit_and_huge_ones_always() {
     let outcome = Sampler::new().sample(&[(0, 1000), (1 << 50, 1), (1 << 30, 10)], 1);
     assert_eq!((outcome.bytes as u64, outcome.count as u64), ((1 << 50) + (10 << 30), 11));
 }
+
+#[test]
+fn the_largest_mean_distance_has_room() {
+    let mean = sampling::MAX_SAMPLE_BYTES;
+    let gaps = gaps(mean);
+    let draw = |words: &[u32]| {
+        let mut words = words.iter();
+        let gap = sampling::draw_gap(|step| gaps[step as usize], || *words.next().unwrap());
+        gap as f64 / f64::from(1 << sampling::GAP_SHIFT) / mean as f64
+    };
+    // Steps are in the lower 12 bits: the first, the middle, the last but one, and four times the last.
+    assert!(draw(&[0]) < 1e-15);
+    assert!((draw(&[2048]) - 2f64.ln()).abs() < 1e-9);
+    assert!((draw(&[0xffff_fffe]) - 4096f64.ln()).abs() < 1e-5);
+    assert!((draw(&[u32::MAX; 4]) - 4.0 * 4096f64.ln()).abs() < 1e-9);
+    // What a small block stands for there is the mean distance, to half its own size.
+    let (bytes, count) = Weights::new(mean).of(1);
+    assert_eq!((bytes >> BYTES_SHIFT, count >> COUNT_SHIFT), (mean, mean));
+}

@@ -5,6 +5,7 @@
 //! render and exactly what `--json` writes.
 //! Invariant: no I/O, no aya, no tokio, no /proc here.
 
+mod blocks;
 mod capture;
 mod estimate;
 mod json;
@@ -15,7 +16,8 @@ mod snapshot;
 mod sums;
 mod types;
 
-pub use capture::{BlockTally, Capture, Counters, RawBlock, RawProcess, RawSite, Resolver};
+pub use blocks::{BlockTally, RawBlock};
+pub use capture::{Capture, Counters, RawProcess, RawSite, Resolver};
 pub use estimate::Spread;
 pub use json::SnapshotError;
 pub use losses::Losses;

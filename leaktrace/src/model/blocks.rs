@@ -1,0 +1,87 @@
+//! The outstanding blocks, folded per site while they are read: ten million of them need not be held.
+//!
+//! In: blocks as a stream, each with its site and age. Out: what each site has outstanding, how old it is, and, where the
+//! blocks are a sample, what they stand for.
+
+use std::time::Duration;
+
+use super::estimate::Spread;
+use super::request::Options;
+use super::snapshot::Block;
+use super::types::Address;
+use crate::sampling::Weights;
+
+/// One outstanding block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawBlock {
+    /// Index into the capture's `sites`.
+    pub site: usize,
+    /// Where it lies in the process.
+    pub address: Address,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Time since it was allocated.
+    pub age: Duration,
+}
+
+/// Outstanding blocks folded per site while they are read; the blocks themselves are kept only if asked.
+#[derive(Debug, Default)]
+pub struct BlockTally {
+    pub(super) sites: Vec<SiteTally>,
+    pub(super) keeps_blocks: bool,
+    weights: Option<Weights>,
+}
+
+/// The outstanding blocks of one site.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SiteTally {
+    /// In the units of [`Counters`](super::Counters).
+    pub bytes: u64,
+    /// In the units of [`Counters`](super::Counters).
+    pub count: u64,
+    /// Of what was sampled.
+    pub spread: Spread,
+    pub oldest: Option<Duration>,
+    pub youngest: Option<Duration>,
+    pub blocks: Vec<Block>,
+}
+
+impl BlockTally {
+    /// Reads `blocks` once, leaving out those younger than `options.older_than` and keeping each of the others when
+    /// `options.show_allocs`. `sites` is the number of sites; a block of any other site (one that appeared after the
+    /// sites had been read) is left out.
+    pub fn read(sites: usize, options: &Options, blocks: impl IntoIterator<Item = RawBlock>) -> Self {
+        let weights = options.sample_bytes.map(Weights::new);
+        let mut tally = Self { sites: vec![SiteTally::default(); sites], keeps_blocks: options.show_allocs, weights };
+        for block in blocks {
+            if block.age < options.older_than {
+                continue;
+            }
+            let Some(site) = tally.sites.get_mut(block.site) else { continue };
+            let (bytes, count) = tally.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
+            site.bytes = site.bytes.saturating_add(bytes);
+            site.count = site.count.saturating_add(count);
+            if let Some(weights) = &tally.weights {
+                site.spread.add(block.size, weights);
+            }
+            site.oldest = site.oldest.max(Some(block.age));
+            site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
+            if tally.keeps_blocks {
+                site.blocks.push(Block { address: block.address, size: block.size, age: block.age, verdict: None });
+            }
+        }
+        tally
+    }
+}
+
+impl SiteTally {
+    /// Counts the blocks of another in.
+    pub fn merge(&mut self, mut other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.count = self.count.saturating_add(other.count);
+        self.spread.merge(&other.spread);
+        self.oldest = self.oldest.max(other.oldest);
+        self.youngest = [self.youngest, other.youngest].into_iter().flatten().min();
+        self.blocks.append(&mut other.blocks);
+    }
+}
