@@ -26,9 +26,9 @@ fn display(command: &Command) -> String {
         let value = value?.to_string_lossy().replace('\x1f', " ");
         Some(format!("{}={}", name.to_string_lossy(), quoted(OsStr::new(&value))))
     });
-    let program = command.get_program();
-    let program = if Some(program) == std::env::var_os("CARGO").as_deref() { OsStr::new("cargo") } else { program };
-    let words = std::iter::once(program).chain(command.get_args()).map(quoted);
+    let cargo = std::env::var_os("CARGO");
+    let short = |word| if Some(word) == cargo.as_deref() { OsStr::new("cargo") } else { word };
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(short).map(quoted);
     set.chain(words).collect::<Vec<_>>().join(" ")
 }
 

@@ -3,7 +3,7 @@
 //! In: the working tree. Out: success, or the first check that fails. The checks that take seconds come first; the tests come
 //! last, so that their verdict is what one sees at the end.
 
-use crate::{build_ebpf, root, setup, shell, tidy};
+use crate::{build_ebpf, root, setup, shell, tidy, workspace};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 use std::process::Command;
@@ -70,8 +70,10 @@ pub fn end_to_end_on_fresh_object() -> Result<()> {
 
 /// `cargo test` that builds as the user and runs the test programs as root.
 fn tests(object: &Object) -> Result<Command> {
-    let mut test = shell::cargo();
-    test.args(["test", "--locked", "--no-fail-fast"]);
+    // What a shell without job control ignores for its background jobs, the tests send to leaktrace; it would honour that.
+    let mut test = Command::new("env");
+    test.current_dir(workspace::root()).arg("--default-signal=HUP,INT,QUIT,TERM");
+    test.arg(shell::cargo().get_program()).args(["test", "--locked", "--no-fail-fast"]);
     match object {
         Object::Committed => {}
         Object::Fresh => {
