@@ -16,14 +16,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
-
 /// What a call does, as far as the books are concerned. One BPF program serves each kind.
 ///
 /// The program reads some of three arguments, named A, B and C; at the probed instruction they are either where the first
 /// three arguments are passed, or where the probe's cookie says (`leaktrace_common::cookie`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A = size; returns the block or NULL. `malloc`, `valloc`, `mallocx`, `operator new`.
     Malloc,

@@ -67,6 +67,9 @@ pub struct Probe {
     pub offset: u64,
     /// What the attached program gets as its cookie: 0 for the plain one, a map for the other.
     pub cookie: u64,
+    /// Whether its own code calls or jumps to another function that is probed, or may. If not, a function that it calls
+    /// may still do so.
+    pub calls_another: bool,
 }
 
 impl Probe {
@@ -145,10 +148,11 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
     plan.skipped.extend(resolvers.into_iter().map(|it| Skipped { names: it.names, why: Why::Resolver }));
 
     survey::mark_overlaps(&image, &mut functions);
-    let forwarders = linkage::forwarders(&image, &table, &functions);
+    let linkages = linkage::of(&image, &table, &functions);
     let mut own = Vec::new();
-    for (function, forwards) in functions.into_iter().zip(forwarders) {
-        match forwards {
+    for (mut function, linkage) in functions.into_iter().zip(linkages) {
+        function.calls_another = linkage.calls;
+        match linkage.forwards {
             Some(other) => plan.skipped.push(Skipped { names: function.names, why: Why::Forwards(other) }),
             None => own.push(function),
         }
@@ -206,6 +210,7 @@ fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Resul
         site,
         offset,
         cookie: site.cookie(image.machine(), signature.kind),
+        calls_another: function.calls_another,
     }))
 }
 

@@ -21,14 +21,14 @@ use leaktrace_common::cookie::{self, Register};
 
 use super::functions::{Kind, Signature};
 pub use emulation::{Emulation, Refusal};
-pub use forward::{Destination, forward};
+pub use forward::{Destination, Reached, calls, forward};
 use sweep::{Sweep, Unclear};
 use track::Tracker;
 
 /// Instruction sets of the objects we can probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Machine {
-    /// x86-64, also where the program uses 32-bit pointers only in its own mind; not i386.
+    /// x86-64 with 64-bit pointers: neither i386 nor x32.
     X86_64,
     /// 64-bit ARM, little-endian.
     Aarch64,

@@ -107,16 +107,41 @@ fn what_does_something_of_its_own_is_probed() {
 
 #[test]
 fn checks_before_the_jump_do_no_harm() {
-    // test %rdi, %rdi; je .+5 (to the ret); jmp free; ret
+    // test %rdi, %rdi; je .+5 (to the ret); jmp malloc; ret
     let guard: &[u8] = &[0x48, 0x85, 0xff, 0x74, 0x05];
     let mut case = Case::new();
-    case.jumping("free_sized", guard, case.free, &[0xc3]);
+    case.jumping("mallocx", guard, case.malloc, &[0xc3]);
+    assert_eq!(case.forwards("mallocx").as_deref(), Some("malloc"));
+
+    // The same, but for another size by then: mov %rsi, %rdi before the jump.
+    let changed: &[u8] = &[0x48, 0x85, 0xff, 0x74, 0x08, 0x48, 0x89, 0xf7];
+    case.jumping("valloc", changed, case.malloc, &[0xc3]);
+    assert_eq!(case.forwards("valloc"), None);
+}
+
+#[test]
+fn a_free_that_can_only_free_by_others_is_seen_there() {
+    // mimalloc 3: cmp $0x400, %rsi; ja .+5; jmp mi_free_small; jmp mi_free
+    let choice: &[u8] = &[0x48, 0x81, 0xfe, 0, 4, 0, 0, 0x77, 0x05];
+    let mut case = Case::new();
+    let small = case.image.import("mi_free_small");
+    case.jumping("free_sized", choice, case.free, &[0xe9, 0, 0, 0, 0]);
+    let plan = case.plan();
+    let jump = plan.probes.iter().find(|probe| probe.names == ["free_sized"]).unwrap().address + 14;
+    case.image.patch(jump + 1, &(small as i64 - (jump + 5) as i64).to_le_bytes()[..4]);
     assert_eq!(case.forwards("free_sized").as_deref(), Some("free"));
 
-    // The same, but with another argument by then: mov %rsi, %rdi before the jump.
-    let changed: &[u8] = &[0x48, 0x85, 0xff, 0x74, 0x08, 0x48, 0x89, 0xf7];
-    case.jumping("cfree", changed, case.free, &[0xc3]);
-    assert_eq!(case.forwards("cfree"), None);
+    // jemalloc: push %rbx; mov %rdi, %rbx; call ffs; mov %rbx, %rdi; pop %rbx; jmp sdallocx
+    for (called, forwards) in [("ffs", true), ("munmap", false)] {
+        let mut case = Case::new();
+        let called = case.image.import(called);
+        let dallocx = case.image.import("sdallocx");
+        let before = [0x53, 0x48, 0x89, 0xfb, 0xe8, 0, 0, 0, 0, 0x48, 0x89, 0xdf, 0x5b];
+        case.jumping("free_aligned_sized", &before, dallocx, &[]);
+        let address = dallocx + 16;
+        case.image.patch(address + 5, &(called as i64 - (address + 9) as i64).to_le_bytes()[..4]);
+        assert_eq!(case.forwards("free_aligned_sized").is_some(), forwards);
+    }
 }
 
 #[test]

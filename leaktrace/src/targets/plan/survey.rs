@@ -20,6 +20,8 @@ pub(super) struct Candidate {
     pub(super) extent: Extent,
     /// The lowest address behind the entry at which something else comes in.
     pub(super) entered_at: Option<u64>,
+    /// Whether it calls another function that is probed, or may.
+    pub(super) calls_another: bool,
 }
 
 impl Candidate {
@@ -102,13 +104,13 @@ impl Found {
         // The user's word comes first; then the names that people know: short, and without underscores.
         self.names.sort_by(|(a, known_a), (b, known_b)| {
             let rank = |name: &str, known: &Known| {
-                (known.family != Family::User, known.family, name.starts_with('_'), name.len())
+                (known.family != Family::User, name.starts_with('_'), known.family, name.len())
             };
             rank(a, known_a).cmp(&rank(b, known_b)).then_with(|| a.cmp(b))
         });
         let known = self.names.first()?.1;
         let names = self.names.into_iter().map(|(name, _)| name).collect();
-        Some(Candidate { names, known, extent: self.extent, entered_at: None })
+        Some(Candidate { names, known, extent: self.extent, entered_at: None, calls_another: true })
     }
 }
 

@@ -3,9 +3,9 @@
 //! `free_sized` of glibc is a jump to `free`, `operator delete[]` of jemalloc one to `operator delete`, mimalloc's `realloc`
 //! loads the thread's heap and jumps to `mi_heap_realloc`. Probing both would cost two traps a call, and a `free` that is
 //! seen twice looks like a block freed twice. Because they jump, the one they jump to returns to the same caller, so
-//! nothing is lost by leaving the first one out.
+//! nothing is lost by leaving the first one out. Of frees nobody asks for the caller, so there a call will do as well.
 
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory};
 
 use super::super::functions::{Kind, Signature};
 use super::sweep::Sweep;
@@ -24,19 +24,52 @@ pub enum Destination {
     Slot(u64),
 }
 
+/// What is at a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached<T> {
+    /// A function that is probed, and what is known of it.
+    Probed(Signature, T),
+    /// A function that neither allocates nor frees.
+    Harmless,
+}
+
+impl<T> Reached<T> {
+    fn probed(self) -> Option<(Signature, T)> {
+        match self {
+            Self::Probed(signature, known) => Some((signature, known)),
+            Self::Harmless => None,
+        }
+    }
+}
+
 /// The function to which this one passes every call that does anything, if that is all it does.
 ///
-/// `resolve` says what is known of the function at a destination, by whatever name; `None` if it will not be probed.
+/// `resolve` says what is at a destination; `None` if that is not known.
 pub fn forward<T>(
     function: &Function<'_>,
     signature: Signature,
-    resolve: impl Fn(Destination) -> Option<(Signature, T)>,
+    resolve: impl Fn(Destination) -> Option<Reached<T>>,
 ) -> Option<T> {
     if function.machine != Machine::X86_64 || !function.whole {
         return None;
     }
     let sweep = Sweep::of(function.code, function.address).ok()?;
-    straight(&sweep, function, signature, &resolve).or_else(|| guarded(&sweep, function, signature, &resolve))
+    let probed = |destination| resolve(destination).and_then(Reached::probed);
+    straight(&sweep, function, signature, &probed).or_else(|| match signature.kind {
+        Kind::Free => frees_elsewhere(&sweep, function, &resolve),
+        _ => guarded(&sweep, function, signature, &probed),
+    })
+}
+
+/// Whether the function itself calls or jumps to one that is probed, as far as can be seen. What is called by
+/// what it calls is not looked into; where its own code cannot be read through, it may.
+pub fn calls<T>(function: &Function<'_>, resolve: impl Fn(Destination) -> Option<Reached<T>>) -> bool {
+    if function.machine != Machine::X86_64 || !function.whole {
+        return true;
+    }
+    let Ok(sweep) = Sweep::of(function.code, function.address) else { return true };
+    let mut destinations = sweep.instructions.iter().filter_map(|instruction| destination(instruction, function));
+    destinations.any(|destination| matches!(resolve(destination), Some(Reached::Probed(..))))
 }
 
 /// A straight line to a jump, with the arguments where the other function expects them.
@@ -48,7 +81,7 @@ fn straight<T>(
 ) -> Option<T> {
     let mut tracker = Tracker::at_entry();
     for instruction in sweep.instructions.iter().take(MAX_INSTRUCTIONS) {
-        let Some(destination) = destination(instruction, function) else {
+        let Some(destination) = jump(instruction, function) else {
             tracker.follow(instruction).ok()?;
             continue;
         };
@@ -60,7 +93,43 @@ fn straight<T>(
     None
 }
 
-/// Branches that do nothing but check, and jumps to one function only: glibc's `reallocarray`, a `delete` that knows NULL.
+/// A free that stores nowhere but on its stack, and calls only frees that are probed: it can free by them alone. Which
+/// pointer they get does not matter, they are asked for it themselves. mimalloc's `operator delete` chooses between two.
+fn frees_elsewhere<T>(
+    sweep: &Sweep,
+    function: &Function<'_>,
+    resolve: &impl Fn(Destination) -> Option<Reached<T>>,
+) -> Option<T> {
+    if sweep.instructions.len() > MAX_INSTRUCTIONS {
+        return None;
+    }
+    let mut infos = InstructionInfoFactory::new();
+    let mut first = None;
+    for instruction in &sweep.instructions {
+        if let Some(destination) = destination(instruction, function) {
+            match resolve(destination)? {
+                Reached::Probed(other, found) if other.kind == Kind::Free => first = first.or(Some(found)),
+                Reached::Probed(..) => return None,
+                Reached::Harmless => {}
+            }
+            continue;
+        }
+        let stays = matches!(
+            instruction.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Return
+        );
+        if !stays || instruction.has_lock_prefix() || matches!(instruction.mnemonic(), Mnemonic::Syscall) {
+            return None;
+        }
+        let on_stack = |used: &UsedMemory| used.base() == Register::RSP;
+        if infos.info(instruction).used_memory().iter().any(|used| !is_read(used.access()) && !on_stack(used)) {
+            return None;
+        }
+    }
+    first
+}
+
+/// Branches that do nothing but check, and jumps to one function only: glibc's `reallocarray`.
 fn guarded<T>(
     sweep: &Sweep,
     function: &Function<'_>,
@@ -74,7 +143,7 @@ fn guarded<T>(
     let mut leaves_for = None;
     let mut written = Vec::new();
     for instruction in &sweep.instructions {
-        if let Some(destination) = destination(instruction, function) {
+        if let Some(destination) = jump(instruction, function) {
             if leaves_for.is_some_and(|other| other != destination) {
                 return None;
             }
@@ -111,16 +180,22 @@ fn guarded<T>(
 }
 
 /// Where a jump leads that leaves the function, if this is one.
+fn jump(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
+    let is_call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+    destination(instruction, function).filter(|_| !is_call)
+}
+
+/// Where a jump or call leads that leaves the function, if this is one.
 fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
     let within = function.address..function.address.saturating_add(function.code.len() as u64);
     match instruction.flow_control() {
-        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
             if matches!(instruction.op0_kind(), OpKind::NearBranch64) =>
         {
             let target = instruction.near_branch_target();
             (!within.contains(&target)).then_some(Destination::Address(target))
         }
-        FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
+        FlowControl::IndirectBranch | FlowControl::IndirectCall if instruction.is_ip_rel_memory_operand() => {
             Some(Destination::Slot(instruction.ip_rel_memory_address()))
         }
         _ => None,
