@@ -4,6 +4,7 @@
 //! `_ns`.
 
 use crate::table::Bucket;
+use crate::unwind::Stop;
 
 /// Address bits in a block's key; the process slot lies above them.
 pub const ADDRESS_BITS: u32 = 48;
@@ -62,6 +63,65 @@ pub struct Site {
 pub const SITE_TRUNCATED: u32 = 1;
 /// The stack could not be kept: the account of all such blocks of a process.
 pub const SITE_FRAMELESS: u32 = 2;
+/// Frame pointers were followed somewhere, for want of an unwind row.
+pub const SITE_GUESSED: u32 = 4;
+/// Where in a site's flags the [`Stop`] stands that its walk ended with; not where it was cut.
+pub const SITE_STOP_SHIFT: u32 = 8;
+
+/// Stacks are walked by frame pointers alone.
+pub const UNWIND_FP: u32 = 0;
+/// Stacks are walked by unwind tables, and by frame pointers where there are none.
+pub const UNWIND_AUTO: u32 = 1;
+/// Stacks are walked by unwind tables and end where there are none.
+pub const UNWIND_DWARF: u32 = 2;
+
+/// What a walk has to say, in one word: bits 0..8 how many frames it left, bits 32..64 the flags of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walked(u64);
+
+impl Walked {
+    /// `depth` frames, the [`Stop`] by its discriminant that says why there are no more, and whether frame pointers were followed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(depth: u32, stop: u32, guessed: bool) -> Self {
+        let flags = (stop & 0xff) << SITE_STOP_SHIFT | if guessed { SITE_GUESSED } else { 0 };
+        Self((flags as u64) << 32 | depth as u64)
+    }
+
+    /// The word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Of the word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// Frames in the scratch slot: at most one more than are kept.
+    #[inline(always)]
+    #[must_use]
+    pub const fn depth(self) -> u32 {
+        self.0 as u32 & 0xff
+    }
+
+    /// [`SITE_GUESSED`] and the [`Stop`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Why the walk of a site with these flags ended; `None` where it was cut, or for a site without frames.
+#[must_use]
+pub fn site_stop(flags: u32) -> Option<Stop> {
+    if flags & (SITE_TRUNCATED | SITE_FRAMELESS) == 0 { Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff) } else { None }
+}
 
 /// One life of a process: from its first event (or its exec) to its exec or exit.
 #[repr(C)]
@@ -157,8 +217,8 @@ pub struct Losses {
     pub threads_dropped: u64,
     /// Stacks kept with fewer frames than they have (counted once per stack).
     pub stacks_truncated: u64,
-    /// Walks that ended in an error before the outermost frame.
-    pub unwind_failed: u64,
+    /// Explicit padding.
+    pub padding: u64,
 }
 
 /// What userspace tells the running programs.
@@ -178,6 +238,10 @@ pub struct Control {
 pub struct Scratch {
     /// Nonzero while claimed.
     pub busy: u64,
+    /// The walk: instruction pointer, stack pointer, frame pointer, and `Walk::state`.
+    pub walk: [u64; 4],
+    /// Nonzero where the walk has followed a frame pointer for want of a row.
+    pub guessed: u64,
     /// Address that `window` was read from.
     pub base: u64,
     /// Bytes of `window` that were read.

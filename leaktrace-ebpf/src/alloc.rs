@@ -9,14 +9,14 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RetProbeContext;
 use leaktrace_common::abi::{
-    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, Control, SCRATCH_SLOTS, Thread,
+    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, Control, SCRATCH_SLOTS, Thread, UNWIND_FP,
 };
 use leaktrace_common::{abi, atomic};
 
 use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
-use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, threads};
+use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, threads, unwind};
 
 #[inline(always)]
 fn control() -> Option<*mut Control> {
@@ -254,8 +254,13 @@ fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u
     let slot = scratch::claim(tid);
     let mut site = 0;
     if slot < SCRATCH_SLOTS {
-        let depth = stack::stack_walk(u64::from(slot), entry.caller(), entry.sp(), entry.fp());
-        site = sites::site_of(process, u64::from(slot), depth);
+        let (caller, sp, fp) = (entry.caller(), entry.sp(), entry.fp());
+        let walked = if config::unwind() == UNWIND_FP {
+            stack::stack_walk(u64::from(slot), caller, sp, fp)
+        } else {
+            unwind::unwind_walk(u64::from(slot), process, caller, sp, fp)
+        };
+        site = sites::site_of(process, u64::from(slot), walked);
         scratch::release(slot);
     }
     if site == 0 {

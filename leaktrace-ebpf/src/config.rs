@@ -27,6 +27,8 @@ globals! {
     THREAD_BUCKETS thread_buckets: u32;
     /// Frames kept of a stack.
     MAX_DEPTH max_depth: u32;
+    /// How stacks are walked: one of the `UNWIND_` constants.
+    UNWIND unwind: u32;
     /// Elements of the frames array that one stack takes.
     FRAME_CHUNKS frame_chunks: u32;
     /// The smallest block recorded, bytes.

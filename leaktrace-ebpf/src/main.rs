@@ -25,6 +25,7 @@ mod sites;
 mod stack;
 mod stats;
 mod threads;
+mod unwind;
 
 use core::ffi::c_void;
 

@@ -4,12 +4,11 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site,
-    Thread,
+    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site, Thread,
 };
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
-use leaktrace_common::unwind::Chunk;
+use leaktrace_common::unwind::{CACHE_SLOTS, Chunk};
 
 /// Keys of outstanding blocks: process slot and address.
 #[map]
@@ -52,6 +51,9 @@ pub static UNWIND_POOL: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE
 /// The same words as in [`PROCESSES`], by tgid, for processes that have no slot yet.
 #[map]
 pub static UNWIND_LISTS: HashMap<u32, u64> = HashMap::with_max_entries(PROCESS_SLOTS, BPF_F_NO_PREALLOC);
+/// Rules that were found in the pool: see `leaktrace_common::unwind::CacheKey`.
+#[map]
+pub static RULE_CACHE: Array<u64> = Array::with_max_entries(CACHE_SLOTS, BPF_F_MMAPABLE);
 
 /// Scratch memory of stack walks.
 #[map]

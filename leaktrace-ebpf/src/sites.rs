@@ -1,6 +1,6 @@
 //! Sites: the account of each (process, stack).
 
-use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TRUNCATED, Site};
+use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TRUNCATED, Site, Walked};
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
@@ -43,9 +43,15 @@ const PRESENT: u64 = 1 << 62;
 
 /// How many of a stack's frames are kept.
 #[inline(always)]
-fn kept(depth: u64) -> usize {
-    let limit = u64::from(config::max_depth());
+fn kept(walked: u64) -> usize {
+    let (depth, limit) = (Walked::from_bits(walked).depth(), config::max_depth());
     if depth > limit { limit as usize } else { depth as usize }
+}
+
+/// Whether the stack had more frames than are kept.
+#[inline(always)]
+fn is_truncated(walked: u64) -> bool {
+    Walked::from_bits(walked).depth() > config::max_depth()
 }
 
 // The global functions below are verified once each, with arguments that may have any value; inlined into one another
@@ -54,12 +60,15 @@ fn kept(depth: u64) -> usize {
 /// The key of the stack in a scratch slot.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn stack_key(process: u32, slot: u64, depth: u64) -> u64 {
+pub extern "C" fn stack_key(process: u32, slot: u64, walked: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
     // SAFETY: the slot was claimed by our caller.
     let frames = unsafe { &(*scratch).frames };
-    let kept = kept(depth);
+    let kept = kept(walked);
     let mut hash = Hash::new(process);
+    // Stacks that end for different reasons are different stacks, whatever frames they share. A stack that was cut is
+    // the same however it goes on.
+    hash.add(if is_truncated(walked) { 0 } else { u64::from(Walked::from_bits(walked).flags()) });
     let mut i = 0;
     while i < kept && i < MAX_DEPTH {
         hash.add(frames[i]);
@@ -89,11 +98,11 @@ pub extern "C" fn site_insert(key: u64) -> u64 {
 /// Writes the frames of a new site and publishes it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn site_record(index: u32, process: u32, slot: u64, depth: u64) -> u64 {
+pub extern "C" fn site_record(index: u32, process: u32, slot: u64, walked: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: the slot was claimed by our caller.
     let frames = unsafe { &(*scratch).frames };
-    let kept = kept(depth);
+    let kept = kept(walked);
     let mut i = 0;
     while i < kept && i < MAX_DEPTH {
         let chunk = index * config::frame_chunks() + (i / FRAMES_PER_CHUNK) as u32;
@@ -103,18 +112,19 @@ pub extern "C" fn site_record(index: u32, process: u32, slot: u64, depth: u64) -
         }
         i += 1;
     }
-    let truncated = depth > kept as u64;
-    if truncated {
+    let mut flags = Walked::from_bits(walked).flags();
+    if is_truncated(walked) {
         lose!(stacks_truncated);
+        flags = SITE_TRUNCATED;
     }
-    publish(index, process, kept as u32, if truncated { SITE_TRUNCATED } else { 0 });
+    publish(index, process, kept as u32, flags);
     0
 }
 
-/// The site of the `depth` frames in a scratch slot: its index plus one, 0 where there is no room for another.
+/// The site of the stack in a scratch slot: its index plus one, 0 where there is no room for another.
 #[inline(always)]
-pub fn site_of(process: u32, slot: u64, depth: u64) -> u32 {
-    let key = stack_key(process, slot, depth);
+pub fn site_of(process: u32, slot: u64, walked: u64) -> u32 {
+    let key = stack_key(process, slot, walked);
     let mut word = unknown(site_find(key));
     if word == NONE {
         word = unknown(site_insert(key));
@@ -122,7 +132,7 @@ pub fn site_of(process: u32, slot: u64, depth: u64) -> u32 {
             return 0;
         }
         if word & PRESENT == 0 {
-            site_record(Place::from_word(word).index(), process, slot, depth);
+            site_record(Place::from_word(word).index(), process, slot, walked);
         }
     }
     Place::from_word(word & !PRESENT).index() + 1

@@ -4,17 +4,18 @@
 //! frame 0 is the caller, whoever built it. What follows is found by frame pointers.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use leaktrace_common::abi::{Scratch, WINDOW_WORDS};
+use leaktrace_common::abi::{Scratch, WINDOW_WORDS, Walked};
+use leaktrace_common::unwind::Stop;
 
 use crate::config;
-use crate::maps::SCRATCH;
+use crate::maps::{SCRATCH, unknown};
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
 const PAGE_BYTES: u64 = 4096;
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns how many.
+/// Returns a [`Walked`].
 ///
 /// A global function: verified once, not at every call.
 #[unsafe(no_mangle)]
@@ -23,7 +24,7 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: the slot was claimed by our caller.
     unsafe { (*scratch).length = 0 };
-    let caller = if caller == 0 { read_word(scratch, sp).unwrap_or(0) } else { caller };
+    let caller = if caller == 0 { read_word(scratch, slot, sp).unwrap_or(0) } else { caller };
     if caller == 0 {
         return 0;
     }
@@ -39,8 +40,8 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
         if fp <= low || fp & 7 != 0 {
             break;
         }
-        let Some(next) = read_word(scratch, fp) else { break };
-        let Some(address) = read_word(scratch, fp + 8) else { break };
+        let Some(next) = read_word(scratch, slot, fp) else { break };
+        let Some(address) = read_word(scratch, slot, fp + 8) else { break };
         if address < PAGE_BYTES {
             break;
         }
@@ -55,20 +56,19 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
         fp = next;
         depth += 1;
     }
-    u64::from(depth)
+    // Where frame pointers end cannot be told from where they are missing.
+    Walked::new(depth, Stop::Outermost as u32, false).to_bits()
 }
 
-/// One word of the user's stack, by way of the scratch slot's window, which begins at the word that was last missed:
-/// walks go up.
+/// One word of the user's stack, by way of the window of scratch slot `slot`, which begins at the word that was last
+/// missed: walks go up.
 #[inline(always)]
-fn read_word(scratch: *mut Scratch, address: u64) -> Option<u64> {
-    // SAFETY: the slot was claimed by our caller; the helper writes no more than the window.
+pub fn read_word(scratch: *mut Scratch, slot: u64, address: u64) -> Option<u64> {
+    // SAFETY: the slot was claimed by our caller.
     unsafe {
         let mut offset = address.wrapping_sub((*scratch).base);
         if offset >= (*scratch).length {
-            (*scratch).length = read_window(scratch, address);
-            (*scratch).base = address;
-            if (*scratch).length < 8 {
+            if unknown(stack_window(slot, address)) < 8 {
                 return None;
             }
             offset = 0;
@@ -78,17 +78,24 @@ fn read_word(scratch: *mut Scratch, address: u64) -> Option<u64> {
     }
 }
 
-/// Fills the window from `address` on. Returns how many bytes there are, in whole words.
-#[inline(always)]
-fn read_window(scratch: *mut Scratch, address: u64) -> u64 {
-    // SAFETY: as in `read_word`.
+/// Fills a scratch slot's window from `address` on. Returns how many bytes there are, in whole words.
+///
+/// A global function: verified once, not at every read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn stack_window(slot: u64, address: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
+    // SAFETY: the slot was claimed by our caller; the helper writes no more than the window.
     unsafe {
+        (*scratch).base = address;
         let window = (&raw mut (*scratch).window).cast();
-        if bpf_probe_read_user(window, WINDOW_BYTES as u32, address as *const _) == 0 {
-            return WINDOW_BYTES;
-        }
-        // The next page may be missing, as beyond the end of a small stack.
-        let rest = (PAGE_BYTES - (address & (PAGE_BYTES - 1))) & (WINDOW_BYTES - 1) & !7;
-        if rest != 0 && bpf_probe_read_user(window, rest as u32, address as *const _) == 0 { rest } else { 0 }
+        (*scratch).length = if bpf_probe_read_user(window, WINDOW_BYTES as u32, address as *const _) == 0 {
+            WINDOW_BYTES
+        } else {
+            // The next page may be missing, as beyond the end of a small stack.
+            let rest = (PAGE_BYTES - (address & (PAGE_BYTES - 1))) & (WINDOW_BYTES - 1) & !7;
+            if rest != 0 && bpf_probe_read_user(window, rest as u32, address as *const _) == 0 { rest } else { 0 }
+        };
+        (*scratch).length
     }
 }

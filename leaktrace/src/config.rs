@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crate::cli::{
     Action, Cli, ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs,
-    UsageError, WhomArgs,
+    UnwindArg, UsageError, WhomArgs,
 };
-use crate::model::{Options, Pid, SortKey, Target, TraceMode};
+use crate::model::{Options, Pid, SortKey, Target, TraceMode, Unwind};
 use crate::report::output::Destination;
 use crate::report::text::TextStyle;
 use crate::report::{Measure, Outputs};
@@ -78,6 +78,8 @@ pub struct Recording {
     pub sample_bytes: Option<u64>,
     /// Smallest age reported.
     pub older_than: Duration,
+    /// How stacks are walked.
+    pub unwind: Unwind,
     /// Capacity of the block table.
     pub max_allocs: u32,
     /// Capacity of the stack table.
@@ -213,6 +215,7 @@ impl Config {
             objects: recording.objects.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             symbols_prefixes: recording.symbols_prefixes.clone(),
             sample_bytes: recording.sample_bytes,
+            unwind: recording.unwind,
             sort: self.sort,
             show_allocs: recording.show_allocs,
         }
@@ -259,6 +262,11 @@ impl Recording {
             min_size,
             max_size: args.max_size,
             sample_bytes: args.sample_bytes,
+            unwind: match args.unwind {
+                UnwindArg::Auto => Unwind::Auto,
+                UnwindArg::Dwarf => Unwind::Dwarf,
+                UnwindArg::Fp => Unwind::Fp,
+            },
             older_than: output.older_than.unwrap_or_default(),
             max_allocs: args.max_allocs,
             max_stacks: args.max_stacks,

@@ -18,7 +18,7 @@ mod walk;
 pub use cache::{CACHE_SLOTS, CacheKey, cache_word, cached_rule};
 pub use mappings::{MAPPING_WORDS, MAPPINGS_PER_CHUNK, Mapping, ProcessWord, Table, find_mapping};
 pub use rule::{Kind, Row, Rule};
-pub use step::{Memory, Next, Regs, step, step_fp};
+pub use step::{Memory, Next, Regs, by_frame_pointer, step, step_plain};
 pub use stop::Stop;
 pub use table::{CHUNK_WORDS, Chunk, Chunks, PADDING, lookup};
 pub use walk::{Walk, find_rule, is_cacheable};

@@ -103,6 +103,15 @@ impl Rule {
         }
     }
 
+    /// Whether [`super::step_plain`] is all that it takes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_plain(self) -> bool {
+        const LOST: u32 = (Rule::FP_LOST as u8 as u32) << 4;
+        let kind = self.0 & 15;
+        (kind == Kind::Sp as u32 || kind == Kind::Fp as u32) && self.0 & 0xff0 != LOST
+    }
+
     /// `off` in words.
     #[inline(always)]
     #[must_use]

@@ -51,50 +51,88 @@ impl<F: FnMut(u64) -> Option<u64>> Memory for F {
 
 /// Applies `rule`, which holds at `regs.ip`, and returns the caller's frame.
 ///
+/// Reads at most three words, each at one place in the code: every further place multiplies what the verifier has to
+/// look at.
+///
 /// # Errors
-/// Why there is no caller to go on with. [`Stop::NoRow`] stands for a rule of [`Kind::Gap`]: [`step_fp`] may then lead
-/// on.
+/// Why there is no caller to go on with. [`Stop::NoRow`] stands for a rule of [`Kind::Gap`]: [`by_frame_pointer`] may
+/// then lead on.
 #[inline(always)]
 pub fn step(regs: &Regs, rule: Rule, memory: &mut impl Memory) -> Result<Next, Stop> {
-    let off = rule.off_bytes();
-    let cfa = match rule.kind() {
+    let (kind, off) = (rule.kind(), rule.off_bytes());
+    if let Kind::Fp | Kind::FpDeref = kind
+        && regs.fp == LOST
+    {
+        return Err(Stop::Register);
+    }
+    let cfa = match kind {
         Kind::Sp => regs.sp.wrapping_add(off),
-        Kind::Fp | Kind::FpDeref if regs.fp == LOST => return Err(Stop::Register),
         Kind::Fp => regs.fp.wrapping_add(off),
         Kind::Plt => regs.sp.wrapping_add(8 + 8 * u64::from((regs.ip & 15) >= u64::from(rule.off()))),
-        Kind::FpDeref => read(memory, regs.fp.wrapping_sub(off))?,
-        Kind::SpDeref => read(memory, regs.sp.wrapping_add(off))?.wrapping_add(8),
-        Kind::Signal => return step_signal(regs.sp.wrapping_add(off), memory),
+        Kind::FpDeref | Kind::SpDeref | Kind::Signal => {
+            let place = if kind == Kind::FpDeref { regs.fp.wrapping_sub(off) } else { regs.sp.wrapping_add(off) };
+            let loaded = read(memory, place)?;
+            if kind == Kind::SpDeref { loaded.wrapping_add(8) } else { loaded }
+        }
         Kind::Outermost => return Err(Stop::Outermost),
-        Kind::Unsupported => return Err(unsupported(rule)),
         Kind::Gap if off != 0 && regs.ip.is_multiple_of(16) => return Err(Stop::Outermost),
+        Kind::Unsupported => return Err(unsupported(rule)),
         Kind::None | Kind::Gap => return Err(Stop::NoRow),
     };
-    if cfa <= regs.sp {
-        return Err(Stop::NotAdvancing);
+    let (ip_place, fp_place) = match kind {
+        // The interrupted stack pointer may be anywhere: handlers run on stacks of their own.
+        Kind::Signal => {
+            let saved_sp = regs.sp.wrapping_add(off);
+            (saved_sp.wrapping_add(8), saved_sp.wrapping_sub(SIGNAL_FP_BELOW_SP))
+        }
+        _ if cfa <= regs.sp => return Err(Stop::NotAdvancing),
+        Kind::FpDeref => (cfa.wrapping_sub(8), regs.fp.wrapping_add(rule.n_bytes())),
+        _ => (cfa.wrapping_sub(8), cfa.wrapping_add(rule.n_bytes())),
+    };
+    let ip = read(memory, ip_place)?;
+    // A return address of zero ends the stacks of threads and coroutines that were built by hand.
+    if ip == 0 {
+        return Err(Stop::Outermost);
     }
-    let ip = read(memory, cfa.wrapping_sub(8))?;
-    let fp = if let Kind::FpDeref = rule.kind() {
-        read(memory, regs.fp.wrapping_add(rule.n_bytes()))?
-    } else if rule.n() == 0 {
+    let fp = if rule.n() == 0 && kind != Kind::FpDeref && kind != Kind::Signal {
         regs.fp
     } else if rule.n() == Rule::FP_LOST {
         LOST
     } else {
-        read(memory, cfa.wrapping_add(rule.n_bytes()))?
+        read(memory, fp_place)?
     };
-    returned_to(Regs { ip, sp: cfa, fp })
+    Ok(Next { regs: Regs { ip, sp: cfa, fp }, exact: kind == Kind::Signal })
 }
 
-/// The step for code without rows: (ip, sp, fp) = (*(fp + 8), fp + 16, *fp), the frame record that x86-64's `push
-/// %rbp; mov %rsp, %rbp` and aarch64's `stp x29, x30, [sp, …]!; mov x29, sp` build alike. The caller of this function
-/// must see to it that the resulting ip lies in code: the register may hold anything.
+/// [`step`] for the two kinds of rule that nearly every frame has, and for those only: what the kernel program inlines
+/// into its loop.
+///
+/// # Errors
+/// As [`step`].
+#[inline(always)]
+pub fn step_plain(regs: &Regs, rule: Rule, memory: &mut impl Memory) -> Result<Regs, Stop> {
+    let base = if let Kind::Sp = rule.kind() { regs.sp } else { regs.fp };
+    let cfa = base.wrapping_add(rule.off_bytes());
+    if cfa <= regs.sp {
+        return Err(Stop::NotAdvancing);
+    }
+    let ip = read(memory, cfa.wrapping_sub(8))?;
+    if ip == 0 {
+        return Err(Stop::Outermost);
+    }
+    let fp = if rule.n() == 0 { regs.fp } else { read(memory, cfa.wrapping_add(rule.n_bytes()))? };
+    Ok(Regs { ip, sp: cfa, fp })
+}
+
+/// The rule for code without rows: (ip, sp, fp) = (*(fp + 8), fp + 16, *fp), the frame record that x86-64's `push %rbp;
+/// mov %rsp, %rbp` and aarch64's `stp x29, x30, [sp, …]!; mov x29, sp` build alike. Whoever applies it must see to it that
+/// the resulting ip lies in code: the register may hold anything.
 ///
 /// # Errors
 /// [`Stop::Outermost`] at a frame pointer of zero (the ABI's mark of the deepest frame), [`Stop::NoRow`] where it
-/// cannot be a frame pointer, [`Stop::BadRead`].
+/// cannot be a frame pointer.
 #[inline(always)]
-pub fn step_fp(regs: &Regs, memory: &mut impl Memory) -> Result<Next, Stop> {
+pub fn by_frame_pointer(regs: &Regs) -> Result<Rule, Stop> {
     if regs.fp == 0 {
         return Err(Stop::Outermost);
     }
@@ -102,25 +140,7 @@ pub fn step_fp(regs: &Regs, memory: &mut impl Memory) -> Result<Next, Stop> {
     if regs.fp & 7 != 0 || regs.fp.wrapping_sub(regs.sp) > MAX_FP_DISTANCE {
         return Err(Stop::NoRow);
     }
-    let ip = read(memory, regs.fp.wrapping_add(8))?;
-    let fp = read(memory, regs.fp)?;
-    returned_to(Regs { ip, sp: regs.fp.wrapping_add(16), fp })
-}
-
-/// The frame that a signal interrupted, from the address of `gregs[REG_RSP]` in its ucontext. Its stack pointer may be
-/// anywhere: handlers run on stacks of their own.
-#[inline(always)]
-fn step_signal(saved_sp: u64, memory: &mut impl Memory) -> Result<Next, Stop> {
-    let ip = read(memory, saved_sp.wrapping_add(8))?;
-    let sp = read(memory, saved_sp)?;
-    let fp = read(memory, saved_sp.wrapping_sub(SIGNAL_FP_BELOW_SP))?;
-    Ok(Next { regs: Regs { ip, sp, fp }, exact: true })
-}
-
-#[inline(always)]
-fn returned_to(regs: Regs) -> Result<Next, Stop> {
-    // A return address of zero ends the stacks of threads and coroutines that were built by hand.
-    if regs.ip == 0 { Err(Stop::Outermost) } else { Ok(Next { regs, exact: false }) }
+    Ok(Rule::new(Kind::Fp, 2, -2))
 }
 
 #[inline(always)]
@@ -147,7 +167,7 @@ fn unsupported(rule: Rule) -> Stop {
 
 #[cfg(test)]
 mod tests {
-    use super::{LOST, Regs, step, step_fp};
+    use super::{LOST, Next, Regs, by_frame_pointer, step};
     use crate::unwind::{Kind, Rule, Stop};
 
     /// A stack of words from address 0x1000 on; everything else is unreadable.
@@ -162,6 +182,10 @@ mod tests {
             assert!(!next.exact);
             (next.regs.ip, next.regs.sp, next.regs.fp)
         })
+    }
+
+    fn step_fp(regs: &Regs, memory: &mut impl FnMut(u64) -> Option<u64>) -> Result<Next, Stop> {
+        step(regs, by_frame_pointer(regs)?, memory)
     }
 
     #[test]

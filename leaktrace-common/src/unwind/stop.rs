@@ -9,12 +9,12 @@ pub enum Stop {
     Outermost = 0,
     /// As many frames as were asked for; there may be more.
     TooDeep = 1,
-    /// The address lies in no executable mapping that is known for the process.
+    /// The address lies in no executable mapping that is known for the process, and the frame pointer leads nowhere.
     NoMapping = 2,
     /// The mapping has no table (code made at run time, an object without unwind information) and the frame pointer
     /// leads nowhere.
     NoTable = 3,
-    /// The mapping's table is still being built, and the frame pointer leads nowhere.
+    /// The process' mappings are not known yet or the table is still being built, and the frame pointer leads nowhere.
     TablePending = 4,
     /// The table has no row for the address (assembly without CFI) and the frame pointer leads nowhere.
     NoRow = 5,

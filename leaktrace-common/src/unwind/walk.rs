@@ -6,11 +6,11 @@
 //!     rule = rule for walk.lookup_address(), from the cache or by find_rule
 //!     if let Some(stop) = walk.refuses(rule) { break stop }
 //!     record walk.ip()
-//!     walk.advance(rule, memory)?
+//!     walk.advance(rule, may_guess, memory)?
 //! }
 //! ```
 
-use super::{Chunks, Kind, Memory, ProcessWord, Regs, Rule, Stop, Table, find_mapping, lookup, step, step_fp};
+use super::{Chunks, Kind, Memory, ProcessWord, Regs, Rule, Stop, Table, by_frame_pointer, find_mapping, lookup, step};
 
 /// The frame that a walk has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,27 @@ impl Walk {
     #[must_use]
     pub const fn from_instruction(regs: Regs) -> Self {
         Self { regs, exact: true, guessed: Stop::Outermost }
+    }
+
+    /// A walk that was put aside: [`Self::regs`] and [`Self::state`].
+    #[inline(always)]
+    #[must_use]
+    pub fn resume(regs: Regs, state: u64) -> Self {
+        let guessed = match (state >> 1) as u32 {
+            c if c == Stop::NoMapping as u32 => Stop::NoMapping,
+            c if c == Stop::NoRow as u32 => Stop::NoRow,
+            c if c == Stop::NoTable as u32 => Stop::NoTable,
+            c if c == Stop::TablePending as u32 => Stop::TablePending,
+            _ => Stop::Outermost,
+        };
+        Self { regs, exact: state & 1 != 0, guessed }
+    }
+
+    /// All of the walk but its registers, in one word. 0: at a return address, found by a row.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(&self) -> u64 {
+        (self.guessed as u64) << 1 | self.exact as u64
     }
 
     /// The frame's address: its return address, or the instruction that a signal interrupted.
@@ -78,28 +99,47 @@ impl Walk {
         if self.is_guess() && rule == Rule::unsupported(Stop::NoMapping) { Some(self.guessed) } else { None }
     }
 
-    /// Goes on to the caller. `rule` is the one for [`Self::lookup_address`].
+    /// Goes on to the caller. `rule` is the one for [`Self::lookup_address`]; where it is none, frame pointers are
+    /// followed if `may_guess`.
     ///
     /// # Errors
     /// Why the walk ends here.
     #[inline(always)]
-    pub fn advance(&mut self, rule: Rule, memory: &mut impl Memory) -> Result<(), Stop> {
-        let why = match step(&self.regs, rule, memory) {
+    pub fn advance(&mut self, rule: Rule, may_guess: bool, memory: &mut impl Memory) -> Result<(), Stop> {
+        let mut guessed = Stop::Outermost;
+        let mut rule = rule;
+        if let Some(why) = missing(rule, self.regs.ip)
+            && may_guess
+        {
+            rule = match by_frame_pointer(&self.regs) {
+                Ok(rule) => rule,
+                Err(Stop::Outermost) => return Err(Stop::Outermost),
+                Err(_) => return Err(why),
+            };
+            guessed = why;
+        }
+        match step(&self.regs, rule, memory) {
             Ok(next) => {
-                *self = Self { regs: next.regs, exact: next.exact, guessed: Stop::Outermost };
-                return Ok(());
-            }
-            Err(why @ (Stop::NoRow | Stop::NoTable | Stop::TablePending)) => why,
-            Err(why) => return Err(why),
-        };
-        match step_fp(&self.regs, memory) {
-            Ok(next) => {
-                *self = Self { regs: next.regs, exact: false, guessed: why };
+                *self = Self { regs: next.regs, exact: next.exact, guessed };
                 Ok(())
             }
-            Err(Stop::Outermost) => Err(Stop::Outermost),
-            Err(_) => Err(why),
+            // What a guess meets is not the guess's fault.
+            Err(why) if guessed.is_complete() || why.is_complete() => Err(why),
+            Err(_) => Err(guessed),
         }
+    }
+}
+
+/// Why `rule` is none, where frame pointers may lead on.
+#[inline(always)]
+fn missing(rule: Rule, ip: u64) -> Option<Stop> {
+    match rule.kind() {
+        Kind::None => Some(Stop::NoRow),
+        Kind::Gap if rule.off() == 0 || !ip.is_multiple_of(16) => Some(Stop::NoRow),
+        Kind::Unsupported if rule.off() == Stop::NoMapping as u32 => Some(Stop::NoMapping),
+        Kind::Unsupported if rule.off() == Stop::NoTable as u32 => Some(Stop::NoTable),
+        Kind::Unsupported if rule.off() == Stop::TablePending as u32 => Some(Stop::TablePending),
+        _ => None,
     }
 }
 
@@ -108,6 +148,9 @@ impl Walk {
 #[inline(always)]
 #[must_use]
 pub fn find_rule<C: Chunks + ?Sized>(chunks: &C, process: ProcessWord, address: u64) -> Rule {
+    if process == ProcessWord::default() {
+        return Rule::unsupported(Stop::TablePending);
+    }
     let Some(mapping) = find_mapping(chunks, process, address) else { return Rule::unsupported(Stop::NoMapping) };
     match mapping.table {
         Table::Absent => Rule::unsupported(Stop::NoTable),

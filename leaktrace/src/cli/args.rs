@@ -106,6 +106,13 @@ pub struct RecordArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_sample_bytes)]
     pub sample_bytes: Option<u64>,
 
+    /// How stacks are walked
+    ///
+    /// By unwind tables, which the kernel-side programs follow as a debugger would, or by frame pointers, which most
+    /// programs are built without.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub unwind: UnwindArg,
+
     /// Record at most N outstanding allocations at a time
     ///
     /// More are counted as losses. Room for them is taken at the start, some 45 bytes each.
@@ -239,6 +246,17 @@ pub enum SortArg {
     Count,
     /// Age of the oldest
     Age,
+}
+
+/// Values of `--unwind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnwindArg {
+    /// Unwind tables, and frame pointers in code that has none
+    Auto,
+    /// Unwind tables only
+    Dwarf,
+    /// Frame pointers only
+    Fp,
 }
 
 /// Values of `--color`.

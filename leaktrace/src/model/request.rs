@@ -59,6 +59,22 @@ pub enum SortKey {
     Unknown,
 }
 
+/// How stacks are walked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unwind {
+    /// By unwind tables, and by frame pointers where there are none.
+    #[default]
+    Auto,
+    /// By unwind tables only.
+    Dwarf,
+    /// By frame pointers only.
+    Fp,
+    /// A way that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// The options of the trace as resolved, defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -90,6 +106,8 @@ pub struct Options {
     pub symbols_prefixes: Vec<String>,
     /// Mean distance between sampled bytes; `None` where every allocation is recorded and the numbers are exact.
     pub sample_bytes: Option<u64>,
+    /// `--unwind`.
+    pub unwind: Unwind,
     /// `--sort`.
     pub sort: SortKey,
     /// `--show-allocs`: whether sites carry their blocks.
@@ -126,6 +144,7 @@ impl Default for Options {
             objects: Vec::new(),
             symbols_prefixes: Vec::new(),
             sample_bytes: None,
+            unwind: Unwind::Auto,
             sort: SortKey::Bytes,
             show_allocs: false,
         }

@@ -41,8 +41,13 @@ pub fn capture(
     let (raw_processes, by_slot) = processes.raw();
     let mut sites = Vec::new();
     let mut by_index = HashMap::new();
-    for Account { index, slot, frames, counters, truncated } in drain::accounts(kernel) {
+    let mut losses = losses(kernel);
+    for Account { index, slot, frames, counters, truncated, broken } in drain::accounts(kernel) {
         let Some(&process) = by_slot.get(&slot) else { continue };
+        if let Some(reason) = broken {
+            losses.unwind_failed += 1;
+            *losses.unwind_failures.entry(reason.as_str().to_owned()).or_default() += 1;
+        }
         by_index.insert(index, sites.len());
         sites.push(RawSite { process, frames, counters, truncated });
     }
@@ -68,7 +73,7 @@ pub fn capture(
         processes: raw_processes,
         sites,
         blocks,
-        losses: losses(kernel),
+        losses,
         warnings,
     })
 }
@@ -86,7 +91,8 @@ fn recorded_blocks(sites: &[RawSite], sample_bytes: Option<u64>) -> u64 {
     count.min(bytes / mean.max(1))
 }
 
-/// The kernel's counters under the names of the report.
+/// The kernel's counters under the names of the report. Stacks that could not be walked to their end are counted with the
+/// sites.
 pub fn losses(kernel: &Kernel) -> Losses {
     let raw = kernel.losses();
     Losses {
@@ -94,7 +100,6 @@ pub fn losses(kernel: &Kernel) -> Losses {
         allocs_dropped: raw.allocs_dropped + raw.threads_dropped,
         stacks_dropped: raw.stacks_dropped,
         stacks_truncated: raw.stacks_truncated,
-        unwind_failed: raw.unwind_failed,
         returns_missed: raw.returns_missed,
         events_lost: raw.events_lost,
         ..Losses::default()

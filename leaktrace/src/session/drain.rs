@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use leaktrace_common::abi::{self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_TRUNCATED};
 use leaktrace_common::table::BUCKET_KEYS;
+use leaktrace_common::unwind::Stop;
 
 use super::kernel::Kernel;
 use crate::model::{Address, Counters, RawBlock};
@@ -26,6 +27,8 @@ pub struct Account {
     pub counters: Counters,
     /// Whether the stack was cut.
     pub truncated: bool,
+    /// Why the walk ended before the outermost frame, where it did.
+    pub broken: Option<Stop>,
 }
 
 /// Lives that were given a slot so far, with their slots.
@@ -81,6 +84,7 @@ fn account(kernel: &Kernel, index: u32) -> Option<Account> {
             free_count: site.free_count,
         },
         truncated: site.flags & SITE_TRUNCATED != 0,
+        broken: abi::site_stop(site.flags).filter(|stop| !stop.is_complete()),
     })
 }
 

@@ -30,6 +30,8 @@ pub struct Limits {
     pub max_size: u64,
     /// Mean distance between sampled bytes; 0 records every block.
     pub sample_bytes: u64,
+    /// How stacks are walked: one of the `UNWIND_` constants.
+    pub unwind: u32,
     /// Chunks of 4 KiB for unwind tables and mapping lists.
     pub unwind_chunks: u32,
 }
@@ -98,6 +100,7 @@ impl Kernel {
             .override_global("THREAD_BUCKETS", &thread_buckets, true)
             .override_global("FRAME_CHUNKS", &frame_chunks, true)
             .override_global("MAX_DEPTH", &limits.max_depth, true)
+            .override_global("UNWIND", &limits.unwind, true)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
             .override_global("SAMPLE_BYTES", &limits.sample_bytes, true)

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use jiff::Timestamp;
-use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent};
+use leaktrace_common::abi::{
+    EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent, UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
@@ -30,7 +32,7 @@ use super::signals::Signals;
 use super::unwinding::Unwinding;
 use super::waiting::Ends;
 use crate::config::{Config, Whom};
-use crate::model::{Options, Pid, Snapshot, Target};
+use crate::model::{Options, Pid, Snapshot, Target, Unwind};
 use crate::object;
 use crate::outcome::{CommandStatus, Outcome};
 use crate::procmaps::ObjectStore;
@@ -138,6 +140,10 @@ async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &
         }
     }
     trace.follow_mappings();
+    if matches!(config.whom, Whom::Pids(_)) {
+        // Probed already; what it allocates meanwhile has its stack by frame pointers.
+        trace.unwinding.settle(&trace.kernel, TABLES_WITHIN).await;
+    }
     Ok(trace)
 }
 
@@ -151,6 +157,11 @@ impl<'a> Trace<'a> {
             min_size: recording.min_size,
             max_size: recording.max_size.unwrap_or(u64::MAX),
             sample_bytes: recording.sample_bytes.unwrap_or(0),
+            unwind: match recording.unwind {
+                Unwind::Auto | Unwind::Unknown => UNWIND_AUTO,
+                Unwind::Dwarf => UNWIND_DWARF,
+                Unwind::Fp => UNWIND_FP,
+            },
             unwind_chunks: UNWIND_CHUNKS,
         };
         let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
@@ -185,6 +196,7 @@ impl<'a> Trace<'a> {
     async fn probe_process(&mut self, pid: Pid) -> Result<()> {
         let space = self.processes.look_at(pid)?;
         self.prober.request_all(&mut self.kernel, space, Scope::Process(pid))?;
+        self.follow_mappings();
         self.processes.name(pid);
         self.probe_named(Scope::Process(pid))?;
         self.until_probed().await?;

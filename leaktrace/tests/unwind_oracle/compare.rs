@@ -171,7 +171,7 @@ impl Space {
                 return (frames, stop);
             }
             frames.push(walk.ip());
-            if let Err(stop) = walk.advance(rule, &mut read) {
+            if let Err(stop) = walk.advance(rule, true, &mut read) {
                 return (frames, stop);
             }
         }

@@ -1,0 +1,178 @@
+//! Walking a stack by the tables that userspace builds from `.eh_frame` (`leaktrace_common::unwind`).
+//!
+//! Each frame takes one rule, from the rule cache or, one time in thousands, by searching the process' mappings and the
+//! mapping's table. What frames save is read by way of the scratch slot's window.
+
+use leaktrace_common::abi::{MAX_DEPTH, Scratch, UNWIND_AUTO, Walked};
+use leaktrace_common::unwind::{
+    CacheKey, Chunk, Chunks, Memory, ProcessWord, Regs, Rule, Stop, Walk, cache_word, cached_rule, find_rule,
+    is_cacheable, step_plain,
+};
+
+use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
+use crate::{config, stack};
+
+struct Pool;
+
+impl Chunks for Pool {
+    #[inline(always)]
+    fn chunk(&self, index: u32) -> Option<&Chunk> {
+        UNWIND_POOL.get(index)
+    }
+}
+
+/// The user's stack through a scratch slot's window.
+struct Window {
+    scratch: *mut Scratch,
+    slot: u64,
+}
+
+impl Memory for Window {
+    #[inline(always)]
+    fn read(&mut self, address: u64) -> Option<u64> {
+        stack::read_word(self.scratch, self.slot, address)
+    }
+}
+
+/// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
+/// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
+/// Returns a [`Walked`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
+    let mut memory = Window { scratch, slot };
+    // SAFETY: the slot was claimed by our caller.
+    unsafe {
+        (*scratch).length = 0;
+        (*scratch).guessed = 0;
+    }
+    // What is pushed at the call is gone after the return.
+    let (ip, sp) = if caller == 0 { (memory.read(sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
+    if ip == 0 {
+        return Walked::new(0, Stop::BadRead as u32, false).to_bits();
+    }
+    let list = PROCESSES.get_ptr(process).map_or(0, |process| {
+        // SAFETY: an element of the map; userspace stores the word whole.
+        unsafe { (&raw const (*process).unwind_list).read_volatile() }
+    });
+    let mut regs = Regs { ip, sp, fp };
+    let mut state = 0;
+    let limit = config::max_depth();
+    let mut depth: u32 = 0;
+    let mut stop = Stop::TooDeep as u32;
+    // One frame more than is kept, which tells a stack that was cut from one that just fits.
+    while depth <= limit {
+        let index = depth as usize;
+        if index > MAX_DEPTH {
+            break;
+        }
+        // The way of nearly every frame, without a call; a walk's state is 0 at a return address that a row led to.
+        let rule = cached(list, regs.ip.wrapping_sub(1));
+        if rule.is_plain() && state == 0 {
+            // SAFETY: the slot was claimed by our caller.
+            unsafe { (*scratch).frames[index] = regs.ip };
+            depth += 1;
+            match step_plain(&regs, rule, &mut memory) {
+                Ok(next) => regs = next,
+                Err(why) => {
+                    stop = why as u32;
+                    break;
+                }
+            }
+            continue;
+        }
+        // SAFETY: as above.
+        unsafe { (*scratch).walk = [regs.ip, regs.sp, regs.fp, state] };
+        let step = unknown(unwind_frame(slot, list, depth)) as u32;
+        if step & 0xff != GOES_ON {
+            depth += u32::from(step & IS_FRAME != 0);
+            stop = step & 0xff;
+            break;
+        }
+        depth += 1;
+        // SAFETY: as above.
+        let walk = unsafe { (*scratch).walk };
+        regs = Regs { ip: walk[0], sp: walk[1], fp: walk[2] };
+        state = walk[3];
+    }
+    // SAFETY: as above.
+    let guessed = unsafe { (*scratch).guessed } != 0;
+    Walked::new(depth, stop, guessed).to_bits()
+}
+
+/// What [`unwind_frame`] returns instead of a [`Stop`] where there is a next frame.
+const GOES_ON: u32 = 0xff;
+/// Set in what it returns where the frame is one.
+const IS_FRAME: u32 = 1 << 16;
+
+/// Records the frame that the walk in a scratch slot has come to, as frame number `depth`, and goes on to its caller.
+///
+/// A global function: verified once, not at every frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unwind_frame(slot: u64, list: u64, depth: u32) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return Stop::BadRead as u64 };
+    // SAFETY: the slot was claimed by our caller's caller.
+    let [ip, sp, fp, state] = unsafe { (*scratch).walk };
+    let mut walk = Walk::resume(Regs { ip, sp, fp }, state);
+    let rule = rule(list, walk.lookup_address());
+    if let Some(stop) = walk.refuses(rule) {
+        return stop as u64;
+    }
+    let index = depth as usize;
+    if index > MAX_DEPTH {
+        return Stop::TooDeep as u64;
+    }
+    // SAFETY: as above.
+    unsafe { (*scratch).frames[index] = ip };
+    if let Err(stop) = walk.advance(rule, config::unwind() == UNWIND_AUTO, &mut Window { scratch, slot }) {
+        return u64::from(stop as u32 | IS_FRAME);
+    }
+    let Regs { ip, sp, fp } = walk.regs();
+    // SAFETY: as above.
+    unsafe {
+        (*scratch).walk = [ip, sp, fp, walk.state()];
+        if walk.is_guess() {
+            (*scratch).guessed = 1;
+        }
+    }
+    u64::from(GOES_ON | IS_FRAME)
+}
+
+/// The rule for an address, if it is in the cache, or [`Rule::NONE`].
+#[inline(always)]
+fn cached(list: u64, address: u64) -> Rule {
+    if let Some(key) = CacheKey::new(ProcessWord::from_bits(list), address)
+        && let Some(word) = RULE_CACHE.get(key.slot)
+    {
+        // SAFETY: an element of the map, only ever stored whole.
+        return cached_rule(key, unsafe { core::ptr::from_ref(word).read_volatile() });
+    }
+    Rule::NONE
+}
+
+/// The rule for an address, from the cache or else by searching.
+#[inline(always)]
+fn rule(list: u64, address: u64) -> Rule {
+    let rule = cached(list, address);
+    if rule == Rule::NONE { Rule::from_bits(unknown(unwind_find(list, address)) as u32) } else { rule }
+}
+
+/// The rule for an address in a list of mappings, as its bits; kept in the cache where it stays true.
+///
+/// A global function: verified once, not at every frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unwind_find(list: u64, address: u64) -> u64 {
+    let process = ProcessWord::from_bits(list);
+    let rule = find_rule(&Pool, process, address);
+    if is_cacheable(rule)
+        && let Some(key) = CacheKey::new(process, address)
+        && let Some(word) = RULE_CACHE.get_ptr_mut(key.slot)
+    {
+        // SAFETY: an element of the map; the word is stored whole, whoever else stores there.
+        unsafe { word.write_volatile(cache_word(key, rule)) };
+    }
+    u64::from(rule.to_bits())
+}
