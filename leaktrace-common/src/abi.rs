@@ -168,6 +168,8 @@ pub const PROCESS_EXECED: u32 = 3;
 pub struct Thread {
     /// Stack pointer at the entry of the outermost call in flight; 0 where none is.
     pub sp: u64,
+    /// Stack pointer of the call that returned last: one that was reached by a jump returns a second time there.
+    pub returned_sp: u64,
     /// Bytes asked for by that call.
     pub size: u64,
     /// Where `posix_memalign` will store the address.
@@ -315,7 +317,7 @@ const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 96);
-    assert!(size_of::<Thread>() == 80);
+    assert!(size_of::<Thread>() == 88);
     assert!(size_of::<Losses>() == 64);
     assert!(size_of::<Control>() == 24);
     assert!(size_of::<Event>() == 16);

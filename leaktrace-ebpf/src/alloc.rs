@@ -294,12 +294,13 @@ fn finish(ctx: &RetProbeContext, thread: *mut Thread) {
         let pending = (*thread).sp;
         if sp != pending {
             // A nested call's return lies below the pending one; any other lost its entry.
-            if pending == 0 || sp > pending {
+            if sp > pending && sp != (*thread).returned_sp {
                 lose!(returns_missed);
             }
             return;
         }
         (*thread).sp = 0;
+        (*thread).returned_sp = sp;
         let (size, site, process) = ((*thread).size, (*thread).site, (*thread).process);
         let address = match (*thread).call {
             CALL_POSIX_MEMALIGN => {

@@ -41,6 +41,7 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
         // SAFETY: the place is this thread's own. Fields one by one, so that no memset call is made of it.
         unsafe {
             (*thread).sp = 0;
+            (*thread).returned_sp = 0;
             (*thread).old_address = 0;
             (*thread).gap = 0;
             (*thread).process = process;

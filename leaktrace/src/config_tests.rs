@@ -53,7 +53,8 @@ fn a_command_keeps_its_own_options_and_may_be_called_like_a_subcommand() {
 
 #[test]
 fn options_reach_the_snapshot_as_resolved() {
-    let words = "-d 1m -i 5s -n 3 -z 4k -Z 1MiB -o 10 --sample-bytes 512k --max-allocs 3000000 --max-stacks 5 --max-depth 20 --object /lib/x \
+    let words = "-d 1m -i 5s -n 3 -z 4k -Z 1MiB -o 10 --sample-bytes 512k --unwind fp --max-allocs 3000000 --max-stacks 5 --max-depth 20 \
+                 --object /lib/x \
                  --object y --symbols-prefix je_ --sort age --show-allocs";
     let options = config(&words.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>()).options();
     let expected = Options {
@@ -69,6 +70,7 @@ fn options_reach_the_snapshot_as_resolved() {
         objects: vec!["/lib/x".to_owned(), "y".to_owned()],
         symbols_prefixes: vec!["je_".to_owned()],
         sample_bytes: Some(524_288),
+        unwind: Unwind::Fp,
         sort: SortKey::Age,
         show_allocs: true,
     };

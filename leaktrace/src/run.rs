@@ -68,8 +68,8 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
 
 /// Traces, reports on the way and at the end.
 fn trace(config: &Config) -> anyhow::Result<u8> {
-    doctor::preflight()?;
     let reporter = Reporter::prepare(&config.outputs)?;
+    doctor::preflight()?;
     let mut report = |snapshot: &Snapshot| {
         let delivery = reporter.deliver(snapshot);
         // The trace goes on: the next report may find room again, and the last one decides about success.
