@@ -33,7 +33,7 @@ impl Effort {
 const SLOW: u32 = 5;
 
 /// How often a measurement is tried, a second apart, while others probe what is measured.
-const PATIENCE: u32 = 60;
+const PATIENCE: u32 = 180;
 
 /// What came out.
 pub struct Outcome {
