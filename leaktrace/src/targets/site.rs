@@ -10,6 +10,7 @@
 
 mod emulation;
 mod forward;
+mod frees;
 mod sweep;
 mod track;
 

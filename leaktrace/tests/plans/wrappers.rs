@@ -145,6 +145,26 @@ fn a_free_that_can_only_free_by_others_is_seen_there() {
 }
 
 #[test]
+fn a_free_that_passes_on_another_pointer_is_probed() {
+    // The block was booked behind its header: sub $16, %rdi; jmp free.
+    let mut case = Case::new();
+    case.jumping("cfree", &[0x48, 0x83, 0xef, 0x10], case.free, &[]);
+    assert_eq!(case.forwards("cfree"), None);
+
+    // The same after a check, on one of two ways: test %rsi, %rsi; je .+4; sub $16, %rdi; jmp free.
+    case.jumping("free_sized", &[0x48, 0x85, 0xf6, 0x74, 0x04, 0x48, 0x83, 0xef, 0x10], case.free, &[]);
+    assert_eq!(case.forwards("free_sized"), None);
+
+    // Kept over a call where calls do not keep it: mov %rdi, %rcx; call ffs; mov %rcx, %rdi; jmp free.
+    let ffs = case.image.import("ffs");
+    let before = [0x48, 0x89, 0xf9, 0xe8, 0, 0, 0, 0, 0x48, 0x89, 0xcf];
+    case.jumping("free_aligned_sized", &before, case.free, &[]);
+    let address = ffs + 16;
+    case.image.patch(address + 4, &(ffs as i64 - (address + 8) as i64).to_le_bytes()[..4]);
+    assert_eq!(case.forwards("free_aligned_sized"), None);
+}
+
+#[test]
 fn reallocarray_may_pass_its_product_to_realloc() {
     // glibc: mov %rsi, %rax; mul %rdx; mov %rax, %rsi; jo .+5; jmp realloc; mov errno@gottpoff(%rip), %rax;
     // movl $12, %fs:(%rax); xor %eax, %eax; ret

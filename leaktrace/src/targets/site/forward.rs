@@ -5,15 +5,15 @@
 //! seen twice looks like a block freed twice. Because they jump, the one they jump to returns to the same caller, so
 //! nothing is lost by leaving the first one out. Of frees nobody asks for the caller, so there a call will do as well.
 
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use super::super::functions::{Kind, Signature};
 use super::sweep::Sweep;
 use super::track::{Tracker, argument};
-use super::{Function, Machine};
+use super::{Function, Machine, frees};
 
 /// Longer functions do something of their own.
-const MAX_INSTRUCTIONS: usize = 40;
+pub(super) const MAX_INSTRUCTIONS: usize = 40;
 
 /// Where a jump out of a function leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn forward<T>(
     let sweep = Sweep::of(function.code, function.address).ok()?;
     let probed = |destination| resolve(destination).and_then(Reached::probed);
     straight(&sweep, function, signature, &probed).or_else(|| match signature.kind {
-        Kind::Free => frees_elsewhere(&sweep, function, &resolve),
+        Kind::Free => frees::elsewhere(&sweep, function, signature, &resolve),
         _ => guarded(&sweep, function, signature, &probed),
     })
 }
@@ -91,42 +91,6 @@ fn straight<T>(
         return (same && tracker.stack_shift() == 0).then_some(found);
     }
     None
-}
-
-/// A free that stores nowhere but on its stack, and calls only frees that are probed: it can free by them alone. Which
-/// pointer they get does not matter, they are asked for it themselves. mimalloc's `operator delete` chooses between two.
-fn frees_elsewhere<T>(
-    sweep: &Sweep,
-    function: &Function<'_>,
-    resolve: &impl Fn(Destination) -> Option<Reached<T>>,
-) -> Option<T> {
-    if sweep.instructions.len() > MAX_INSTRUCTIONS {
-        return None;
-    }
-    let mut infos = InstructionInfoFactory::new();
-    let mut first = None;
-    for instruction in &sweep.instructions {
-        if let Some(destination) = destination(instruction, function) {
-            match resolve(destination)? {
-                Reached::Probed(other, found) if other.kind == Kind::Free => first = first.or(Some(found)),
-                Reached::Probed(..) => return None,
-                Reached::Harmless => {}
-            }
-            continue;
-        }
-        let stays = matches!(
-            instruction.flow_control(),
-            FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Return
-        );
-        if !stays || instruction.has_lock_prefix() || matches!(instruction.mnemonic(), Mnemonic::Syscall) {
-            return None;
-        }
-        let on_stack = |used: &UsedMemory| used.base() == Register::RSP;
-        if infos.info(instruction).used_memory().iter().any(|used| !is_read(used.access()) && !on_stack(used)) {
-            return None;
-        }
-    }
-    first
 }
 
 /// Branches that do nothing but check, and jumps to one function only: glibc's `reallocarray`.
@@ -186,7 +150,7 @@ fn jump(instruction: &Instruction, function: &Function<'_>) -> Option<Destinatio
 }
 
 /// Where a jump or call leads that leaves the function, if this is one.
-fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
+pub(super) fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
     let within = function.address..function.address.saturating_add(function.code.len() as u64);
     match instruction.flow_control() {
         FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
@@ -202,6 +166,6 @@ fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Des
     }
 }
 
-fn is_read(access: OpAccess) -> bool {
+pub(super) fn is_read(access: OpAccess) -> bool {
     matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
 }

@@ -160,7 +160,7 @@ fn is_call(instruction: &Instruction) -> bool {
 }
 
 /// System V AMD64 ABI, figure 3.4.
-const fn is_preserved_by_calls(register: Register) -> bool {
+pub(super) const fn is_preserved_by_calls(register: Register) -> bool {
     matches!(
         register,
         Register::RBX | Register::RBP | Register::RSP | Register::R12 | Register::R13 | Register::R14 | Register::R15
