@@ -95,9 +95,14 @@ fn another_kind_of_call_is_not_passed_on() {
 
 #[test]
 fn what_does_something_of_its_own_is_probed() {
-    // A store, a call, a locked instruction, a system call, before the jump.
-    let own: [&[u8]; 4] =
-        [&[0x48, 0x89, 0x3e], &[0xe8, 0, 0, 0, 0], &[0x90, 0xf0, 0x48, 0xff, 0x06], &[0x90, 0x0f, 0x05]];
+    // Before the jump a store, a call, a locked instruction, a system call, a call of nobody knows what.
+    let own: [&[u8]; 5] = [
+        &[0x48, 0x89, 0x3e],
+        &[0xe8, 0, 0, 0, 0],
+        &[0x90, 0xf0, 0x48, 0xff, 0x06],
+        &[0x90, 0x0f, 0x05],
+        &[0x53, 0x48, 0x89, 0xfb, 0xff, 0xd0, 0x48, 0x89, 0xdf, 0x5b],
+    ];
     for before in own {
         let mut case = Case::new();
         case.jumping("free_sized", before, case.free, &[]);
