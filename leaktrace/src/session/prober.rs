@@ -248,7 +248,7 @@ fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
         kind,
         offset: probe.offset,
         placement,
-        leaf: is_leaf(plan.role, probe.kind),
+        leaf: !probe.calls_another && is_leaf(plan.role, probe.kind),
     })
 }
 
