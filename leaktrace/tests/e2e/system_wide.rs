@@ -1,6 +1,6 @@
 //! A trace without a target: every process of the machine that maps what was mapped when it began.
 
-use crate::harness::{Accounts, Tracer, Victim, build, locks};
+use crate::harness::{Tracer, Victim, locks};
 
 /// Room for what the rest of the machine does meanwhile.
 const ROOM: [&str; 4] = ["--max-allocs", "8000000", "--max-stacks", "200000"];
@@ -25,17 +25,37 @@ fn every_running_process_is_traced_exactly() {
     victims.into_iter().for_each(Victim::finish);
 }
 
+/// A size that nobody else on the machine asks for, so that the report is about our processes alone.
+const OURS: &str = "1000003";
+
 #[test]
 fn a_process_that_starts_during_the_trace_is_in_the_report() {
     let _machine = locks::whole_machine();
     // Its libraries are mapped by this test's own process already.
-    let tracer = Tracer::start(&ROOM);
-    let mut victim = Victim::start("family.c", &[]);
-    let accounts = victim.work();
-    let finished = tracer.stop();
-    finished.assert_success();
-    finished.snapshot().assert_equals(&accounts);
-    victim.finish();
+    let tracer = Tracer::start(&["-z", OURS, "-Z", OURS]);
+    let mut puppet = Victim::start("puppet.c", &[]);
+    puppet.go();
+    puppet.tell(&format!("a a {OURS} 7"));
+    puppet.tell("f a 2");
+    let accounts = puppet.report();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+}
+
+#[test]
+fn a_process_that_starts_and_ends_during_the_trace_is_in_the_report() {
+    let _machine = locks::whole_machine();
+    let tracer = Tracer::start(&["-z", OURS, "-Z", OURS]);
+    let mut puppet = Victim::start("puppet.c", &[]);
+    puppet.go();
+    puppet.tell(&format!("a b {OURS} 5"));
+    let accounts = puppet.report();
+    puppet.tell_last("q 0");
+    let (status, _) = puppet.wait();
+    assert!(status.success());
+    let snapshot = tracer.stop().lossless();
+    assert!(snapshot.process(accounts.sites[0].pid).exited);
+    snapshot.assert_equals(&accounts);
 }
 
 #[test]
@@ -47,19 +67,4 @@ fn leaktrace_does_not_trace_itself() {
     let snapshot = tracer.stop().snapshot();
     assert!(snapshot.processes.iter().all(|process| process.pid != own));
     assert!(snapshot.sites.iter().all(|site| site.pid != own));
-}
-
-#[test]
-fn a_process_that_starts_and_ends_during_the_trace_is_in_the_report() {
-    let _machine = locks::whole_machine();
-    // Its libraries are mapped by this test's own process already.
-    let victim = build::victim("family.c");
-    let tracer = Tracer::start(&ROOM);
-    let output = std::process::Command::new(victim).arg("run").output().unwrap();
-    let accounts = Accounts::parse(&String::from_utf8_lossy(&output.stdout));
-    let finished = tracer.stop();
-    finished.assert_success();
-    let snapshot = finished.snapshot();
-    assert!(snapshot.process(accounts.sites[0].pid).exited);
-    snapshot.assert_equals(&accounts);
 }

@@ -70,6 +70,11 @@ impl Victim {
         self.output.collect_until("\"ok\"", |line| line == "ok")
     }
 
+    /// Tells the puppet something that it does not answer: to end.
+    pub fn tell_last(&mut self, order: &str) {
+        writeln!(self.input.as_mut().expect("the puppet still listens"), "{order}").expect("the puppet reads");
+    }
+
     /// The puppet's account.
     pub fn report(&mut self) -> Accounts {
         Accounts::parse(&self.tell("r").join("\n"))
