@@ -13,6 +13,15 @@ pub const PROCESS_SLOTS: u32 = 1 << 16;
 /// The process slot of a thread whose process is not traced.
 pub const NOT_TRACED: u32 = PROCESS_SLOTS;
 
+/// Only processes of a name are traced (bits of the global `FILTERS`).
+pub const FILTER_COMM: u32 = 1;
+/// Only processes of a user are traced.
+pub const FILTER_UID: u32 = 2;
+/// Only processes in a control group are traced.
+pub const FILTER_CGROUP: u32 = 4;
+/// How many names, users or control groups there may be.
+pub const MAX_FILTERS: u32 = 256;
+
 /// Frames in one element of the frames array; a stack takes `ceil(max_depth / this)` neighbouring elements.
 pub const FRAMES_PER_CHUNK: usize = 16;
 /// The deepest stack that can be kept.

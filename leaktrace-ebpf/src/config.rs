@@ -41,6 +41,20 @@ globals! {
     SESSIONS sessions: u32;
     /// leaktrace's own pid, never traced.
     SELF_TGID self_tgid: u32;
+    /// Nonzero where only the processes in `FOLLOWED` are traced.
+    FOLLOWING following: u32;
+    /// Which filters there are: `FILTER_` bits.
+    FILTERS filters: u32;
+    /// Where `task_struct` has its fields, bytes; 0 where the kernel does not tell.
+    TASK_TGID task_tgid: u32;
+    /// See [`task_tgid`].
+    TASK_COMM task_comm: u32;
+    /// See [`task_tgid`].
+    TASK_GROUP_LEADER task_group_leader: u32;
+    /// See [`task_tgid`].
+    TASK_SIGNAL task_signal: u32;
+    /// Where `signal_struct` counts the threads that are alive, bytes; 0 where the kernel does not tell.
+    SIGNAL_LIVE signal_live: u32;
     /// Nonzero where the exit tracepoint says whether a whole process ended (6.16).
     HAS_GROUP_DEAD has_group_dead: u32;
 }

@@ -1,14 +1,46 @@
-//! The ends of lives: threads, processes, and programs replaced by exec.
+//! Lives: processes that are made, programs replaced by exec, the ends of threads and processes.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
 use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::debug;
 use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS};
 
 use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
-use crate::{alloc, config, stats, threads};
+use crate::{alloc, config, stats, threads, whom};
+
+/// A process or a thread is made; it has not run yet.
+#[inline(always)]
+pub fn fork(ctx: &RawTracePointContext) {
+    let parent = Id::current().tgid() as u32;
+    if config::task_tgid() == 0 {
+        return;
+    }
+    // SAFETY: the context of a raw tracepoint is an array of its arguments, the second is the child's task; the helper
+    // checks what it reads, and userspace looked up where the field is.
+    let child = unsafe {
+        let task = *ctx.as_ptr().cast::<*const u8>().add(1);
+        bpf_probe_read_kernel(task.wrapping_add(config::task_tgid() as usize).cast::<u32>())
+    };
+    let Ok(child) = child else { return };
+    if child == parent || parent == config::self_tgid() {
+        return;
+    }
+    whom::fork(parent, child);
+    // Its mappings are its parent's, until userspace has a list of its own for it.
+    // SAFETY: values are copied at once.
+    let slot = unsafe { SLOTS.get(parent) }.copied().unwrap_or(0);
+    let list = match PROCESSES.get_ptr(slot) {
+        // SAFETY: an element of the map; userspace stores the word whole.
+        Some(process) if slot != 0 => unsafe { (&raw const (*process).unwind_list).read_volatile() },
+        // SAFETY: as above.
+        _ => unsafe { UNWIND_LISTS.get(parent) }.copied().unwrap_or(0),
+    };
+    if list != 0 {
+        let _ = UNWIND_LISTS.insert(child, list, 0);
+    }
+}
 
 /// A thread ends; the process too if it was the last.
 #[inline(always)]
@@ -21,16 +53,33 @@ pub fn exit(ctx: &RawTracePointContext) {
         }
         threads::remove(id.tid());
     }
-    // Arguments of the tracepoint: the task, and from 6.16 whether its whole group is dead.
-    let last = if config::has_group_dead() != 0 {
-        // SAFETY: the context of a raw tracepoint is an array of its arguments, and userspace saw that there are two.
-        unsafe { *ctx.as_ptr().cast::<u64>().add(1) & 0xff != 0 }
-    } else {
-        id.tid() == id.tgid()
-    };
-    if last {
+    if is_last(ctx, id) {
+        whom::forget(id.tgid() as u32);
         end(ctx, id, PROCESS_EXITED, EVENT_EXIT);
     }
+}
+
+/// Whether no thread of the process is left.
+#[inline(always)]
+fn is_last(ctx: &RawTracePointContext, id: Id) -> bool {
+    // SAFETY: the context of a raw tracepoint is an array of its arguments.
+    let argument = |index| unsafe { *ctx.as_ptr().cast::<u64>().add(index) };
+    if config::has_group_dead() != 0 {
+        // The second argument says it, from 6.16.
+        return argument(1) & 0xff != 0;
+    }
+    if config::task_signal() != 0 && config::signal_live() != 0 {
+        // The first is the task; its group's count of living threads was lowered before.
+        // SAFETY: the helper checks what it reads; userspace looked up where the fields are.
+        let live = unsafe {
+            let signal = (argument(0) as *const u8).wrapping_add(config::task_signal() as usize);
+            bpf_probe_read_kernel(signal.cast::<*const u8>()).and_then(|signal| {
+                bpf_probe_read_kernel(signal.wrapping_add(config::signal_live() as usize).cast::<i32>())
+            })
+        };
+        return live.is_ok_and(|live| live == 0);
+    }
+    id.tid() == id.tgid()
 }
 
 /// The process begins another program: what the old one held went with its address space.
@@ -50,8 +99,8 @@ fn end(ctx: &RawTracePointContext, id: Id, state: u32, event: u32) {
     let _ = UNWIND_LISTS.remove(tgid);
     // SAFETY: the value is copied at once.
     let Some(slot) = unsafe { SLOTS.get(tgid) }.copied() else { return };
-    let _ = SLOTS.remove(tgid);
-    if slot >= PROCESS_SLOTS {
+    // Where the last threads end at once, two may come here; the slot ends once.
+    if SLOTS.remove(tgid).is_err() || slot >= PROCESS_SLOTS {
         return;
     }
     if let Some(process) = PROCESSES.get_ptr_mut(slot) {

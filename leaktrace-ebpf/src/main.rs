@@ -2,8 +2,8 @@
 //!
 //! Uprobes sit at allocation functions (or a few instructions in, see `targets::site` in userspace): `malloc` and `free`
 //! at plain ones, `call` at all others, told by its cookie which function this is and where its arguments are. Where the
-//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. Two tracepoints end
-//! lives. Each body hands over to [`alloc`] or [`lifecycle`].
+//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. Tracepoints follow
+//! lives from fork to end. Each body hands over to [`alloc`] or [`lifecycle`].
 //!
 //! Invariant: no policy and no strings here; userspace decides by globals ([`config`]) and attach cookies.
 
@@ -26,6 +26,7 @@ mod stack;
 mod stats;
 mod threads;
 mod unwind;
+mod whom;
 
 use core::ffi::c_void;
 
@@ -69,6 +70,12 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     lifecycle::exec(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    lifecycle::fork(&ctx);
     0
 }
 

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site, Thread,
+    Block, Control, FRAMES_PER_CHUNK, Losses, MAX_FILTERS, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site, Thread,
 };
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
@@ -43,6 +43,19 @@ pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(PROCESS_SLOTS, 0);
 /// Lives by slot.
 #[map]
 pub static PROCESSES: Array<Process> = Array::with_max_entries(PROCESS_SLOTS, BPF_F_MMAPABLE);
+
+/// Processes that are traced where not everyone is: those named, and their descendants.
+#[map]
+pub static FOLLOWED: HashMap<u32, u8> = HashMap::with_max_entries(PROCESS_SLOTS, BPF_F_NO_PREALLOC);
+/// Names of processes to be traced, NUL-padded.
+#[map]
+pub static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(MAX_FILTERS, 0);
+/// Users whose processes are to be traced.
+#[map]
+pub static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_FILTERS, 0);
+/// Control groups whose processes, and those of groups in them, are to be traced.
+#[map]
+pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(MAX_FILTERS, 0);
 
 /// Unwind tables of objects and mapping lists of processes, in chunks that userspace allots.
 #[map]

@@ -6,7 +6,7 @@ use leaktrace_common::abi::{EVENT_PROCESS, NOT_TRACED, PROCESS_ALIVE, PROCESS_SL
 use leaktrace_common::atomic;
 
 use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS, UNWIND_LISTS};
-use crate::{config, sites, stats};
+use crate::{config, sites, stats, whom};
 
 /// The current task's pid and thread id.
 #[derive(Clone, Copy)]
@@ -39,6 +39,9 @@ pub fn slot_of(tgid: u32) -> u32 {
     // SAFETY: the value is copied at once; entries are only ever removed by the process' own end.
     if let Some(slot) = unsafe { SLOTS.get(tgid) } {
         return *slot;
+    }
+    if !whom::is_wanted(tgid) {
+        return NOT_TRACED;
     }
     let slot = match FREE_SLOTS.pop() {
         Ok(Some(slot)) => slot,

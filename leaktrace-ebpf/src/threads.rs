@@ -62,7 +62,26 @@ pub fn current(id: Id) -> Option<*mut Thread> {
             return None;
         }
     }
-    traced(word)
+    let thread = traced(word);
+    if thread.is_none() && config::filters() != 0 {
+        // What the filters ask for may have come about since: a name, a user, a control group.
+        return traced(unknown(thread_reconsider(word, id.tgid())));
+    }
+    thread
+}
+
+/// Asks again whether the process of a thread that was not traced is to be, and returns the thread's place.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thread_reconsider(word: u64, tgid: u64) -> u64 {
+    let process = process::slot_of(tgid as u32);
+    if process != 0
+        && let Some(thread) = THREADS.get_ptr_mut(Place::from_word(word).index())
+    {
+        // SAFETY: a valid element of the map, the current thread's own.
+        unsafe { (*thread).process = process };
+    }
+    word
 }
 
 /// The state of the current thread, if it has one.

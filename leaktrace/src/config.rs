@@ -3,7 +3,8 @@
 //! In: [`Cli`] and what kind of terminal there is. Out: an [`Invocation`] in which every default is filled in and every
 //! conflict is settled, or a [`UsageError`].
 
-use std::ffi::OsString;
+mod whom;
+
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -13,10 +14,12 @@ use crate::cli::{
     Action, Cli, ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs,
     UnwindArg, UsageError, WhomArgs,
 };
-use crate::model::{Options, Pid, SortKey, Target, TraceMode, Unwind};
+use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
 use crate::report::output::Destination;
 use crate::report::text::TextStyle;
 use crate::report::{Measure, Outputs};
+
+pub use whom::{Filters, Whom};
 
 /// What to do.
 #[derive(Debug)]
@@ -38,6 +41,10 @@ pub enum Invocation {
 pub struct Config {
     /// Whom to trace.
     pub whom: Whom,
+    /// Whether children of named processes and of a command are traced as well.
+    pub follow: bool,
+    /// `--force`: trace where the kernel may kill what is traced.
+    pub force: bool,
     /// What to record.
     pub recording: Recording,
     /// `--sort`.
@@ -48,17 +55,6 @@ pub struct Config {
     pub gate: Gate,
     /// What to say on standard error.
     pub messages: Messages,
-}
-
-/// Whom to trace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whom {
-    /// These running processes: at least one, none twice.
-    Pids(Vec<Pid>),
-    /// This command, to be launched: the program and its arguments.
-    Command(Vec<OsString>),
-    /// Every process.
-    System,
 }
 
 /// What to record.
@@ -174,9 +170,12 @@ impl Invocation {
 impl Config {
     fn resolve(args: TraceArgs, surroundings: Surroundings) -> Result<Self, UsageError> {
         let TraceArgs { whom, record, output, gate, messages, no_progress } = args;
+        let (follow, force) = (!whom.no_follow, whom.force);
         Ok(Self {
             recording: Recording::resolve(&whom, &record, &output)?,
             whom: Whom::resolve(whom)?,
+            follow,
+            force,
             sort: output.sort.map_or(SortKey::Bytes, sort_key),
             outputs: resolve_outputs(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
@@ -188,13 +187,18 @@ impl Config {
     #[must_use]
     pub fn target(&self) -> Target {
         match &self.whom {
-            Whom::Pids(pids) => Target { mode: TraceMode::Pid, pids: pids.clone(), command: Vec::new() },
+            Whom::Pids(pids) => Target { pids: pids.clone(), ..Target::new(TraceMode::Pid) },
             Whom::Command(command) => Target {
-                mode: TraceMode::Command,
-                pids: Vec::new(),
                 command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+                ..Target::new(TraceMode::Command)
             },
-            Whom::System => Target { mode: TraceMode::System, pids: Vec::new(), command: Vec::new() },
+            Whom::Filtered(filters) => Target {
+                comms: filters.comms.clone(),
+                cgroups: filters.cgroups.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+                uids: filters.uids.clone(),
+                ..Target::new(TraceMode::Filter)
+            },
+            Whom::System => Target::new(TraceMode::System),
         }
     }
 
@@ -218,26 +222,7 @@ impl Config {
             unwind: recording.unwind,
             sort: self.sort,
             show_allocs: recording.show_allocs,
-        }
-    }
-}
-
-impl Whom {
-    fn resolve(args: WhomArgs) -> Result<Self, UsageError> {
-        let mut pids: Vec<Pid> = Vec::new();
-        for pid in args.pids.into_iter().flat_map(|pids| pids.0) {
-            // Named twice is traced once.
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
-        match (pids.is_empty(), args.command.is_empty()) {
-            (false, false) => {
-                Err(UsageError::new("--pid and a COMMAND cannot be traced together; leave one of them out"))
-            }
-            (false, true) => Ok(Self::Pids(pids)),
-            (true, false) => Ok(Self::Command(args.command)),
-            (true, true) => Ok(Self::System),
+            follow: self.follow,
         }
     }
 }

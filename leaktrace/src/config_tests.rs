@@ -1,7 +1,10 @@
 //! Tests of what a command line resolves to, without a terminal and without tracing.
 
+use std::ffi::OsString;
+
 use super::*;
 use crate::cli::{Parsed, parse};
+use crate::model::Pid;
 
 fn resolve_with(words: &[&str], surroundings: Surroundings) -> Result<Invocation, UsageError> {
     let words = std::iter::once("leaktrace").chain(words.iter().copied()).map(OsString::from);
@@ -43,6 +46,38 @@ fn pids_come_once_each_in_the_order_given() {
 }
 
 #[test]
+fn filters_choose_among_all_processes() {
+    let words =
+        ["--comm", "nginx", "--comm", "a-name-beyond-fifteen", "--uid", "root", "--uid", "33", "--cgroup", "a/b"];
+    let config = config(&words);
+    let filters = Filters {
+        comms: vec!["nginx".to_owned(), "a-name-beyond-fifteen".to_owned()],
+        cgroups: vec![PathBuf::from("a/b")],
+        uids: vec![0, 33],
+    };
+    assert_eq!(config.whom, Whom::Filtered(filters));
+    let target = config.target();
+    assert_eq!((target.mode, target.uids), (TraceMode::Filter, vec![0, 33]));
+}
+
+#[test]
+fn filters_do_not_go_with_named_processes_nor_with_a_command() {
+    assert!(refused(&["--uid", "0", "-p", "1"]).contains("--uid"));
+    assert!(refused(&["--comm", "x", "--", "true"]).contains("--comm"));
+    assert!(refused(&["--cgroup", "x", "-p", "1"]).contains("--cgroup"));
+    assert!(refused(&["--uid", "no such user"]).contains("no user"));
+}
+
+#[test]
+fn children_are_followed_unless_told_otherwise() {
+    assert!(config(&["-p", "1"]).follow && config(&["--", "true"]).follow);
+    let alone = config(&["-p", "1", "--no-follow"]);
+    assert!(!alone.follow && !alone.options().follow);
+    assert!(refused(&["--no-follow"]).contains("--no-follow"), "of every process there are no others");
+    assert!(refused(&["--no-follow", "--comm", "x"]).contains("--no-follow"));
+}
+
+#[test]
 fn a_command_keeps_its_own_options_and_may_be_called_like_a_subcommand() {
     let words = |words: &[&str]| Whom::Command(words.iter().map(OsString::from).collect());
     assert_eq!(config(&["-q", "--", "ls", "-q", "--json", "-"]).whom, words(&["ls", "-q", "--json", "-"]));
@@ -73,6 +108,7 @@ fn options_reach_the_snapshot_as_resolved() {
         unwind: Unwind::Fp,
         sort: SortKey::Age,
         show_allocs: true,
+        follow: true,
     };
     assert_eq!(options, expected);
 }
@@ -119,7 +155,7 @@ fn contradictions_are_one_line_with_the_next_step() {
 
 #[test]
 fn options_of_later_versions_are_not_taken_silently() {
-    for option in ["--kernel", "--grow=brk", "--comm=x", "--pprof=x", "--html=x", "--leak-check", "--alloc-symbols=x"] {
+    for option in ["--kernel", "--grow=brk", "--pprof=x", "--html=x", "--leak-check", "--alloc-symbols=x"] {
         assert!(refused(&[option]).contains("unexpected argument"), "{option}");
     }
 }

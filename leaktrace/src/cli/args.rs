@@ -5,10 +5,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{
     Pids, Top, parse_bytes, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes, parse_time,
+    parse_uid,
 };
 use crate::model::Options;
 
@@ -47,6 +49,42 @@ pub struct WhomArgs {
     /// Several are joined by commas, or the option is repeated.
     #[arg(short, long = "pid", value_name = "PID[,PID...]", value_parser = parse_pids)]
     pub pids: Vec<Pids>,
+
+    /// Trace processes of this name, also those that start later
+    ///
+    /// The name is what ps -o comm= and /proc/PID/comm show: the program's file name, or what the process calls itself.
+    /// The kernel keeps its first 15 bytes, and only these are compared. May be repeated.
+    #[arg(long = "comm", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub comms: Vec<String>,
+
+    /// Trace the processes in this control group (version 2) and in groups below it, also those that start later
+    ///
+    /// A directory such as /sys/fs/cgroup/system.slice/nginx.service; what lies above the group may be left out. May be
+    /// repeated. Of --comm, --cgroup and --uid a process must meet one of each kind that is given.
+    #[arg(long = "cgroup", value_name = "PATH")]
+    pub cgroups: Vec<PathBuf>,
+
+    /// Trace the processes of this user, also those that start later
+    ///
+    /// A name or a number: the user whose rights a process has. May be repeated.
+    #[arg(long = "uid", value_name = "UID", value_parser = parse_uid)]
+    pub uids: Vec<u32>,
+
+    /// Do not trace the children of --pid or COMMAND
+    ///
+    /// Children are traced from their first instruction on. The price is paid by others: a program or library that a traced
+    /// process allocates with has its probes in every process that uses the same file, and a call to the allocator takes
+    /// about a microsecond longer there, although nothing is recorded of it. With --no-follow only the named processes
+    /// have probes.
+    #[arg(long)]
+    pub no_follow: bool,
+
+    /// Trace even where the kernel may kill what is traced
+    ///
+    /// Linux 6.11 to 6.13 kill processes under a seccomp filter, such as those in containers and browsers, when they
+    /// return from a probed function.
+    #[arg(long)]
+    pub force: bool,
 
     /// Launch this command and trace it, from before its first allocation, with its descendants
     #[arg(last = true, value_name = "-- COMMAND")]

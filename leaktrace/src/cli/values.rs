@@ -48,6 +48,17 @@ fn parse_pid(text: &str) -> Result<Pid, String> {
     }
 }
 
+/// A user's number, or name as this machine knows it.
+pub fn parse_uid(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => Err(format!("there is no user {text:?}; give a number, or a name that getent passwd lists")),
+    }
+}
+
 /// A time: `500ms`, `30s`, `5m`, `1h30m`, `0.5s`; a bare number is seconds.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let form = || TIME_FORM.to_owned();

@@ -66,7 +66,7 @@ fn capture(options: Options) -> Capture {
         elapsed: Duration::from_secs(10),
         sequence: 1,
         is_final: true,
-        target: Target { mode: crate::model::TraceMode::Pid, pids: vec![Pid(7)], command: vec![] },
+        target: Target { pids: vec![Pid(7)], ..Target::new(crate::model::TraceMode::Pid) },
         blocks: Some(BlockTally::read(sites.len(), &options, blocks)),
         options,
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],

@@ -39,6 +39,23 @@ pub struct Target {
     /// The launched command and its arguments; bytes that are not UTF-8 are replaced.
     #[serde(default)]
     pub command: Vec<String>,
+    /// `--comm`: names, one of which a process had to have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comms: Vec<String>,
+    /// `--cgroup`, as given: control groups, one of which a process had to be in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<String>,
+    /// `--uid`: users, one of whom a process had to belong to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uids: Vec<u32>,
+}
+
+impl Target {
+    /// A target of this kind that nothing more is said of.
+    #[must_use]
+    pub fn new(mode: TraceMode) -> Self {
+        Self { mode, pids: Vec::new(), command: Vec::new(), comms: Vec::new(), cgroups: Vec::new(), uids: Vec::new() }
+    }
 }
 
 /// What sites are ordered by, largest first.
@@ -112,6 +129,8 @@ pub struct Options {
     pub sort: SortKey,
     /// `--show-allocs`: whether sites carry their blocks.
     pub show_allocs: bool,
+    /// Whether children of named processes and of a command were traced as well: not so with `--no-follow`.
+    pub follow: bool,
 }
 
 impl Options {
@@ -147,6 +166,7 @@ impl Default for Options {
             unwind: Unwind::Auto,
             sort: SortKey::Bytes,
             show_allocs: false,
+            follow: true,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::maps::{HashMap, MapData, RingBuf};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
@@ -14,6 +14,8 @@ use leaktrace_common::unwind::Chunk;
 use super::mapping::Mapping;
 use super::programs::{Programs, Technique};
 use super::sampling;
+use super::selection::{self, Fields, Selection};
+use crate::model::Pid;
 
 /// What the user can size and filter.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +73,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
-    pub fn load(object: &[u8], limits: &Limits, technique: Technique) -> Result<Self> {
+    pub fn load(object: &[u8], limits: &Limits, selection: &Selection, technique: Technique) -> Result<Self> {
         let block_buckets = table::buckets_for(limits.max_allocs);
         let site_buckets = table::buckets_for(limits.max_stacks);
         let thread_buckets = table::buckets_for(MAX_THREADS);
@@ -81,6 +83,8 @@ impl Kernel {
             format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
         })?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
+        let fields = fields(selection)?;
+        let (following, filters) = (u32::from(selection.following), selection.filters());
         let max_size_complement = u64::MAX - limits.max_size;
         let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
         let sessions = u32::from(technique == Technique::Sessions);
@@ -107,6 +111,13 @@ impl Kernel {
             .override_global("SESSIONS", &sessions, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("SELF_TGID", &self_tgid, true)
+            .override_global("FOLLOWING", &following, true)
+            .override_global("FILTERS", &filters, true)
+            .override_global("TASK_TGID", &fields.task_tgid, true)
+            .override_global("TASK_COMM", &fields.task_comm, true)
+            .override_global("TASK_GROUP_LEADER", &fields.task_group_leader, true)
+            .override_global("TASK_SIGNAL", &fields.task_signal, true)
+            .override_global("SIGNAL_LIVE", &fields.signal_live, true)
             .override_global("HAS_GROUP_DEAD", &group_dead, true);
         let ebpf = loader.load(object).context("cannot load the BPF object")?;
 
@@ -131,7 +142,8 @@ impl Kernel {
         }
         // Slot 0 means "none".
         kernel.set_control(|control| control.next_slot = 1)?;
-        for name in ["process_exec", "process_exit"] {
+        selection.fill(&mut kernel.ebpf)?;
+        for name in ["process_fork", "process_exec", "process_exit"] {
             let program: &mut RawTracePoint = kernel
                 .ebpf
                 .program_mut(name)
@@ -162,6 +174,11 @@ impl Kernel {
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
         let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
         Ok(RingBuf::try_from(map)?)
+    }
+
+    /// Has a process traced where only some are, and its descendants from now on.
+    pub fn follow(&mut self, pid: Pid) -> Result<()> {
+        selection::follow(&mut self.ebpf, pid)
     }
 
     /// Makes the programs do nothing from now on, so that the tables stand still.
@@ -199,6 +216,23 @@ impl Kernel {
 pub fn monotonic_ns() -> Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+/// Where the kernel has what the programs read of it.
+fn fields(selection: &Selection) -> Result<Fields> {
+    match Fields::read() {
+        Ok(fields) if selection.following && fields.task_tgid == 0 => {
+            bail!("the kernel does not tell where a task has its pid; trace without its children: --no-follow")
+        }
+        Ok(fields) => Ok(fields),
+        Err(error) if selection.following => {
+            Err(error).context("children cannot be followed; trace without them: --no-follow")
+        }
+        Err(error) => {
+            log::debug!("{error:#}");
+            Ok(Fields::default())
+        }
+    }
 }
 
 /// Whether the exit tracepoint passes "the whole group is dead", which came with Linux 6.16.

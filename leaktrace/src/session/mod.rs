@@ -6,6 +6,7 @@
 mod attach;
 #[doc(hidden)]
 pub mod bpf;
+mod btf;
 mod candidate;
 mod capture;
 mod discovery;
@@ -26,6 +27,7 @@ mod processes;
 mod programs;
 mod progress;
 mod sampling;
+mod selection;
 mod signals;
 mod trace;
 mod unwinding;

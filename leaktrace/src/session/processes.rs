@@ -24,6 +24,8 @@ use crate::procmaps::{AddressSpace, CaptureError, Mapping, MappingName, Object, 
 pub enum Circle {
     /// Of every process but this one.
     Everyone,
+    /// Of those that were looked at, and of their descendants.
+    Descendants,
     /// Of those that were looked at.
     Named,
 }
@@ -149,7 +151,7 @@ impl Processes {
         self.end_current(pid);
         let parent = self.current(parent).and_then(|number| self.lives.get(&number));
         let life = match (self.circle, parent) {
-            (Circle::Everyone, Some(parent)) => Life {
+            (Circle::Everyone | Circle::Descendants, Some(parent)) => Life {
                 comm: parent.comm.clone(),
                 exe: parent.exe.clone(),
                 ..Life::new(pid, time, parent.space.forked(pid))

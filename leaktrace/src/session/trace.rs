@@ -28,6 +28,7 @@ use super::prober::{Found, Prober, Request};
 use super::processes::{Circle, Mapped, Processes};
 use super::programs::Technique;
 use super::progress::Progress;
+use super::selection::Selection;
 use super::signals::Signals;
 use super::unwinding::Unwinding;
 use super::waiting::Ends;
@@ -86,7 +87,7 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
-        Whom::Pids(_) | Whom::System => None,
+        Whom::Pids(_) | Whom::Filtered(_) | Whom::System => None,
     };
     // After the command was started, which keeps the limit that it was given.
     limits::allow_many_descriptors();
@@ -136,7 +137,7 @@ async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &
                     trace.probe_process(*pid).await?;
                 }
             }
-            Whom::Command(_) | Whom::System => trace.probe_system().await?,
+            Whom::Command(_) | Whom::Filtered(_) | Whom::System => trace.probe_system().await?,
         }
     }
     trace.follow_mappings();
@@ -164,14 +165,15 @@ impl<'a> Trace<'a> {
             },
             unwind_chunks: UNWIND_CHUNKS,
         };
-        let mut kernel = Kernel::load(&object::bytes()?, &limits, Technique::chosen())?;
+        let mut kernel = Kernel::load(&object::bytes()?, &limits, &Selection::new(config)?, Technique::chosen())?;
         let log = kernel.take_log()?;
         let events = kernel.take_events()?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
-        let circle = match config.whom {
-            Whom::Pids(_) | Whom::Command(_) => Circle::Named,
-            Whom::System => Circle::Everyone,
+        let circle = match (config.whom.is_named(), config.follow) {
+            (true, true) => Circle::Descendants,
+            (true, false) => Circle::Named,
+            (false, _) => Circle::Everyone,
         };
         Ok(Self {
             config,
@@ -192,13 +194,18 @@ impl<'a> Trace<'a> {
         })
     }
 
-    /// Probes the allocators of one process, for it alone.
+    /// Probes the allocators of one process, and has its descendants followed.
     async fn probe_process(&mut self, pid: Pid) -> Result<()> {
+        let scope = self.scope(pid);
+        if self.config.follow {
+            // Before the look, which fails where the process has ended; if it does so later, the programs forget it.
+            self.kernel.follow(pid)?;
+        }
         let space = self.processes.look_at(pid)?;
-        self.prober.request_all(&mut self.kernel, space, Scope::Process(pid))?;
+        self.prober.request_all(&mut self.kernel, space, scope)?;
         self.follow_mappings();
         self.processes.name(pid);
-        self.probe_named(Scope::Process(pid))?;
+        self.probe_named(scope)?;
         self.until_probed().await?;
         let found = self.processes.look_at(pid).map(|space| self.prober.found(space)).unwrap_or_default();
         if found.objects.is_empty() && self.config.recording.objects.is_empty() {
@@ -480,10 +487,7 @@ impl<'a> Trace<'a> {
 
     /// For whom the files of a process are probed.
     fn scope(&self, pid: Pid) -> Scope {
-        match self.config.whom {
-            Whom::Pids(_) | Whom::Command(_) => Scope::Process(pid),
-            Whom::System => Scope::AllProcesses,
-        }
+        if self.config.whom.is_named() && !self.config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
     }
 
     /// Where records were lost, mappings may have been missed: looks at the processes themselves.
@@ -494,7 +498,7 @@ impl<'a> Trace<'a> {
         }
         self.lost_records = lost;
         log::warn!("{lost} records of mappings were lost; looking at all processes again");
-        if self.config.whom == Whom::System {
+        if !self.config.whom.is_named() {
             return self.request_system();
         }
         for pid in self.processes.alive() {

@@ -128,7 +128,7 @@ fn the_last_of_several_targets_ends_the_trace() {
 #[test]
 fn an_orderly_end_leaves_no_breakpoint() {
     let _machine = locks::no_system_wide_trace();
-    let mut victim = Victim::start("family.c", &[]);
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
     eventually("no other trace is under way", || breakpoints(victim.pid()).is_empty());
     let tracer = Tracer::attach(&victim, &[]);
     let set = breakpoints(victim.pid());
@@ -146,7 +146,7 @@ fn an_orderly_end_leaves_no_breakpoint() {
 fn a_killed_tracer_leaves_nothing_behind() {
     let _machine = locks::no_system_wide_trace();
     let before = pinned();
-    let mut victim = Victim::start("threads.c", &["4", "400000"]);
+    let mut victim = Victim::start_with_own_libc("threads.c", &["4", "400000"]);
     let tracer = Tracer::attach(&victim, &[]);
     // In the middle of the work, with calls under way.
     victim.go();
@@ -165,7 +165,7 @@ fn a_killed_tracer_leaves_nothing_behind() {
 #[test]
 fn attaching_and_detaching_again_and_again_leaves_the_target_healthy() {
     let _machine = locks::no_system_wide_trace();
-    let mut victim = Victim::start("threads.c", &["4", "3000000"]);
+    let mut victim = Victim::start_with_own_libc("threads.c", &["4", "3000000"]);
     victim.go();
     for _ in 0..5 {
         Tracer::attach(&victim, &[]).stop().assert_success();

@@ -73,7 +73,14 @@ impl Tracers {
                 None => privileged(&self.leaktrace)?,
             };
             let report = self.scratch.join("report.json");
-            command.arg("--pid").arg(pid.to_string()).arg("--verbose").args(options).arg("--json").arg(&report);
+            command
+                .arg("--no-follow")
+                .arg("--pid")
+                .arg(pid.to_string())
+                .arg("--verbose")
+                .args(options)
+                .arg("--json")
+                .arg(&report);
             Tracer::start(command, TRACING, End::Interrupt(Some(report))).map(Some)
         };
         let tracer = match variant {

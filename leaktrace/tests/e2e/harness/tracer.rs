@@ -174,6 +174,15 @@ impl Finished {
         snapshot
     }
 
+    /// The snapshot of a trace that went well and booked everything. Of a program that has just begun the first stacks may
+    /// be walked by frame pointers, which is counted, until its mappings are known.
+    pub fn exact(&self) -> Snapshot {
+        self.assert_success();
+        let snapshot = self.snapshot();
+        snapshot.assert_lossless_but(&["unwind_failed", "unwind_failures"]);
+        snapshot
+    }
+
     pub fn assert_success(&self) {
         assert!(self.status.success(), "leaktrace ended with {}; standard error:\n{}", self.status, self.stderr);
     }

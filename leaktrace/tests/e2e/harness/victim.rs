@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
+use tempfile::TempDir;
+
 use super::lines::Lines;
 use super::{Accounts, build};
 
@@ -11,6 +13,8 @@ pub struct Victim {
     child: Child,
     input: Option<ChildStdin>,
     output: Lines,
+    /// Where its own C library lies.
+    libc: Option<TempDir>,
 }
 
 impl Victim {
@@ -18,6 +22,22 @@ impl Victim {
     pub fn start(source: &str, arguments: &[&str]) -> Self {
         let victim = Self::spawn(source, Command::new(build::victim(source)).arg("wait").args(arguments));
         victim.wait_until_ready();
+        victim
+    }
+
+    /// The same with a C library of its own, in which no trace of others has probes unless it is system-wide.
+    pub fn start_with_own_libc(source: &str, arguments: &[&str]) -> Self {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("own mappings");
+        let libc =
+            maps.lines().find_map(|line| line.find('/').map(|at| &line[at..]).filter(|it| it.ends_with("/libc.so.6")));
+        let libc = libc.expect("the tests are linked with the C library that victims use");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::copy(libc, directory.path().join("libc.so.6")).expect("it can be copied");
+        let mut command = Command::new(build::victim(source));
+        command.arg("wait").args(arguments).env("LD_LIBRARY_PATH", directory.path());
+        let mut victim = Self::spawn(source, &mut command);
+        victim.wait_until_ready();
+        victim.libc = Some(directory);
         victim
     }
 
@@ -40,7 +60,7 @@ impl Victim {
             .unwrap_or_else(|e| panic!("cannot start {what}: {e}"));
         let input = child.stdin.take();
         let output = Lines::of("the victim's standard output", child.stdout.take().expect("it was piped"));
-        Self { child, input, output }
+        Self { child, input, output, libc: None }
     }
 
     /// What `-p` takes.

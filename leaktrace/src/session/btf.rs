@@ -1,0 +1,212 @@
+//! Where the fields of the kernel's structures are, from its own type information (`/sys/kernel/btf/vmlinux`).
+//!
+//! Pure over bytes but for [`read`]. Layout: Documentation/bpf/btf.rst of the kernel.
+
+use std::ops::Range;
+use std::{fs, io};
+
+const MAGIC: u16 = 0xeb9f;
+/// Bytes of a type before what is particular to its kind: name, information, size or type.
+const TYPE_BYTES: usize = 12;
+/// Bytes of a structure's member: name, type, offset.
+const MEMBER_BYTES: usize = 12;
+/// How deep structures without a name may lie in one another.
+const MAX_NESTING: u32 = 8;
+
+// Kinds of types.
+const INT: u32 = 1;
+const PTR: u32 = 2;
+const ARRAY: u32 = 3;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FUNC_PROTO: u32 = 13;
+const VAR: u32 = 14;
+const DATASEC: u32 = 15;
+const FLOAT: u32 = 16;
+const DECL_TAG: u32 = 17;
+const TYPE_TAG: u32 = 18;
+const ENUM64: u32 = 19;
+
+/// Type information that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// There is none.
+    #[error("the kernel does not tell its types (/sys/kernel/btf/vmlinux: {0})")]
+    Missing(#[from] io::Error),
+    /// It is not as it should be.
+    #[error("the kernel's type information cannot be read")]
+    Malformed,
+}
+
+/// The running kernel's, whole.
+pub fn read() -> Result<Vec<u8>, BtfError> {
+    Ok(fs::read("/sys/kernel/btf/vmlinux")?)
+}
+
+/// Types, by number.
+pub struct Btf<'a> {
+    bytes: &'a [u8],
+    strings: &'a [u8],
+    /// Where each begins; type 0 is `void`, which is not there.
+    types: Vec<usize>,
+}
+
+/// A type's first words.
+struct Type {
+    name: u32,
+    kind: u32,
+    members: usize,
+    /// The upper bits of a member's offset are the width of a bit field.
+    has_bit_fields: bool,
+}
+
+impl<'a> Btf<'a> {
+    /// Finds where the types are.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        let malformed = BtfError::Malformed;
+        let word = |at| word(bytes, at);
+        let header = word(4).ok_or(malformed)? as usize;
+        if bytes.get(..2) != Some(&MAGIC.to_ne_bytes()) {
+            return Err(BtfError::Malformed);
+        }
+        let section = |offset, length| -> Option<Range<usize>> {
+            let start = header.checked_add(word(offset)? as usize)?;
+            Some(start..start.checked_add(word(length)? as usize)?)
+        };
+        let (types, strings) = (section(8, 12), section(16, 20));
+        let (Some(types), Some(strings)) = (types, strings) else { return Err(BtfError::Malformed) };
+        let strings = bytes.get(strings).ok_or(BtfError::Malformed)?;
+        let mut btf = Self { bytes, strings, types: vec![types.start] };
+        let mut at = types.start;
+        while at < types.end {
+            btf.types.push(at);
+            let length = btf.type_at(at).and_then(|found| length(&found)).ok_or(BtfError::Malformed)?;
+            at += length;
+        }
+        Ok(btf)
+    }
+
+    /// The offset, in bytes, of a field in a structure; `None` where there is none of the name, or it is a bit field.
+    pub fn offset(&self, structure: &str, field: &str) -> Option<u32> {
+        self.types
+            .iter()
+            .skip(1)
+            .filter(|at| {
+                self.type_at(**at).is_some_and(|found| found.kind == STRUCT && self.is_named(found.name, structure))
+            })
+            .find_map(|at| self.field(*at, field, MAX_NESTING))
+    }
+
+    fn field(&self, at: usize, name: &str, nesting: u32) -> Option<u32> {
+        let structure = self.type_at(at).filter(|found| matches!(found.kind, STRUCT | UNION))?;
+        (0..structure.members).find_map(|index| {
+            let member = at + TYPE_BYTES + index * MEMBER_BYTES;
+            let (named, of_type, offset) =
+                (word(self.bytes, member)?, word(self.bytes, member + 4)?, word(self.bytes, member + 8)?);
+            let bits = if structure.has_bit_fields { offset & 0x00ff_ffff } else { offset };
+            let is_bit_field = structure.has_bit_fields && offset >> 24 != 0;
+            if named == 0 && nesting > 0 {
+                // Fields of a structure without a name are the outer one's.
+                let inner = self.field(*self.types.get(of_type as usize)?, name, nesting - 1)?;
+                return Some(bits / 8 + inner);
+            }
+            (self.is_named(named, name) && !is_bit_field).then_some(bits / 8)
+        })
+    }
+
+    fn type_at(&self, at: usize) -> Option<Type> {
+        let info = word(self.bytes, at + 4)?;
+        Some(Type {
+            name: word(self.bytes, at)?,
+            kind: info >> 24 & 0x1f,
+            members: (info & 0xffff) as usize,
+            has_bit_fields: info >> 31 != 0,
+        })
+    }
+
+    fn is_named(&self, at: u32, name: &str) -> bool {
+        let rest = self.strings.get(at as usize..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
+    }
+}
+
+/// Bytes of a type; `None` for a kind that is not known, behind which nothing can be found.
+fn length(found: &Type) -> Option<usize> {
+    let more = match found.kind {
+        INT | VAR | DECL_TAG => 4,
+        ARRAY => 12,
+        STRUCT | UNION | DATASEC | ENUM64 => found.members * 12,
+        ENUM | FUNC_PROTO => found.members * 8,
+        // Pointers, forward declarations, typedefs, qualifiers, functions.
+        PTR | 7..=12 | FLOAT | TYPE_TAG => 0,
+        _ => return None,
+    };
+    Some(TYPE_BYTES + more)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// What `pahole` would print, by way of the compiler: bpftool's header of the running kernel's types.
+    fn offsets_by_compiler(fields: &[(&str, &str)]) -> Vec<u32> {
+        let directory = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).current_dir(directory.path()).output().unwrap();
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let header = run("bpftool", &["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "c"]);
+        std::fs::write(directory.path().join("types.h"), header).unwrap();
+        let prints: Vec<String> = fields
+            .iter()
+            .map(|(structure, field)| format!("printf(\"%lu\\n\", __builtin_offsetof(struct {structure}, {field}));"))
+            .collect();
+        let prints = prints.concat();
+        let source = format!("#include \"types.h\"\nint printf(const char *, ...);\nint main(void) {{ {prints} }}");
+        std::fs::write(directory.path().join("offsets.c"), source).unwrap();
+        run("cc", &["-w", "-o", "offsets", "offsets.c"]);
+        run("./offsets", &[]).lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn fields_are_where_the_compiler_puts_them() {
+        let fields = [
+            ("task_struct", "tgid"),
+            ("task_struct", "comm"),
+            ("task_struct", "group_leader"),
+            ("task_struct", "signal"),
+            ("signal_struct", "live"),
+            // In a union without a name.
+            ("page", "mapping"),
+        ];
+        let bytes = read().expect("the kernel has BTF");
+        let btf = Btf::parse(&bytes).unwrap();
+        let found: Vec<u32> = fields.iter().map(|(structure, field)| btf.offset(structure, field).unwrap()).collect();
+        assert_eq!(found, offsets_by_compiler(&fields));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        let bytes = read().expect("the kernel has BTF");
+        let btf = Btf::parse(&bytes).unwrap();
+        assert_eq!(btf.offset("task_struct", "no_such_field"), None);
+        assert_eq!(btf.offset("no_such_struct", "tgid"), None);
+        assert_eq!(btf.offset("task_struct", "in_execve"), None, "a bit field has no offset in bytes");
+    }
+
+    #[test]
+    fn broken_bytes_are_refused() {
+        let bytes = read().expect("the kernel has BTF");
+        assert!(Btf::parse(&[]).is_err());
+        assert!(Btf::parse(&bytes[..bytes.len() / 2]).is_err());
+        assert!(Btf::parse(&bytes[8..]).is_err());
+    }
+}
