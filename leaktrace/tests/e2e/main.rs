@@ -16,6 +16,7 @@ mod abandoned;
 mod accounting;
 mod allocators;
 mod bad_input;
+mod callers;
 mod capacity;
 mod choosing;
 mod command;
