@@ -154,7 +154,10 @@ fn a_stop_by_pid_lasts_until_continued() {
     let programs = Programs::new();
     let program = programs.build("cc", "signals.c", "signals", &[]);
     let mut output = Fifo::new(programs.path("output"));
-    let command = words(["sh", "-c", "exec \"$0\" >\"$1\"", program.to_str().unwrap(), output.path.to_str().unwrap()]);
+    // In a process group of its own: where nobody could continue a group, as in one that a daemon started, the kernel
+    // does not let SIGTSTP stop it.
+    let own_group = "setpgrp; open(STDOUT, '>', $ARGV[1]) or die; exec $ARGV[0]";
+    let command = words(["perl", "-e", own_group, program.to_str().unwrap(), output.path.to_str().unwrap()]);
     wait_for(async {
         let (mut launched, held) = hold(&command).await;
         held.release();
