@@ -1,15 +1,18 @@
 //! One reading of the tables as the model wants it: slots become processes, ticks become ages.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use leaktrace_common::unwind::Stop;
 
 use super::drain::{self, Account};
 use super::kernel::{Kernel, monotonic_ns};
 use super::processes::Processes;
-use crate::model::{BlockTally, Capture, Losses, Options, RawSite, Target};
+use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, Target};
+use crate::procmaps::AddressSpace;
 
 /// Blocks above which a report in the middle of a trace goes without their ages, so that it takes milliseconds however
 /// many are outstanding.
@@ -42,14 +45,22 @@ pub fn capture(
     let mut sites = Vec::new();
     let mut by_index = HashMap::new();
     let mut losses = losses(kernel);
+    let mut incomplete: BTreeMap<(PathBuf, Stop), u64> = BTreeMap::new();
     for Account { index, slot, frames, counters, truncated, broken } in drain::accounts(kernel) {
         let Some(&process) = by_slot.get(&slot) else { continue };
         if let Some(reason) = broken {
             losses.unwind_failed += 1;
             *losses.unwind_failures.entry(reason.as_str().to_owned()).or_default() += 1;
+            let module = module_of(processes.space(raw_processes[process].life), frames.last().copied());
+            *incomplete.entry((module, reason)).or_insert(0u64) += 1;
         }
         by_index.insert(index, sites.len());
         sites.push(RawSite { process, frames, counters, truncated });
+    }
+    if occasion.is_final {
+        for ((module, reason), stacks) in &incomplete {
+            log::info!("{stacks} incomplete stacks end in {}: {}", module.display(), reason.as_str());
+        }
     }
     let outstanding = recorded_blocks(&sites, options.sample_bytes);
     let wanted =
@@ -89,6 +100,14 @@ fn recorded_blocks(sites: &[RawSite], sample_bytes: Option<u64>) -> u64 {
         (bytes.saturating_add(site.outstanding_bytes()), count.saturating_add(site.outstanding_count()))
     });
     count.min(bytes / mean.max(1))
+}
+
+/// Where an address lies, for messages.
+fn module_of(space: Option<&AddressSpace>, address: Option<Address>) -> PathBuf {
+    match address.and_then(|address| space?.locate(address)) {
+        Some(location) => location.module.to_path_buf(),
+        None => PathBuf::from("unknown code"),
+    }
 }
 
 /// The kernel's counters under the names of the report. Stacks that could not be walked to their end are counted with the

@@ -225,7 +225,10 @@ fn resolve<K: Eq + Hash>(objects: &HashMap<K, Object>, mapping: &CodeMapping<K>)
     let key = match &mapping.code {
         Code::Object(key) => key,
         Code::Anonymous => return without_base(Table::Absent),
-        Code::ReturnTrampoline => return without_base(Table::Trampoline),
+        // Return probes return to the page's first byte, and what is looked up is the byte before a return address.
+        Code::ReturnTrampoline => {
+            return Mapping { start: mapping.start.saturating_sub(1), ..without_base(Table::Trampoline) };
+        }
     };
     match objects.get(key).map(|object| &object.state) {
         Some(State::Ready { chunks, placement }) => {

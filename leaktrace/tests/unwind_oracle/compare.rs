@@ -8,7 +8,7 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Unwinder};
 use leaktrace::model::Pid;
 use leaktrace::unwind_tables::{Code, CodeMapping, PoolWriter, Registry, UnwindTable};
-use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, ProcessWord, Regs, Stop, Walk, find_rule};
+use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, ProcessWord, Regs, Stop, Walk, find_rule, step, step_plain};
 use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::reference::{self, End, Mapped, Module};
@@ -24,6 +24,8 @@ const MAX_FRAMES: usize = 2000;
 #[derive(Default)]
 pub struct Tally {
     pub samples: u32,
+    /// Samples left out, as somebody traces the whole system meanwhile.
+    hidden: u32,
     /// Our frames and our end are gimli's.
     equal: u32,
     /// Our walk reached the outermost frame.
@@ -41,6 +43,7 @@ impl Tally {
     /// Adds another tally's numbers.
     pub fn add(&mut self, other: Self) {
         self.samples += other.samples;
+        self.hidden += other.hidden;
         self.equal += other.equal;
         self.complete += other.complete;
         self.reference_complete += other.reference_complete;
@@ -64,8 +67,9 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} samples: {} equal to gimli's, {} complete (gimli {}), {} of framehop's {} complete ones equal; ends: {:?}",
+            "{} samples ({} hidden): {} equal to gimli's, {} complete (gimli {}), {} of framehop's {} complete ones equal; ends: {:?}",
             self.samples,
+            self.hidden,
             self.equal,
             self.complete,
             self.reference_complete,
@@ -123,6 +127,11 @@ impl Space {
         let (frames, stop) = self.ours(&registers, &read);
         let framehop = self.by_framehop(&registers, &read);
 
+        // Another tracer's return probe hides the caller from everyone.
+        if expected.last().is_some_and(|&address| self.is_trampoline(address)) {
+            tally.hidden += 1;
+            return;
+        }
         tally.samples += 1;
         *tally.ends.entry(stop).or_default() += 1;
         tally.complete += u32::from(stop.is_complete());
@@ -171,6 +180,11 @@ impl Space {
                 return (frames, stop);
             }
             frames.push(walk.ip());
+            if rule.is_plain() {
+                // What the kernel program inlines for most frames is what stands for all of them.
+                let plain = step_plain(&walk.regs(), rule, &mut read);
+                assert_eq!(plain, step(&walk.regs(), rule, &mut read).map(|next| next.regs), "{rule:?}");
+            }
             if let Err(stop) = walk.advance(rule, true, &mut read) {
                 return (frames, stop);
             }
@@ -237,7 +251,11 @@ impl Space {
                 start: m.start,
                 end: m.end,
                 file_offset: m.offset,
-                code: if m.name.is_empty() { Code::Anonymous } else { Code::Object(m.name.clone()) },
+                code: match m.name.as_str() {
+                    "" => Code::Anonymous,
+                    "[uprobes]" => Code::ReturnTrampoline,
+                    name => Code::Object(name.to_owned()),
+                },
             })
             .collect();
         for name in self.registry.set_mappings(PID, list) {
@@ -277,6 +295,10 @@ impl Space {
                 },
             ));
         }
+    }
+
+    fn is_trampoline(&self, address: u64) -> bool {
+        self.mappings.iter().any(|m| m.name == "[uprobes]" && m.start <= address && address < m.end)
     }
 
     fn describe(&self, frames: &[u64]) -> String {

@@ -54,6 +54,7 @@ fn a_process_sees_each_mapping_as_far_as_it_is_known() {
     assert_eq!(rule(&pool, first, 0x2014), Rule::unsupported(Stop::NoMapping));
     assert_eq!(rule(&pool, first, 0x3014), Rule::unsupported(Stop::TablePending));
     assert_eq!(rule(&pool, first, 0x4014), Rule::unsupported(Stop::NoTable));
+    assert_eq!(rule(&pool, first, 0x5000 - 1), Rule::unsupported(Stop::Trampoline), "a return to the page's start");
     assert_eq!(rule(&pool, first, 0x5014), Rule::unsupported(Stop::Trampoline));
 
     registry.table_built(&"late", Ok(table()), &mut pool);
