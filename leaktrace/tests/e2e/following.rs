@@ -37,7 +37,7 @@ fn a_forked_child_may_free_what_its_parent_allocated_without_touching_the_parent
     let mut victim = Victim::start("forking.c", &["5"]);
     let tracer = Tracer::attach(&victim, &[]);
     let accounts = victim.work();
-    let snapshot = tracer.stop().lossless();
+    let snapshot = tracer.stop().lossless_but_for_early_stacks();
     assert_eq!(accounts.sites.len(), 6);
     snapshot.assert_equals(&accounts);
     // Ten blocks of the parent's, and none that anybody booked for the child.
@@ -52,7 +52,7 @@ fn children_are_left_alone_where_asked() {
     let mut victim = Victim::start("forking.c", &["3"]);
     let tracer = Tracer::attach(&victim, &["--no-follow"]);
     let accounts = victim.work();
-    let snapshot = tracer.stop().lossless();
+    let snapshot = tracer.stop().lossless_but_for_early_stacks();
     let parent = accounts.site("leak_parent");
     assert_eq!(snapshot.through(parent.pid, "leak_parent").outstanding(), (parent.bytes, parent.count));
     assert_eq!(snapshot.processes.len(), 1);
@@ -89,7 +89,7 @@ fn a_process_beside_the_one_that_is_followed_is_not_recorded() {
     beside.tell("a a 100 10");
     followed.tell("a a 100 10");
     let accounts = followed.report();
-    let snapshot = tracer.stop().lossless();
+    let snapshot = tracer.stop().lossless_but_for_early_stacks();
     snapshot.assert_equals(&accounts);
     assert_eq!(snapshot.processes.len(), 1, "{}", snapshot.digest());
 }

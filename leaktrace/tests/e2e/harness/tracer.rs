@@ -183,6 +183,15 @@ impl Finished {
         snapshot
     }
 
+    /// [`Self::lossless`] where processes or programs start during the trace: they do not wait until their mappings are
+    /// known, so their first stacks may be cut short, and are counted.
+    pub fn lossless_but_for_early_stacks(&self) -> Snapshot {
+        self.assert_success();
+        let snapshot = self.snapshot();
+        snapshot.assert_lossless_but(&["unwind_failed", "unwind_failures"]);
+        snapshot
+    }
+
     pub fn assert_success(&self) {
         assert!(self.status.success(), "leaktrace ended with {}; standard error:\n{}", self.status, self.stderr);
     }
