@@ -15,6 +15,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm_test;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,7 @@ enum Chore {
     Demo(demo::Args),
     Test(test::Args),
     Bench(bench::Args),
+    VmTest(vm_test::Args),
     Ci(ci::Args),
     Tidy(tidy::Args),
 }
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Chore::Demo(args) => demo::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::VmTest(args) => vm_test::run(&args),
         Chore::Ci(args) => ci::run(&args),
         Chore::Tidy(args) => tidy::run(&args),
     };

@@ -33,3 +33,4 @@ mod sampling;
 mod schema;
 mod system_wide;
 mod threads;
+mod victims;

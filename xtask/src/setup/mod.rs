@@ -28,6 +28,8 @@ pub enum Tier {
     Build,
     /// Everything `cargo xtask test` runs: victims, real programs to trace, rustfmt and clippy.
     Test,
+    /// Booting other kernels, too.
+    Machines,
 }
 
 pub fn run(args: &Args) -> Result<()> {

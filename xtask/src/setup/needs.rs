@@ -31,6 +31,13 @@ pub const ALL: &[Need] = &[
     need("musl-gcc", Tier::Test, [&["musl-tools"], &["musl-gcc"], &["musl"]]),
     need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
+    need("qemu-system-x86_64", Tier::Machines, [&["qemu-system-x86"], &["qemu-system-x86"], &["qemu-system-x86"]]),
+    // The keys by which apt checks Debian's kernels, on other distributions too; and what unpacks them.
+    need(
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        Tier::Machines,
+        [&["debian-archive-keyring"], &["debian-keyring"], &["debian-archive-keyring"]],
+    ),
     Need {
         service: Some("redis-server"),
         ..need("redis-server", Tier::Test, [&["redis-server"], &["redis"], &["redis"]])

@@ -1,0 +1,211 @@
+//! A machine of QEMU's: boots a kernel with an initramfs, passes on what its programs write as they write it, and judges how
+//! it went.
+//!
+//! In: a kernel, an archive, a plan. Out: an [`Outcome`]. Whatever the kernel itself says is kept in a file beside the image.
+//! Must never: leave a QEMU behind, or take a machine that died for one that passed.
+
+use super::kernels::Kernel;
+use super::plan::{Answer, MARK};
+use anyhow::{Context as _, Result};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Longer than any boot takes under emulation on a busy machine.
+const BOOT: Duration = Duration::from_mins(2);
+
+/// What to boot.
+pub struct Machine<'a> {
+    pub kernel: &'a Kernel,
+    /// What is written before each line.
+    pub label: String,
+    pub initramfs: &'a Path,
+    /// Added to the kernel's command line.
+    pub options: &'a str,
+    pub processors: usize,
+    /// How long all of its programs may take.
+    pub limit: Duration,
+}
+
+/// How a machine did.
+#[derive(Default)]
+pub struct Outcome {
+    /// Until its first process ran.
+    pub boot: Option<Duration>,
+    /// From then to its end.
+    pub work: Duration,
+    /// The kernel, by its own name.
+    pub release: String,
+    /// Test cases that passed, and the names of those that did not.
+    pub passed: usize,
+    pub failed: Vec<String>,
+    /// The programs that ended, each with its exit status.
+    pub ended: Vec<(String, i32)>,
+    /// It came to the end of its plan.
+    pub done: bool,
+    /// Lines in which the kernel complains of itself.
+    pub complaints: Vec<String>,
+    /// Where the kernel's words are.
+    pub console: PathBuf,
+}
+
+impl Outcome {
+    /// What is wrong, if anything is.
+    pub fn problem(&self) -> Option<String> {
+        let statuses: Vec<_> = self.ended.iter().filter(|(_, status)| *status != 0).collect();
+        if !self.done {
+            Some("the machine did not come to its end".to_owned())
+        } else if !self.complaints.is_empty() {
+            Some(format!("the kernel complains: {}", self.complaints.join("; ")))
+        } else if !self.failed.is_empty() {
+            Some(format!("failed: {}", self.failed.join(", ")))
+        } else if let Some((title, status)) = statuses.first() {
+            Some(format!("{title} ended with {status}"))
+        } else if self.passed == 0 {
+            Some("not one test ran".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
+impl Machine<'_> {
+    /// Boots it and waits for its end. A machine that dies before its first process runs is booted once more, which is said.
+    pub fn run(&self) -> Result<Outcome> {
+        let outcome = self.run_once()?;
+        if outcome.boot.is_some() {
+            return Ok(outcome);
+        }
+        println!("   {}: the machine did not boot ({}); trying once more", self.label, outcome.console.display());
+        self.run_once()
+    }
+
+    fn run_once(&self) -> Result<Outcome> {
+        let console = self.initramfs.with_extension("console");
+        let started = Instant::now();
+        let mut qemu = Qemu(self.command(&console).spawn().context("running qemu-system-x86_64")?);
+        let lines = qemu.lines().context("QEMU's standard output was not given to us")?;
+        let mut outcome = Outcome { console: console.clone(), ..Outcome::default() };
+        let mut end = started + BOOT;
+        loop {
+            match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => match answer(&line) {
+                    Some(Answer::Up { release, processors }) => {
+                        outcome.boot = Some(started.elapsed());
+                        end = Instant::now() + self.limit;
+                        self.print(started, &format!("Linux {release}, processors: {processors}"));
+                        outcome.release = release;
+                    }
+                    Some(Answer::Begin { title }) => self.print(started, &format!("-- {title}")),
+                    Some(Answer::End { title, status }) => outcome.ended.push((title, status)),
+                    Some(Answer::Done) => outcome.done = true,
+                    None => self.take(started, &line, &mut outcome),
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    self.print(started, "out of time");
+                    break;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        drop(qemu);
+        outcome.work = started.elapsed().saturating_sub(outcome.boot.unwrap_or_default());
+        let text = fs::read(&console).unwrap_or_default();
+        outcome.complaints = complaints(&String::from_utf8_lossy(&text));
+        Ok(outcome)
+    }
+
+    fn command(&self, console: &Path) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", "2G", "-no-reboot", "-nographic"]);
+        qemu.args(["-nodefaults", "-smp"]).arg(self.processors.to_string());
+        qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
+        // An oops ends the machine, and nothing that follows it can pass.
+        let options = format!("console=ttyS0 quiet panic=-1 oops=panic {}", self.options);
+        qemu.arg("-append").arg(options.trim_end());
+        qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        qemu
+    }
+
+    /// A line that a program wrote. Test programs say `test NAME ... ok`.
+    fn take(&self, started: Instant, line: &str, outcome: &mut Outcome) {
+        let line = line.trim_end();
+        if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|case| case.split_once(" ... ")) {
+            match verdict {
+                "ok" => outcome.passed += 1,
+                _ => outcome.failed.push(name.to_owned()),
+            }
+        }
+        if !line.is_empty() {
+            self.print(started, line);
+        }
+    }
+
+    fn print(&self, started: Instant, line: &str) {
+        println!("   {} {:6.1} s  {line}", self.label, started.elapsed().as_secs_f64());
+    }
+}
+
+/// The answer in a line, if it is one.
+fn answer(line: &str) -> Option<Answer> {
+    serde_json::from_str(line.trim_end().strip_prefix(MARK)?).ok()
+}
+
+/// What a kernel says when it finds itself broken. Not among it: that something took long, which it does under emulation.
+fn complaints(console: &str) -> Vec<String> {
+    const SIGNS: [&str; 7] =
+        ["BUG: ", "Oops", "Kernel panic", "WARNING: ", "general protection fault", "KASAN", "list_add corruption"];
+    const SLOW: [&str; 2] = ["soft lockup", "workqueue lockup"];
+    let is_one =
+        |line: &&str| SIGNS.iter().any(|sign| line.contains(sign)) && !SLOW.iter().any(|sign| line.contains(sign));
+    console.lines().filter(is_one).map(|line| line.trim().to_owned()).collect()
+}
+
+/// QEMU, killed where it has not ended by itself.
+struct Qemu(Child);
+
+impl Qemu {
+    /// Its standard output, which is the machine's second serial port, line by line as they come.
+    fn lines(&mut self) -> Option<Receiver<String>> {
+        let output = self.0.stdout.take()?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut bytes = Vec::new();
+            while output.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
+                // A receiver that is gone has seen enough.
+                if sender.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
+                    return;
+                }
+                bytes.clear();
+            }
+        });
+        Some(lines)
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Both fail where it has ended and been waited for, which is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaints;
+
+    #[test]
+    fn complaints_are_told_from_slowness() {
+        let console = "[1.0] Linux version 6.1\n\
+                       [2.0] BUG: unable to handle page fault for address: ffffc90000000000\n\
+                       [3.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!\n\
+                       [4.0] rcu: INFO: rcu_preempt self-detected stall on CPU\n";
+        assert_eq!(complaints(console), ["[2.0] BUG: unable to handle page fault for address: ffffc90000000000"]);
+    }
+}
