@@ -101,7 +101,7 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
 fn session<P: Placement>(entry: &Entry<'_, P>, enter: impl FnOnce() -> bool) -> u32 {
     let mut answer = RETURN_WANTED;
     // SAFETY: asked only where the program is attached as a session.
-    if config::sessions() != 0 && unsafe { kfunc::session_is_return() } {
+    if config::sessions() != 0 && unsafe { kfunc::session_is_return(entry.ctx().as_ptr()) } {
         give(&RetProbeContext::new(entry.ctx().as_ptr()));
     } else if !stopped() && !enter() {
         answer = RETURN_UNWANTED;

@@ -2,7 +2,7 @@
 //! one program to many places of a file.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::{io, mem};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
@@ -140,20 +140,24 @@ pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, places: &Places<'_
     descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
-/// Whether programs of this attach type can be loaded.
+/// Whether links of this attach type can be made. That a program can be loaded says nothing: kernels before 6.6 load it for
+/// any attach type, known or not.
 pub fn supports(attach_type: AttachType) -> bool {
-    trivial(attach_type).is_ok()
+    refusal(attach_type, 0) == Some(libc::EBADF)
 }
 
 /// Whether a multi link's pid means a process. Until 6.9 it meant a thread; the fix came with a check of the pid before
 /// that of the path, so that a wrong path and a wrong pid together tell.
 pub fn multi_knows_processes() -> bool {
-    trivial(AttachType::Multi).is_ok_and(|program| {
-        use std::os::fd::AsFd;
-        let nowhere = Places { path: c"/", offsets: &[0], cookies: &[0], pid: u32::MAX, returns: false };
-        link(program.as_fd(), AttachType::Multi, &nowhere)
-            .is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
-    })
+    supports(AttachType::Multi) && refusal(AttachType::Multi, u32::MAX) == Some(libc::EINVAL)
+}
+
+/// The error number of a link to a place that is no file, which the kernel finds out only after all that it checks without
+/// looking at the place.
+fn refusal(attach_type: AttachType, pid: u32) -> Option<i32> {
+    let program = trivial(attach_type).ok()?;
+    let nowhere = Places { path: c"/", offsets: &[0], cookies: &[0], pid, returns: false };
+    link(program.as_fd(), attach_type, &nowhere).err()?.raw_os_error()
 }
 
 fn trivial(attach_type: AttachType) -> Result<OwnedFd, Refused> {

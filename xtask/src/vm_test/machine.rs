@@ -64,8 +64,6 @@ impl Outcome {
             Some(format!("failed: {}", self.failed.join(", ")))
         } else if let Some((title, status)) = statuses.first() {
             Some(format!("{title} ended with {status}"))
-        } else if self.passed == 0 {
-            Some("not one test ran".to_owned())
         } else {
             None
         }

@@ -32,10 +32,13 @@ pub struct Args {
     all: bool,
     /// Every test that needs no program of this machine, instead of those that fit into `cargo xtask ci`
     #[arg(long)]
-    full: bool,
+    pub full: bool,
+    /// Run this command line there instead of the tests; leaktrace and the victims are on its PATH
+    #[arg(long, value_name = "LINE", conflicts_with_all = ["full", "tests"])]
+    pub shell: Option<String>,
     /// Only the tests whose names contain one of these, as `cargo test` takes them
     #[arg(value_name = "TEST", conflicts_with = "full")]
-    tests: Vec<String>,
+    pub tests: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -53,7 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     let parts = Parts::build()?;
     let mut verdicts = Vec::new();
     for kernel in &kernels {
-        for suite in suites::of(kernel.series, args.full, &args.tests) {
+        for suite in suites::of(kernel.series, args) {
             verdicts.push(boot(kernel, &suite, &parts)?);
         }
     }
@@ -61,7 +64,8 @@ pub fn run(args: &Args) -> Result<()> {
     let mut broken = Vec::new();
     for (label, outcome) in &verdicts {
         println!("   {label}: {}", summary(outcome));
-        if let Some(problem) = outcome.problem() {
+        let nothing = || (args.shell.is_none() && outcome.passed == 0).then(|| "not one test ran".to_owned());
+        if let Some(problem) = outcome.problem().or_else(nothing) {
             println!("      {problem} (the kernel's words: {})", outcome.console.display());
             broken.push(label.as_str());
         }

@@ -2,6 +2,7 @@
 //!
 //! In: a series and what the user asked for. Out: suites, each of which gets a machine of its own.
 
+use super::Args;
 use super::image::{Parts, VICTIMS};
 use super::kernels::Series;
 use super::plan::Run;
@@ -14,6 +15,8 @@ pub struct Suite {
     pub options: &'static str,
     pub processors: usize,
     pub limit: Duration,
+    /// Instead of tests.
+    shell: Option<String>,
     /// Names of tests or parts of names.
     tests: Vec<String>,
     /// The same, for those that are left out.
@@ -27,25 +30,28 @@ const NOT_HERE: &[&str] = &["real_programs::", "committed_object::", "victims::"
 const IN_CI: [&str; 3] = ["accounting::", "doctor::", "processes::"];
 
 /// The suites for a kernel.
-pub fn of(_series: Series, full: bool, tests: &[String]) -> Vec<Suite> {
-    let tests = match (full, tests) {
+pub fn of(_series: Series, args: &Args) -> Vec<Suite> {
+    let tests = match (args.full, args.tests.as_slice()) {
         (true, _) => Vec::new(),
         (false, []) => IN_CI.map(str::to_owned).to_vec(),
         (false, chosen) => chosen.to_vec(),
     };
-    let limit = Duration::from_mins(if full { 60 } else { 15 });
-    vec![Suite { name: "tests", options: "", processors: 2, limit, tests, but: NOT_HERE }]
+    let limit = Duration::from_mins(if args.full { 60 } else { 15 });
+    vec![Suite { name: "tests", options: "", processors: 2, limit, shell: args.shell.clone(), tests, but: NOT_HERE }]
 }
 
 impl Suite {
     /// What its programs find in their environment.
     pub fn environment(parts: &Parts) -> Vec<(String, String)> {
+        let leaktrace = parts.leaktrace.to_string_lossy();
+        let directory = parts.leaktrace.parent().unwrap_or(&parts.leaktrace).to_string_lossy();
+        let path = format!("/bin:{directory}:{VICTIMS}");
         [
-            ("PATH", "/bin"),
+            ("PATH", path.as_str()),
             ("HOME", "/"),
             ("RUST_BACKTRACE", "0"),
             ("LEAKTRACE_VICTIMS", VICTIMS),
-            ("LEAKTRACE_BIN", &parts.leaktrace.to_string_lossy()),
+            ("LEAKTRACE_BIN", &*leaktrace),
             // An emulated processor does a twentieth of a real one's work.
             ("LEAKTRACE_TEST_OPERATIONS", "200000"),
         ]
@@ -55,6 +61,10 @@ impl Suite {
 
     /// Its programs.
     pub fn runs(&self, parts: &Parts) -> Vec<Run> {
+        if let Some(line) = &self.shell {
+            let command = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
+            return vec![Run { title: line.clone(), command }];
+        }
         let mut command = vec![parts.tests.to_string_lossy().into_owned()];
         command.extend(self.tests.iter().cloned());
         command.extend(self.but.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]));
