@@ -22,6 +22,9 @@ pub const FILTER_CGROUP: u32 = 4;
 /// How many names, users or control groups there may be.
 pub const MAX_FILTERS: u32 = 256;
 
+/// Files whose unwind tables can be found without a process' list of mappings.
+pub const MAX_UNWIND_FILES: u32 = 8192;
+
 /// Frames in one element of the frames array; a stack takes `ceil(max_depth / this)` neighbouring elements.
 pub const FRAMES_PER_CHUNK: usize = 16;
 /// The deepest stack that can be kept.
@@ -74,6 +77,8 @@ pub const SITE_TRUNCATED: u32 = 1;
 pub const SITE_FRAMELESS: u32 = 2;
 /// Frame pointers were followed somewhere, for want of an unwind row.
 pub const SITE_GUESSED: u32 = 4;
+/// Some of that was for want of a table that was not there yet: frames may be missing in the middle.
+pub const SITE_UNREADY: u32 = 8;
 /// Where in a site's flags the [`Stop`] stands that its walk ended with; not where it was cut.
 pub const SITE_STOP_SHIFT: u32 = 8;
 
@@ -89,11 +94,12 @@ pub const UNWIND_DWARF: u32 = 2;
 pub struct Walked(u64);
 
 impl Walked {
-    /// `depth` frames, the [`Stop`] by its discriminant that says why there are no more, and whether frame pointers were followed.
+    /// `depth` frames, the [`Stop`] by its discriminant that says why there are no more, and [`SITE_GUESSED`] and
+    /// [`SITE_UNREADY`] as they apply.
     #[inline(always)]
     #[must_use]
-    pub const fn new(depth: u32, stop: u32, guessed: bool) -> Self {
-        let flags = (stop & 0xff) << SITE_STOP_SHIFT | if guessed { SITE_GUESSED } else { 0 };
+    pub const fn new(depth: u32, stop: u32, guesses: u32) -> Self {
+        let flags = (stop & 0xff) << SITE_STOP_SHIFT | guesses & (SITE_GUESSED | SITE_UNREADY);
         Self((flags as u64) << 32 | depth as u64)
     }
 
@@ -118,7 +124,7 @@ impl Walked {
         self.0 as u32 & 0xff
     }
 
-    /// [`SITE_GUESSED`] and the [`Stop`].
+    /// [`SITE_GUESSED`], [`SITE_UNREADY`] and the [`Stop`].
     #[inline(always)]
     #[must_use]
     pub const fn flags(self) -> u32 {
@@ -126,10 +132,17 @@ impl Walked {
     }
 }
 
-/// Why the walk of a site with these flags ended; `None` where it was cut, or for a site without frames.
+/// Why the walk of a site with these flags ended; `None` where it was cut, or for a site without frames. A walk that
+/// reached its end without a table that it should have had is not complete.
 #[must_use]
 pub fn site_stop(flags: u32) -> Option<Stop> {
-    if flags & (SITE_TRUNCATED | SITE_FRAMELESS) == 0 { Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff) } else { None }
+    if flags & (SITE_TRUNCATED | SITE_FRAMELESS) != 0 {
+        return None;
+    }
+    match Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff) {
+        Some(Stop::Outermost) if flags & SITE_UNREADY != 0 => Some(Stop::TablePending),
+        stop => stop,
+    }
 }
 
 /// One life of a process: from its first event (or its exec) to its exec or exit.
@@ -251,8 +264,8 @@ pub struct Scratch {
     pub busy: u64,
     /// The walk: instruction pointer, stack pointer, frame pointer, and `Walk::state`.
     pub walk: [u64; 4],
-    /// Nonzero where the walk has followed a frame pointer for want of a row.
-    pub guessed: u64,
+    /// [`SITE_GUESSED`] and [`SITE_UNREADY`] as far as the walk has come.
+    pub guesses: u64,
     /// Address that `window` was read from.
     pub base: u64,
     /// Bytes of `window` that were read.
@@ -336,6 +349,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{Block, Control, Event, Losses, Process, Site, Thread};
+    use crate::unwind::{FileKey, FileTable};
 
     macro_rules! pod {
         ($($type:ty),*) => {
@@ -346,5 +360,5 @@ mod pod {
         };
     }
 
-    pod!(Block, Control, Event, Losses, Process, Site, Thread);
+    pod!(Block, Control, Event, FileKey, FileTable, Losses, Process, Site, Thread);
 }

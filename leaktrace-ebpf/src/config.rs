@@ -55,6 +55,27 @@ globals! {
     TASK_SIGNAL task_signal: u32;
     /// Where `signal_struct` counts the threads that are alive, bytes; 0 where the kernel does not tell.
     SIGNAL_LIVE signal_live: u32;
+    /// Nonzero where the kernel can be asked what is mapped at an address: it has `bpf_find_vma`, and the fields below are
+    /// where they say, bytes.
+    KNOWS_VMA knows_vma: u32;
+    /// `vm_area_struct.vm_start`
+    VMA_START vma_start: u32;
+    /// `vm_area_struct.vm_pgoff`
+    VMA_PGOFF vma_pgoff: u32;
+    /// `vm_area_struct.vm_flags`
+    VMA_FLAGS vma_flags: u32;
+    /// `vm_area_struct.vm_file`
+    VMA_FILE vma_file: u32;
+    /// `file.f_inode`
+    FILE_INODE file_inode: u32;
+    /// `inode.i_ino`
+    INODE_NUMBER inode_number: u32;
+    /// `inode.i_sb`
+    INODE_SUPER inode_super: u32;
+    /// `inode.i_mtime_sec`, or the older name of what begins with it.
+    INODE_MODIFIED inode_modified: u32;
+    /// `super_block.s_dev`
+    SUPER_DEVICE super_device: u32;
     /// Nonzero where the exit tracepoint says whether a whole process ended (6.16).
     HAS_GROUP_DEAD has_group_dead: u32;
 }

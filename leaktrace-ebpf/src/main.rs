@@ -26,6 +26,7 @@ mod stack;
 mod stats;
 mod threads;
 mod unwind;
+mod vma;
 mod whom;
 
 use core::ffi::c_void;

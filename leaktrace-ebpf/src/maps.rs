@@ -4,11 +4,12 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Losses, MAX_FILTERS, PROCESS_SLOTS, Process, SCRATCH_SLOTS, Scratch, Site, Thread,
+    Block, Control, FRAMES_PER_CHUNK, Losses, MAX_FILTERS, MAX_UNWIND_FILES, PROCESS_SLOTS, Process, SCRATCH_SLOTS,
+    Scratch, Site, Thread,
 };
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
-use leaktrace_common::unwind::{CACHE_SLOTS, Chunk};
+use leaktrace_common::unwind::{CACHE_SLOTS, Chunk, FileKey, FileTable};
 
 /// Keys of outstanding blocks: process slot and address.
 #[map]
@@ -64,6 +65,9 @@ pub static UNWIND_POOL: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE
 /// The same words as in [`PROCESSES`], by tgid, for processes that have no slot yet.
 #[map]
 pub static UNWIND_LISTS: HashMap<u32, u64> = HashMap::with_max_entries(PROCESS_SLOTS, BPF_F_NO_PREALLOC);
+/// Where in the pool the tables of files are, for addresses that no list of mappings has yet.
+#[map]
+pub static UNWIND_FILES: HashMap<FileKey, FileTable> = HashMap::with_max_entries(MAX_UNWIND_FILES, BPF_F_NO_PREALLOC);
 /// Rules that were found in the pool: see `leaktrace_common::unwind::CacheKey`.
 #[map]
 pub static RULE_CACHE: Array<u64> = Array::with_max_entries(CACHE_SLOTS, BPF_F_MMAPABLE);

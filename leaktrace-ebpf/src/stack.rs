@@ -57,7 +57,7 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
         depth += 1;
     }
     // Where frame pointers end cannot be told from where they are missing.
-    Walked::new(depth, Stop::Outermost as u32, false).to_bits()
+    Walked::new(depth, Stop::Outermost as u32, 0).to_bits()
 }
 
 /// One word of the user's stack, by way of the window of scratch slot `slot`, which begins at the word that was last

@@ -1,18 +1,19 @@
 //! Walking a stack by the tables that userspace builds from `.eh_frame` (`leaktrace_common::unwind`).
 //!
 //! Each frame takes one rule, from the rule cache or, one time in thousands, by searching the process' mappings and the
-//! mapping's table. What frames save is read by way of the scratch slot's window.
+//! mapping's table, or, where the list of mappings lacks the address, the kernel's own ([`vma`]). What frames save is read by way of the scratch slot's window.
 
-use leaktrace_common::abi::{MAX_DEPTH, Scratch, UNWIND_AUTO, Walked};
+use leaktrace_common::abi::{MAX_DEPTH, SITE_GUESSED, SITE_UNREADY, Scratch, UNWIND_AUTO, Walked};
 use leaktrace_common::unwind::{
     CacheKey, Chunk, Chunks, Memory, ProcessWord, Regs, Rule, Stop, Walk, cache_word, cached_rule, find_rule,
     is_cacheable, step_plain,
 };
 
 use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
-use crate::{config, stack};
+use crate::{config, stack, vma};
 
-struct Pool;
+/// Tables and lists of mappings.
+pub struct Pool;
 
 impl Chunks for Pool {
     #[inline(always)]
@@ -45,12 +46,12 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
     // SAFETY: the slot was claimed by our caller.
     unsafe {
         (*scratch).length = 0;
-        (*scratch).guessed = 0;
+        (*scratch).guesses = 0;
     }
     // What is pushed at the call is gone after the return.
     let (ip, sp) = if caller == 0 { (memory.read(sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
     if ip == 0 {
-        return Walked::new(0, Stop::BadRead as u32, false).to_bits();
+        return Walked::new(0, Stop::BadRead as u32, 0).to_bits();
     }
     let list = PROCESSES.get_ptr(process).map_or(0, |process| {
         // SAFETY: an element of the map; userspace stores the word whole.
@@ -97,8 +98,8 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
         state = walk[3];
     }
     // SAFETY: as above.
-    let guessed = unsafe { (*scratch).guessed } != 0;
-    Walked::new(depth, stop, guessed).to_bits()
+    let guesses = unsafe { (*scratch).guesses } as u32;
+    Walked::new(depth, stop, guesses).to_bits()
 }
 
 /// What [`unwind_frame`] returns instead of a [`Stop`] where there is a next frame.
@@ -134,7 +135,8 @@ pub extern "C" fn unwind_frame(slot: u64, list: u64, depth: u32) -> u64 {
     unsafe {
         (*scratch).walk = [ip, sp, fp, walk.state()];
         if walk.is_guess() {
-            (*scratch).guessed = 1;
+            (*scratch).guesses |=
+                u64::from(if walk.is_premature() { SITE_GUESSED | SITE_UNREADY } else { SITE_GUESSED });
         }
     }
     u64::from(GOES_ON | IS_FRAME)
@@ -159,6 +161,12 @@ fn rule(list: u64, address: u64) -> Rule {
     if rule == Rule::NONE { Rule::from_bits(unknown(unwind_find(list, address)) as u32) } else { rule }
 }
 
+/// Whether a rule is missing because the process has no list of mappings yet, or one without the address.
+#[inline(always)]
+fn is_unlisted(list: u64, rule: Rule) -> bool {
+    list == 0 || rule == Rule::unsupported(Stop::NoMapping)
+}
+
 /// The rule for an address in a list of mappings, as its bits; kept in the cache where it stays true.
 ///
 /// A global function: verified once, not at every frame.
@@ -173,6 +181,9 @@ pub extern "C" fn unwind_find(list: u64, address: u64) -> u64 {
     {
         // SAFETY: an element of the map; the word is stored whole, whoever else stores there.
         unsafe { word.write_volatile(cache_word(key, rule)) };
+    }
+    if config::knows_vma() != 0 && is_unlisted(list, rule) {
+        return vma::vma_rule(address, rule.to_bits());
     }
     u64::from(rule.to_bits())
 }

@@ -8,6 +8,7 @@
 //! [`Chunks`]; the BPF verifier sees this code inlined into the walker.
 
 mod cache;
+mod files;
 mod mappings;
 mod rule;
 mod step;
@@ -16,6 +17,7 @@ mod table;
 mod walk;
 
 pub use cache::{CACHE_SLOTS, CacheKey, cache_word, cached_rule};
+pub use files::{FileKey, FileTable};
 pub use mappings::{MAPPING_WORDS, MAPPINGS_PER_CHUNK, Mapping, ProcessWord, Table, find_mapping};
 pub use rule::{Kind, Row, Rule};
 pub use step::{Memory, Next, Regs, by_frame_pointer, step, step_plain};

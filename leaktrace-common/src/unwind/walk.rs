@@ -85,6 +85,13 @@ impl Walk {
         !self.guessed.is_complete()
     }
 
+    /// True where the frame pointer led here, for want of a table that is still to come.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_premature(&self) -> bool {
+        self.guessed == Stop::TablePending
+    }
+
     /// The address to look a rule up for: inside the call instruction, which may be the last one of its function.
     #[inline(always)]
     #[must_use]
@@ -113,7 +120,9 @@ impl Walk {
         {
             rule = match by_frame_pointer(&self.regs) {
                 Ok(rule) => rule,
-                Err(Stop::Outermost) => return Err(Stop::Outermost),
+                // Code that has a table, though not yet, need not keep frame pointers: in its hands the register's zero
+                // may still be that of the program's first instruction.
+                Err(Stop::Outermost) if why != Stop::TablePending => return Err(Stop::Outermost),
                 Err(_) => return Err(why),
             };
             guessed = why;
@@ -170,4 +179,22 @@ pub fn find_rule<C: Chunks + ?Sized>(chunks: &C, process: ProcessWord, address: 
 pub fn is_cacheable(rule: Rule) -> bool {
     rule.kind() as u8 != Kind::Unsupported as u8
         || (rule.off() != Stop::NoMapping as u32 && rule.off() != Stop::TablePending as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Regs, Rule, Stop, Walk};
+
+    /// A frame whose frame pointer is zero, and what becomes of the walk there.
+    fn at_frame_pointer_zero(rule: Rule) -> Result<(), Stop> {
+        Walk::from_return(Regs { ip: 0x1234, sp: 0x7000, fp: 0 }).advance(rule, true, &mut |_| None)
+    }
+
+    #[test]
+    fn a_frame_pointer_of_zero_ends_the_stack_only_where_nothing_better_is_to_come() {
+        for rule in [Rule::GAP, Rule::unsupported(Stop::NoTable)] {
+            assert_eq!(at_frame_pointer_zero(rule), Err(Stop::Outermost));
+        }
+        assert_eq!(at_frame_pointer_zero(Rule::unsupported(Stop::TablePending)), Err(Stop::TablePending));
+    }
 }

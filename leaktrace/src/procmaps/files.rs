@@ -124,7 +124,7 @@ pub(super) struct Stamp {
     /// Bytes.
     pub(super) size: u64,
     /// Seconds and nanoseconds.
-    modified: (i64, i64),
+    pub(super) modified: (i64, i64),
 }
 
 impl Stamp {

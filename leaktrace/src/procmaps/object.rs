@@ -55,6 +55,19 @@ impl Object {
         self.stamp().map(|stamp| (stamp.device, stamp.inode))
     }
 
+    /// What the kernel's own structures say of it: device (major, minor), inode, and when it was last written to, in seconds.
+    /// Only for a file that is held open, whose inode is therefore no other file's; `None` for others.
+    #[must_use]
+    pub fn kernel_identity(&self) -> Option<((u32, u32), u64, i64)> {
+        match &self.source {
+            Source::Held { stamp, .. } => {
+                let device = (libc::major(stamp.device), libc::minor(stamp.device));
+                Some((device, stamp.inode, stamp.modified.0))
+            }
+            Source::Named { .. } | Source::Memory(_) => None,
+        }
+    }
+
     /// The root directory of the process that showed it first, where its debug information may lie; `None` where that
     /// is this program's own root, or could not be opened.
     #[must_use]

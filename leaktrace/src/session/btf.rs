@@ -184,6 +184,14 @@ mod tests {
             ("task_struct", "group_leader"),
             ("task_struct", "signal"),
             ("signal_struct", "live"),
+            ("vm_area_struct", "vm_start"),
+            ("vm_area_struct", "vm_pgoff"),
+            ("vm_area_struct", "vm_flags"),
+            ("vm_area_struct", "vm_file"),
+            ("file", "f_inode"),
+            ("inode", "i_ino"),
+            ("inode", "i_sb"),
+            ("super_block", "s_dev"),
             // In a union without a name.
             ("page", "mapping"),
         ];

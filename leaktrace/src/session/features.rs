@@ -10,6 +10,8 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::BpfHelper;
 use aya_obj::generated::{PERF_FLAG_FD_CLOEXEC, bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type, perf_event_attr};
 
 use super::bpf::{self, AttachType};
@@ -71,6 +73,19 @@ pub fn attach_probe() -> Tried {
 #[must_use]
 pub fn multi_and_sessions() -> (bool, bool) {
     (bpf::multi_knows_processes(), bpf::supports(AttachType::Session))
+}
+
+/// Whether programs can ask what is mapped at an address of the process they run in (`bpf_find_vma`, 5.17), so that stacks
+/// are whole from a program's first instruction on.
+#[must_use]
+pub fn finds_mappings() -> bool {
+    match aya::sys::is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_find_vma) {
+        Ok(supported) => supported,
+        Err(error) => {
+            log::debug!("cannot find out whether programs can look up mappings: {error}");
+            false
+        }
+    }
 }
 
 fn program() -> io::Result<OwnedFd> {

@@ -2,19 +2,20 @@
 
 use std::process;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::maps::{HashMap, MapData, RingBuf};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
-use leaktrace_common::unwind::Chunk;
+use leaktrace_common::unwind::{Chunk, FileKey, FileTable};
 
+use super::fields::Fields;
 use super::mapping::Mapping;
 use super::programs::{Programs, Technique};
 use super::sampling;
-use super::selection::{self, Fields, Selection};
+use super::selection::{self, Selection};
 use crate::model::Pid;
 
 /// What the user can size and filter.
@@ -83,7 +84,7 @@ impl Kernel {
             format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
         })?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
-        let fields = fields(selection)?;
+        let fields = Fields::needed(selection.following)?;
         let (following, filters) = (u32::from(selection.following), selection.filters());
         let max_size_complement = u64::MAX - limits.max_size;
         let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
@@ -113,12 +114,10 @@ impl Kernel {
             .override_global("SELF_TGID", &self_tgid, true)
             .override_global("FOLLOWING", &following, true)
             .override_global("FILTERS", &filters, true)
-            .override_global("TASK_TGID", &fields.task_tgid, true)
-            .override_global("TASK_COMM", &fields.task_comm, true)
-            .override_global("TASK_GROUP_LEADER", &fields.task_group_leader, true)
-            .override_global("TASK_SIGNAL", &fields.task_signal, true)
-            .override_global("SIGNAL_LIVE", &fields.signal_live, true)
             .override_global("HAS_GROUP_DEAD", &group_dead, true);
+        for (name, value) in fields.globals() {
+            loader.override_global(name, value, true);
+        }
         let ebpf = loader.load(object).context("cannot load the BPF object")?;
 
         let mut kernel = Self {
@@ -170,6 +169,12 @@ impl Kernel {
         Ok(HashMap::try_from(map)?)
     }
 
+    /// Where the tables of files are in the pool, once.
+    pub fn take_unwind_files(&mut self) -> Result<HashMap<MapData, FileKey, FileTable>> {
+        let map = self.ebpf.take_map("UNWIND_FILES").context("the BPF object has no map UNWIND_FILES")?;
+        Ok(HashMap::try_from(map)?)
+    }
+
     /// The ring of news, once.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
         let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
@@ -216,23 +221,6 @@ impl Kernel {
 pub fn monotonic_ns() -> Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
-}
-
-/// Where the kernel has what the programs read of it.
-fn fields(selection: &Selection) -> Result<Fields> {
-    match Fields::read() {
-        Ok(fields) if selection.following && fields.task_tgid == 0 => {
-            bail!("the kernel does not tell where a task has its pid; trace without its children: --no-follow")
-        }
-        Ok(fields) => Ok(fields),
-        Err(error) if selection.following => {
-            Err(error).context("children cannot be followed; trace without them: --no-follow")
-        }
-        Err(error) => {
-            log::debug!("{error:#}");
-            Ok(Fields::default())
-        }
-    }
 }
 
 /// Whether the exit tracepoint passes "the whole group is dead", which came with Linux 6.16.

@@ -13,6 +13,7 @@ mod discovery;
 mod drain;
 mod facts;
 pub(crate) mod features;
+mod fields;
 mod kernel;
 pub mod launch;
 mod life;

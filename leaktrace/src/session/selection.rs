@@ -11,7 +11,6 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use leaktrace_common::abi::{FILTER_CGROUP, FILTER_COMM, FILTER_UID, MAX_FILTERS};
 
-use super::btf::{self, Btf};
 use crate::config::{Config, Filters, Whom};
 use crate::model::Pid;
 
@@ -115,40 +114,6 @@ fn cgroup_directory(path: &Path) -> Result<PathBuf> {
         .chain(mounted.map(|mount| mount.join(below)))
         .find(|directory| directory.is_dir())
         .with_context(|| format!("there is no control group --cgroup {}; systemd-cgls lists them", path.display()))
-}
-
-/// Where structures of the running kernel have their fields, bytes; 0 where it does not tell.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fields {
-    /// `task_struct.tgid`
-    pub task_tgid: u32,
-    /// `task_struct.comm`
-    pub task_comm: u32,
-    /// `task_struct.group_leader`
-    pub task_group_leader: u32,
-    /// `task_struct.signal`
-    pub task_signal: u32,
-    /// `signal_struct.live`
-    pub signal_live: u32,
-}
-
-impl Fields {
-    /// Those of the running kernel.
-    ///
-    /// # Errors
-    /// It has no type information.
-    pub fn read() -> Result<Self> {
-        let bytes = btf::read()?;
-        let btf = Btf::parse(&bytes)?;
-        let field = |structure, name| btf.offset(structure, name).unwrap_or(0);
-        Ok(Self {
-            task_tgid: field("task_struct", "tgid"),
-            task_comm: field("task_struct", "comm"),
-            task_group_leader: field("task_struct", "group_leader"),
-            task_signal: field("task_struct", "signal"),
-            signal_live: field("signal_struct", "live"),
-        })
-    }
 }
 
 #[cfg(test)]

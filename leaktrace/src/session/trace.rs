@@ -46,7 +46,8 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 const UNWIND_CHUNKS: u32 = 16_384;
 /// How often the status line is drawn.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
-/// How long a command is held for its unwind tables.
+/// How long a command is held for its unwind tables, and how long tracing waits for those of running processes.
+/// `LEAKTRACE_TABLES_WITHIN` says another number of seconds, so that tests need not hurry.
 const TABLES_WITHIN: Duration = Duration::from_millis(500);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -129,7 +130,7 @@ async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &
         trace.probe_process(pid).await?;
         trace.follow_mappings();
         // Its first allocations are to have whole stacks; nobody waits for it yet.
-        trace.unwinding.settle(&trace.kernel, TABLES_WITHIN).await;
+        trace.unwinding.settle(&trace.kernel, tables_within()).await;
     } else {
         match &config.whom {
             Whom::Pids(pids) => {
@@ -143,7 +144,7 @@ async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &
     trace.follow_mappings();
     if matches!(config.whom, Whom::Pids(_)) {
         // Probed already; what it allocates meanwhile has its stack by frame pointers.
-        trace.unwinding.settle(&trace.kernel, TABLES_WITHIN).await;
+        trace.unwinding.settle(&trace.kernel, tables_within()).await;
     }
     Ok(trace)
 }
@@ -317,7 +318,7 @@ impl<'a> Trace<'a> {
                             }
                         }
                         self.follow_mappings();
-                        self.unwinding.settle(&self.kernel, TABLES_WITHIN).await;
+                        self.unwinding.settle(&self.kernel, tables_within()).await;
                         held.release();
                     }
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
@@ -438,6 +439,7 @@ impl<'a> Trace<'a> {
         let events = self.program_events();
         for record in self.discovery.read() {
             if let Some(mapped) = self.processes.apply(&record) {
+                self.unwinding.expect(&mapped.object);
                 self.probe_mapped(mapped);
             }
         }
@@ -510,6 +512,11 @@ impl<'a> Trace<'a> {
         }
         Ok(())
     }
+}
+
+fn tables_within() -> Duration {
+    let seconds = std::env::var("LEAKTRACE_TABLES_WITHIN").ok().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(TABLES_WITHIN, Duration::from_secs)
 }
 
 async fn next_event(launched: &mut Option<Launched>) -> Event {

@@ -1,11 +1,12 @@
 //! Feeds the kernel-side unwinder: tables of the objects that traced processes map, built in the background, and each
 //! process' list of mappings.
 //!
-//! In: address spaces. Out: words in the unwind pool, and the word of each process that points to its list. Attaching
-//! never waits for a table: until it is there the programs follow frame pointers, and count it.
+//! In: address spaces. Out: words in the unwind pool, the word of each process that points to its list, and for each file
+//! where its table is, by which the programs find the way while a process has no list yet. Attaching never waits for a
+//! table: until it is there the programs follow frame pointers, and count it.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use leaktrace_common::abi::Process;
-use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, ProcessWord};
+use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, FileKey, FileTable, ProcessWord};
 use object::ReadCache;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -31,8 +32,7 @@ const TRAMPOLINE: &str = "[uprobes]";
 
 /// A table that was built.
 pub struct Built {
-    id: ObjectId,
-    path: PathBuf,
+    object: Arc<Object>,
     table: Result<UnwindTable, TableError>,
     took: Duration,
 }
@@ -42,6 +42,10 @@ pub struct Unwinding {
     registry: Registry<ObjectId>,
     /// Lists by pid, for processes that have no slot yet.
     presets: BpfHashMap<MapData, u32, u64>,
+    /// Where the tables of files are.
+    files: BpfHashMap<MapData, FileKey, FileTable>,
+    /// What stands there. The objects are held so that their inodes are not given to other files.
+    filed: HashMap<ObjectId, (FileKey, Arc<Object>)>,
     words: HashMap<Pid, ProcessWord>,
     slots: HashMap<Pid, u32>,
     jobs: Sender<Arc<Object>>,
@@ -65,6 +69,8 @@ impl Unwinding {
         Ok(Self {
             registry: Registry::new(kernel.unwind_pool.elements()),
             presets: kernel.take_unwind_lists()?,
+            files: kernel.take_unwind_files()?,
+            filed: HashMap::new(),
             words: HashMap::new(),
             slots: HashMap::new(),
             jobs,
@@ -93,11 +99,23 @@ impl Unwinding {
             .collect();
         for wanted in self.registry.set_mappings(pid, mappings) {
             if let Some(object) = objects.remove(&wanted) {
-                // The threads live as long as we do.
-                self.pending += usize::from(self.jobs.send(object).is_ok());
+                self.build(object);
             }
         }
+        self.forget_dropped();
         self.publish(kernel, pid);
+    }
+
+    /// An object has been mapped, by a process that may be over before anybody can follow it: the next will find a table.
+    pub fn expect(&mut self, object: &Arc<Object>) {
+        if self.registry.expect(&object.id()) {
+            self.build(Arc::clone(object));
+        }
+    }
+
+    fn build(&mut self, object: Arc<Object>) {
+        // The threads live as long as we do.
+        self.pending += usize::from(self.jobs.send(object).is_ok());
     }
 
     /// The process has been given a slot.
@@ -116,6 +134,7 @@ impl Unwinding {
             point(kernel, slot, ProcessWord::default());
         }
         self.registry.forget(pid);
+        self.forget_dropped();
     }
 
     /// Waits for the next table. May be cancelled without losing one.
@@ -139,7 +158,8 @@ impl Unwinding {
 
     /// Puts a table to use.
     pub fn take(&mut self, kernel: &Kernel, built: Built) {
-        let Built { id, path, table, took } = built;
+        let Built { object, table, took } = built;
+        let path = object.path();
         self.pending = self.pending.saturating_sub(1);
         match &table {
             Ok(table) => log::debug!(
@@ -151,14 +171,43 @@ impl Unwinding {
             ),
             Err(error) => log::info!("{} is unwound by frame pointers: {error}", path.display()),
         }
-        for pid in self.registry.table_built(&id, table, &mut Pool(&kernel.unwind_pool)) {
+        let users = self.registry.table_built(&object.id(), table, &mut Pool(&kernel.unwind_pool));
+        self.forget_dropped();
+        self.file(&object);
+        for pid in users {
             self.publish(kernel, pid);
+        }
+    }
+
+    /// Lets the programs find an object's table by its file.
+    fn file(&mut self, object: &Arc<Object>) {
+        let key = object.kernel_identity().and_then(|(device, inode, modified)| FileKey::new(device, inode, modified));
+        let (Some(key), Some(table)) = (key, self.registry.placed(&object.id())) else { return };
+        match self.files.insert(key, table, 0) {
+            Ok(()) => {
+                self.filed.insert(object.id(), (key, Arc::clone(object)));
+            }
+            Err(error) => log::debug!("the table of {} is found by lists alone: {error}", object.path().display()),
+        }
+    }
+
+    /// Before their chunks are used again.
+    fn forget_dropped(&mut self) {
+        for id in self.registry.take_dropped() {
+            let Some((key, _)) = self.filed.remove(&id) else { continue };
+            // A file that was written over within a second has two objects.
+            let other = self.filed.iter().find(|(_, (other, _))| *other == key).map(|(other, _)| *other);
+            let _ = match other.and_then(|other| self.registry.placed(&other)) {
+                Some(table) => self.files.insert(key, table, 0),
+                None => self.files.remove(&key),
+            };
         }
     }
 
     /// Frees what has not been used for two calls. To be called once a second or so.
     pub fn reclaim(&mut self) {
         self.registry.reclaim();
+        self.forget_dropped();
     }
 
     /// Bytes of the pool in use.
@@ -209,7 +258,7 @@ fn build_all(queue: &std::sync::Mutex<Receiver<Arc<Object>>>, results: &Unbounde
             Ok(file) => UnwindTable::build(&ReadCache::new(file)),
             Err(error) => Err(TableError::NotElf(error.to_string())),
         };
-        let built = Built { id: object.id(), path: object.path().to_path_buf(), table, took: began.elapsed() };
+        let built = Built { object, table, took: began.elapsed() };
         if results.send(built).is_err() {
             return;
         }

@@ -110,6 +110,15 @@ impl UnwindTable {
         let vaddr = segment.vaddr.wrapping_add(file_offset.wrapping_sub(segment.offset));
         Some(start.wrapping_sub(vaddr.wrapping_sub(self.base)))
     }
+
+    /// What to add to an offset in the file, modulo 2^64, for the address that rows are by; `None` where that is not the
+    /// same for all of the object's code.
+    #[must_use]
+    pub fn shift(&self) -> Option<u64> {
+        let shift = |segment: &TextSegment| segment.vaddr.wrapping_sub(segment.offset).wrapping_sub(self.base);
+        let first = shift(self.text.first()?);
+        self.text.iter().all(|segment| shift(segment) == first).then_some(first)
+    }
 }
 
 impl fmt::Debug for UnwindTable {

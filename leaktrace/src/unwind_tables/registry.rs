@@ -2,19 +2,23 @@
 //!
 //! In: executable mappings as they are seen in processes, and tables as they are built, in any order. Out: what to build
 //! next, what to write into the pool, and the word that publishes a process' list. A table is shared by all processes
-//! that map its object and freed with the last of them.
+//! that map its object, and outlives the last of them for the next: the least recently used go when they take more than
+//! a quarter of the pool, or when less than a quarter of it is left.
 //!
 //! Order of writing: a table's rows, then a list that refers to them, then the process' word. What a word no longer
 //! refers to is released afterwards, and reused only after a rest ([`ChunkPool`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::ops::Range;
 
-use leaktrace_common::unwind::{CHUNK_WORDS, Mapping, PADDING, ProcessWord, Table};
+use leaktrace_common::unwind::{CHUNK_WORDS, FileTable, Mapping, PADDING, ProcessWord, Table};
 
 use super::{ChunkPool, TableError, UnwindTable};
 use crate::model::Pid;
+
+/// Tables without users: each keeps a file open.
+const MAX_IDLE: usize = 1024;
 
 /// Writes words to the start of a chunk, and on into those that follow it: the pool's memory map.
 pub trait PoolWriter {
@@ -73,6 +77,8 @@ struct Object {
     state: State,
     /// Mappings of it in all processes.
     users: usize,
+    /// Its place in the order of those without users; `None` while it has some, or no table.
+    idle: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -89,6 +95,12 @@ pub struct Registry<K> {
     processes: HashMap<Pid, Process<K>>,
     generation: u32,
     refused: u64,
+    /// Objects with a table and without users, the least recently used first.
+    idle: BTreeMap<u64, K>,
+    idle_chunks: u32,
+    next_idle: u64,
+    /// Objects whose tables were given up, until somebody asks.
+    dropped: Vec<K>,
 }
 
 impl<K: Clone + Eq + Hash> Registry<K> {
@@ -101,7 +113,21 @@ impl<K: Clone + Eq + Hash> Registry<K> {
             processes: HashMap::new(),
             generation: 0,
             refused: 0,
+            idle: BTreeMap::new(),
+            idle_chunks: 0,
+            next_idle: 0,
+            dropped: Vec::new(),
         }
+    }
+
+    /// Notes an object that somebody is about to map. True where it is new: its table is to be built and handed to
+    /// [`Self::table_built`].
+    pub fn expect(&mut self, key: &K) -> bool {
+        if self.objects.contains_key(key) {
+            return false;
+        }
+        self.objects.insert(key.clone(), Object { state: State::Pending, users: 0, idle: None });
+        true
     }
 
     /// Notes the executable mappings of a process, in place of what was noted before, and returns the objects that are
@@ -113,9 +139,13 @@ impl<K: Clone + Eq + Hash> Registry<K> {
             let Code::Object(key) = &mapping.code else { continue };
             let object = self.objects.entry(key.clone()).or_insert_with(|| {
                 wanted.push(key.clone());
-                Object { state: State::Pending, users: 0 }
+                Object { state: State::Pending, users: 0, idle: None }
             });
             object.users += 1;
+            if let Some(place) = object.idle.take() {
+                self.idle.remove(&place);
+                self.idle_chunks -= object.state.chunks();
+            }
         }
         let process = self.processes.entry(pid).or_insert(Process { mappings: Vec::new(), list: 0..0 });
         let old = std::mem::replace(&mut process.mappings, mappings);
@@ -131,7 +161,6 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         table: Result<UnwindTable, TableError>,
         pool: &mut impl PoolWriter,
     ) -> Vec<Pid> {
-        // Every user is gone meanwhile.
         let Some(object) = self.objects.get_mut(key) else { return Vec::new() };
         let state = match table {
             Ok(table) => {
@@ -148,6 +177,10 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         if let State::Ready { chunks, .. } = std::mem::replace(&mut object.state, state) {
             self.pool.release(chunks);
         }
+        if object.users == 0 {
+            self.rest(key);
+        }
+        self.trim();
         let maps_it = |process: &Process<K>| process.mappings.iter().any(|m| m.code == Code::Object(key.clone()));
         self.processes.iter().filter(|(_, process)| maps_it(process)).map(|(&pid, _)| pid).collect()
     }
@@ -182,9 +215,28 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         }
     }
 
+    /// Where an object's table is, for those who know a place in its file; `None` where it has none, or where that does
+    /// not tell the address.
+    #[must_use]
+    pub fn placed(&self, key: &K) -> Option<FileTable> {
+        match &self.objects.get(key)?.state {
+            State::Ready { chunks, placement } if !chunks.is_empty() => {
+                Some(FileTable { first: chunks.start, count: chunks.len() as u32, shift: placement.shift()? })
+            }
+            _ => None,
+        }
+    }
+
+    /// Objects whose tables were given up since this was last called. Whoever knows where they were must forget it at
+    /// once: their chunks are used again after the next two calls of [`Self::reclaim`].
+    pub fn take_dropped(&mut self) -> Vec<K> {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// Frees what was released before the last call; see [`ChunkPool::reclaim`].
     pub fn reclaim(&mut self) {
         self.pool.reclaim();
+        self.trim();
     }
 
     /// Memory of the pool that holds tables and lists, in bytes.
@@ -211,11 +263,52 @@ impl<K: Clone + Eq + Hash> Registry<K> {
             let Code::Object(key) = &mapping.code else { continue };
             let Some(object) = self.objects.get_mut(key) else { continue };
             object.users -= 1;
-            if object.users == 0
-                && let Some(Object { state: State::Ready { chunks, .. }, .. }) = self.objects.remove(key)
-            {
+            if object.users == 0 {
+                self.rest(key);
+            }
+        }
+        self.trim();
+    }
+
+    /// The last user of an object is gone: its table stays for the next.
+    fn rest(&mut self, key: &K) {
+        let Some(object) = self.objects.get_mut(key) else { return };
+        match object.state {
+            State::Ready { .. } => {
+                object.idle = Some(self.next_idle);
+                self.idle_chunks += object.state.chunks();
+                self.idle.insert(self.next_idle, key.clone());
+                self.next_idle += 1;
+            }
+            // It is being built, and rests then.
+            State::Pending => {}
+            State::Absent => {
+                self.objects.remove(key);
+            }
+        }
+    }
+
+    /// Gives up tables without users while there are too many.
+    fn trim(&mut self) {
+        let quarter = self.pool.capacity() / 4;
+        while self.idle_chunks > quarter || self.idle.len() > MAX_IDLE || self.pool.available() < quarter {
+            let Some((_, key)) = self.idle.pop_first() else { return };
+            let Some(Object { state, .. }) = self.objects.remove(&key) else { continue };
+            self.idle_chunks -= state.chunks();
+            if let State::Ready { chunks, .. } = state {
                 self.pool.release(chunks);
             }
+            self.dropped.push(key);
+        }
+    }
+}
+
+impl State {
+    /// Chunks that its table takes.
+    fn chunks(&self) -> u32 {
+        match self {
+            Self::Ready { chunks, .. } => chunks.len() as u32,
+            Self::Pending | Self::Absent => 0,
         }
     }
 }

@@ -70,13 +70,31 @@ fn a_shells_pipeline_of_twenty_short_programs_is_booked_exactly() {
     assert_followed(&finished, &accounts, 20);
     let mut names: Vec<&str> = Vec::new();
     let snapshot = finished.snapshot();
+    let mut cut = 0;
     for account in &accounts.sites {
         // Also after their ends, and also those that nobody could have looked at in time.
         let sites = snapshot.sites_through(account.pid, "leak_leaf");
-        assert!(!sites.is_empty() && sites.iter().all(|site| site.passes("main")), "{}", snapshot.digest());
+        assert!(!sites.is_empty(), "{}", snapshot.digest());
+        cut += sites.iter().filter(|site| !site.passes("main")).count() as u64;
         names.extend(snapshot.processes.iter().filter(|it| it.pid == account.pid).map(|it| it.comm.as_str()));
     }
+    // The first of them run before their program's table can be there; what that cuts short is counted.
+    assert!(cut <= snapshot.loss("unwind_failed"), "{cut} stacks are cut short\n{}", snapshot.digest());
     assert!(names.iter().any(|name| name.starts_with("spawning")), "{names:?}");
+}
+
+#[test]
+fn a_program_that_has_run_before_has_whole_stacks_from_its_first_instruction() {
+    // The children execute the very program that has made them, so its table is there; nobody waits for their mappings.
+    for way in ["posix_spawn", "fexecve"] {
+        let (finished, accounts) = trace_command(&[], "spawning.c", &[way, "5"]);
+        assert_followed(&finished, &accounts, 5);
+        let snapshot = finished.snapshot();
+        for account in &accounts.sites {
+            let sites = snapshot.sites_through(account.pid, "leak_leaf");
+            assert!(sites.iter().all(|site| site.passes("main")), "{way}\n{}", snapshot.digest());
+        }
+    }
 }
 
 #[test]

@@ -75,8 +75,8 @@ fn objects_without_a_table_are_not_asked_for_again() {
 }
 
 #[test]
-fn tables_are_shared_and_freed_with_their_last_process() {
-    let (mut registry, mut pool) = pool(4);
+fn tables_are_shared_and_stay_for_the_next_process() {
+    let (mut registry, mut pool) = pool(16);
     registry.set_mappings(Pid(1), vec![object(0x1000, "lib")]);
     registry.table_built(&"lib", Ok(table()), &mut pool);
     assert!(registry.set_mappings(Pid(2), vec![object(0x7000, "lib")]).is_empty());
@@ -92,9 +92,61 @@ fn tables_are_shared_and_freed_with_their_last_process() {
     registry.forget(Pid(2));
     registry.reclaim();
     registry.reclaim();
-    assert_eq!(registry.used_bytes(), 0);
-    assert_eq!(registry.set_mappings(Pid(3), vec![object(0x1000, "lib")]), ["lib"], "forgotten, hence built anew");
+    assert_eq!(registry.used_bytes(), 4096);
+    assert!(registry.set_mappings(Pid(3), vec![object(0x1000, "lib")]).is_empty(), "its table is still there");
+    let third = registry.publish(Pid(3), &mut pool).unwrap().unwrap();
+    assert_eq!(rule(&pool, third, 0x1014), sp(3));
     assert_eq!(registry.table_built(&"gone", Ok(table()), &mut pool), []);
+}
+
+#[test]
+fn a_table_is_found_by_the_file_once_it_is_built() {
+    let (mut registry, mut pool) = pool(16);
+    assert!(registry.expect(&"lib"), "new, hence to be built");
+    assert!(!registry.expect(&"lib"));
+    assert_eq!(registry.placed(&"lib"), None);
+    assert_eq!(registry.table_built(&"lib", Ok(table()), &mut pool), [], "nobody maps it");
+    let placed = registry.placed(&"lib").unwrap();
+    assert_eq!(placed.rule(pool.0.as_slice(), 0x2014), sp(3), "its text starts on the third page of the file");
+    assert_eq!(placed.rule(pool.0.as_slice(), 0x2024), Rule::GAP);
+    assert!(registry.expect(&"script"));
+    registry.table_built(&"script", Err(TableError::NoUnwindInformation), &mut pool);
+    assert_eq!(registry.placed(&"script"), None);
+}
+
+#[test]
+fn tables_that_nobody_uses_go_by_age_when_they_are_too_many() {
+    let (mut registry, mut pool) = pool(16);
+    let names = ["one", "two", "three", "four", "five", "six"];
+    for name in names {
+        registry.expect(&name);
+        registry.table_built(&name, Ok(table()), &mut pool);
+    }
+    // A quarter of the pool is for them.
+    assert_eq!(registry.take_dropped(), ["one", "two"]);
+    assert_eq!(registry.placed(&"two"), None);
+    assert!(registry.placed(&"three").is_some());
+
+    // In use it stays, however old, and is the youngest afterwards.
+    registry.set_mappings(Pid(1), vec![object(0x1000, "three")]);
+    for name in ["seven", "eight"] {
+        registry.expect(&name);
+        registry.table_built(&name, Ok(table()), &mut pool);
+    }
+    assert_eq!(registry.take_dropped(), ["four"]);
+    registry.forget(Pid(1));
+    assert_eq!(registry.take_dropped(), ["five"]);
+    assert!(registry.placed(&"three").is_some());
+
+    // Where the pool is nearly full, all of them make room.
+    registry.reclaim();
+    registry.reclaim();
+    for pid in 2..11 {
+        registry.set_mappings(Pid(pid), vec![anonymous(0x1000)]);
+        registry.publish(Pid(pid), &mut pool).unwrap();
+    }
+    registry.reclaim();
+    assert_eq!(registry.take_dropped(), ["six", "seven", "eight", "three"]);
 }
 
 #[test]
