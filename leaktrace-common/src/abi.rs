@@ -157,7 +157,8 @@ pub struct Process {
     pub live_bytes: u64,
     /// The most that were ever outstanding.
     pub peak_bytes: u64,
-    /// Frees of blocks we do not know.
+    /// Frees of blocks we do not know, and reallocations of such. One that is not to be recorded and smaller than 64 KiB
+    /// counts even if it fails, as it does where memory has run out.
     pub untracked_frees: u64,
     /// Calls that never returned: left by longjmp, an exception, or the thread's end.
     pub abandoned_calls: u64,
@@ -312,7 +313,8 @@ pub const FUNCTION_REALLOCARRAY: u32 = 4;
 pub const FUNCTION_FREE: u32 = 5;
 
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
-/// remembered until it returns.
+/// remembered until it returns. For a `realloc` that holds of what it is given a block and a size for; without either it
+/// may be `malloc` or `free`.
 pub const COOKIE_LEAF: u64 = 1 << 40;
 
 /// Stands for the kernel function `bpf_session_is_return` in the object; the loader puts its BTF id there.

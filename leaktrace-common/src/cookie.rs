@@ -86,6 +86,14 @@ pub const fn register(cookie: u64, index: u32) -> Register {
     Register(((cookie >> (index * REGISTER_BITS)) & REGISTER_MASK) as u8)
 }
 
+/// Whether arguments A and B are in the registers of the x86-64 calling convention's first two.
+#[inline]
+#[must_use]
+pub const fn begins_as_called(cookie: u64) -> bool {
+    let both = Register::RDI.0 as u64 | (Register::RSI.0 as u64) << REGISTER_BITS;
+    cookie & (REGISTER_MASK | REGISTER_MASK << REGISTER_BITS) == both
+}
+
 /// Bytes by which the stack pointer is below where it was at the entry: the return address is this far above it.
 #[inline]
 #[must_use]
@@ -116,6 +124,15 @@ mod tests {
             assert_eq!(stack_shift(cookie), shift);
             assert_eq!(cookie >> 32, 1 << 31, "the attacher's bits stay free");
         }
+    }
+
+    #[test]
+    fn the_first_two_arguments_of_the_calling_convention_are_recognized_whatever_the_rest() {
+        let begins = |a, b, c, shift| begins_as_called(encode([a, b, c], shift).unwrap() | 0x7fff << 32);
+        assert!(begins(Register::RDI, Register::RSI, Register::RAX, 0));
+        assert!(begins(Register::RDI, Register::RSI, Register(31), 8));
+        assert!(!begins(Register::RSI, Register::RDI, Register::RDX, 0));
+        assert!(!begins(Register::RDI, Register::RDX, Register::RSI, 0));
     }
 
     #[test]

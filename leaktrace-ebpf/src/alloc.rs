@@ -48,6 +48,10 @@ fn forbid_private_stack<C: EbpfContext>(ctx: &C, tails: &ProgramArray) {
 const RETURN_WANTED: u32 = 0;
 const RETURN_UNWANTED: u32 = 1;
 
+/// Requests of fewer bytes fail only where memory has run out, and glibc's `realloc` meets them without calling `malloc`:
+/// only blocks that were mapped one by one, of 128 KiB and more by default, may come to that.
+const SMALL: u64 = 64 << 10;
+
 /// An allocation function's arguments, whatever the function.
 pub struct Request {
     /// One of the `CALL_` constants.
@@ -70,7 +74,7 @@ pub fn malloc(entry: &Entry<'_, Standard>) -> u32 {
 #[inline(always)]
 pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
     session(entry, || {
-        let (a, b, c) = (entry.a(), entry.b(), entry.c());
+        let (a, b) = entry.ab();
         let mut request = Request { call: CALL_ALLOCATE, size: a, out: 0, old: 0 };
         match entry.function() {
             abi::FUNCTION_FREE => {
@@ -85,6 +89,7 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
             abi::FUNCTION_REALLOC => request = Request { call: CALL_REALLOCATE, size: b, out: 0, old: a },
             abi::FUNCTION_REALLOCARRAY => {
                 // A product that overflows fails and leaves the old block alone.
+                let c = entry.c();
                 if overflows(b, c) {
                     return false;
                 }
@@ -129,7 +134,7 @@ pub fn returned(ctx: &RetProbeContext) {
 #[inline(always)]
 fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
     let wanted = request.size >= config::min_size() && request.size <= config::max_size();
-    if config::sessions() != 0 && !wanted && request.old == 0 && entry.is_leaf() {
+    if config::sessions() != 0 && !wanted && request.call != CALL_REALLOCATE && entry.is_leaf() {
         return false;
     }
     let Some(thread) = threads::current(Id::current()) else { return false };
@@ -146,7 +151,10 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
             old = record;
         }
         let site = if wanted && sampling::hit(thread, request.size) { site(entry, thread, request.size) } else { 0 };
-        if config::sessions() != 0 && site == 0 && request.old == 0 && entry.is_leaf() {
+        if config::sessions() != 0 && site == 0 && entry.is_leaf() && gives_nothing_to_book(request, &old) {
+            if request.old != 0 {
+                count_untracked((*thread).process);
+            }
             return false;
         }
         (*thread).sp = entry.sp();
@@ -158,6 +166,14 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
         (*thread).site = site;
     }
     true
+}
+
+/// Whether a leaf's call whose block is not wanted is over at its entry, as far as the books go: also a `realloc` of a
+/// block that we do not know, which gives it up (unless it fails: see [`SMALL`]).
+#[inline(always)]
+fn gives_nothing_to_book(request: &Request, old: &Block) -> bool {
+    // From NULL glibc's is `malloc`, and to nothing it is `free`.
+    request.call != CALL_REALLOCATE || request.old != 0 && old.site == 0 && request.size != 0 && request.size < SMALL
 }
 
 /// A block is about to be freed: off the table before its address can be handed out again.

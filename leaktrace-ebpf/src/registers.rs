@@ -79,16 +79,22 @@ mod arch {
             unsafe { &*self.ctx.regs }
         }
 
-        /// The first argument that matters.
+        /// The first two arguments that matter. Where they are is asked once for both: most functions have them where the
+        /// calling convention does.
         #[inline(always)]
-        pub fn a(&self) -> u64 {
-            if P::MAPPED { by_number(self.regs(), cookie::register(self.cookie, 0)) } else { self.regs().rdi }
+        pub fn ab(&self) -> (u64, u64) {
+            if !P::MAPPED || cookie::begins_as_called(self.cookie) {
+                (self.regs().rdi, self.regs().rsi)
+            } else {
+                let register = |argument| by_number(self.regs(), cookie::register(self.cookie, argument));
+                (register(0), register(1))
+            }
         }
 
-        /// The second.
+        /// The first of them.
         #[inline(always)]
-        pub fn b(&self) -> u64 {
-            if P::MAPPED { by_number(self.regs(), cookie::register(self.cookie, 1)) } else { self.regs().rsi }
+        pub fn a(&self) -> u64 {
+            self.ab().0
         }
 
         /// The third.
@@ -203,16 +209,16 @@ mod arch {
             unsafe { &*self.ctx.regs.cast() }
         }
 
-        /// The first argument.
+        /// The first two arguments.
         #[inline(always)]
-        pub fn a(&self) -> u64 {
-            self.regs().regs[0]
+        pub fn ab(&self) -> (u64, u64) {
+            (self.regs().regs[0], self.regs().regs[1])
         }
 
-        /// The second.
+        /// The first of them.
         #[inline(always)]
-        pub fn b(&self) -> u64 {
-            self.regs().regs[1]
+        pub fn a(&self) -> u64 {
+            self.ab().0
         }
 
         /// The third.

@@ -248,7 +248,7 @@ fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
         kind,
         offset: probe.offset,
         placement,
-        leaf: !probe.calls_another && is_leaf(plan.role, probe.kind),
+        leaf: is_leaf(plan.role, probe.kind, probe.calls_another),
     })
 }
 
@@ -266,13 +266,18 @@ fn placement(probe: &plan::Probe) -> Option<u64> {
     cookie::encode(read, probe.site.stack_shift)
 }
 
-/// Whether a function of this allocator calls no other that is probed. Where we cannot know it does.
-fn is_leaf(role: Role, kind: Kind) -> bool {
+/// Whether a function of this allocator calls no other that is probed; a `realloc`, while it is given a block and a
+/// size. Where we cannot know it does.
+fn is_leaf(role: Role, kind: Kind, calls_another: bool) -> bool {
     let allocator = match role {
         Role::Libc(allocator) | Role::Allocator(allocator) | Role::Program(allocator) => allocator,
         Role::CxxRuntime | Role::DynamicLinker | Role::None => return false,
     };
     match allocator {
+        // Its calls of malloc and free are for NULL and for size 0, and for large blocks: see `SMALL` in the programs.
+        Allocator::Glibc if kind == Kind::Realloc => true,
+        Allocator::Jemalloc | Allocator::Tcmalloc if kind == Kind::Realloc => !calls_another,
+        _ if calls_another => false,
         Allocator::Glibc | Allocator::Jemalloc | Allocator::Tcmalloc | Allocator::Mimalloc => {
             matches!(kind, Kind::Malloc | Kind::Calloc | Kind::Memalign | Kind::PosixMemalign)
         }

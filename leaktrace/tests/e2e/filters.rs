@@ -57,6 +57,18 @@ fn a_realloc_crosses_the_size_limits_in_both_directions() {
 }
 
 #[test]
+fn what_was_not_recorded_is_counted_once_when_it_goes_by_free_or_realloc() {
+    let mut victim = Victim::start("reallocs.c", &[]);
+    let tracer = Tracer::attach(&victim, &["-z", "1G"]);
+    let accounts = victim.work();
+    let snapshot = tracer.stop().lossless();
+    // The victim's count has every realloc that succeeded as a free of the old block, and none that failed.
+    assert_eq!(snapshot.process(victim.pid()).untracked_frees, accounts.totals[&victim.pid()].frees);
+    assert_eq!(snapshot.all(victim.pid()).alloc_count, 0);
+    victim.finish();
+}
+
+#[test]
 fn only_blocks_of_the_age_asked_for_are_reported() {
     let mut puppet = puppet();
     let tracer = Tracer::attach(&puppet, &["-o", "1s"]);
