@@ -60,6 +60,7 @@ fn reading_gives_each_field_its_meaning() {
     assert_eq!(site.blocks.as_ref().unwrap()[1].size, 2048);
     assert_eq!(snapshot.processes[1].rss_bytes, None);
     assert_eq!(snapshot.losses.unwind_failures["no mapping"], 3);
+    assert_eq!(snapshot.stacks.map(|stacks| stacks.recorded - stacks.complete), Some(5 + 4), "cut or incomplete");
     snapshot.check_sums().unwrap();
 }
 

@@ -33,6 +33,8 @@ pub struct Facts {
     pub multi: bool,
     /// Programs that decide at the entry about the return.
     pub sessions: bool,
+    /// Programs that ask what is mapped at an address.
+    pub finds_mappings: bool,
     /// The kernel's own type information is there.
     pub btf: bool,
     /// Effective capabilities, bit n for capability n.
@@ -73,6 +75,7 @@ impl Facts {
             attachment: if attachable { features::attach_probe() } else { Tried::Not },
             multi,
             sessions,
+            finds_mappings: quick.program == Tried::Works && features::finds_mappings(),
             filters_see_return_probes: features::seccomp_sees_return_probes(),
             ..quick
         }
@@ -93,6 +96,7 @@ impl Facts {
             ring_buffer: features::create_ring_buffer(),
             multi: false,
             sessions: false,
+            finds_mappings: false,
             btf: fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false),
             capabilities: field(&status, "CapEff:").and_then(|mask| u64::from_str_radix(mask, 16).ok()),
             first_user_namespace: is_namespace("user", FIRST_USER_NAMESPACE),

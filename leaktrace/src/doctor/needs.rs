@@ -22,6 +22,7 @@ pub fn all(facts: &Facts) -> Vec<Need> {
         lockdown(facts),
         many_at_once(facts),
         type_information(facts),
+        look_up(facts),
         jit(facts),
         return_probes(facts),
         private_stacks(facts),
@@ -227,6 +228,19 @@ fn type_information(facts: &Facts) -> Need {
             "no /sys/kernel/btf/vmlinux",
             "nothing has to be done: uprobe sessions, which need it, are not used then (CONFIG_DEBUG_INFO_BTF=y brings it)",
         )
+    }
+}
+
+fn look_up(facts: &Facts) -> Need {
+    let what = "look-up of mappings";
+    match (facts.program, facts.finds_mappings && facts.btf) {
+        (Tried::Works, true) => Need::ok(what, "stacks are whole from a program's first instruction on"),
+        (Tried::Works, false) => Need::missing(
+            what,
+            "no bpf_find_vma, which came with Linux 5.17, or no BTF",
+            "nothing has to be done: the first stacks after exec and dlopen are cut short, and counted",
+        ),
+        _ => Need::unknown(what, "not tried", "BPF programs come first"),
     }
 }
 

@@ -15,6 +15,7 @@ fn healthy() -> Facts {
         attachment: Tried::Works,
         ring_buffer: Tried::Works,
         multi: true,
+        finds_mappings: true,
         sessions: true,
         btf: true,
         capabilities: Some(0x1ff_ffff_ffff),
@@ -155,6 +156,8 @@ fn what_only_makes_things_slower_or_narrower_is_no_refusal() {
     check(&facts, "multi links and uprobe sessions", Verdict::Missing, false, "6.13");
     let facts = Facts { multi: false, sessions: false, ..healthy() };
     check(&facts, "multi links and uprobe sessions", Verdict::Missing, false, "perf events");
+    let facts = Facts { finds_mappings: false, ..healthy() };
+    check(&facts, "look-up of mappings", Verdict::Missing, false, "5.17");
     check(&Facts { btf: false, ..healthy() }, "BTF", Verdict::Missing, false, "sessions");
     let jit = "BPF just-in-time compiler";
     check(&Facts { jit: Some(0), ..healthy() }, jit, Verdict::Missing, false, "bpf_jit_enable=1");

@@ -14,7 +14,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
-use super::losses::Losses;
+use super::losses::{Losses, Stacks};
 use super::request::{Options, Target};
 use super::snapshot::{Process, SCHEMA, Site, Snapshot};
 use super::types::{Address, Frame, Pid};
@@ -41,6 +41,8 @@ pub struct Capture {
     pub sites: Vec<RawSite>,
     /// The outstanding blocks, tallied; `None` where they were not read, and then ages stay unknown.
     pub blocks: Option<BlockTally>,
+    /// How many stacks are whole, where that is known.
+    pub stacks: Option<Stacks>,
     /// What could not be recorded.
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
@@ -214,6 +216,7 @@ impl Capture {
             options: self.options,
             processes,
             sites,
+            stacks: self.stacks,
             losses: self.losses,
             warnings: self.warnings,
         };

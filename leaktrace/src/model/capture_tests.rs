@@ -71,6 +71,7 @@ fn capture(options: Options) -> Capture {
         options,
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
+        stacks: None,
         losses: Losses::default(),
         warnings: vec![],
     }

@@ -30,6 +30,15 @@ pub struct Losses {
     pub unwind_failures: BTreeMap<String, u64>,
 }
 
+/// How many of the stacks that were recorded are whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stacks {
+    /// Distinct stacks of distinct processes.
+    pub recorded: u64,
+    /// Those that reach the outermost frame. The others are in [`Losses::stacks_truncated`] or [`Losses::unwind_failed`].
+    pub complete: u64,
+}
+
 impl Losses {
     /// Whether nothing at all was lost.
     #[must_use]

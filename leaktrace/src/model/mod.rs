@@ -20,7 +20,7 @@ pub use blocks::{BlockTally, RawBlock};
 pub use capture::{Capture, Counters, RawProcess, RawSite, Resolver};
 pub use estimate::Spread;
 pub use json::SnapshotError;
-pub use losses::Losses;
+pub use losses::{Losses, Stacks};
 pub use request::{Options, SortKey, Target, TraceMode, Unwind};
 pub use select::NoBlocks;
 pub use snapshot::{Block, Process, Reachability, SCHEMA, Site, Snapshot, Tally, Trend, Verdict};

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::json::{lossy_path, optional_seconds, seconds};
-use super::losses::Losses;
+use super::losses::{Losses, Stacks};
 use super::request::{Options, Target};
 use super::types::{Address, Frame, Pid};
 
@@ -53,6 +53,9 @@ pub struct Snapshot {
     /// Every pair of process and stack that allocated, in the order of `options.sort`.
     #[serde(default)]
     pub sites: Vec<Site>,
+    /// How many stacks are whole; `None` where that cannot be known, as by frame pointers alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stacks: Option<Stacks>,
     /// What could not be recorded.
     #[serde(default)]
     pub losses: Losses,

@@ -7,7 +7,7 @@ use inferno::flamegraph::{self, Options, Palette};
 
 use super::estimates;
 use super::human::Span;
-use super::notices::notices;
+use super::notices::{notices, whole_stacks};
 use super::{Measure, folded, names};
 use crate::model::Snapshot;
 
@@ -56,6 +56,7 @@ fn subtitle(snapshot: &Snapshot) -> String {
         parts.push(format!("at least {} old", Span(snapshot.options.older_than)));
     }
     parts.extend(estimates::note(snapshot));
+    parts.extend(whole_stacks(snapshot));
     let losses: Vec<String> = notices(snapshot).into_iter().filter(|it| it.is_loss).map(|it| it.short).collect();
     if !losses.is_empty() {
         parts.push(format!("lost: {}", losses.join(", ")));

@@ -2,7 +2,7 @@
 
 use super::human::{Bytes, Count, counted};
 use super::names::clean;
-use crate::model::{Options, Snapshot};
+use crate::model::{Options, Snapshot, Stacks};
 
 /// One thing to know about a snapshot's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,20 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     };
     notices.extend(snapshot.warnings.iter().map(warning));
     notices
+}
+
+/// How many of the stacks are whole; `None` where that is not known, or there is none.
+#[must_use]
+pub fn whole_stacks(snapshot: &Snapshot) -> Option<String> {
+    let Stacks { recorded, complete } = snapshot.stacks.filter(|stacks| stacks.recorded > 0)?;
+    if complete >= recorded {
+        let (all, be) = if recorded == 1 { ("the", "is") } else { ("all", "are") };
+        return Some(format!("{all} {} {be} complete", counted(recorded, "stack")));
+    }
+    // Cut, not rounded: 100 % is only what is.
+    let permille = u128::from(complete) * 1000 / u128::from(recorded);
+    let stacks = counted(recorded, "stack");
+    Some(format!("{} of {stacks} complete ({}.{}%)", Count(complete), permille / 10, permille % 10))
 }
 
 fn bytes_dropped(bytes: u64) -> String {

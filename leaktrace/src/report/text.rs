@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use super::estimates;
 use super::human::{Bytes, Span, counted};
 use super::names;
-use super::notices::notices;
+use super::notices::{notices, whole_stacks};
 use crate::model::{Block, Frame, Options, Site, Snapshot, Totals};
 
 /// How the report is to look.
@@ -89,6 +89,7 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
         (min, Some(max)) => parts.push(format!("only sizes from {} to {}", Bytes(min), Bytes(max))),
     }
     parts.extend(estimates::note(snapshot));
+    parts.extend(whole_stacks(snapshot));
     if !snapshot.is_final {
         parts.push(format!("report {}, tracing goes on", snapshot.sequence));
     }

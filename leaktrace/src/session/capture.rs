@@ -11,7 +11,7 @@ use leaktrace_common::unwind::Stop;
 use super::drain::{self, Account};
 use super::kernel::{Kernel, monotonic_ns};
 use super::processes::Processes;
-use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, Target};
+use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, Stacks, Target, Unwind};
 use crate::procmaps::AddressSpace;
 
 /// Blocks above which a report in the middle of a trace goes without their ages, so that it takes milliseconds however
@@ -45,6 +45,7 @@ pub fn capture(
     let mut sites = Vec::new();
     let mut by_index = HashMap::new();
     let mut losses = losses(kernel);
+    let mut stacks = Stacks::default();
     let mut incomplete: BTreeMap<(PathBuf, Stop), u64> = BTreeMap::new();
     for Account { index, slot, frames, counters, truncated, broken } in drain::accounts(kernel) {
         let Some(&process) = by_slot.get(&slot) else { continue };
@@ -54,6 +55,8 @@ pub fn capture(
             let module = module_of(processes.space(raw_processes[process].life), frames.last().copied());
             *incomplete.entry((module, reason)).or_insert(0u64) += 1;
         }
+        stacks.recorded += u64::from(!frames.is_empty() || broken.is_some());
+        stacks.complete += u64::from(!frames.is_empty() && broken.is_none() && !truncated);
         by_index.insert(index, sites.len());
         sites.push(RawSite { process, frames, counters, truncated });
     }
@@ -84,6 +87,8 @@ pub fn capture(
         processes: raw_processes,
         sites,
         blocks,
+        // Where frame pointers end cannot be told from where they are missing.
+        stacks: (options.unwind != Unwind::Fp).then_some(stacks),
         losses,
         warnings,
     })

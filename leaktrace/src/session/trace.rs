@@ -365,6 +365,8 @@ impl<'a> Trace<'a> {
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends) -> Result<Outcome> {
         self.kernel.stop()?;
+        // Before it is learnt that processes have ended, and their tables with them.
+        self.unwinding.tell();
         self.take_in();
         self.processes.refresh();
         // A process that has ended is gone from /proc only when its parent has asked for its status.
@@ -399,13 +401,6 @@ impl<'a> Trace<'a> {
             (_, None) => None,
         };
         let snapshot = self.snapshot(true)?;
-        log::info!("unwind tables: {} KiB of the pool in use", self.unwinding.used_bytes() / 1024);
-        if self.unwinding.refused_tables() > 0 {
-            log::warn!(
-                "{} unwind tables found no room: their code is unwound by frame pointers",
-                self.unwinding.refused_tables()
-            );
-        }
         for note in self.symbolizer.notes() {
             log::info!("{note}");
         }

@@ -30,6 +30,9 @@ const BUILDERS: usize = 2;
 /// How the kernel names its page that return probes return to.
 const TRAMPOLINE: &str = "[uprobes]";
 
+/// How many processes' memory is told.
+const PROCESSES_TOLD: usize = 10;
+
 /// A table that was built.
 pub struct Built {
     object: Arc<Object>,
@@ -210,14 +213,24 @@ impl Unwinding {
         self.forget_dropped();
     }
 
-    /// Bytes of the pool in use.
-    pub fn used_bytes(&self) -> u64 {
-        self.registry.used_bytes()
-    }
-
-    /// Tables that found no room in the pool.
-    pub fn refused_tables(&self) -> u64 {
-        self.registry.refused_tables()
+    /// Says how much of the pool is in use, in all and by the processes that take most, and what found no room in it.
+    pub fn tell(&self) {
+        let mut processes: Vec<(Pid, u64)> = self.registry.bytes_by_process().collect();
+        processes.sort_by_key(|&(pid, bytes)| (std::cmp::Reverse(bytes), pid.0));
+        for (pid, bytes) in processes.iter().take(PROCESSES_TOLD) {
+            log::info!("unwind tables of process {pid}: {} KiB, shared with others that map the same", bytes / 1024);
+        }
+        log::info!(
+            "unwind tables in all: {} KiB of a pool of {} KiB",
+            self.registry.used_bytes() / 1024,
+            u64::from(self.registry.capacity()) * (CHUNK_WORDS * 8) as u64 / 1024
+        );
+        if self.registry.refused_tables() > 0 {
+            log::warn!(
+                "{} unwind tables found no room: their code is unwound by frame pointers",
+                self.registry.refused_tables()
+            );
+        }
     }
 
     fn publish(&mut self, kernel: &Kernel, pid: Pid) {

@@ -8,7 +8,7 @@
 //! Order of writing: a table's rows, then a list that refers to them, then the process' word. What a word no longer
 //! refers to is released afterwards, and reused only after a rest ([`ChunkPool`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::ops::Range;
 
@@ -239,10 +239,34 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         self.trim();
     }
 
+    /// Chunks of the pool.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.pool.capacity()
+    }
+
     /// Memory of the pool that holds tables and lists, in bytes.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         u64::from(self.pool.capacity() - self.pool.available()) * (CHUNK_WORDS * 8) as u64
+    }
+
+    /// Memory of the pool that each process' code takes, in bytes: its list, and the tables of its objects, which others may
+    /// share.
+    pub fn bytes_by_process(&self) -> impl Iterator<Item = (Pid, u64)> + '_ {
+        self.processes.iter().map(|(&pid, process)| {
+            let objects: HashSet<&K> = process
+                .mappings
+                .iter()
+                .filter_map(|mapping| match &mapping.code {
+                    Code::Object(key) => Some(key),
+                    Code::Anonymous | Code::ReturnTrampoline => None,
+                })
+                .collect();
+            let tables =
+                objects.into_iter().filter_map(|key| self.objects.get(key)).map(|object| object.state.chunks());
+            (pid, u64::from(process.list.len() as u32 + tables.sum::<u32>()) * (CHUNK_WORDS * 8) as u64)
+        })
     }
 
     /// Tables that found no room in the pool.

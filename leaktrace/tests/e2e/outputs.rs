@@ -118,6 +118,34 @@ fn the_text_report_names_functions_lines_bytes_and_counts() {
 }
 
 #[test]
+fn the_share_of_whole_stacks_is_in_every_report() {
+    let (finished, _) = traced(&["-v"]);
+    let snapshot: serde_json::Value = serde_json::from_str(&finished.read("snapshot.json")).unwrap();
+    let recorded = snapshot["stacks"]["recorded"].as_u64().unwrap();
+    // Twelve functions of the victim's allocate, each from one place at least.
+    assert!(recorded >= 12, "{recorded}");
+    assert_eq!(snapshot["stacks"]["complete"], recorded);
+    let said = format!("all {recorded} stacks are complete");
+    assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+    assert!(finished.read("out.svg").contains(&said));
+    for line in ["unwind tables of process ", "unwind tables in all: "] {
+        assert!(finished.stderr.contains(line), "-v does not say {line}:\n{}", finished.stderr);
+    }
+
+    // main and what it calls: no stack has only one frame.
+    let (finished, _) = traced(&["--max-depth", "1"]);
+    let snapshot: serde_json::Value = serde_json::from_str(&finished.read("snapshot.json")).unwrap();
+    assert_eq!(snapshot["stacks"]["complete"], 0);
+    let said = format!("0 of {} stacks complete (0.0%)", snapshot["stacks"]["recorded"]);
+    assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+    assert!(finished.read("out.svg").contains(&said));
+
+    let (finished, _) = traced(&["--unwind", "fp"]);
+    let snapshot: serde_json::Value = serde_json::from_str(&finished.read("snapshot.json")).unwrap();
+    assert!(snapshot.get("stacks").is_none(), "frame pointers do not tell where a stack ends");
+}
+
+#[test]
 fn losses_are_said_in_every_output() {
     let victim = build::victim("outstanding.c");
     let directory = tempfile::tempdir().unwrap();

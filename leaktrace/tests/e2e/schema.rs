@@ -75,9 +75,11 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
             ("options", Kind::Object),
             ("processes", Kind::Array),
             ("sites", Kind::Array),
+            ("stacks", Kind::Object),
             ("losses", Kind::Object),
         ],
     );
+    check("stacks", &snapshot["stacks"], &[("recorded", Kind::Count), ("complete", Kind::Count)]);
     assert_eq!(snapshot["schema"], "leaktrace/1");
     assert_eq!(snapshot["leaktrace_version"], env!("CARGO_PKG_VERSION"));
     assert!(snapshot.get("sampled").is_none(), "nothing was sampled");
