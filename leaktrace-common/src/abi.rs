@@ -223,6 +223,10 @@ pub const CALL_ALLOCATE: u32 = 0;
 pub const CALL_REALLOCATE: u32 = 1;
 /// The call stores the address through its first argument and returns 0.
 pub const CALL_POSIX_MEMALIGN: u32 = 2;
+/// The call returns the address of a new string, whose size shows only then.
+pub const CALL_STRING: u32 = 3;
+/// The call resizes a block where it lies and returns its real size, which is below the size asked for if that failed.
+pub const CALL_RESIZE: u32 = 4;
 
 /// What could not be recorded, each the count of a named failure.
 #[repr(C)]
@@ -311,6 +315,10 @@ pub const FUNCTION_REALLOC: u32 = 3;
 pub const FUNCTION_REALLOCARRAY: u32 = 4;
 /// A = block: `free`, `operator delete`.
 pub const FUNCTION_FREE: u32 = 5;
+/// No argument: a copy of a string that is allocated by nothing else that is probed.
+pub const FUNCTION_STRDUP: u32 = 6;
+/// A = block, B = size.
+pub const FUNCTION_XALLOCX: u32 = 7;
 
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
 /// remembered until it returns. For a `realloc` that holds of what it is given a block and a size for; without either it

@@ -9,14 +9,15 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RetProbeContext;
 use leaktrace_common::abi::{
-    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, Control, SCRATCH_SLOTS, Thread, UNWIND_FP,
+    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, CALL_RESIZE, CALL_STRING, Control, SCRATCH_SLOTS,
+    Thread, UNWIND_FP,
 };
 use leaktrace_common::{abi, atomic};
 
 use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
-use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, threads, unwind};
+use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
 
 #[inline(always)]
 fn control() -> Option<*mut Control> {
@@ -95,6 +96,8 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
                 }
                 request = Request { call: CALL_REALLOCATE, size: b.wrapping_mul(c), out: 0, old: a };
             }
+            abi::FUNCTION_STRDUP => request = Request { call: CALL_STRING, size: 0, out: 0, old: 0 },
+            abi::FUNCTION_XALLOCX => request = Request { call: CALL_RESIZE, size: b, out: 0, old: a },
             _ => {}
         }
         enter(entry, &request)
@@ -133,7 +136,8 @@ pub fn returned(ctx: &RetProbeContext) {
 /// An allocation function is entered. Whether its return is wanted.
 #[inline(always)]
 fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
-    let wanted = request.size >= config::min_size() && request.size <= config::max_size();
+    let of_unknown_size = request.call == CALL_STRING;
+    let wanted = of_unknown_size || is_wanted(request.size);
     if config::sessions() != 0 && !wanted && request.call != CALL_REALLOCATE && entry.is_leaf() {
         return false;
     }
@@ -150,7 +154,8 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
         {
             old = record;
         }
-        let site = if wanted && sampling::hit(thread, request.size) { site(entry, thread, request.size) } else { 0 };
+        let hit = wanted && (of_unknown_size || sampling::hit(thread, request.size));
+        let site = if hit { site(entry, thread, request.size) } else { 0 };
         if config::sessions() != 0 && site == 0 && entry.is_leaf() && gives_nothing_to_book(request, &old) {
             if request.old != 0 {
                 count_untracked((*thread).process);
@@ -174,6 +179,12 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
 fn gives_nothing_to_book(request: &Request, old: &Block) -> bool {
     // From NULL glibc's is `malloc`, and to nothing it is `free`.
     request.call != CALL_REALLOCATE || request.old != 0 && old.site == 0 && request.size != 0 && request.size < SMALL
+}
+
+/// Whether blocks of this size are recorded.
+#[inline(always)]
+fn is_wanted(size: u64) -> bool {
+    size >= config::min_size() && size <= config::max_size()
 }
 
 /// A block is about to be freed: off the table before its address can be handed out again.
@@ -317,7 +328,7 @@ fn finish(ctx: &RetProbeContext, thread: *mut Thread) {
         }
         (*thread).sp = 0;
         (*thread).returned_sp = sp;
-        let (size, site, process) = ((*thread).size, (*thread).site, (*thread).process);
+        let (mut size, mut site, process) = ((*thread).size, (*thread).site, (*thread).process);
         let address = match (*thread).call {
             CALL_POSIX_MEMALIGN => {
                 if result as u32 == 0 {
@@ -328,6 +339,23 @@ fn finish(ctx: &RetProbeContext, thread: *mut Thread) {
             }
             CALL_REALLOCATE => {
                 finish_old(thread, process, size, result);
+                result
+            }
+            CALL_RESIZE => {
+                let address = if result < size { 0 } else { (*thread).old_address };
+                finish_old(thread, process, size, address);
+                address
+            }
+            CALL_STRING => {
+                if result != 0 && site != 0 {
+                    size = strings::size((*thread).tid, result);
+                    if size == 0 {
+                        lose!(allocs_dropped);
+                    }
+                    if size == 0 || !is_wanted(size) || !sampling::hit(thread, size) {
+                        site = 0;
+                    }
+                }
                 result
             }
             _ => result,

@@ -24,6 +24,7 @@ mod scratch;
 mod sites;
 mod stack;
 mod stats;
+mod strings;
 mod threads;
 mod unwind;
 mod vma;

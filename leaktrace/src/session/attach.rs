@@ -53,7 +53,7 @@ impl Probe {
     }
 
     fn reallocates(&self) -> bool {
-        matches!(self.kind, abi::FUNCTION_REALLOC | abi::FUNCTION_REALLOCARRAY)
+        matches!(self.kind, abi::FUNCTION_REALLOC | abi::FUNCTION_REALLOCARRAY | abi::FUNCTION_XALLOCX)
     }
 }
 

@@ -238,8 +238,9 @@ fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
         Kind::Realloc => abi::FUNCTION_REALLOC,
         Kind::ReallocArray => abi::FUNCTION_REALLOCARRAY,
         Kind::PosixMemalign => abi::FUNCTION_POSIX_MEMALIGN,
+        Kind::Strdup => abi::FUNCTION_STRDUP,
+        Kind::Xallocx => abi::FUNCTION_XALLOCX,
         Kind::Free => abi::FUNCTION_FREE,
-        Kind::Strdup | Kind::Xallocx => return None,
     };
     let standard = probe.cookie == 0 && matches!(probe.kind, Kind::Malloc | Kind::Free);
     let placement = if standard { None } else { Some(placement(probe)?) };

@@ -37,8 +37,8 @@ pub enum Kind {
     PosixMemalign,
     /// No argument is read; returns a string or NULL, whose size is its length and its terminator. `strdup`.
     Strdup,
-    /// A = block, B = size, C = extra; resizes in place and returns the usable size, at least B if it succeeded, less if
-    /// it could not grow. jemalloc's `xallocx`.
+    /// A = block, B = size (C would be what is welcome beyond, which is not read); resizes in place and returns the usable
+    /// size, at least B if it succeeded, less if it could not grow. jemalloc's `xallocx`.
     Xallocx,
     /// A = block or NULL. Freed when the call begins, so no return probe: before it returns, another thread may already
     /// own the address. `free`, `dallocx`, `operator delete`.
@@ -64,8 +64,8 @@ impl Kind {
     pub const fn reads(self) -> [bool; 3] {
         match self {
             Self::Malloc | Self::Free => [true, false, false],
-            Self::Calloc | Self::Realloc => [true, true, false],
-            Self::ReallocArray | Self::Xallocx => [true, true, true],
+            Self::Calloc | Self::Realloc | Self::Xallocx => [true, true, false],
+            Self::ReallocArray => [true, true, true],
             Self::Memalign => [false, true, false],
             Self::PosixMemalign => [true, false, true],
             Self::Strdup => [false, false, false],
@@ -248,11 +248,18 @@ impl Table {
     }
 }
 
-/// The prefix with which a jemalloc was built, if `name` is its `mallocx`; the plain and the well-known ones are `None`.
+/// The prefix with which a jemalloc may have been built, if `name` is its `mallocx`; the plain and the well-known ones are
+/// `None`. It has if there are also functions of jemalloc's that free: [`prefixed_jemalloc_frees`].
 #[must_use]
 pub fn unusual_jemalloc_prefix(name: &[u8]) -> Option<&str> {
     let prefix = std::str::from_utf8(name).ok()?.strip_suffix("mallocx")?;
     (!prefix.is_empty() && !names::PREFIXES.contains(&prefix)).then_some(prefix)
+}
+
+/// The prefixes with which `name` may be a function by which jemalloc frees, and nothing else has.
+pub fn prefixed_jemalloc_frees(name: &[u8]) -> impl Iterator<Item = &str> {
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    ["sdallocx", "dallocx"].into_iter().filter_map(|ending| name.strip_suffix(ending)).filter(|it| !it.is_empty())
 }
 
 impl fmt::Display for Kind {

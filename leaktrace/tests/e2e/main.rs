@@ -26,6 +26,7 @@ mod failures;
 mod filters;
 mod following;
 mod lifecycle;
+mod linked_allocators;
 mod outputs;
 mod processes;
 mod real_programs;

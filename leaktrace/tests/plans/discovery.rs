@@ -192,6 +192,17 @@ fn a_jemalloc_with_a_prefix_of_its_own_is_recognised() {
 }
 
 #[test]
+fn a_function_that_is_merely_called_like_jemallocs_is_none() {
+    let mut image = Image::program();
+    for name in ["leak_mallocx", "leak_malloc", "leak_rallocx", "leak_free"] {
+        image.function(&[name], Hidden, ENTRY);
+    }
+    assert_eq!(names(&planned(&image)), [""; 0]);
+    image.function(&["leak_dallocx"], Hidden, ENTRY);
+    assert!(names(&planned(&image)).contains(&"leak_mallocx"));
+}
+
+#[test]
 fn the_user_may_name_prefixes_and_functions() {
     let mut image = Image::program();
     image.function(&["pool_get"], Hidden, MOVES);

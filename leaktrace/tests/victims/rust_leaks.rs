@@ -70,7 +70,7 @@ mod leaks {
     }
 }
 
-fn main() {
+pub fn main() {
     let waits = std::env::args_os().nth(1).is_some_and(|mode| mode == "wait");
     // SAFETY: 0 and 1 are open from the start, and nothing else in this program uses or closes them.
     let (mut input, mut output) = unsafe { (File::from_raw_fd(0), File::from_raw_fd(1)) };

@@ -4,7 +4,7 @@ use super::Tier;
 
 /// A program that must be on the machine.
 pub struct Need {
-    /// Its name, by which it is looked for on PATH, or its path where the tests want the distribution's.
+    /// Its name, by which it is looked for on PATH, or the path of a file where the tests want the distribution's.
     pub program: &'static str,
     /// From which tier on it is needed.
     pub tier: Tier,
@@ -29,6 +29,14 @@ pub const ALL: &[Need] = &[
     need("c++", Tier::Test, [&["g++"], &["gcc-c++"], &["gcc"]]),
     // Programs of another C library, static and dynamic, for the tests.
     need("musl-gcc", Tier::Test, [&["musl-tools"], &["musl-gcc"], &["musl"]]),
+    // Allocators to link victims with, their static libraries included.
+    need("/usr/include/jemalloc/jemalloc.h", Tier::Test, [&["libjemalloc-dev"], &["jemalloc-devel"], &["jemalloc"]]),
+    need(
+        "/usr/include/gperftools/tcmalloc.h",
+        Tier::Test,
+        [&["libgoogle-perftools-dev"], &["gperftools-devel"], &["gperftools"]],
+    ),
+    need("/usr/include/mimalloc.h", Tier::Test, [&["libmimalloc-dev"], &["mimalloc-devel"], &["mimalloc"]]),
     need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
     need("qemu-system-x86_64", Tier::Machines, [&["qemu-system-x86"], &["qemu-system-x86"], &["qemu-system-x86"]]),

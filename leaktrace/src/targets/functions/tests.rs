@@ -18,7 +18,7 @@ fn arguments_are_where_the_headers_declare_them() {
     assert_eq!(signature("posix_memalign"), (Kind::PosixMemalign, vec![0, 2]));
     // void *rallocx(void *ptr, size_t size, int flags); size_t xallocx(void *ptr, size_t size, size_t extra, int flags);
     assert_eq!(signature("_rjem_rallocx"), (Kind::Realloc, vec![0, 1]));
-    assert_eq!(signature("xallocx"), (Kind::Xallocx, vec![0, 1, 2]));
+    assert_eq!(signature("xallocx"), (Kind::Xallocx, vec![0, 1]));
     // void sdallocx(void *ptr, size_t size, int flags); void operator delete[](void*, size_t, std::align_val_t);
     assert_eq!(signature("je_sdallocx"), (Kind::Free, vec![0]));
     assert_eq!(signature("_ZdaPvmSt11align_val_t"), (Kind::Free, vec![0]));
@@ -86,6 +86,14 @@ fn jemalloc_shows_its_prefix_by_mallocx() {
     assert_eq!(unusual_jemalloc_prefix(b"mallocx"), None);
     assert_eq!(unusual_jemalloc_prefix(b"_rjem_mallocx"), None);
     assert_eq!(unusual_jemalloc_prefix(b"malloc"), None);
+}
+
+#[test]
+fn what_frees_behind_a_prefix_tells_it_too() {
+    let prefixes = |name| prefixed_jemalloc_frees(name).collect::<Vec<_>>();
+    assert_eq!(prefixes(b"je_arrow_dallocx"), ["je_arrow_"]);
+    assert!(prefixes(b"je_arrow_sdallocx").contains(&"je_arrow_"));
+    assert!(prefixes(b"dallocx").is_empty() && prefixes(b"free").is_empty() && prefixes(b"\xff_dallocx").is_empty());
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! One pass over an object's symbols: which functions there are to probe, and what lies in their way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::role::Evidence;
 use super::{MAX_FUNCTIONS, PlanError};
 use crate::targets::elf::{Extent, Image, Sort};
-use crate::targets::functions::{Family, Known, Table, unusual_jemalloc_prefix};
+use crate::targets::functions::{Family, Known, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
 use crate::targets::site::{self, Function};
 
 /// Longer symbols need not be looked at for overlaps, in bytes: sites are not looked for in them anyway.
@@ -50,13 +50,16 @@ impl Candidate {
 /// A jemalloc built with a prefix of its own is recognised by its `mallocx`, and its names are added to the table.
 pub(super) fn survey(image: &Image<'_>, table: &mut Table) -> Result<(Evidence, Vec<Candidate>), PlanError> {
     let mut evidence = Evidence::default();
-    let mut prefixes = Vec::new();
+    let (mut prefixes, mut freeing) = (Vec::new(), HashSet::new());
     for symbol in image.symbols(table.longest_name().max(MARK_LENGTH)) {
         evidence.see(symbol.name);
         if let Some(prefix) = unusual_jemalloc_prefix(symbol.name) {
             prefixes.push(prefix.to_owned());
         }
+        freeing.extend(prefixed_jemalloc_frees(symbol.name).map(str::to_owned));
     }
+    // A program may have a function of its own that is called like that.
+    prefixes.retain(|prefix| freeing.contains(prefix));
     prefixes.sort_unstable();
     prefixes.dedup();
     // One program may bundle several; a symbol table of thousands is no program's.

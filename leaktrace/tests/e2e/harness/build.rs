@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,24 +26,52 @@ const RUST_FLAGS: [&str; 8] =
 /// `LEAKTRACE_VICTIMS` names a directory of victims built elsewhere (`family`, without the extension), for machines
 /// that have no compiler, such as the kernels of the test matrix.
 pub fn victim(source: &str) -> PathBuf {
-    super::require_privileges();
-    let stem = Path::new(source).file_stem().expect("a victim has a name");
-    if let Some(built) = std::env::var_os("LEAKTRACE_VICTIMS") {
-        return Path::new(&built).join(stem);
-    }
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims");
-    let text = read(&sources.join(source)) + &read(&sources.join("victim.h"));
-    let compiler = compiler(source);
+    let stem = Path::new(source).file_stem().and_then(|stem| stem.to_str()).expect("a victim has a name");
+    make(stem, source, &compiler(source), &[])
+}
 
+/// A victim that is built in another way than [`victim`] builds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipe {
+    /// Its own name among all victims.
+    pub name: &'static str,
+    /// Its source.
+    pub source: &'static str,
+    /// The compiler instead of the usual one.
+    pub compiler: Option<&'static str>,
+    /// Beside the usual ones.
+    pub flags: &'static [&'static str],
+    /// Behind the source.
+    pub libraries: &'static [&'static str],
+}
+
+impl Recipe {
+    /// Builds `source` as `name`, with these flags.
+    pub const fn new(name: &'static str, source: &'static str, flags: &'static [&'static str]) -> Self {
+        Self { name, source, compiler: None, flags, libraries: &[] }
+    }
+
+    /// The file that is built.
+    pub fn built(&self) -> PathBuf {
+        let mut command = compiler(self.source);
+        if let Some(compiler) = self.compiler {
+            compiler.clone_into(&mut command[0]);
+        }
+        command.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
+        make(self.name, self.source, &command, self.libraries)
+    }
+}
+
+fn make(name: &str, source: &str, compiler: &[String], libraries: &[&str]) -> PathBuf {
+    super::require_privileges();
+    if let Some(built) = std::env::var_os("LEAKTRACE_VICTIMS") {
+        return Path::new(&built).join(name);
+    }
+    let sources = sources();
+    let text = read(&sources.join(source)) + &read(&sources.join("victim.h"));
     let mut hasher = DefaultHasher::new();
-    (&text, &compiler).hash(&mut hasher);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let cache = target.join("victims");
-    fs::create_dir_all(&cache).expect("the target directory is writable");
-    // Tests run as root in the directory of a user, who must be able to remove what they leave there.
-    let owner = fs::metadata(target).expect("it exists");
-    chown(&cache, Some(owner.uid()), Some(owner.gid())).expect("root may give away what it made");
-    let executable = cache.join(format!("{}-{:016x}", stem.display(), hasher.finish()));
+    (&text, &compiler, &libraries).hash(&mut hasher);
+    let executable = cache().join(format!("{name}-{:016x}", hasher.finish()));
 
     // The lock keeps two test processes from compiling the same; the rename keeps a third from running half of it.
     let lock = File::create(executable.with_extension("lock")).expect("the cache is writable");
@@ -53,6 +82,7 @@ pub fn victim(source: &str) -> PathBuf {
             .args(&compiler[1..])
             .arg("-o")
             .args([&unfinished, &sources.join(source)])
+            .args(libraries)
             .output()
             .unwrap_or_else(|e| panic!("cannot run {} to build {source}: {e}", compiler[0]));
         assert!(
@@ -63,6 +93,45 @@ pub fn victim(source: &str) -> PathBuf {
         fs::rename(&unfinished, &executable).expect("the cache is writable");
     }
     executable
+}
+
+/// A program of the crate `tests/victims/allocators`: Rust with another allocator than the system's.
+pub fn rust_victim(name: &str) -> PathBuf {
+    super::require_privileges();
+    if let Some(built) = std::env::var_os("LEAKTRACE_VICTIMS") {
+        return Path::new(&built).join(name);
+    }
+    let target = cache().join("allocators");
+    // Cargo has a lock of its own; what it downloads and compiles the first time takes a minute. As the user: what it
+    // writes is the user's.
+    let owner = fs::metadata(cache()).expect("it was just made");
+    let output = Command::new("cargo")
+        .uid(owner.uid())
+        .gid(owner.gid())
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(sources().join("allocators/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .env_remove("CARGO_BUILD_TARGET")
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run cargo to build {name}: {e}"));
+    assert!(output.status.success(), "{name} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    target.join("debug").join(name)
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims")
+}
+
+/// Where built victims lie.
+fn cache() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let cache = target.join("victims");
+    fs::create_dir_all(&cache).expect("the target directory is writable");
+    // Tests run as root in the directory of a user, who must be able to remove what they leave there.
+    let owner = fs::metadata(target).expect("it exists");
+    chown(&cache, Some(owner.uid()), Some(owner.gid())).expect("root may give away what it made");
+    cache
 }
 
 fn compiler(source: &str) -> Vec<String> {
