@@ -37,7 +37,9 @@ impl Parts {
         let tests = executable(&["test", "--package", "leaktrace", "--test", "e2e", "--no-run"], "e2e")?;
         let victims = workspace::target_dir().join("vm/victims");
         let mut build = command_as_root(&tests)?;
-        build.args(["--exact", "victims::every_victim_is_built", "--quiet"]).env("LEAKTRACE_VICTIMS_INTO", &victims);
+        build
+            .args(["--exact", "victims::every_plain_victim_is_built", "--quiet"])
+            .env("LEAKTRACE_VICTIMS_INTO", &victims);
         shell::output(&mut build).context("building the victims")?;
         Ok(Self { init, leaktrace, tests, victims, scratch: workspace::target_dir().join("tmp") })
     }
