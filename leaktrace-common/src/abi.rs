@@ -291,8 +291,8 @@ pub struct Event {
     pub process: u32,
     /// The pid.
     pub tgid: u32,
-    /// Explicit padding.
-    pub padding: u32,
+    /// The lower half of the life's `seen_ns`, which tells it from others that had or will have its slot.
+    pub seen: u32,
 }
 
 /// A process was given a slot.
@@ -343,6 +343,13 @@ pub const fn cookie_function(cookie: u64) -> u32 {
 #[must_use]
 pub fn block_key(process: u32, address: u64) -> Option<u64> {
     if address >> ADDRESS_BITS == 0 { Some(u64::from(process) << ADDRESS_BITS | address) } else { None }
+}
+
+/// The process slot and the address of a block's key.
+#[inline(always)]
+#[must_use]
+pub const fn split_block_key(key: u64) -> (u32, u64) {
+    ((key >> ADDRESS_BITS) as u32, key & ((1 << ADDRESS_BITS) - 1))
 }
 
 const _: () = {

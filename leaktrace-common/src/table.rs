@@ -190,6 +190,23 @@ pub fn find<B: Buckets>(table: &B, key: u64) -> Option<Place> {
     None
 }
 
+/// The place of `key` in this lane of this bucket, if it is there. Unlike [`find`] this tells apart the two places of a key
+/// that two parties inserted at once.
+#[must_use]
+pub fn place_at<B: Buckets>(table: &B, key: u64, bucket: u32, lane: usize) -> Option<Place> {
+    let mut probe = Probe::new(key, table.count());
+    for probes in 0..MAX_PROBES {
+        if probe.bucket == bucket {
+            let word = key_at(table.bucket(bucket)?, lane);
+            // SAFETY: the word is the bucket's, which came from the table; it is accessed by atomics only.
+            let is_there = lane < BUCKET_KEYS && unsafe { atomic::load(word) } == key;
+            return is_there.then(|| Place::new(bucket, lane, probes));
+        }
+        probe.advance();
+    }
+    None
+}
+
 /// Gives `key` (not 0) a place, or finds the one it has.
 #[inline(always)]
 pub fn insert<B: Buckets>(table: &B, key: u64) -> Inserted {
@@ -335,6 +352,30 @@ mod tests {
             remove(&table, key, place);
             assert_eq!(find(&table, key), None);
         }
+        table.assert_empty();
+    }
+
+    #[test]
+    fn a_place_found_by_looking_at_every_bucket_is_the_one_that_was_given() {
+        let table = Memory::new(17);
+        let mut given = HashMap::new();
+        for key in 1..=100u64 {
+            if let Inserted::New(place) = insert(&table, key) {
+                given.insert(key, place);
+            }
+        }
+        for bucket in 0..table.count() {
+            for lane in 0..BUCKET_KEYS {
+                let key = table.words().nth(bucket as usize).unwrap().keys[lane];
+                if key != 0 {
+                    let place = place_at(&table, key, bucket, lane).expect("it is there");
+                    assert_eq!(given.remove(&key), Some(place));
+                    remove(&table, key, place);
+                }
+                assert_eq!(place_at(&table, 1000, bucket, lane), None);
+            }
+        }
+        assert!(given.is_empty());
         table.assert_empty();
     }
 

@@ -103,14 +103,16 @@ fn end(ctx: &RawTracePointContext, id: Id, state: u32, event: u32) {
     if SLOTS.remove(tgid).is_err() || slot >= PROCESS_SLOTS {
         return;
     }
-    if let Some(process) = PROCESSES.get_ptr_mut(slot) {
-        // SAFETY: an element of the map; nobody else ends this life.
-        unsafe {
-            (*process).ended_ns = bpf_ktime_get_ns();
-            (*process).state = state;
-        }
-    }
+    let Some(process) = PROCESSES.get_ptr_mut(slot) else { return };
+    // SAFETY: an element of the map; nobody else ends this life. With the state written, userspace may give the slot to
+    // another one.
+    let seen_ns = unsafe {
+        let seen_ns = (*process).seen_ns;
+        (*process).ended_ns = bpf_ktime_get_ns();
+        (&raw mut (*process).state).write_volatile(state);
+        seen_ns
+    };
     // Only where userspace asks for it (`-vv`); otherwise the verifier drops it.
     debug!(ctx, "slot {}: process {} has left state {}", slot, tgid, state);
-    stats::tell(event, slot, tgid);
+    stats::tell(event, slot, tgid, seen_ns);
 }

@@ -55,13 +55,17 @@ pub fn slot_of(tgid: u32) -> u32 {
     unsafe { begin(process, slot, tgid) };
     if SLOTS.insert(tgid, slot, 1 /* BPF_NOEXIST */).is_err() {
         // Another thread of the process was faster.
-        // SAFETY: still ours alone.
-        unsafe { (*process).state = 0 };
         let _ = FREE_SLOTS.push(slot, 0);
         // SAFETY: as above.
         return unsafe { SLOTS.get(tgid) }.map_or(0, |slot| *slot);
     }
-    stats::tell(EVENT_PROCESS, slot, tgid);
+    // SAFETY: an element of the map. The process cannot end meanwhile, this being a thread of it; nobody knows of a slot
+    // without a state.
+    let seen_ns = unsafe {
+        (&raw mut (*process).state).write_volatile(PROCESS_ALIVE);
+        (*process).seen_ns
+    };
+    stats::tell(EVENT_PROCESS, slot, tgid, seen_ns);
     slot
 }
 
@@ -95,6 +99,5 @@ unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
             (*process).comm = comm;
         }
         (*process).frameless_site = sites::frameless(slot);
-        (*process).state = PROCESS_ALIVE;
     }
 }

@@ -25,10 +25,10 @@ macro_rules! lose {
 }
 pub(crate) use lose;
 
-/// Sends an event to userspace.
+/// Sends an event to userspace about the life in a slot that was first seen at this time.
 #[inline(always)]
-pub fn tell(kind: u32, process: u32, tgid: u32) {
-    let event = Event { kind, process, tgid, padding: 0 };
+pub fn tell(kind: u32, process: u32, tgid: u32, seen_ns: u64) {
+    let event = Event { kind, process, tgid, seen: seen_ns as u32 };
     if EVENTS.output::<Event>(event, 0).is_err() {
         lose!(events_lost);
     }

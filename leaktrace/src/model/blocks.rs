@@ -34,16 +34,16 @@ pub struct BlockTally {
 
 /// The outstanding blocks of one site.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SiteTally {
+pub struct SiteTally {
     /// In the units of [`Counters`](super::Counters).
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// In the units of [`Counters`](super::Counters).
-    pub count: u64,
+    pub(super) count: u64,
     /// Of what was sampled.
-    pub spread: Spread,
-    pub oldest: Option<Duration>,
-    pub youngest: Option<Duration>,
-    pub blocks: Vec<Block>,
+    pub(super) spread: Spread,
+    pub(super) oldest: Option<Duration>,
+    pub(super) youngest: Option<Duration>,
+    pub(super) blocks: Vec<Block>,
 }
 
 impl BlockTally {
@@ -72,11 +72,36 @@ impl BlockTally {
         }
         tally
     }
+
+    /// The sites' shares, in their order: to be kept when the blocks themselves are forgotten.
+    #[must_use]
+    pub fn into_sites(self) -> Vec<SiteTally> {
+        self.sites
+    }
+
+    /// Adds one more site behind those that were read.
+    pub fn append(&mut self, site: SiteTally) {
+        self.sites.push(site);
+    }
 }
 
 impl SiteTally {
+    /// How many blocks are kept.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Counts the blocks of another in, and keeps none of them one by one.
+    pub fn absorb(&mut self, mut other: Self) {
+        self.blocks.clear();
+        other.blocks.clear();
+        self.merge(other);
+        self.blocks.shrink_to_fit();
+    }
+
     /// Counts the blocks of another in.
-    pub fn merge(&mut self, mut other: Self) {
+    pub(super) fn merge(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.count = self.count.saturating_add(other.count);
         self.spread.merge(&other.spread);

@@ -72,6 +72,8 @@ pub struct RawProcess {
     pub untracked_frees: u64,
     /// Calls of allocation functions that never returned to their caller.
     pub abandoned_calls: u64,
+    /// How many lives that have ended this stands for; 0 for one life, which has a pid.
+    pub merged: u64,
     /// Resident set in bytes.
     pub rss_bytes: Option<u64>,
     /// Proportional set in bytes.
@@ -121,7 +123,8 @@ impl Counters {
         Self { alloc_bytes, alloc_count, free_bytes, free_count }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds another's numbers.
+    pub fn add(&mut self, other: &Self) {
         self.alloc_bytes = self.alloc_bytes.saturating_add(other.alloc_bytes);
         self.alloc_count = self.alloc_count.saturating_add(other.alloc_count);
         self.free_bytes = self.free_bytes.saturating_add(other.free_bytes);
@@ -180,6 +183,8 @@ impl Capture {
             if let (Some(spread), Some(tally)) = (spreads.get_mut(raw.process), &tally) {
                 spread.merge(&tally.spread);
             }
+            // Of many processes, addresses say nothing.
+            let keeps_blocks = keeps_blocks && owner.merged == 0;
             let site = site(owner.pid, &raw, tally, frames, &Manner { by_age, keeps_blocks, mean });
             if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
                 process.outstanding_bytes = process.outstanding_bytes.saturating_add(site.outstanding_bytes);
@@ -315,6 +320,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         free_count: 0,
         untracked_frees: raw.untracked_frees,
         abandoned_calls: raw.abandoned_calls,
+        merged: raw.merged,
         rss_bytes: raw.rss_bytes,
         pss_bytes: raw.pss_bytes,
         sampled,

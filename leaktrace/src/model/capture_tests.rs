@@ -17,6 +17,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         peak_bytes: 0,
         untracked_frees: 0,
         abandoned_calls: 0,
+        merged: 0,
         rss_bytes: None,
         pss_bytes: None,
     }

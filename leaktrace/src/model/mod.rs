@@ -16,7 +16,7 @@ mod snapshot;
 mod sums;
 mod types;
 
-pub use blocks::{BlockTally, RawBlock};
+pub use blocks::{BlockTally, RawBlock, SiteTally};
 pub use capture::{Capture, Counters, RawProcess, RawSite, Resolver};
 pub use estimate::Spread;
 pub use json::SnapshotError;

@@ -109,6 +109,10 @@ pub struct Process {
     /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).
     #[serde(default)]
     pub abandoned_calls: u64,
+    /// How many processes that have ended this stands for, by name and program, and then `pid` is 0; absent for one process.
+    /// Their numbers are summed, the peaks too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub merged: u64,
     /// Resident set in bytes; `None` once the process had ended.
     #[serde(default)]
     pub rss_bytes: Option<u64>,
@@ -293,4 +297,9 @@ impl Snapshot {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
 fn is_false(value: &bool) -> bool {
     !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

@@ -6,6 +6,7 @@
 //!
 //! - [`parse()`] is pure: bytes in, [`Mapping`]s out.
 //! - [`AddressSpace`] is one process' executable mappings, including those it has dropped since.
+//! - [`Pooled`] lays many processes' code into one address space.
 //! - [`ObjectStore`] holds one descriptor per file for all processes, within a budget.
 //! - [`JitSymbols`] is what a just-in-time compiler says of its code in `/tmp/perf-PID.map`.
 //!
@@ -17,6 +18,7 @@ mod jit;
 mod layout;
 mod object;
 mod parse;
+mod pooled;
 mod space;
 mod store;
 
@@ -25,5 +27,6 @@ pub use jit::{JitSymbol, JitSymbols};
 pub use layout::Segment;
 pub use object::{Object, ObjectId};
 pub use parse::{Device, Malformed, Mapping, MappingName, Permissions, parse};
+pub use pooled::Pooled;
 pub use space::{AddressSpace, CaptureError, Location};
 pub use store::ObjectStore;

@@ -151,6 +151,15 @@ impl AddressSpace {
         object
     }
 
+    /// Lays the whole of a file that lies somewhere else at these addresses, where nothing may lie yet.
+    pub(super) fn place(&mut self, start: u64, end: u64, what: &Location<'_>) {
+        let (module, object) = (Arc::clone(what.module), what.object.cloned());
+        overlay(
+            Arc::make_mut(&mut self.regions),
+            Region { start, end, offset: 0, module, object, seen: self.captures },
+        );
+    }
+
     /// Whether what was noted is better looked at again in the process itself: code of a just-in-time compiler, which may
     /// have a map of its names, or so much that part of it must be unmapped by now, which nobody tells.
     #[must_use]

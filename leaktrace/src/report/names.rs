@@ -36,15 +36,20 @@ pub fn base_name(path: &Path) -> String {
     clean(&name.to_string_lossy()).into_owned()
 }
 
-/// The process of a site as `comm-pid`.
+/// The process of a site as `comm-pid`; `comm-ended` for many.
 pub fn process(snapshot: &Snapshot, site: &Site) -> String {
-    let comm = snapshot.process_of(site).map_or("", |process| process.comm.as_str());
-    format!("{}-{}", clean(if comm.is_empty() { "?" } else { comm }), site.pid)
+    let process = snapshot.process_of(site);
+    let comm = process.map_or("", |process| process.comm.as_str());
+    let comm = clean(if comm.is_empty() { "?" } else { comm });
+    match process.map_or(0, |process| process.merged) {
+        0 => format!("{comm}-{}", site.pid),
+        _ => format!("{comm}-ended"),
+    }
 }
 
 /// What was traced: `server (pid 12)`, `./a.out -x (pid 12)`, `every process (17 seen)`.
 pub fn target(snapshot: &Snapshot) -> String {
-    let seen = snapshot.processes.len();
+    let seen: u64 = snapshot.processes.iter().map(|process| process.merged.max(1)).sum();
     match snapshot.target.mode {
         TraceMode::Command => {
             let command = elide(&snapshot.target.command.join(" "), LONGEST_COMMAND);
@@ -67,8 +72,12 @@ pub fn target(snapshot: &Snapshot) -> String {
 }
 
 fn one(process: &Process) -> String {
-    let ended = if process.exited { ", ended" } else { "" };
-    format!("{} (pid {}{ended})", clean(if process.comm.is_empty() { "?" } else { &process.comm }), process.pid)
+    let comm = clean(if process.comm.is_empty() { "?" } else { &process.comm });
+    match (process.merged, process.exited) {
+        (0, true) => format!("{comm} (pid {}, ended)", process.pid),
+        (0, false) => format!("{comm} (pid {})", process.pid),
+        (merged, _) => format!("{comm} ({merged} times, ended)"),
+    }
 }
 
 /// `text` in at most `room` characters, its middle replaced by an ellipsis.

@@ -10,7 +10,8 @@ use leaktrace_common::unwind::Stop;
 
 use super::drain::{self, Account};
 use super::kernel::{Kernel, monotonic_ns};
-use super::processes::Processes;
+use super::processes::{Merged, Processes, Roster};
+use super::reclaim::DeadSite;
 use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, Stacks, Target, Unwind};
 use crate::procmaps::AddressSpace;
 
@@ -41,35 +42,26 @@ pub fn capture(
     for (slot, life) in drain::lives(kernel) {
         processes.observe(slot, &life);
     }
-    let (raw_processes, by_slot) = processes.raw();
+    let Roster { processes: raw_processes, by_slot, by_number } = processes.roster();
     let mut sites = Vec::new();
     let mut by_index = HashMap::new();
     let mut losses = losses(kernel);
     let mut stacks = Stacks::default();
-    let mut incomplete: BTreeMap<(PathBuf, Stop), u64> = BTreeMap::new();
+    let mut incomplete = Incomplete::default();
     for Account { index, slot, frames, counters, truncated, broken } in drain::accounts(kernel) {
         let Some(&process) = by_slot.get(&slot) else { continue };
         if let Some(reason) = broken {
-            losses.unwind_failed += 1;
-            *losses.unwind_failures.entry(reason.as_str().to_owned()).or_default() += 1;
-            let module = module_of(processes.space(raw_processes[process].life), frames.last().copied());
-            *incomplete.entry((module, reason)).or_insert(0u64) += 1;
+            incomplete.add(processes.space(raw_processes[process].life), &frames, reason, 1);
         }
-        stacks.recorded += u64::from(!frames.is_empty() || broken.is_some());
-        stacks.complete += u64::from(!frames.is_empty() && broken.is_none() && !truncated);
+        count(&mut stacks, &frames, truncated, broken, 1);
         by_index.insert(index, sites.len());
         sites.push(RawSite { process, frames, counters, truncated });
-    }
-    if occasion.is_final {
-        for ((module, reason), stacks) in &incomplete {
-            log::info!("{stacks} incomplete stacks end in {}: {}", module.display(), reason.as_str());
-        }
     }
     let outstanding = recorded_blocks(&sites, options.sample_bytes);
     let wanted =
         occasion.is_final || options.show_allocs || !options.older_than.is_zero() || outstanding <= MANY_BLOCKS;
     let mut warnings = Vec::new();
-    let blocks = if wanted {
+    let mut blocks = if wanted {
         let blocks = drain::blocks(kernel, monotonic_ns()?, |index| by_index.get(&index).copied());
         Some(BlockTally::read(sites.len(), options, blocks))
     } else {
@@ -77,6 +69,26 @@ pub fn capture(
             .push(format!("more than {MANY_BLOCKS} blocks are outstanding; their ages stand in the last report only"));
         None
     };
+    for (process, site) in processes.remains(&by_number) {
+        if let Some(reason) = site.broken {
+            incomplete.add(processes.space(raw_processes[process].life), &site.frames, reason, site.stacks);
+        }
+        let DeadSite { frames, counters, truncated, .. } = site;
+        count(&mut stacks, frames, *truncated, site.broken, site.stacks);
+        sites.push(RawSite { process, frames: frames.to_vec(), counters: *counters, truncated: *truncated });
+        if let Some(blocks) = &mut blocks {
+            blocks.append(site.blocks.clone());
+        }
+    }
+    incomplete.count(&mut losses);
+    if occasion.is_final {
+        incomplete.log();
+    }
+    let Merged { lives, without_stack } = processes.merged();
+    if lives > 0 {
+        warnings.push(format!("{lives} processes that have ended are summed by name and program, as pid 0"));
+    }
+    losses.stacks_dropped += without_stack;
     Ok(Capture {
         started: occasion.started,
         elapsed: occasion.elapsed,
@@ -92,6 +104,12 @@ pub fn capture(
         losses,
         warnings,
     })
+}
+
+/// Counts a stack that so many lives have each.
+fn count(stacks: &mut Stacks, frames: &[Address], truncated: bool, broken: Option<Stop>, times: u64) {
+    stacks.recorded += u64::from(!frames.is_empty() || broken.is_some()) * times;
+    stacks.complete += u64::from(!frames.is_empty() && broken.is_none() && !truncated) * times;
 }
 
 /// How many blocks the table holds, by what the counters say. Of a sample it is no more than one in each mean distance,
@@ -115,13 +133,37 @@ fn module_of(space: Option<&AddressSpace>, address: Option<Address>) -> PathBuf 
     }
 }
 
+/// Stacks that could not be walked to their end, by where and why.
+#[derive(Default)]
+struct Incomplete(BTreeMap<(PathBuf, Stop), u64>);
+
+impl Incomplete {
+    fn add(&mut self, space: Option<&AddressSpace>, frames: &[Address], reason: Stop, stacks: u64) {
+        *self.0.entry((module_of(space, frames.last().copied()), reason)).or_default() += stacks;
+    }
+
+    fn count(&self, losses: &mut Losses) {
+        for ((_, reason), stacks) in &self.0 {
+            losses.unwind_failed += stacks;
+            *losses.unwind_failures.entry(reason.as_str().to_owned()).or_default() += stacks;
+        }
+    }
+
+    fn log(&self) {
+        for ((module, reason), stacks) in &self.0 {
+            log::info!("{stacks} incomplete stacks end in {}: {}", module.display(), reason.as_str());
+        }
+    }
+}
+
 /// The kernel's counters under the names of the report. Stacks that could not be walked to their end are counted with the
 /// sites.
 pub fn losses(kernel: &Kernel) -> Losses {
     let raw = kernel.losses();
     Losses {
-        // A thread without a state of its own has its calls dropped.
-        allocs_dropped: raw.allocs_dropped + raw.threads_dropped,
+        allocs_dropped: raw.allocs_dropped,
+        bytes_dropped: raw.bytes_dropped,
+        threads_dropped: raw.threads_dropped,
         stacks_dropped: raw.stacks_dropped,
         stacks_truncated: raw.stacks_truncated,
         returns_missed: raw.returns_missed,

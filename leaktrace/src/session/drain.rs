@@ -60,7 +60,8 @@ pub fn accounts(kernel: &Kernel) -> Vec<Account> {
     accounts
 }
 
-fn account(kernel: &Kernel, index: u32) -> Option<Account> {
+/// The account at an index, if one is complete there and has anything in it.
+pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
     let site = kernel.sites.read(index)?;
     if site.process == 0 || (site.flags & SITE_FRAMELESS != 0 && site.alloc_count == 0) {
         return None;
@@ -107,26 +108,27 @@ pub fn blocks<'a>(
 
 /// Turns jiffies into ages.
 #[derive(Clone, Copy)]
-struct Clock {
+pub struct Clock {
     now: u32,
     tick: Duration,
 }
 
 impl Clock {
-    /// Any life tells how jiffies stand to `CLOCK_MONOTONIC`, by which the kernel advances them. The length of one is the
+    /// The first life tells how jiffies stand to `CLOCK_MONOTONIC`, by which the kernel advances them. The length of one is the
     /// resolution of the coarse clock.
-    fn of(kernel: &Kernel, now_ns: u64) -> Self {
+    pub fn of(kernel: &Kernel, now_ns: u64) -> Self {
         let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
             .map_or(Duration::from_millis(4), Duration::from)
             .max(Duration::from_micros(100));
-        let now = kernel.processes.read(1).filter(|life| life.seen_ns != 0).map_or(0, |life| {
-            let since = Duration::from_nanos(now_ns.saturating_sub(life.seen_ns));
-            life.seen_jiffies.wrapping_add((since.as_nanos() / tick.as_nanos()) as u64) as u32
+        let now = kernel.clocks().map_or(0, |(then_ns, then_jiffies)| {
+            let since = Duration::from_nanos(now_ns.saturating_sub(then_ns));
+            then_jiffies.wrapping_add((since.as_nanos() / tick.as_nanos()) as u64) as u32
         });
         Self { now, tick }
     }
 
-    fn age(self, time: u32) -> Duration {
+    /// The age of what bears this time.
+    pub fn age(self, time: u32) -> Duration {
         let jiffies = self.now.wrapping_sub(time);
         // The two readings may be a tick apart.
         if jiffies > u32::MAX / 2 { Duration::ZERO } else { self.tick * jiffies }

@@ -1,9 +1,10 @@
 //! Our half in the kernel: the BPF object loaded with its sizes, its programs verified, its tables mapped.
 
 use std::process;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, MapData, RingBuf};
+use aya::maps::{HashMap, MapData, Queue, RingBuf};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -70,6 +71,8 @@ pub struct Kernel {
     pub unwind_pool: Mapping<Chunk>,
     losses: Mapping<Losses>,
     control: Mapping<Control>,
+    /// One moment by both clocks, once there was a life.
+    clocks: OnceLock<(u64, u64)>,
 }
 
 impl Kernel {
@@ -133,6 +136,7 @@ impl Kernel {
             unwind_pool: Mapping::new(&ebpf, "UNWIND_POOL")?,
             losses: Mapping::new(&ebpf, "LOSSES")?,
             control: Mapping::new(&ebpf, "CONTROL")?,
+            clocks: OnceLock::new(),
             programs: Programs::load(technique, object, &ebpf)?,
             ebpf,
         };
@@ -181,6 +185,13 @@ impl Kernel {
         Ok(RingBuf::try_from(map)?)
     }
 
+    /// Gives a process slot back to the programs: nothing in the tables may bear its number any more.
+    pub fn give_back(&mut self, slot: u32) -> Result<()> {
+        let map = self.ebpf.map_mut("FREE_SLOTS").context("the BPF object has no map FREE_SLOTS")?;
+        let mut free = Queue::<&mut MapData, u32>::try_from(map)?;
+        free.push(slot, 0).with_context(|| format!("cannot give the process slot {slot} back"))
+    }
+
     /// Has a process traced where only some are, and its descendants from now on.
     pub fn follow(&mut self, pid: Pid) -> Result<()> {
         selection::follow(&mut self.ebpf, pid)
@@ -197,6 +208,17 @@ impl Kernel {
             log::debug!("the programs were not waited for: {}", std::io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// One moment by `CLOCK_MONOTONIC`, in nanoseconds, and in jiffies, as the first life was given it. `None` before there
+    /// is one.
+    pub fn clocks(&self) -> Option<(u64, u64)> {
+        // Kept, since the slot may be given to another.
+        let first = self.processes.read(1).filter(|life| life.state != 0);
+        self.clocks.get().copied().or_else(|| {
+            let life = first?;
+            Some(*self.clocks.get_or_init(|| (life.seen_ns, life.seen_jiffies)))
+        })
     }
 
     /// What could not be recorded so far.

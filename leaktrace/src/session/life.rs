@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use leaktrace_common::abi::Process;
 
 use super::facts::{Identity, Memory};
+use super::reclaim::DeadSite;
 use crate::model::{Pid, RawProcess};
 use crate::procmaps::AddressSpace;
 
@@ -40,6 +41,10 @@ pub struct Life {
     pub memory: Memory,
     /// As last read from the tables.
     pub counters: Process,
+    /// How many lives this one stands for, where it is no life of a process; else 0.
+    pub merged: u64,
+    /// Its accounts, once it is over and they are out of the tables.
+    pub remains: Option<Vec<DeadSite>>,
 }
 
 impl Life {
@@ -59,6 +64,8 @@ impl Life {
             exit_status: None,
             memory: Memory::default(),
             counters: Process::default(),
+            merged: 0,
+            remains: None,
         }
     }
 
@@ -78,6 +85,15 @@ impl Life {
         }
     }
 
+    /// Stands for one more life that is over and had these numbers.
+    pub fn absorb(&mut self, other: &Process) {
+        self.merged += 1;
+        let add = |sum: &mut u64, number: u64| *sum = sum.saturating_add(number);
+        add(&mut self.counters.peak_bytes, other.peak_bytes);
+        add(&mut self.counters.untracked_frees, other.untracked_frees);
+        add(&mut self.counters.abandoned_calls, other.abandoned_calls);
+    }
+
     /// As the report wants it.
     pub fn raw(&self, number: u32) -> RawProcess {
         RawProcess {
@@ -91,6 +107,7 @@ impl Life {
             peak_bytes: self.counters.peak_bytes,
             untracked_frees: self.counters.untracked_frees,
             abandoned_calls: self.counters.abandoned_calls,
+            merged: self.merged,
             rss_bytes: self.memory.rss_bytes,
             pss_bytes: self.memory.pss_bytes,
         }

@@ -27,6 +27,7 @@ mod prober;
 mod processes;
 mod programs;
 mod progress;
+mod reclaim;
 mod sampling;
 mod selection;
 mod signals;

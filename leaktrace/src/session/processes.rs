@@ -7,6 +7,8 @@
 //! Both streams name times of one clock, which brings together what they say: a slot of the programs' belongs to the life
 //! of its process in which it was given.
 
+mod buried;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ use super::life::Life;
 use super::mmap_records::{Record, What};
 use crate::model::{Pid, RawProcess};
 use crate::procmaps::{AddressSpace, CaptureError, Mapping, MappingName, Object, ObjectStore};
+use buried::Buried;
+pub use buried::Merged;
 
 /// Of whom records are taken note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,18 @@ pub struct Processes {
     unclaimed: [Vec<u32>; 2],
     /// Processes whose mappings have changed since they were last asked for.
     changed: BTreeSet<Pid>,
+    buried: Buried,
+}
+
+/// Lives as the report wants them.
+#[derive(Debug, Default)]
+pub struct Roster {
+    /// One by one.
+    pub processes: Vec<RawProcess>,
+    /// Where the lives that have a slot stand among them.
+    pub by_slot: HashMap<u32, usize>,
+    /// Where each life stands among them, by its number.
+    pub by_number: HashMap<u32, usize>,
 }
 
 /// A file that a process has mapped as code.
@@ -71,6 +87,7 @@ impl Processes {
             by_pid: HashMap::new(),
             unclaimed: [Vec::new(), Vec::new()],
             changed: BTreeSet::new(),
+            buried: Buried::default(),
         }
     }
 
@@ -252,7 +269,7 @@ impl Processes {
         let then = |number: &&u32| self.lives.get(number).is_some_and(|life| life.begun_ns <= process.seen_ns);
         let known = self.by_pid.get(&pid).and_then(|numbers| numbers.iter().rev().find(then)).copied();
         let number = match known {
-            Some(number) if self.lives.get(&number).is_some_and(|life| life.slot.is_none()) => number,
+            Some(number) if self.lives.get(&number).is_some_and(Life::is_unclaimed) => number,
             // Its beginning was not recorded.
             _ => self.capture(pid).unwrap_or_else(|_| self.add(Life::new(pid, 0, AddressSpace::empty(pid)))),
         };
@@ -263,10 +280,13 @@ impl Processes {
         }
     }
 
-    /// The life in a slot has ended.
-    pub fn ended(&mut self, slot: u32) {
-        if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number)) {
+    /// The life in a slot that was first seen at a time with this lower half has ended.
+    pub fn ended(&mut self, slot: u32, seen: u32) {
+        if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number))
+            && life.counters.seen_ns as u32 == seen
+        {
             life.ended = true;
+            self.buried.depart(slot);
             // Of its next life, if there is one, nobody may have been told.
             self.changed.insert(life.pid);
         }
@@ -306,21 +326,25 @@ impl Processes {
         self.began(slot, process);
         if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number)) {
             life.observe(process);
-            life.ended |= process.state != PROCESS_ALIVE;
+            if process.state != PROCESS_ALIVE {
+                life.ended = true;
+                self.buried.depart(slot);
+            }
         }
     }
 
-    /// All lives that the report is about, and where the life of each slot stands among them.
-    pub fn raw(&self) -> (Vec<RawProcess>, HashMap<u32, usize>) {
-        let mut raw = Vec::new();
-        let mut by_slot = HashMap::new();
+    /// All lives that the report is about.
+    pub fn roster(&self) -> Roster {
+        let mut roster = Roster::default();
         for (number, life) in self.lives.iter().filter(|(_, life)| life.is_reported()) {
+            let position = roster.processes.len();
             if let Some(slot) = life.slot {
-                by_slot.insert(slot, raw.len());
+                roster.by_slot.insert(slot, position);
             }
-            raw.push(life.raw(*number));
+            roster.by_number.insert(*number, position);
+            roster.processes.push(life.raw(*number));
         }
-        (raw, by_slot)
+        roster
     }
 
     /// The address space of a life by its number in [`RawProcess::life`].
@@ -330,8 +354,13 @@ impl Processes {
 }
 
 impl Life {
+    /// Whether the programs have not given it a slot yet.
+    fn is_unclaimed(&self) -> bool {
+        self.slot.is_none() && self.remains.is_none()
+    }
+
     /// Whether anything was booked for it, or it was asked for.
     fn is_reported(&self) -> bool {
-        self.slot.is_some() || self.named
+        self.slot.is_some() || self.remains.is_some() || self.named
     }
 }

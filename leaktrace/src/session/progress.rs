@@ -8,6 +8,7 @@ use super::capture;
 use super::drain;
 use super::kernel::Kernel;
 use crate::config::Messages;
+use crate::model::Counters;
 use crate::report::status::Status;
 
 /// Columns where the terminal does not tell.
@@ -34,22 +35,20 @@ impl Progress {
         Self { bar, sampled, last: (Duration::ZERO, 0) }
     }
 
-    /// Shows the numbers of this moment.
-    pub fn show(&mut self, kernel: &Kernel, elapsed: Duration) {
+    /// Shows the numbers of this moment, with those of lives that are out of the tables.
+    pub fn show(&mut self, kernel: &Kernel, buried: &Counters, elapsed: Duration) {
         let Some(bar) = &self.bar else { return };
-        let mut accounts = drain::accounts(kernel);
-        if self.sampled {
-            for account in &mut accounts {
-                account.counters = account.counters.whole();
-            }
-        }
-        let sum = |number: fn(&drain::Account) -> u64| accounts.iter().map(number).sum::<u64>();
-        let allocs = sum(|account| account.counters.alloc_count);
+        let accounts = drain::accounts(kernel);
+        let counters = accounts.iter().map(|account| &account.counters).chain([buried]);
+        let counters: Vec<Counters> =
+            counters.map(|counters| if self.sampled { counters.whole() } else { *counters }).collect();
+        let sum = |number: fn(&Counters) -> u64| counters.iter().map(number).sum::<u64>();
+        let allocs = sum(|counters| counters.alloc_count);
         let seconds = elapsed.saturating_sub(self.last.0).as_secs_f64();
         let status = Status {
             elapsed,
-            live_bytes: sum(|account| account.counters.outstanding_bytes()),
-            live_count: sum(|account| account.counters.outstanding_count()),
+            live_bytes: sum(Counters::outstanding_bytes),
+            live_count: sum(Counters::outstanding_count),
             allocs_per_s: if seconds > 0.0 { allocs.saturating_sub(self.last.1) as f64 / seconds } else { 0.0 },
             losses: capture::losses(kernel).total(),
         };

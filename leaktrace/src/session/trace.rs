@@ -3,6 +3,8 @@
 //! Sets up, waits for what happens (time, signals, events of the programs, ends of processes), reports, and tears down
 //! in an order in which the last report is exact: first the programs stop writing, then the tables are read.
 
+mod intake;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +13,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use jiff::Timestamp;
-use leaktrace_common::abi::{
-    EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent, UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP,
-};
+use leaktrace_common::abi::{UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
@@ -24,8 +24,8 @@ use super::kernel::{Kernel, Limits};
 use super::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use super::limits;
 use super::naming;
-use super::prober::{Found, Prober, Request};
-use super::processes::{Circle, Mapped, Processes};
+use super::prober::{Found, Prober};
+use super::processes::{Circle, Processes};
 use super::programs::Technique;
 use super::progress::Progress;
 use super::selection::Selection;
@@ -46,6 +46,8 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 const UNWIND_CHUNKS: u32 = 16_384;
 /// How often the status line is drawn.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// How long the records of the dead stay in the tables, so that those of many are taken out in one go.
+const RECLAIM_AFTER: Duration = Duration::from_millis(50);
 /// How long a command is held for its unwind tables, and how long tracing waits for those of running processes.
 /// `LEAKTRACE_TABLES_WITHIN` says another number of seconds, so that tests need not hurry.
 const TABLES_WITHIN: Duration = Duration::from_millis(500);
@@ -65,6 +67,9 @@ struct Trace<'a> {
     discovery: Discovery,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
+    /// When to take the records of the dead out of the tables, and how long it took the last time.
+    reclaim_at: Option<Instant>,
+    reclaiming_took: Duration,
     target: Target,
     options: Options,
     started: Timestamp,
@@ -187,6 +192,8 @@ impl<'a> Trace<'a> {
             log,
             discovery: Discovery::start()?,
             lost_records: 0,
+            reclaim_at: None,
+            reclaiming_took: Duration::ZERO,
             target: config.target(),
             options: config.options(),
             started: Timestamp::now(),
@@ -335,13 +342,14 @@ impl<'a> Trace<'a> {
                         return Ok(Over::Done);
                     }
                 }
+                () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
                 _ = show.tick() => {
                     if let Err(error) = self.make_up_for_lost_records() {
                         log::warn!("{error:#}");
                     }
                     self.follow_mappings();
                     self.unwinding.reclaim();
-                    progress.show(&self.kernel, self.since.elapsed());
+                    progress.show(&self.kernel, &self.processes.buried_counters(), self.since.elapsed());
                 }
                 // Last: there may always be more of these.
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
@@ -411,101 +419,14 @@ impl<'a> Trace<'a> {
     fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
         self.sequence += 1;
         if !is_final {
-            self.take_in();
             self.processes.refresh();
         }
+        self.reclaim()?;
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
         capture.losses.events_lost += self.discovery.lost();
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
-    }
-
-    /// Lets the unwinder know of mappings that are new.
-    fn follow_mappings(&mut self) {
-        for (pid, space) in self.processes.take_changed() {
-            self.unwinding.follow(&self.kernel, pid, space);
-        }
-    }
-
-    /// Takes in what the programs and the kernel have told since the last time.
-    fn take_in(&mut self) {
-        // The programs' first: whatever the kernel recorded before them is read then too.
-        let events = self.program_events();
-        for record in self.discovery.read() {
-            if let Some(mapped) = self.processes.apply(&record) {
-                self.unwinding.expect(&mapped.object);
-                self.probe_mapped(mapped);
-            }
-        }
-        for event in events {
-            match event.kind {
-                EVENT_PROCESS => {
-                    if let Some(process) = self.kernel.processes.read(event.process) {
-                        self.processes.began(event.process, &process);
-                    }
-                    self.unwinding.began(&self.kernel, Pid(event.tgid), event.process);
-                }
-                EVENT_EXIT | EVENT_EXEC => {
-                    self.processes.ended(event.process);
-                    self.unwinding.ended(&self.kernel, Pid(event.tgid));
-                }
-                _ => {}
-            }
-        }
-        for pid in self.processes.forget_unclaimed() {
-            self.unwinding.ended(&self.kernel, pid);
-        }
-        self.follow_mappings();
-    }
-
-    fn program_events(&mut self) -> Vec<ProgramEvent> {
-        // Each of the programs' messages comes with an event.
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
-        let mut events = Vec::new();
-        while let Some(item) = self.events.get_mut().next() {
-            if item.len() >= size_of::<ProgramEvent>() {
-                // SAFETY: plain integers, and long enough.
-                events.push(unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() });
-            }
-        }
-        events
-    }
-
-    /// A file that a process has just mapped may have an allocator in it.
-    fn probe_mapped(&mut self, Mapped { pid, object, time_ns }: Mapped) {
-        let scope = self.scope(pid);
-        if let Err(error) = self.prober.request(&mut self.kernel, Request { object, scope, mapped_ns: time_ns }) {
-            log::warn!("{error:#}");
-        }
-    }
-
-    /// For whom the files of a process are probed.
-    fn scope(&self, pid: Pid) -> Scope {
-        if self.config.whom.is_named() && !self.config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
-    }
-
-    /// Where records were lost, mappings may have been missed: looks at the processes themselves.
-    fn make_up_for_lost_records(&mut self) -> Result<()> {
-        let lost = self.discovery.lost();
-        if lost == self.lost_records {
-            return Ok(());
-        }
-        self.lost_records = lost;
-        log::warn!("{lost} records of mappings were lost; looking at all processes again");
-        if !self.config.whom.is_named() {
-            return self.request_system();
-        }
-        for pid in self.processes.alive() {
-            let scope = self.scope(pid);
-            // Others have ended.
-            if let Ok(space) = self.processes.look_at(pid) {
-                self.prober.request_all(&mut self.kernel, space, scope)?;
-            }
-        }
-        Ok(())
     }
 }
 

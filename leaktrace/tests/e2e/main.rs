@@ -27,6 +27,7 @@ mod filters;
 mod following;
 mod lifecycle;
 mod linked_allocators;
+mod many_lives;
 mod outputs;
 mod processes;
 mod real_programs;

@@ -1,0 +1,140 @@
+//! What happens while a trace runs, brought to those concerned: lives, mappings, ends, and room that the dead leave.
+//!
+//! In: events of the programs and records of the kernel. Both are read in an order in which nothing is known of a life that
+//! was not told before.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use anyhow::Result;
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent, Process};
+
+use super::{RECLAIM_AFTER, Trace};
+use crate::model::Pid;
+use crate::session::attach::Scope;
+use crate::session::prober::Request;
+use crate::session::processes::Mapped;
+use crate::session::reclaim;
+
+impl Trace<'_> {
+    /// Lets the unwinder know of mappings that are new.
+    pub(super) fn follow_mappings(&mut self) {
+        for (pid, space) in self.processes.take_changed() {
+            self.unwinding.follow(&self.kernel, pid, space);
+        }
+    }
+
+    /// Takes the records of lives that have ended out of the tables.
+    pub(super) fn reclaim(&mut self) -> Result<()> {
+        let began = Instant::now();
+        // Whatever was told of these lives is taken in before their slots can be given to others.
+        self.take_in();
+        self.reclaim_at = None;
+        let mut slots = self.processes.take_departed();
+        let held = reclaim::still_held(&self.kernel, &slots);
+        slots.retain(|slot| !held.contains(slot));
+        self.processes.linger(held);
+        self.plan_reclaim();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let last: HashMap<u32, Process> =
+            slots.iter().filter_map(|slot| Some((*slot, self.kernel.processes.read(*slot)?))).collect();
+        for (slot, sites) in reclaim::reclaim(&mut self.kernel, &slots, &self.options)? {
+            if let Some(last) = last.get(&slot) {
+                self.processes.bury(slot, last, sites);
+            }
+        }
+        self.reclaiming_took = began.elapsed();
+        log::trace!("{} lives taken out of the tables in {:.1?}", slots.len(), self.reclaiming_took);
+        Ok(())
+    }
+
+    /// Takes in what the programs and the kernel have told since the last time.
+    pub(super) fn take_in(&mut self) {
+        // The programs' first: whatever the kernel recorded before them is read then too.
+        let events = self.program_events();
+        for record in self.discovery.read() {
+            if let Some(mapped) = self.processes.apply(&record) {
+                self.unwinding.expect(&mapped.object);
+                self.probe_mapped(mapped);
+            }
+        }
+        for event in events {
+            match event.kind {
+                EVENT_PROCESS => {
+                    if let Some(process) = self.kernel.processes.read(event.process) {
+                        self.processes.began(event.process, &process);
+                    }
+                    self.unwinding.began(&self.kernel, Pid(event.tgid), event.process);
+                }
+                EVENT_EXIT | EVENT_EXEC => {
+                    self.processes.ended(event.process, event.seen);
+                    self.unwinding.ended(&self.kernel, Pid(event.tgid));
+                }
+                _ => {}
+            }
+        }
+        for pid in self.processes.forget_unclaimed() {
+            self.unwinding.ended(&self.kernel, pid);
+        }
+        self.plan_reclaim();
+        self.follow_mappings();
+    }
+
+    fn plan_reclaim(&mut self) {
+        if self.processes.has_departed() && self.reclaim_at.is_none() {
+            // It reads whole tables: however large they are, most of the time is left for other things.
+            self.reclaim_at = Some(Instant::now() + RECLAIM_AFTER.max(self.reclaiming_took * 10));
+        }
+    }
+
+    fn program_events(&mut self) -> Vec<ProgramEvent> {
+        // Each of the programs' messages comes with an event.
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let mut events = Vec::new();
+        while let Some(item) = self.events.get_mut().next() {
+            if item.len() >= size_of::<ProgramEvent>() {
+                // SAFETY: plain integers, and long enough.
+                events.push(unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() });
+            }
+        }
+        events
+    }
+
+    /// A file that a process has just mapped may have an allocator in it.
+    fn probe_mapped(&mut self, Mapped { pid, object, time_ns }: Mapped) {
+        let scope = self.scope(pid);
+        if let Err(error) = self.prober.request(&mut self.kernel, Request { object, scope, mapped_ns: time_ns }) {
+            log::warn!("{error:#}");
+        }
+    }
+
+    /// For whom the files of a process are probed.
+    pub(super) fn scope(&self, pid: Pid) -> Scope {
+        if self.config.whom.is_named() && !self.config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
+    }
+
+    /// Where records were lost, mappings may have been missed: looks at the processes themselves.
+    pub(super) fn make_up_for_lost_records(&mut self) -> Result<()> {
+        let lost = self.discovery.lost();
+        if lost == self.lost_records {
+            return Ok(());
+        }
+        self.lost_records = lost;
+        log::warn!("{lost} records of mappings were lost; looking at all processes again");
+        if !self.config.whom.is_named() {
+            return self.request_system();
+        }
+        for pid in self.processes.alive() {
+            let scope = self.scope(pid);
+            // Others have ended.
+            if let Ok(space) = self.processes.look_at(pid) {
+                self.prober.request_all(&mut self.kernel, space, scope)?;
+            }
+        }
+        Ok(())
+    }
+}
