@@ -155,20 +155,30 @@ impl Space {
         }
     }
 
-    /// Addresses of the functions of this name in objects mapped since the last call; not the dynamic linker's own,
-    /// which serves it until the C library is there.
-    pub fn new_functions(&mut self, tracee: &Tracee, name: &str) -> Vec<u64> {
+    /// The stopped thread's stack by gimli, where that reaches the outermost frame.
+    pub fn reference_stack(&mut self, tracee: &Tracee, thread: nix::unistd::Pid) -> Option<Vec<u64>> {
+        self.refresh(tracee);
+        let (frames, end) = reference::walk(&Tracee::registers(thread), &self.mapped, &|address| tracee.read(address));
+        (end == End::Outermost).then_some(frames)
+    }
+
+    /// Addresses of the functions of these names in objects mapped since the last call; not the dynamic linker's own,
+    /// which serve it until the C library is there.
+    pub fn new_functions(&mut self, tracee: &Tracee, names: &[&str]) -> Vec<u64> {
         let known: Vec<u64> = self.mappings.iter().map(|m| m.start).collect();
         self.refresh(tracee);
         let new = self.mappings.iter().filter(|m| !known.contains(&m.start) && !m.name.contains("/ld-"));
-        new.filter_map(|m| {
-            let module = self.modules[&m.name].as_ref()?;
-            let file = object::File::parse(&*module.bytes).ok()?;
-            let symbol = file.dynamic_symbols().find(|s| s.name() == Ok(name) && s.is_definition())?;
-            let address = symbol.address().wrapping_add(module.bias(m.start, m.offset)?);
-            (m.start <= address && address < m.end).then_some(address)
-        })
-        .collect()
+        let mut found = Vec::new();
+        for m in new {
+            let Some(module) = &self.modules[&m.name] else { continue };
+            let Some(bias) = module.bias(m.start, m.offset) else { continue };
+            let file = object::File::parse(&*module.bytes).unwrap();
+            let symbols = file.dynamic_symbols().filter(|s| s.is_definition());
+            let named = symbols.filter(|s| s.name().is_ok_and(|name| names.contains(&name)));
+            let addresses = named.map(|s| s.address().wrapping_add(bias));
+            found.extend(addresses.filter(|address| (m.start..m.end).contains(address)));
+        }
+        found
     }
 
     fn ours(&self, registers: &Registers, mut read: &dyn Fn(u64) -> Option<u64>) -> (Vec<u64>, Stop) {
@@ -301,7 +311,7 @@ impl Space {
         self.mappings.iter().any(|m| m.name == "[uprobes]" && m.start <= address && address < m.end)
     }
 
-    fn describe(&self, frames: &[u64]) -> String {
+    pub fn describe(&self, frames: &[u64]) -> String {
         let one = |&address: &u64| match self.mappings.iter().find(|m| m.start <= address && address < m.end) {
             Some(m) => format!("{}+{:#x}", m.name.rsplit('/').next().unwrap_or(""), address - m.start + m.offset),
             None => format!("{address:#x}"),

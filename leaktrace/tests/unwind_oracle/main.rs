@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise, in its helpers too")]
 
 mod compare;
+mod kernel;
 mod reference;
 mod tracee;
 
@@ -107,10 +108,41 @@ fn allocations_of_stock_programs_unwind_as_gimli_says() {
         all.add(tally);
     }
     println!("all: {all}");
+    assert!(all.samples > 100, "cargo, which runs this test, allocates more than that");
     all.assert_good();
 }
 
-/// Samples the program at the entry of `malloc`, in every object that has one.
+/// Calls of each program that are compared with the walk in the kernel.
+const KERNEL_CALLS: usize = 1250;
+
+#[test]
+fn the_kernels_walk_finds_the_frames_that_gimli_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut victim = Command::new(build_victim(dir.path()));
+    // Its own breakpoint instructions are for the test above.
+    victim.env("LD_BIND_NOW", "1");
+    let mut programs = vec![("victim", victim)];
+    for (name, arguments) in STOCK {
+        if let Some(program) = find_program(name) {
+            let mut command = Command::new(program);
+            command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+            programs.push((name, command));
+        }
+    }
+    let (mut calls, mut equal, mut missing) = (0, 0, Vec::new());
+    for (name, command) in programs {
+        let agreement = kernel::compare(command, KERNEL_CALLS, dir.path());
+        println!("{name}: {} of {} equal", agreement.equal, agreement.calls);
+        calls += agreement.calls;
+        equal += agreement.equal;
+        missing.extend(agreement.missing.into_iter().map(|stack| format!("{name}: {stack}")));
+    }
+    println!("all: {equal} of {calls} equal");
+    assert!(calls > 20, "the victim alone calls malloc more often");
+    assert!(equal * 1000 >= calls * 999, "{equal} of {calls}\n{}", missing.join("\n"));
+}
+
+/// Samples the program's first thread at the entry of `malloc`.
 fn sample_allocations(mut tracee: Tracee) -> Tally {
     let mut space = Space::default();
     let mut tally = Tally::default();
@@ -119,20 +151,19 @@ fn sample_allocations(mut tracee: Tracee) -> Tally {
     while tally.samples < STOCK_SAMPLES {
         match tracee.wait(Go::Syscall) {
             Stop::Trap(thread) => {
-                for address in space.new_functions(&tracee, "malloc") {
-                    tracee.insert_breakpoint(thread, address);
+                if tracee.is_at_breakpoint(thread) {
+                    calls += 1;
+                    if calls % MALLOC_STRIDE == 0 {
+                        space.sample(&tracee, thread, &mut tally);
+                    }
+                } else if thread == tracee.pid() {
+                    for address in space.new_functions(&tracee, &["malloc"]) {
+                        tracee.break_at(thread, address);
+                    }
                 }
                 tracee.go(thread, Go::Syscall);
             }
-            Stop::Breakpoint(thread) => {
-                tracee.leave_breakpoint(thread, |tracee| {
-                    calls += 1;
-                    if calls % MALLOC_STRIDE == 0 {
-                        space.sample(tracee, thread, &mut tally);
-                    }
-                });
-                tracee.go(thread, Go::Syscall);
-            }
+            Stop::Breakpoint(thread) => tracee.go(thread, Go::Continue),
             Stop::Exited(_) => break,
         }
     }

@@ -1,6 +1,5 @@
 //! A traced child, its registers and memory at each stop, and its executable mappings.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -46,8 +45,9 @@ pub struct Tracee {
     child: Child,
     /// What each stopped thread is to receive when it goes on, signals mostly; keyed by thread.
     pending: Option<(Pid, Signal)>,
-    /// Addresses of breakpoints, and the words they replaced the first byte of.
-    breakpoints: HashMap<u64, i64>,
+    exited: bool,
+    /// Addresses in the debug registers.
+    breakpoints: Vec<u64>,
 }
 
 impl Tracee {
@@ -64,7 +64,7 @@ impl Tracee {
             Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD,
         )
         .unwrap();
-        Self { child, pending: None, breakpoints: HashMap::new() }
+        Self { child, pending: None, exited: false, breakpoints: Vec::new() }
     }
 
     pub fn pid(&self) -> Pid {
@@ -87,8 +87,14 @@ impl Tracee {
     pub fn wait(&mut self, onward: Go) -> Stop {
         loop {
             match waitpid(None, Some(own())).unwrap() {
-                WaitStatus::Exited(pid, status) if pid == self.pid() => return Stop::Exited(status),
-                WaitStatus::Signaled(pid, signal, _) if pid == self.pid() => return Stop::Exited(-(signal as i32)),
+                WaitStatus::Exited(pid, status) if pid == self.pid() => {
+                    self.exited = true;
+                    return Stop::Exited(status);
+                }
+                WaitStatus::Signaled(pid, signal, _) if pid == self.pid() => {
+                    self.exited = true;
+                    return Stop::Exited(-(signal as i32));
+                }
                 WaitStatus::PtraceSyscall(pid) => return Stop::Trap(pid),
                 WaitStatus::Stopped(pid, Signal::SIGTRAP) => {
                     // si_code tells the int3 (SI_KERNEL) from the step (TRAP_TRACE).
@@ -106,29 +112,28 @@ impl Tracee {
         }
     }
 
-    /// `thread` is any stopped one.
-    pub fn insert_breakpoint(&mut self, thread: Pid, address: u64) {
-        let place = address as ptrace::AddressType;
-        let word = ptrace::read(thread, place).unwrap();
-        ptrace::write(thread, place, word & !0xff | 0xcc).unwrap();
-        self.breakpoints.insert(address, word);
+    /// Has a thread stop whenever it is about to execute what lies at `address`, by the processor's debug registers: they
+    /// see it before any probe there does. Of more than four addresses the last ones count.
+    pub fn break_at(&mut self, thread: Pid, address: u64) {
+        self.breakpoints.insert(0, address);
+        self.breakpoints.truncate(4);
+        let set = |number: usize, value: u64| {
+            let place = std::mem::offset_of!(libc::user, u_debugreg) + number * 8;
+            ptrace::write_user(thread, place as ptrace::AddressType, value.cast_signed()).unwrap();
+        };
+        // In register 7 every second bit from 0 enables an address for this thread; kinds and lengths of 0 mean execution.
+        set(7, 0);
+        let mut enabled = 0;
+        for (number, address) in self.breakpoints.iter().enumerate() {
+            set(number, *address);
+            enabled |= 1 << (2 * number);
+        }
+        set(7, enabled);
     }
 
-    /// Puts a thread that has run into a breakpoint back to its address, with the instruction that was there, looks at
-    /// it by `sample`, and executes that instruction.
-    pub fn leave_breakpoint(&mut self, thread: Pid, sample: impl FnOnce(&Self)) {
-        let mut registers = ptrace::getregs(thread).unwrap();
-        let address = registers.rip - 1;
-        let Some(&word) = self.breakpoints.get(&address) else { return };
-        registers.rip = address;
-        ptrace::setregs(thread, registers).unwrap();
-        let place = address as ptrace::AddressType;
-        ptrace::write(thread, place, word).unwrap();
-        sample(self);
-        ptrace::step(thread, None).unwrap();
-        let stepped = waitpid(thread, Some(own())).unwrap();
-        assert_eq!(stepped, WaitStatus::Stopped(thread, Signal::SIGTRAP));
-        ptrace::write(thread, place, word & !0xff | 0xcc).unwrap();
+    /// Whether a thread stopped at one of those addresses.
+    pub fn is_at_breakpoint(&self, thread: Pid) -> bool {
+        self.breakpoints.contains(&Self::registers(thread)[16])
     }
 
     pub fn registers(thread: Pid) -> Registers {
@@ -162,6 +167,9 @@ impl Tracee {
 
 impl Drop for Tracee {
     fn drop(&mut self) {
+        if self.exited {
+            return;
+        }
         let _ = self.child.kill();
         // Every traced thread must be reaped before the process can be.
         while let Ok(status) = waitpid(None, Some(own())) {
