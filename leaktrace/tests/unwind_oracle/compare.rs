@@ -90,6 +90,16 @@ impl PoolWriter for Pool {
     }
 }
 
+/// What gimli says of a stack.
+pub enum Reference {
+    /// All its frames.
+    Whole(Vec<u64>),
+    /// Those up to where gimli has nothing to go by.
+    Cut(Vec<u64>),
+    /// A return probe stands in the way.
+    Hidden,
+}
+
 /// The address space of a traced process as each of the three sees it; rebuilt when its mappings change.
 pub struct Space {
     mappings: Vec<ExecMapping>,
@@ -155,11 +165,16 @@ impl Space {
         }
     }
 
-    /// The stopped thread's stack by gimli, where that reaches the outermost frame.
-    pub fn reference_stack(&mut self, tracee: &Tracee, thread: nix::unistd::Pid) -> Option<Vec<u64>> {
+    /// The stopped thread's stack by gimli.
+    pub fn reference_stack(&mut self, tracee: &Tracee, thread: nix::unistd::Pid) -> Reference {
         self.refresh(tracee);
         let (frames, end) = reference::walk(&Tracee::registers(thread), &self.mapped, &|address| tracee.read(address));
-        (end == End::Outermost).then_some(frames)
+        match end {
+            End::Outermost => Reference::Whole(frames),
+            // A return probe further up hides the caller.
+            _ if frames.last().is_some_and(|&address| self.is_trampoline(address)) => Reference::Hidden,
+            _ => Reference::Cut(frames),
+        }
     }
 
     /// Addresses of the functions of these names in objects mapped since the last call; not the dynamic linker's own,
@@ -173,9 +188,9 @@ impl Space {
             let Some(module) = &self.modules[&m.name] else { continue };
             let Some(bias) = module.bias(m.start, m.offset) else { continue };
             let file = object::File::parse(&*module.bytes).unwrap();
-            let symbols = file.dynamic_symbols().filter(|s| s.is_definition());
-            let named = symbols.filter(|s| s.name().is_ok_and(|name| names.contains(&name)));
-            let addresses = named.map(|s| s.address().wrapping_add(bias));
+            let symbols = file.dynamic_symbols().filter(ObjectSymbol::is_definition);
+            let wanted = symbols.filter(|s| s.name().is_ok_and(|name| names.contains(&name)));
+            let addresses = wanted.map(|s| s.address().wrapping_add(bias));
             found.extend(addresses.filter(|address| (m.start..m.end).contains(address)));
         }
         found

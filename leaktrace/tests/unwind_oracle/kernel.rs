@@ -9,28 +9,53 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::compare::Space;
+use crate::compare::{Reference, Space};
 use crate::tracee::{Go, Stop, Tracee};
 
 /// Frames that the tracer keeps of a stack: its default.
 const MAX_DEPTH: usize = 127;
 
+/// Calls of a program that are compared however long they take.
+const FEWEST: usize = 25;
+
+/// How much of a program is compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Calls of `malloc`.
+    pub calls: usize,
+    /// Time for them, after which those that were seen must do, if they are [`FEWEST`].
+    pub time: Duration,
+}
+
 /// What came of the calls of one program.
 #[derive(Debug, Default)]
 pub struct Agreement {
-    /// Calls at which gimli reached the outermost frame.
+    /// Calls that were compared.
     pub calls: usize,
-    /// Those whose frames stand in the report, every one.
+    /// Those at which gimli did not reach the outermost frame.
+    pub unreached: usize,
+    /// Those whose frames, all of gimli's to the outermost one, stand in the report.
     pub equal: usize,
     /// Some of the others, for the message.
     pub missing: Vec<String>,
 }
 
-/// Traces `program` and compares up to `limit` calls of its first thread.
-pub fn compare(program: Command, limit: usize, dir: &Path) -> Agreement {
+impl Agreement {
+    /// Adds what came of another program.
+    pub fn add(&mut self, name: &str, other: Self) {
+        self.calls += other.calls;
+        self.unreached += other.unreached;
+        self.equal += other.equal;
+        self.missing.extend(other.missing.into_iter().map(|stack| format!("{name}: {stack}")));
+    }
+}
+
+/// Traces `program` and compares the first calls of its first thread within the bounds.
+pub fn compare(program: Command, bounds: Bounds, dir: &Path) -> Agreement {
     let mut tracee = Tracee::spawn(program);
     let mut space = Space::default();
     let thread = tracee.pid();
@@ -38,18 +63,32 @@ pub fn compare(program: Command, limit: usize, dir: &Path) -> Agreement {
         return Agreement::default();
     }
     let report = dir.join("report.json");
-    let tracer = start_tracer(&tracee, &report);
+    let end = start_tracer(&tracee, &report);
     tracee.go(thread, Go::Continue);
+    let until = Instant::now() + bounds.time;
+    let mut agreement = Agreement::default();
     let mut called: HashMap<Vec<u64>, usize> = HashMap::new();
-    let mut calls = 0;
-    while calls < limit {
+    loop {
         match tracee.wait(Go::Continue) {
             Stop::Trap(stopped) => {
-                if tracee.is_at_breakpoint(stopped)
-                    && let Some(stack) = space.reference_stack(&tracee, stopped)
-                {
-                    calls += 1;
-                    *called.entry(stack).or_default() += 1;
+                if tracee.is_at_breakpoint(stopped) {
+                    // Nothing of this call: the one before it has run by now.
+                    let is_late = agreement.calls >= FEWEST && Instant::now() >= until;
+                    if agreement.calls >= bounds.calls || is_late {
+                        break;
+                    }
+                    match space.reference_stack(&tracee, stopped) {
+                        Reference::Whole(stack) => {
+                            agreement.calls += 1;
+                            *called.entry(stack).or_default() += 1;
+                        }
+                        Reference::Cut(stack) => {
+                            agreement.calls += 1;
+                            agreement.unreached += 1;
+                            agreement.note(format!("cut {}", space.describe(&stack)));
+                        }
+                        Reference::Hidden => {}
+                    }
                 }
                 tracee.go(stopped, Go::Continue);
             }
@@ -59,9 +98,8 @@ pub fn compare(program: Command, limit: usize, dir: &Path) -> Agreement {
     }
     // The trace ends with the process.
     drop(tracee);
-    assert!(tracer.join().unwrap());
+    assert!(end.join().unwrap());
     let reported = stacks(&serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap());
-    let mut agreement = Agreement { calls, ..Agreement::default() };
     for (stack, count) in called {
         // Frame 0 is malloc itself; then its caller, unless that is a function like operator new that is probed too.
         let found = (1..=2).any(|inner| {
@@ -70,15 +108,22 @@ pub fn compare(program: Command, limit: usize, dir: &Path) -> Agreement {
         });
         if found {
             agreement.equal += count;
-        } else if agreement.missing.len() < 10 {
-            agreement.missing.push(format!("{count} times {}", space.describe(&stack)));
+        } else {
+            agreement.note(format!("{count} times {}", space.describe(&stack)));
         }
     }
     agreement
 }
 
-/// Runs the program up to its first call of an allocation function: its libraries are mapped then. False where it ends
-/// without one.
+impl Agreement {
+    fn note(&mut self, stack: String) {
+        if self.missing.len() < 10 {
+            self.missing.push(stack);
+        }
+    }
+}
+
+/// Runs the program up to its first call of `malloc`: its libraries are mapped then. False where it ends without one.
 fn runs_to_malloc(tracee: &mut Tracee, space: &mut Space) -> bool {
     let thread = tracee.pid();
     tracee.go(thread, Go::Syscall);
@@ -87,8 +132,7 @@ fn runs_to_malloc(tracee: &mut Tracee, space: &mut Space) -> bool {
             Stop::Trap(stopped) if tracee.is_at_breakpoint(stopped) => return true,
             Stop::Trap(stopped) => {
                 if stopped == thread {
-                    // malloc and operator new.
-                    for address in space.new_functions(tracee, &["malloc", "_Znwm"]) {
+                    for address in space.new_functions(tracee, &["malloc"]) {
                         tracee.break_at(thread, address);
                     }
                 }
@@ -103,17 +147,18 @@ fn runs_to_malloc(tracee: &mut Tracee, space: &mut Space) -> bool {
 /// Starts the tracer on a process that stands still, and waits until it traces. The handle's thread waits for its end:
 /// this one waits for the traced process.
 fn start_tracer(tracee: &Tracee, report: &Path) -> JoinHandle<bool> {
-    let mut tracer = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
-    tracer
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
+    command
+        .env("LEAKTRACE_TABLES_WITHIN", "600")
         .args(["--max-stacks", "200000", "-p", &tracee.pid().to_string(), "--json"])
         .arg(report)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let (ready, when_ready) = channel();
     let handle = thread::spawn(move || {
-        let mut tracer = tracer.spawn().unwrap();
+        let mut running = command.spawn().unwrap();
         let mut said = String::new();
-        for line in BufReader::new(tracer.stderr.take().unwrap()).lines() {
+        for line in BufReader::new(running.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
             if line.contains("leaktrace: tracing ") {
                 let _ = ready.send(());
@@ -121,7 +166,7 @@ fn start_tracer(tracee: &Tracee, report: &Path) -> JoinHandle<bool> {
             said.push_str(&line);
             said.push('\n');
         }
-        let status = tracer.wait().unwrap();
+        let status = running.wait().unwrap();
         assert!(status.success(), "the tracer failed (these tests need root): {said}");
         true
     });

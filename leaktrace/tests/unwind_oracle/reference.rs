@@ -24,6 +24,9 @@ const CALLEE_SAVED: [usize; 6] = [RBX, RBP, 12, 13, 14, 15];
 /// More than any stack of the programs under test.
 const MAX_FRAMES: usize = 1000;
 
+/// Bytes that code at an entry point takes until it jumps to the program's own (glibc's dynamic linker: 56).
+const ENTRY_BYTES: u64 = 64;
+
 /// An object's unwind information, indexed.
 pub struct Module {
     pub bytes: Vec<u8>,
@@ -33,6 +36,7 @@ pub struct Module {
     functions: Vec<(u64, u64, usize)>,
     /// File range of each executable segment, and its vaddr - file offset.
     segments: Vec<(u64, u64, u64)>,
+    entry: u64,
 }
 
 impl Module {
@@ -64,7 +68,8 @@ impl Module {
             }
         }
         functions.sort_unstable();
-        Some(Self { bytes, eh_frame, bases, functions, segments })
+        let entry = file.entry();
+        Some(Self { bytes, eh_frame, bases, functions, segments, entry })
     }
 
     /// What to add to an address of the object to get the process' one.
@@ -136,7 +141,9 @@ fn caller(
     let Some((.., offset)) = module.function(vaddr) else {
         // A return to the very start of a function that nothing stands before: made up by makecontext.
         let starts_here = module.function(vaddr + 1).is_some_and(|f| f.0 == vaddr + 1);
-        return Err(if !exact && starts_here { End::Outermost } else { End::NoInformation });
+        // Where the kernel entered the process, in the dynamic linker: nothing has called that.
+        let is_entry = (module.entry..module.entry + ENTRY_BYTES).contains(&vaddr);
+        return Err(if !exact && starts_here || is_entry { End::Outermost } else { End::NoInformation });
     };
     let section = EhFrame::new(&module.eh_frame, LittleEndian);
     let fde =

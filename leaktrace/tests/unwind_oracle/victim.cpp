@@ -211,9 +211,8 @@ static void from_assembly()
     free(leaf(8));
 }
 
-int main()
+static void everything()
 {
-    asm volatile("int3");
     recurse(40);
     variable_frame(100 + static_cast<size_t>(zero));
     realigned_frame(200 + static_cast<size_t>(zero));
@@ -226,6 +225,13 @@ int main()
     coroutines();
     threads();
     assembly_with_cfi(from_assembly);
+}
+
+int main(int argc, char **argv)
+{
+    asm volatile("int3");
+    for (int rounds = argc > 1 ? atoi(argv[1]) : 1; rounds > 0; rounds--)
+        everything();
     asm volatile("int3");
     return 0;
 }
