@@ -195,7 +195,7 @@ pub struct Thread {
     pub returned_sp: u64,
     /// Bytes asked for by that call.
     pub size: u64,
-    /// Where `posix_memalign` will store the address.
+    /// Where `posix_memalign` will store the address; with [`CALL_TO_EXIT`] the return address.
     pub out: u64,
     /// The block that `realloc` has taken aside.
     pub old_address: u64,
@@ -203,7 +203,7 @@ pub struct Thread {
     pub old: Block,
     /// Index of the call's site plus one; 0 where the new block is not wanted (filtered).
     pub site: u32,
-    /// One of the `CALL_` constants.
+    /// One of the `CALL_` constants, with or without [`CALL_TO_EXIT`].
     pub call: u32,
     /// The process slot, or [`NOT_TRACED`].
     pub process: u32,
@@ -227,6 +227,8 @@ pub const CALL_POSIX_MEMALIGN: u32 = 2;
 pub const CALL_STRING: u32 = 3;
 /// The call resizes a block where it lies and returns its real size, which is below the size asked for if that failed.
 pub const CALL_RESIZE: u32 = 4;
+/// Added to one of these: the call ends at a probe on the function's way out, and `out` is its return address.
+pub const CALL_TO_EXIT: u32 = 1 << 8;
 
 /// What could not be recorded, each the count of a named failure.
 #[repr(C)]
@@ -319,11 +321,17 @@ pub const FUNCTION_FREE: u32 = 5;
 pub const FUNCTION_STRDUP: u32 = 6;
 /// A = block, B = size.
 pub const FUNCTION_XALLOCX: u32 = 7;
+/// A = what is returned. The last instruction of a function whose cookie has [`COOKIE_EXITS`].
+pub const FUNCTION_EXIT: u32 = 8;
 
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
 /// remembered until it returns. For a `realloc` that holds of what it is given a block and a size for; without either it
 /// may be `malloc` or `free`.
 pub const COOKIE_LEAF: u64 = 1 << 40;
+
+/// Set in the cookie of a function that may throw a C++ exception: its return address must stay as it is, since no exception
+/// gets past a return probe. Probes on its ways out see its returns.
+pub const COOKIE_EXITS: u64 = 1 << 41;
 
 /// Stands for the kernel function `bpf_session_is_return` in the object; the loader puts its BTF id there.
 pub const KFUNC_SESSION_IS_RETURN: u32 = 0x7ea0_0001;

@@ -9,8 +9,8 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RetProbeContext;
 use leaktrace_common::abi::{
-    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, CALL_RESIZE, CALL_STRING, Control, SCRATCH_SLOTS,
-    Thread, UNWIND_FP,
+    Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, CALL_RESIZE, CALL_STRING, CALL_TO_EXIT, Control,
+    SCRATCH_SLOTS, Thread, UNWIND_FP,
 };
 use leaktrace_common::{abi, atomic};
 
@@ -80,6 +80,10 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
         match entry.function() {
             abi::FUNCTION_FREE => {
                 release(entry, a);
+                return false;
+            }
+            abi::FUNCTION_EXIT => {
+                exit(entry.sp(), a);
                 return false;
             }
             // A product that overflows cannot succeed, so its remainder is never booked.
@@ -162,15 +166,20 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
             }
             return false;
         }
+        let (call, out) = if entry.has_exits() {
+            (request.call | CALL_TO_EXIT, entry.return_address())
+        } else {
+            (request.call, request.out)
+        };
         (*thread).sp = entry.sp();
-        (*thread).call = request.call;
+        (*thread).call = call;
         (*thread).size = request.size;
-        (*thread).out = request.out;
+        (*thread).out = out;
         (*thread).old_address = request.old;
         (*thread).old = old;
         (*thread).site = site;
     }
-    true
+    !entry.has_exits()
 }
 
 /// Whether a leaf's call whose block is not wanted is over at its entry, as far as the books go: also a `realloc` of a
@@ -210,7 +219,26 @@ fn give(ctx: &RetProbeContext) {
     if !stopped()
         && let Some(thread) = threads::existing(Id::current())
     {
-        finish(ctx, thread);
+        let (sp, result) = (registers::returned_sp(ctx), registers::result(ctx));
+        // SAFETY: the thread's own state.
+        let (pending, returned) = unsafe { ((*thread).sp, (*thread).returned_sp) };
+        if sp == pending {
+            finish(thread, result);
+        } else if sp > pending && sp != returned {
+            // A nested call's return lies below the pending one; any other lost its entry.
+            lose!(returns_missed);
+        }
+    }
+}
+
+/// A function that may throw is about to return, or another one by way of the same instructions.
+#[inline(always)]
+fn exit(sp: u64, result: u64) {
+    if let Some(thread) = threads::existing(Id::current())
+        // SAFETY: the thread's own state.
+        && unsafe { (*thread).sp == sp && (*thread).call & CALL_TO_EXIT != 0 }
+    {
+        finish(thread, result);
     }
 }
 
@@ -231,10 +259,23 @@ fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
     unsafe {
         let pending = (*thread).sp;
         if pending != 0 {
-            if sp < pending && registers::returns_to_kernel(pending) || sp == pending && is_tail_call(entry) {
-                return false;
+            if (*thread).call & CALL_TO_EXIT == 0 {
+                if sp < pending && registers::returns_to_kernel(pending) || sp == pending && is_tail_call(entry) {
+                    return false;
+                }
+                abandon(thread);
+            } else {
+                // Still under way as long as its return address is where it was; another tracer may have replaced it.
+                let returns = bpf_probe_read_user(pending as *const u64).unwrap_or(0);
+                let returns = returns == (*thread).out || returns & 0xfff == 0;
+                if sp < pending && returns {
+                    return false;
+                }
+                // One that goes on by jumping to another probed function ends there.
+                if sp != pending || !returns || (*thread).old_address != 0 {
+                    abandon(thread);
+                }
             }
-            abandon(thread);
             (*thread).sp = 0;
         }
     }
@@ -312,24 +353,15 @@ fn count_untracked(process: u32) {
     }
 }
 
-/// Books what the pending call gave, if this is its return.
+/// The pending call returns: books what it gave.
 #[inline(always)]
-fn finish(ctx: &RetProbeContext, thread: *mut Thread) {
-    let (sp, result) = (registers::returned_sp(ctx), registers::result(ctx));
+fn finish(thread: *mut Thread, result: u64) {
     // SAFETY: the thread's own state.
     unsafe {
-        let pending = (*thread).sp;
-        if sp != pending {
-            // A nested call's return lies below the pending one; any other lost its entry.
-            if sp > pending && sp != (*thread).returned_sp {
-                lose!(returns_missed);
-            }
-            return;
-        }
+        (*thread).returned_sp = (*thread).sp;
         (*thread).sp = 0;
-        (*thread).returned_sp = sp;
         let (mut size, mut site, process) = ((*thread).size, (*thread).site, (*thread).process);
-        let address = match (*thread).call {
+        let address = match (*thread).call & !CALL_TO_EXIT {
             CALL_POSIX_MEMALIGN => {
                 if result as u32 == 0 {
                     bpf_probe_read_user((*thread).out as *const u64).unwrap_or(0)

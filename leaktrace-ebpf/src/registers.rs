@@ -57,6 +57,12 @@ impl<'a, P: Placement> Entry<'a, P> {
         !P::MAPPED || self.cookie & abi::COOKIE_LEAF != 0
     }
 
+    /// Whether probes on the function's ways out see its returns.
+    #[inline(always)]
+    pub fn has_exits(&self) -> bool {
+        P::MAPPED && self.cookie & abi::COOKIE_EXITS != 0
+    }
+
     #[inline(always)]
     pub fn ctx(&self) -> &ProbeContext {
         self.ctx

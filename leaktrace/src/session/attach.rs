@@ -32,24 +32,48 @@ pub struct Probe {
     pub placement: Option<u64>,
     /// Whether the function is known to call no other probed one.
     pub leaf: bool,
+    /// Whether probes on the function's ways out see its returns, since a return probe would break its exceptions.
+    pub has_exits: bool,
 }
 
 impl Probe {
+    /// One on a function's last instruction.
+    pub fn exit(function: &str, offset: u64) -> Self {
+        Self {
+            function: function.to_owned(),
+            kind: abi::FUNCTION_EXIT,
+            offset,
+            placement: cookie::encode([Register::RAX; 3], 0),
+            leaf: false,
+            has_exits: false,
+        }
+    }
+
     /// The program that serves it, and the cookie that tells the program what it needs to know.
     fn program(&self) -> (&'static str, u64) {
         match (self.kind, self.placement) {
-            (abi::FUNCTION_MALLOC, None) if self.leaf => ("malloc", 0),
+            (abi::FUNCTION_MALLOC, None) if self.leaf && !self.has_exits => ("malloc", 0),
             (abi::FUNCTION_FREE, None) => ("free", 0),
             (function, placement) => {
                 let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
                 let leaf = if self.leaf { abi::COOKIE_LEAF } else { 0 };
-                ("call", placement | leaf | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
+                let exits = if self.has_exits { abi::COOKIE_EXITS } else { 0 };
+                ("call", placement | leaf | exits | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
             }
         }
     }
 
     fn frees(&self) -> bool {
         self.kind == abi::FUNCTION_FREE
+    }
+
+    fn exits(&self) -> bool {
+        self.kind == abi::FUNCTION_EXIT
+    }
+
+    /// Whether it is at the entry of a function that allocates.
+    fn allocates(&self) -> bool {
+        !self.frees() && !self.exits()
     }
 
     fn reallocates(&self) -> bool {
@@ -195,11 +219,12 @@ fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);
     }
     if technique != Technique::Sessions {
-        add("returned", true, &|probe| !probe.frees());
+        add("returned", true, &|probe| probe.allocates() && !probe.has_exits);
     }
+    add("call", false, &Probe::exits);
     add("call", false, &Probe::reallocates);
     for program in ["call", "malloc"] {
-        add(program, false, &|probe| !probe.frees() && !probe.reallocates() && probe.program().0 == program);
+        add(program, false, &|probe| probe.allocates() && !probe.reallocates() && probe.program().0 == program);
     }
     steps
 }
@@ -213,7 +238,7 @@ mod tests {
     use super::*;
 
     fn probe(function: &str, kind: u32, placement: Option<u64>) -> Probe {
-        Probe { function: function.to_owned(), kind, offset: 0x1000, placement, leaf: true }
+        Probe { function: function.to_owned(), kind, offset: 0x1000, placement, leaf: true, has_exits: false }
     }
 
     fn order(technique: Technique) -> Vec<(String, bool)> {

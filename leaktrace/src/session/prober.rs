@@ -19,7 +19,7 @@ use super::kernel::{Kernel, monotonic_ns};
 use super::planner::{Outcome, Planned, Planner, Wanted};
 use crate::procmaps::{AddressSpace, Object, ObjectId};
 use crate::targets::functions::Kind;
-use crate::targets::plan::{self, Allocator, Plan, Role};
+use crate::targets::plan::{self, Allocator, Plan, Role, Why};
 use crate::targets::site::Emulation;
 
 /// Plans and attaches.
@@ -204,9 +204,18 @@ impl Prober {
             log::info!("{}: {} at +{}{fallback}", planned.path.display(), probe.names.join(" = "), probe.site.offset);
         }
         for skipped in &plan.skipped {
-            log::debug!("{}: {} is not probed: {}", planned.path.display(), skipped.names.join(" = "), skipped.why);
+            // What is allocated there goes unseen.
+            let level = if skipped.why == Why::Throws { log::Level::Warn } else { log::Level::Debug };
+            log::log!(
+                level,
+                "{}: {} is not probed: {}",
+                planned.path.display(),
+                skipped.names.join(" = "),
+                skipped.why
+            );
         }
-        let probes: Vec<Probe> = plan.probes.iter().filter_map(|probe| session_probe(plan, probe)).collect();
+        let mut probes: Vec<Probe> = plan.probes.iter().filter_map(|probe| session_probe(plan, probe)).collect();
+        probes.extend(exits(plan));
         self.attachments
             .attach(kernel, file.as_fd(), &probes, scope)
             .with_context(|| format!("cannot probe {}", planned.path.display()))
@@ -250,7 +259,18 @@ fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
         offset: probe.offset,
         placement,
         leaf: is_leaf(plan.role, probe.kind, probe.calls_another),
+        has_exits: !probe.exits.is_empty(),
     })
+}
+
+/// Probes on the ways out of functions that may throw, each once: some share theirs.
+fn exits(plan: &Plan) -> Vec<Probe> {
+    let mut offsets = HashSet::new();
+    let exits = plan.probes.iter().flat_map(|probe| probe.exits.iter().map(move |exit| (probe, *exit)));
+    exits
+        .filter(|(_, exit)| offsets.insert(*exit))
+        .map(|(probe, exit)| Probe::exit(probe.names.first().map_or("", String::as_str), exit))
+        .collect()
 }
 
 /// The cookie that says where the arguments are, in the order in which the programs read them: those of the plan stand at

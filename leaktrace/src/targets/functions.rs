@@ -262,6 +262,13 @@ pub fn prefixed_jemalloc_frees(name: &[u8]) -> impl Iterator<Item = &str> {
     ["sdallocx", "dallocx"].into_iter().filter_map(|ending| name.strip_suffix(ending)).filter(|it| !it.is_empty())
 }
 
+/// Whether a function of this name may throw a C++ exception instead of returning.
+#[must_use]
+pub fn may_throw(name: &str) -> bool {
+    // An `operator new`, or a C++ function that the user named: C++ says it by the type of a parameter if it does not.
+    name.starts_with("_Z") && !name.contains("nothrow_t") || names::THROWING.contains(&name)
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

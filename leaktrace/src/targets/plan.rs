@@ -9,6 +9,7 @@ mod linkage;
 mod outside;
 mod role;
 mod survey;
+mod ways_out;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -70,13 +71,16 @@ pub struct Probe {
     /// Whether its own code calls or jumps to another function that is probed, or may. If not, a function that it calls
     /// may still do so.
     pub calls_another: bool,
+    /// Where in the file its ways out are, in bytes, if it may throw: then no return probe may be put on it, and probes on
+    /// these see its returns. Empty for all others.
+    pub exits: Vec<u64>,
 }
 
 impl Probe {
     /// Whether a return probe belongs to it.
     #[must_use]
     pub fn needs_return(&self) -> bool {
-        self.kind.needs_return()
+        self.kind.needs_return() && self.exits.is_empty()
     }
 
     /// What keeps the probe at a single-stepped entry, if it is at one.
@@ -109,6 +113,8 @@ pub enum Why {
     Refused(Refusal),
     /// It is the dynamic linker's own.
     DynamicLinker,
+    /// It may throw, and its ways out are not known.
+    Throws,
 }
 
 /// Why nothing can be planned for an object.
@@ -158,9 +164,14 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         }
     }
     mark_outside_branches(&image, &mut own, options.emulation);
-    for function in own {
+    let ways_out = ways_out::of(&image, &own);
+    for (function, exits) in own.into_iter().zip(ways_out) {
+        let Some(exits) = exits else {
+            plan.skipped.push(Skipped { names: function.names, why: Why::Throws });
+            continue;
+        };
         match probe(&image, &function, options.emulation) {
-            Ok(Some(probe)) => plan.probes.push(probe),
+            Ok(Some(probe)) => plan.probes.push(Probe { exits, ..probe }),
             Ok(None) => {}
             Err(refusal) => plan.skipped.push(Skipped { names: function.names, why: Why::Refused(refusal) }),
         }
@@ -211,6 +222,7 @@ fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Resul
         offset,
         cookie: site.cookie(image.machine(), signature.kind),
         calls_another: function.calls_another,
+        exits: Vec::new(),
     }))
 }
 
@@ -236,6 +248,7 @@ impl fmt::Display for Why {
             Self::Resolver => f.write_str("an IFUNC, which chooses the function and is not it"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::DynamicLinker => f.write_str("the dynamic linker's own"),
+            Self::Throws => f.write_str("it may throw exceptions, which a return probe would break"),
         }
     }
 }

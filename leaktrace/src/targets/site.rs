@@ -9,6 +9,7 @@
 //! Bytes in, values out. Which function this is and where it lies in a file is [`super::plan`]'s business.
 
 mod emulation;
+mod exits;
 mod forward;
 mod frees;
 mod sweep;
@@ -22,6 +23,7 @@ use leaktrace_common::cookie::{self, Register};
 
 use super::functions::{Kind, Signature};
 pub use emulation::{Emulation, Refusal};
+pub use exits::{Surroundings, exits};
 pub use forward::{Destination, Reached, calls, forward};
 use sweep::{Sweep, Unclear};
 use track::Tracker;

@@ -38,8 +38,20 @@ const fn linked(name: &'static str, source: &'static str, libraries: &'static [&
     Recipe { libraries, ..Recipe::new(name, source, &[]) }
 }
 
-/// A victim preloaded with the first of these that is installed.
-fn assert_preloaded_exact(libraries: &[&str]) {
+/// C++ with an allocator that brings operators of its own, which throw: exceptions get past our probes.
+fn assert_cxx_exact(name: &'static str, libraries: &'static [&'static str]) {
+    assert_throws(&assert_built_exact(&linked(name, "cxx.cc", libraries)));
+}
+
+/// What the same frame allocates after an operator has thrown is booked, and the calls that threw are known.
+fn assert_throws((snapshot, accounts): &(Snapshot, Accounts)) {
+    let thrown = accounts.site("leak_around_throw");
+    assert_eq!(snapshot.through(thrown.pid, "leak_around_throw").outstanding(), (thrown.bytes, thrown.count));
+    assert_eq!(snapshot.process(thrown.pid).abandoned_calls, accounts.fact("thrown"));
+}
+
+/// Victims in C, and in C++ if that can throw, preloaded with the first of these that is installed.
+fn assert_preloaded_exact(libraries: &[&str], throws: bool) {
     let directory = "/usr/lib/x86_64-linux-gnu";
     let library =
         libraries.iter().map(|name| format!("{directory}/{name}")).find(|path| std::fs::exists(path).unwrap());
@@ -48,20 +60,31 @@ fn assert_preloaded_exact(libraries: &[&str]) {
     let (snapshot, accounts) = assert_exact("portable.c", command.env("LD_PRELOAD", &library));
     // Nothing of it reached the C library's functions, which are probed as well, twice.
     assert_eq!(snapshot.process(accounts.sites[0].pid).untracked_frees, 0);
+    if throws {
+        let mut command = Command::new(build::victim("cxx.cc"));
+        assert_throws(&assert_exact("cxx.cc", command.env("LD_PRELOAD", &library)));
+    }
 }
 
 #[test]
 fn tcmalloc_linked() {
     assert_built_exact(&linked("portable-tcmalloc", "portable.c", &["-ltcmalloc_minimal"]));
+    assert_cxx_exact("cxx-tcmalloc", &["-ltcmalloc_minimal"]);
 }
 
 #[test]
 fn tcmalloc_preloaded() {
-    assert_preloaded_exact(&["libtcmalloc_minimal.so.4"]);
+    assert_preloaded_exact(&["libtcmalloc_minimal.so.4"], true);
+}
+
+#[test]
+fn tcmalloc_with_its_profilers_linked() {
+    assert_cxx_exact("cxx-tcmalloc-full", &["-ltcmalloc"]);
 }
 
 #[test]
 fn tcmalloc_linked_statically() {
+    assert_cxx_exact("cxx-tcmalloc-static", &["-l:libtcmalloc_minimal.a"]);
     assert_built_exact(&linked(
         "portable-tcmalloc-static",
         "portable.c",
@@ -72,11 +95,12 @@ fn tcmalloc_linked_statically() {
 #[test]
 fn jemalloc_linked() {
     assert_built_exact(&linked("portable-jemalloc", "portable.c", &["-ljemalloc"]));
+    assert_cxx_exact("cxx-jemalloc", &["-ljemalloc"]);
 }
 
 #[test]
 fn jemalloc_preloaded() {
-    assert_preloaded_exact(&["libjemalloc.so.2"]);
+    assert_preloaded_exact(&["libjemalloc.so.2"], true);
 }
 
 #[test]
@@ -95,11 +119,14 @@ fn jemallocs_own_interface() {
 #[test]
 fn mimalloc_linked() {
     assert_built_exact(&linked("portable-mimalloc", "portable.c", &["-lmimalloc"]));
+    // Compiled as C, it aborts where it should throw.
+    let recipe = Recipe { libraries: &["-lmimalloc"], ..Recipe::new("cxx-mimalloc", "cxx.cc", &["-DNO_THROW"]) };
+    assert_built_exact(&recipe);
 }
 
 #[test]
 fn mimalloc_preloaded() {
-    assert_preloaded_exact(&["libmimalloc.so.3", "libmimalloc.so.2", "libmimalloc.so.2.0"]);
+    assert_preloaded_exact(&["libmimalloc.so.3", "libmimalloc.so.2", "libmimalloc.so.2.0"], false);
 }
 
 #[test]

@@ -306,3 +306,22 @@ fn a_process_is_probed_in_its_program_its_allocators_and_its_c_library() {
     let chosen: Vec<_> = choose(plans.iter().enumerate()).into_iter().map(|(index, _)| index).collect();
     assert_eq!(chosen, [3, 2, 0]);
 }
+
+#[test]
+fn what_may_throw_is_watched_at_its_ways_out() {
+    let mut image = Image::library("libjemalloc.so.2");
+    for name in ["malloc", "free", "sdallocx"] {
+        image.function(&[name], Exported, ENTRY);
+    }
+    image.function(&["_Znwm"], Exported, ENTRY);
+    image.function(&["_ZnwmRKSt9nothrow_t"], Exported, ENTRY);
+    // It ends in a jump through a register alone.
+    image.function(&["_ZnwmSt11align_val_t"], Exported, &[0x53, 0x5b, 0xff, 0xe0]);
+    let plan = planned(&image);
+    let throwing = probe(&plan, "_Znwm");
+    assert_eq!((throwing.needs_return(), throwing.exits.as_slice()), (false, &[throwing.entry_offset + 2][..]));
+    for name in ["_ZnwmRKSt9nothrow_t", "malloc"] {
+        assert!(probe(&plan, name).needs_return() && probe(&plan, name).exits.is_empty(), "{name}");
+    }
+    assert!(plan.skipped.iter().any(|it| it.names == ["_ZnwmSt11align_val_t"] && it.why == Why::Throws));
+}

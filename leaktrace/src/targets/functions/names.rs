@@ -277,6 +277,31 @@ const DELETE_ENDINGS: &[&str] = &[
     "mSt11align_val_tRKSt9nothrow_t",
 ];
 
+/// Functions under C names that are `operator new` inside and throw as it does.
+pub(super) const THROWING: &[&str] = &[
+    "tc_new",
+    "tc_new_aligned",
+    "tc_newarray",
+    "tc_newarray_aligned",
+    "TCMallocInternalNew",
+    "TCMallocInternalNewAligned",
+    "TCMallocInternalNewArray",
+    "TCMallocInternalNewArrayAligned",
+    "__size_returning_new",
+    "__size_returning_new_hot_cold",
+    "__size_returning_new_aligned",
+    "__size_returning_new_aligned_hot_cold",
+    "mi_new",
+    "mi_new_aligned",
+    "mi_new_n",
+    "mi_new_realloc",
+    "mi_new_reallocn",
+    "mi_heap_alloc_new",
+    "mi_heap_alloc_new_n",
+    "mi_theap_alloc_new",
+    "mi_theap_alloc_new_n",
+];
+
 /// No fixed name is longer, in bytes (a test holds it to that).
 pub(super) const LONGEST: usize = 48;
 

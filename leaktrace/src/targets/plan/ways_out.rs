@@ -1,0 +1,60 @@
+//! Which candidates may throw exceptions, and where those return.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
+use super::survey::Candidate;
+use crate::targets::elf::{Image, Links};
+use crate::targets::functions::may_throw;
+use crate::targets::site::{self, Machine, Surroundings};
+
+/// Longer names of functions are not followed through linkage tables, in bytes.
+const MAX_NAME: usize = 256;
+/// As much code as is looked at from one address.
+const PIECE: usize = site::LONGEST_INSTRUCTION;
+
+/// For each candidate the offsets in the file of its ways out: none where a return probe does no harm, `None` where it
+/// would and they are not all known.
+pub(super) fn of(image: &Image<'_>, candidates: &[Candidate]) -> Vec<Option<Vec<u64>>> {
+    let around = Around { image, candidates, links: OnceCell::new(), symbols: OnceCell::new() };
+    candidates.iter().map(|candidate| around.ways_out(candidate)).collect()
+}
+
+struct Around<'a, 'b> {
+    image: &'b Image<'a>,
+    candidates: &'b [Candidate],
+    links: OnceCell<Links<'a>>,
+    symbols: OnceCell<HashMap<&'a [u8], u64>>,
+}
+
+impl Around<'_, '_> {
+    fn ways_out(&self, candidate: &Candidate) -> Option<Vec<u64>> {
+        let throws = candidate.names.iter().any(|name| may_throw(name));
+        if !throws || !candidate.known.signature.kind.needs_return() {
+            return Some(Vec::new());
+        }
+        if self.image.machine() != Machine::X86_64 {
+            return None;
+        }
+        let exits = site::exits(candidate.extent.address, self)?;
+        exits.into_iter().map(|address| self.image.file_offset(address)).collect()
+    }
+}
+
+impl Surroundings for Around<'_, '_> {
+    fn code(&self, address: u64) -> Option<&[u8]> {
+        self.image.code(address, PIECE)
+    }
+
+    fn linked(&self, slot: u64) -> Option<u64> {
+        let links = self.links.get_or_init(|| self.image.links(MAX_NAME, |_| true));
+        let symbols = self
+            .symbols
+            .get_or_init(|| self.image.symbols(MAX_NAME).map(|symbol| (symbol.name, symbol.extent.address)).collect());
+        symbols.get(links.at(slot)?).copied()
+    }
+
+    fn is_watched(&self, entry: u64) -> bool {
+        self.candidates.binary_search_by_key(&entry, |candidate| candidate.extent.address).is_ok()
+    }
+}
