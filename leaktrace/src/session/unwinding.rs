@@ -164,21 +164,20 @@ impl Unwinding {
         let Built { object, table, took } = built;
         let path = object.path();
         self.pending = self.pending.saturating_sub(1);
-        match &table {
-            Ok(table) => log::debug!(
-                "unwind table of {}: {} rows, {} bytes, {} ms",
-                path.display(),
-                table.rows().len(),
-                table.size(),
-                took.as_millis()
-            ),
-            Err(error) => log::info!("{} is unwound by frame pointers: {error}", path.display()),
-        }
+        let (size, rows) = table.as_ref().map_or((0, 0), |table| (table.size(), table.rows().len()));
+        let failed = table.as_ref().err().map(ToString::to_string);
         let users = self.registry.table_built(&object.id(), table, &mut Pool(&kernel.unwind_pool));
         self.forget_dropped();
         self.file(&object);
         for pid in users {
             self.publish(kernel, pid);
+        }
+        // Said when it is in use.
+        match failed {
+            None => {
+                log::debug!("unwind table of {}: {rows} rows, {size} bytes, {} ms", path.display(), took.as_millis())
+            }
+            Some(error) => log::info!("{} is unwound by frame pointers: {error}", path.display()),
         }
     }
 

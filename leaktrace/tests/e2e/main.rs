@@ -25,6 +25,7 @@ mod doctor;
 mod failures;
 mod filters;
 mod following;
+mod frames;
 mod lifecycle;
 mod linked_allocators;
 mod many_lives;

@@ -118,7 +118,7 @@ fn allocations_of_stock_programs_unwind_as_gimli_says() {
 /// as long as they take; 1250 make 10,000 in all.
 fn bounds() -> kernel::Bounds {
     match std::env::var("LEAKTRACE_ORACLE_CALLS") {
-        Ok(calls) => kernel::Bounds { calls: calls.parse().unwrap(), time: Duration::from_secs(3600) },
+        Ok(calls) => kernel::Bounds { calls: calls.parse().unwrap(), time: Duration::from_hours(1) },
         Err(_) => kernel::Bounds { calls: 200, time: Duration::from_secs(3) },
     }
 }

@@ -75,6 +75,11 @@ impl Tracer {
         self.stderr.wait_for("the line that tracing has begun", |line| line.starts_with(TRACING));
     }
 
+    /// Waits for a message on standard error.
+    pub fn wait_for_message(&self, expected: &str, wanted: impl Fn(&str) -> bool) {
+        self.stderr.wait_for(expected, wanted);
+    }
+
     /// Waits for a line of a report, or of the traced command, on standard output.
     pub fn wait_for_output(&self, expected: &str, wanted: impl Fn(&str) -> bool) -> String {
         self.stdout.wait_for(expected, wanted)
