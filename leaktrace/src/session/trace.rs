@@ -215,9 +215,12 @@ impl<'a> Trace<'a> {
         self.processes.name(pid);
         self.probe_named(scope)?;
         self.until_probed().await?;
-        let found = self.processes.look_at(pid).map(|space| self.prober.found(space)).unwrap_or_default();
-        if found.objects.is_empty() && self.config.recording.objects.is_empty() {
-            bail!("{}", nothing_to_probe(pid, &found));
+        // One that has ended meanwhile is not at fault: the trace ends at once, with its report.
+        if let Ok(space) = self.processes.look_at(pid) {
+            let found = self.prober.found(space);
+            if found.objects.is_empty() && self.config.recording.objects.is_empty() {
+                bail!("{}", nothing_to_probe(pid, &found));
+            }
         }
         Ok(())
     }
