@@ -14,9 +14,9 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink,
 use leaktrace_common::abi;
 use leaktrace_common::cookie::{self, Register};
 
-use super::bpf::{self, AttachType, Places};
+use super::bpf::{self, Places};
 use super::kernel::Kernel;
-use super::programs::{Technique, load_by_aya};
+use super::programs::{ByHand, Technique, load_by_aya};
 use crate::model::Pid;
 
 /// One function of a file to be probed.
@@ -111,47 +111,23 @@ struct Step<'a> {
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
-    held: Vec<Probes>,
+    held: Vec<(Scope, Probes)>,
 }
 
 impl Attachments {
-    /// Sets `probes` in `file`.
+    /// Sets `probes` in `file` by perf events, one after the other.
     ///
     /// # Errors
     /// The first that the kernel refuses; those set before stay, held by `self`.
-    pub fn attach(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
-        for step in steps(probes, kernel.programs.technique()) {
-            match kernel.programs.technique().attach_type(step.program) {
-                Some(attach_type) => self.link(kernel, file, &step, scope, attach_type)?,
-                None => self.open_perf_events(kernel, file, &step, scope)?,
-            }
-        }
-        Ok(())
+    pub fn open(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
+        steps(probes, Technique::PerfEvents)
+            .iter()
+            .try_for_each(|step| self.open_perf_events(kernel, file, step, scope))
     }
 
-    fn link(
-        &mut self,
-        kernel: &Kernel,
-        file: BorrowedFd<'_>,
-        step: &Step<'_>,
-        scope: Scope,
-        attach_type: AttachType,
-    ) -> Result<()> {
-        let offsets: Vec<u64> = step.probes.iter().map(|probe| probe.offset).collect();
-        let cookies: Vec<u64> = step.probes.iter().map(|probe| probe.program().1).collect();
-        let pid = match scope {
-            Scope::Process(pid) => pid.0,
-            Scope::AllProcesses => 0,
-        };
-        // By descriptor: the file may lie in another mount namespace, be deleted, or have no name at all.
-        let path = bpf::path_of(file.as_raw_fd());
-        let places = Places { path: &path, offsets: &offsets, cookies: &cookies, pid, returns: step.returns };
-        let program =
-            kernel.programs.descriptor(step.program).with_context(|| format!("{} is not loaded", step.program))?;
-        let link = bpf::link(program, attach_type, &places)
-            .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))?;
-        self.held.push(Probes::Link(link));
-        Ok(())
+    /// Keeps what [`links`] gave.
+    pub fn hold(&mut self, links: Vec<OwnedFd>, scope: Scope) {
+        self.held.extend(links.into_iter().map(|link| (scope, Probes::Link(link))));
     }
 
     fn open_perf_events(
@@ -162,7 +138,7 @@ impl Attachments {
         scope: Scope,
     ) -> Result<()> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let scope = match scope {
+        let processes = match scope {
             Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid.0).context("pid 0 cannot be traced")?),
             Scope::AllProcesses => UProbeScope::AllProcesses,
         };
@@ -173,10 +149,10 @@ impl Attachments {
                 location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
                 cookie: (cookie != 0 && !step.returns).then_some(cookie),
             };
-            let link = program.attach(point, &path, scope).with_context(|| {
+            let link = program.attach(point, &path, processes).with_context(|| {
                 format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
             })?;
-            self.held.push(Probes::PerfEvent(program.take_link(link)?));
+            self.held.push((scope, Probes::PerfEvent(program.take_link(link)?)));
         }
         Ok(())
     }
@@ -186,10 +162,16 @@ impl Attachments {
         self.held.is_empty()
     }
 
+    /// Takes out those that are for this scope.
+    #[must_use]
+    pub fn take(&mut self, scope: Scope) -> Self {
+        Self { held: self.held.extract_if(.., |(of, _)| *of == scope).collect() }
+    }
+
     /// Removes all probes. The kernel waits for a grace period at each link: side by side.
     pub fn detach(self) {
         thread::scope(|scope| {
-            for held in self.held {
+            for (_, held) in self.held {
                 scope.spawn(move || match held {
                     Probes::Link(link) => drop(link),
                     Probes::PerfEvent(link) => {
@@ -203,6 +185,30 @@ impl Attachments {
             }
         });
     }
+}
+
+/// Sets `probes` in `file`: the links that hold them.
+///
+/// # Errors
+/// The first that the kernel refuses; those set before are gone.
+pub fn links(programs: &ByHand, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<Vec<OwnedFd>> {
+    // By descriptor: the file may lie in another mount namespace, be deleted, or have no name at all.
+    let path = bpf::path_of(file.as_raw_fd());
+    let pid = match scope {
+        Scope::Process(pid) => pid.0,
+        Scope::AllProcesses => 0,
+    };
+    let technique = programs.technique();
+    let link = |step: Step<'_>| {
+        let attach_type = technique.attach_type(step.program).context("perf events are no links")?;
+        let offsets: Vec<u64> = step.probes.iter().map(|probe| probe.offset).collect();
+        let cookies: Vec<u64> = step.probes.iter().map(|probe| probe.program().1).collect();
+        let places = Places { path: &path, offsets: &offsets, cookies: &cookies, pid, returns: step.returns };
+        let program = programs.descriptor(step.program).with_context(|| format!("{} is not loaded", step.program))?;
+        bpf::link(program, attach_type, &places)
+            .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
+    };
+    steps(probes, technique).into_iter().map(link).collect()
 }
 
 /// What to attach, in an order in which nothing is booked whose free could go unseen, and no entry is remembered whose

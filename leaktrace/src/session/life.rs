@@ -33,6 +33,8 @@ pub struct Life {
     pub start_time: Option<Timestamp>,
     /// Its mappings.
     pub space: AddressSpace,
+    /// Whether its first thread has ended, which the others may outlive.
+    pub leaderless: bool,
     /// Whether it is over.
     pub ended: bool,
     /// How it ended where that is known.
@@ -60,6 +62,7 @@ impl Life {
             exe: None,
             start_time: None,
             space,
+            leaderless: false,
             ended: false,
             exit_status: None,
             memory: Memory::default(),

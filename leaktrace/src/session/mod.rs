@@ -4,6 +4,7 @@
 //! In: a [`Config`]. Out: a [`Snapshot`] at each interval and an [`Outcome`] at the end.
 
 mod attach;
+mod attacher;
 #[doc(hidden)]
 pub mod bpf;
 mod btf;

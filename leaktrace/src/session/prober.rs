@@ -15,8 +15,10 @@ use leaktrace_common::abi;
 use leaktrace_common::cookie;
 
 use super::attach::{Attachments, Probe, Scope};
+use super::attacher::{About, Attached, Attacher, Order};
 use super::kernel::{Kernel, monotonic_ns};
 use super::planner::{Outcome, Planned, Planner, Wanted};
+use super::programs::Programs;
 use crate::procmaps::{AddressSpace, Object, ObjectId};
 use crate::targets::functions::Kind;
 use crate::targets::plan::{self, Allocator, Plan, Role, Why};
@@ -25,6 +27,7 @@ use crate::targets::site::Emulation;
 /// Plans and attaches.
 pub struct Prober {
     attachments: Attachments,
+    attacher: Attacher,
     planner: Planner,
     wanted: Wanted,
     plans: HashMap<ObjectId, Planning>,
@@ -55,6 +58,14 @@ pub struct Request {
     pub mapped_ns: u64,
 }
 
+/// What comes of requests, and goes to [`Prober::settle`].
+pub enum Progress {
+    /// A plan is made.
+    Planned(Outcome),
+    /// A file has its probes.
+    Attached(Attached),
+}
+
 /// What there is to probe in a process.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -74,6 +85,7 @@ impl Prober {
         let wanted = Wanted { prefixes: prefixes.to_vec(), emulation };
         Ok(Self {
             attachments: Attachments::default(),
+            attacher: Attacher::start().context("cannot start the threads that attach probes")?,
             planner: Planner::start(&wanted).context("cannot start the threads that read programs")?,
             wanted,
             plans: HashMap::new(),
@@ -114,21 +126,32 @@ impl Prober {
             .try_for_each(|object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
     }
 
-    /// Whether nothing is being planned.
+    /// Whether everything requested is in place.
     pub fn is_idle(&self) -> bool {
-        self.pending == 0
+        self.pending == 0 && self.attacher.is_idle()
     }
 
-    /// Waits for a plan, which goes to [`Prober::settle`]. May be cancelled.
-    pub async fn planned(&mut self) -> Outcome {
-        self.planner.next().await
+    /// Waits for what comes of requests. May be cancelled.
+    pub async fn progress(&mut self) -> Progress {
+        tokio::select! {
+            attached = self.attacher.next() => Progress::Attached(attached),
+            planned = self.planner.next() => Progress::Planned(planned),
+        }
     }
 
-    /// Attaches what waited for this plan.
+    /// Attaches what waited for a plan, keeps what is attached.
     ///
     /// # Errors
     /// A probe that the kernel refuses.
-    pub fn settle(&mut self, kernel: &mut Kernel, (id, planned): Outcome) -> Result<()> {
+    pub fn settle(&mut self, kernel: &mut Kernel, progress: Progress) -> Result<()> {
+        let (id, planned) = match progress {
+            Progress::Planned(outcome) => outcome,
+            Progress::Attached(Attached { about, scope, links }) => {
+                let links = links.with_context(|| format!("cannot probe {}", about.path.display()))?;
+                self.attachments.hold(links, scope);
+                return about.tell();
+            }
+        };
         self.pending = self.pending.saturating_sub(1);
         let Some(Planning::Pending(requests)) = self.plans.insert(id, Planning::Done(planned.clone())) else {
             return Ok(());
@@ -166,12 +189,7 @@ impl Prober {
         }
         self.attached.insert((object.id(), *scope), Arc::clone(object));
         let file = object.open().with_context(|| format!("cannot open {}", planned.path.display()))?;
-        self.attach(kernel, &file, planned, *scope)?;
-        if *mapped_ns != 0 {
-            let late = Duration::from_nanos(monotonic_ns()?.saturating_sub(*mapped_ns));
-            log::debug!("{}: probed {late:.1?} after it was mapped", planned.path.display());
-        }
-        Ok(())
+        self.attach(kernel, file, planned, *scope, *mapped_ns)
     }
 
     /// Probes a file that the user named.
@@ -190,10 +208,17 @@ impl Prober {
             }
             bail!("--object {path} has no allocation function that we know, nor one with the prefix {prefixes}");
         }
-        self.attach(kernel, &file, &planned, scope)
+        self.attach(kernel, file, &planned, scope, 0)
     }
 
-    fn attach(&mut self, kernel: &mut Kernel, file: &File, planned: &Planned, scope: Scope) -> Result<()> {
+    fn attach(
+        &mut self,
+        kernel: &mut Kernel,
+        file: File,
+        planned: &Planned,
+        scope: Scope,
+        mapped_ns: u64,
+    ) -> Result<()> {
         let plan = &planned.plan;
         let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
         if !self.files.insert((inode.dev(), inode.ino(), scope)) {
@@ -216,9 +241,23 @@ impl Prober {
         }
         let mut probes: Vec<Probe> = plan.probes.iter().filter_map(|probe| session_probe(plan, probe)).collect();
         probes.extend(exits(plan));
+        let about = About { path: planned.path.clone(), mapped_ns };
+        if let Programs::ByHand(programs) = &kernel.programs {
+            let programs = Arc::clone(programs);
+            self.attacher.order(Order { programs, file, probes, scope, about });
+            return Ok(());
+        }
         self.attachments
-            .attach(kernel, file.as_fd(), &probes, scope)
-            .with_context(|| format!("cannot probe {}", planned.path.display()))
+            .open(kernel, file.as_fd(), &probes, scope)
+            .with_context(|| format!("cannot probe {}", about.path.display()))?;
+        about.tell()
+    }
+
+    /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
+    pub fn forget(&mut self, scope: Scope) {
+        self.attached.retain(|(_, of), _| *of != scope);
+        self.files.retain(|(_, _, of)| *of != scope);
+        self.attachments.take(scope).detach();
     }
 
     /// Whether nothing is probed at all.
@@ -229,6 +268,16 @@ impl Prober {
     /// Removes all probes.
     pub fn detach(self) {
         self.attachments.detach();
+    }
+}
+
+impl About {
+    fn tell(&self) -> Result<()> {
+        if self.mapped_ns != 0 {
+            let late = Duration::from_nanos(monotonic_ns()?.saturating_sub(self.mapped_ns));
+            log::debug!("{}: probed {late:.1?} after it was mapped", self.path.display());
+        }
+        Ok(())
     }
 }
 

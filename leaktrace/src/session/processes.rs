@@ -49,6 +49,8 @@ pub struct Processes {
     unclaimed: [Vec<u32>; 2],
     /// Processes whose mappings have changed since they were last asked for.
     changed: BTreeSet<Pid>,
+    /// Processes in which a thread that is not the first has begun another program.
+    orphaned: Vec<Pid>,
     buried: Buried,
 }
 
@@ -87,6 +89,7 @@ impl Processes {
             by_pid: HashMap::new(),
             unclaimed: [Vec::new(), Vec::new()],
             changed: BTreeSet::new(),
+            orphaned: Vec::new(),
             buried: Buried::default(),
         }
     }
@@ -137,6 +140,12 @@ impl Processes {
         changed.into_iter().filter_map(|pid| Some((pid, &self.lives.get(&self.current(pid)?)?.space)))
     }
 
+    /// Processes that have begun another program by a thread that was not their first, since this was last called: what the
+    /// kernel had attached to the first thread went with it.
+    pub fn take_orphaned(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.orphaned)
+    }
+
     /// The pids of all lives that are not over.
     pub fn alive(&self) -> Vec<Pid> {
         self.lives.values().filter(|life| !life.ended).map(|life| life.pid).collect()
@@ -183,6 +192,9 @@ impl Processes {
     fn executed(&mut self, pid: Pid, comm: &str, time: u64) {
         let Some(old) = self.current(pid) else { return };
         let Some(before) = self.lives.get(&old).filter(|before| before.captured_ns <= time) else { return };
+        if before.leaderless {
+            self.orphaned.push(pid);
+        }
         let life = Life {
             comm: comm.to_owned(),
             start_time: before.start_time,
@@ -215,6 +227,9 @@ impl Processes {
     /// Its other threads may go on, and then the programs say when the process ends; of one that never allocated nobody
     /// will.
     fn leader_exited(&mut self, pid: Pid) {
+        if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
+            life.leaderless = true;
+        }
         if self.current(pid).and_then(|number| self.lives.get(&number)).is_some_and(|life| !life.is_reported()) {
             self.end_current(pid);
         }

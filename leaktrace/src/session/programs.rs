@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
@@ -174,15 +175,28 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData> {
     }
 }
 
+/// Programs of sessions or of multi links, loaded.
+pub struct ByHand {
+    technique: Technique,
+    descriptors: Vec<(&'static str, OwnedFd)>,
+}
+
+impl ByHand {
+    /// The descriptor of a program.
+    pub fn descriptor(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.descriptors.iter().find(|(known, _)| *known == name).map(|(_, descriptor)| descriptor.as_fd())
+    }
+
+    /// How probes are attached.
+    pub fn technique(&self) -> Technique {
+        self.technique
+    }
+}
+
 /// The programs of one technique, loaded.
 pub enum Programs {
     /// By hand.
-    ByHand {
-        /// Of sessions or of multi links.
-        technique: Technique,
-        /// Loaded programs.
-        descriptors: Vec<(&'static str, OwnedFd)>,
-    },
+    ByHand(Arc<ByHand>),
     /// By aya, as needed.
     ByAya,
 }
@@ -203,24 +217,6 @@ impl Programs {
                 Ok((*name, loader.load(name, attach_type)?))
             })
             .collect::<Result<_>>()?;
-        Ok(Self::ByHand { technique, descriptors })
-    }
-
-    /// The descriptor of a program loaded by hand.
-    pub fn descriptor(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::ByHand { descriptors, .. } => {
-                descriptors.iter().find(|(known, _)| *known == name).map(|(_, descriptor)| descriptor.as_fd())
-            }
-            Self::ByAya => None,
-        }
-    }
-
-    /// How probes are attached.
-    pub fn technique(&self) -> Technique {
-        match self {
-            Self::ByHand { technique, .. } => *technique,
-            Self::ByAya => Technique::PerfEvents,
-        }
+        Ok(Self::ByHand(Arc::new(ByHand { technique, descriptors })))
     }
 }

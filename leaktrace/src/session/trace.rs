@@ -70,6 +70,8 @@ struct Trace<'a> {
     /// When to take the records of the dead out of the tables, and how long it took the last time.
     reclaim_at: Option<Instant>,
     reclaiming_took: Duration,
+    /// What a reader of the numbers must know beside what the capture says.
+    warnings: Vec<String>,
     target: Target,
     options: Options,
     started: Timestamp,
@@ -194,6 +196,7 @@ impl<'a> Trace<'a> {
             lost_records: 0,
             reclaim_at: None,
             reclaiming_took: Duration::ZERO,
+            warnings: Vec::new(),
             target: config.target(),
             options: config.options(),
             started: Timestamp::now(),
@@ -257,7 +260,7 @@ impl<'a> Trace<'a> {
     async fn until_probed(&mut self) -> Result<()> {
         while !self.prober.is_idle() {
             tokio::select! {
-                planned = self.prober.planned() => self.prober.settle(&mut self.kernel, planned)?,
+                progress = self.prober.progress() => self.prober.settle(&mut self.kernel, progress)?,
                 ready = self.discovery.ready() => {
                     ready.context("cannot wait for the kernel's records")?;
                     self.take_in();
@@ -356,8 +359,8 @@ impl<'a> Trace<'a> {
                 }
                 // Last: there may always be more of these.
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
-                planned = self.prober.planned() => {
-                    if let Err(error) = self.prober.settle(&mut self.kernel, planned) {
+                progress = self.prober.progress() => {
+                    if let Err(error) = self.prober.settle(&mut self.kernel, progress) {
                         log::warn!("{error:#}");
                     }
                 }
@@ -428,6 +431,7 @@ impl<'a> Trace<'a> {
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        capture.warnings.extend(self.warnings.iter().cloned());
         capture.losses.events_lost += self.discovery.lost();
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
     }

@@ -28,6 +28,7 @@ mod following;
 mod frames;
 mod lifecycle;
 mod linked_allocators;
+mod lives;
 mod many_lives;
 mod outputs;
 mod processes;

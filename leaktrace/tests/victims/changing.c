@@ -2,6 +2,7 @@
  *
  *     changing wait|run name NAME    takes another name
  *     changing wait|run user UID     takes another user's rights
+ *     changing wait|run hidden -      is not to be dumped, nor looked at but by root, from before it begins
  *     changing wait|run group FILE   enters a control group: writes itself to this cgroup.procs
  */
 #include "victim.h"
@@ -30,6 +31,8 @@ SITE_FN static void *leak_after(size_t size)
 int main(int argc, char **argv)
 {
     victim_require(argc > 3, "what to become?");
+    int hidden = strcmp(argv[2], "hidden") == 0;
+    victim_require(!hidden || prctl(PR_SET_DUMPABLE, 0) == 0, "prctl");
     victim_begin(argc, argv);
     for (size_t i = 0; i < 10; i++)
         kept[i] = leak_before(100 + i);
@@ -37,7 +40,7 @@ int main(int argc, char **argv)
         victim_require(prctl(PR_SET_NAME, argv[3]) == 0, "prctl");
     } else if (strcmp(argv[2], "user") == 0) {
         victim_require(setuid((uid_t)victim_number(argc, argv, 3, 0)) == 0, "setuid");
-    } else {
+    } else if (!hidden) {
         int file = open(argv[3], O_WRONLY);
         victim_require(file >= 0 && write(file, "0", 1) == 1 && close(file) == 0, "cgroup.procs");
     }

@@ -1,8 +1,10 @@
 /* Leaks, replaces itself by exec, and leaks again: two lives of one pid.
  *
  *     execing wait|run main|thread
+ *     execing wait|run into PROGRAM ARGUMENTS...
  *
- * `thread` calls exec from a thread that is not the first one: it takes over the pid, and its own id is gone.
+ * `thread` calls exec from a thread that is not the first one: it takes over the pid, and its own id is gone. `into` does
+ * so too, and becomes another program.
  */
 #include "victim.h"
 
@@ -12,7 +14,9 @@
 
 enum { FIRST, SECOND, SITES };
 static struct site sites[SITES] = {SITE(leak_before_exec), SITE(leak_after_exec)};
-static char *arguments[4];
+static char *own_arguments[4];
+static const char *program = "/proc/self/exe";
+static char **arguments = own_arguments;
 
 SITE_FN static void *leak_before_exec(size_t size)
 {
@@ -34,7 +38,7 @@ static void *replace(void *nothing)
     for (size_t i = 0; i < BLOCKS; i++)
         (void)leak_before_exec(100 + i);
     report_site(&sites[FIRST]);
-    execv("/proc/self/exe", arguments);
+    execv(program, arguments);
     victim_fail("exec");
 }
 
@@ -56,7 +60,11 @@ int main(int argc, char **argv)
     arguments[1] = argv[1];
     arguments[2] = "second";
     victim_begin(argc, argv);
-    if (strcmp(argv[2], "thread") == 0) {
+    if (strcmp(argv[2], "into") == 0) {
+        program = argv[3];
+        arguments = argv + 3;
+    }
+    if (strcmp(argv[2], "main") != 0) {
         pthread_t thread;
         victim_require(pthread_create(&thread, NULL, replace, NULL) == 0, "pthread_create");
         pthread_join(thread, NULL);

@@ -55,7 +55,11 @@ impl Trace<'_> {
         // The programs' first: whatever the kernel recorded before them is read then too.
         let events = self.program_events();
         for record in self.discovery.read() {
-            if let Some(mapped) = self.processes.apply(&record) {
+            let mapped = self.processes.apply(&record);
+            for pid in self.processes.take_orphaned() {
+                self.renew(pid);
+            }
+            if let Some(mapped) = mapped {
                 self.unwinding.expect(&mapped.object);
                 self.probe_mapped(mapped);
             }
@@ -109,6 +113,19 @@ impl Trace<'_> {
         let scope = self.scope(pid);
         if let Err(error) = self.prober.request(&mut self.kernel, Request { object, scope, mapped_ns: time_ns }) {
             log::warn!("{error:#}");
+        }
+    }
+
+    /// Probes that the kernel ties to a process it ties to its first thread, and they went with that; what the process maps
+    /// from now on is attached anew.
+    fn renew(&mut self, pid: Pid) {
+        let scope = self.scope(pid);
+        if matches!(scope, Scope::Process(_)) {
+            self.prober.forget(scope);
+            self.warnings.push(format!(
+                "process {pid} began another program by a thread that is not its first: what it allocated before it was \
+                 probed again is missing; trace without --no-follow"
+            ));
         }
     }
 
