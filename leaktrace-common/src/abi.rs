@@ -4,7 +4,7 @@
 //! `_ns`.
 
 use crate::table::Bucket;
-use crate::unwind::Stop;
+use crate::unwind::{FileKey, Stop};
 
 /// Address bits in a block's key; the process slot lies above them.
 pub const ADDRESS_BITS: u32 = 48;
@@ -264,6 +264,27 @@ pub struct Control {
     pub next_slot: u64,
 }
 
+/// What the kernel says of a mapping.
+#[repr(C)]
+pub struct FoundMapping {
+    /// Nonzero once all of it could be read.
+    pub known: u64,
+    /// First address.
+    pub start: u64,
+    /// Of `start` in the file, pages.
+    pub page: u64,
+    /// `vm_flags`
+    pub flags: u64,
+    /// The kernel's `struct file`; 0 where there is none.
+    pub file: u64,
+    /// The kernel's `struct inode` of the file.
+    pub inode: u64,
+    /// The kernel's `struct super_block` of the inode.
+    pub super_block: u64,
+    /// The file.
+    pub key: FileKey,
+}
+
 /// Scratch memory of one stack walk.
 #[repr(C)]
 pub struct Scratch {
@@ -273,6 +294,8 @@ pub struct Scratch {
     pub walk: [u64; 4],
     /// [`SITE_GUESSED`] and [`SITE_UNREADY`] as far as the walk has come.
     pub guesses: u64,
+    /// What the kernel said of the mapping that was asked for last.
+    pub found: FoundMapping,
     /// Address that `window` was read from.
     pub base: u64,
     /// Bytes of `window` that were read.

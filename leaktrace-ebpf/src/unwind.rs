@@ -117,7 +117,7 @@ pub extern "C" fn unwind_frame(slot: u64, list: u64, depth: u32) -> u64 {
     // SAFETY: the slot was claimed by our caller's caller.
     let [ip, sp, fp, state] = unsafe { (*scratch).walk };
     let mut walk = Walk::resume(Regs { ip, sp, fp }, state);
-    let rule = rule(list, walk.lookup_address());
+    let rule = rule(slot, list, walk.lookup_address());
     if let Some(stop) = walk.refuses(rule) {
         return stop as u64;
     }
@@ -154,11 +154,18 @@ fn cached(list: u64, address: u64) -> Rule {
     Rule::NONE
 }
 
-/// The rule for an address, from the cache or else by searching.
+/// The rule for an address, from the cache or else by searching, with the help of a scratch slot.
 #[inline(always)]
-fn rule(list: u64, address: u64) -> Rule {
+fn rule(slot: u64, list: u64, address: u64) -> Rule {
     let rule = cached(list, address);
-    if rule == Rule::NONE { Rule::from_bits(unknown(unwind_find(list, address)) as u32) } else { rule }
+    if rule != Rule::NONE {
+        return rule;
+    }
+    let rule = Rule::from_bits(unknown(unwind_find(list, address)) as u32);
+    if config::knows_vma() != 0 && is_unlisted(list, rule) {
+        return Rule::from_bits(unknown(vma::vma_rule(slot, address, rule.to_bits())) as u32);
+    }
+    rule
 }
 
 /// Whether a rule is missing because the process has no list of mappings yet, or one without the address.
@@ -181,9 +188,6 @@ pub extern "C" fn unwind_find(list: u64, address: u64) -> u64 {
     {
         // SAFETY: an element of the map; the word is stored whole, whoever else stores there.
         unsafe { word.write_volatile(cache_word(key, rule)) };
-    }
-    if config::knows_vma() != 0 && is_unlisted(list, rule) {
-        return vma::vma_rule(address, rule.to_bits());
     }
     u64::from(rule.to_bits())
 }

@@ -175,7 +175,7 @@ impl Unwinding {
         // Said when it is in use.
         match failed {
             None => {
-                log::debug!("unwind table of {}: {rows} rows, {size} bytes, {} ms", path.display(), took.as_millis())
+                log::debug!("unwind table of {}: {rows} rows, {size} bytes, {} ms", path.display(), took.as_millis());
             }
             Some(error) => log::info!("{} is unwound by frame pointers: {error}", path.display()),
         }

@@ -19,6 +19,9 @@ const STRIPPED: Recipe = Recipe {
 const PLUGIN: Recipe = Recipe::new("plugin.so", "plugin.c", &["-O2", "-fomit-frame-pointer", "-shared", "-fPIC"]);
 const MERGING: Recipe = Recipe::new("merging", "merging.cc", &["-O2", "-fomit-frame-pointer"]);
 
+/// All of these.
+pub const RECIPES: [Recipe; 5] = [FRAMES, STATIC, STRIPPED, PLUGIN, MERGING];
+
 /// What a site's stack says of the victim's own functions, innermost first, a function that calls itself with how often it
 /// stands there. Inlined ones are left out.
 fn own_frames(site: &Site, own: &[&str]) -> Vec<(String, usize)> {
@@ -145,9 +148,9 @@ fn stacks_of_a_stripped_program_are_as_deep() {
 
 #[test]
 fn constructors_of_libraries_have_whole_stacks() {
-    let preload = format!("LD_PRELOAD={}", path_str(&PLUGIN.built()));
-    let frames = FRAMES.built();
-    let finished = Tracer::start_unready(&["--", "env", &preload, path_str(&frames), "run"]).wait();
+    let (plugin, frames) = (PLUGIN.built(), FRAMES.built());
+    let line = format!("LD_PRELOAD={} exec {} run", path_str(&plugin), path_str(&frames));
+    let finished = Tracer::start_unready(&["--", "sh", "-c", &line]).wait();
     finished.assert_success();
     let (snapshot, accounts) = (finished.snapshot(), Accounts::parse(&finished.stdout));
     let pid = accounts.site("leak_constructor").pid;

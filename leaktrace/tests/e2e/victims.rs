@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::frames;
 use crate::harness::build;
 
 /// What is built from one source without further libraries.
@@ -45,6 +46,12 @@ fn every_plain_victim_is_built() {
         assert!(built.is_file(), "{source} is not built");
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(Path::new(source).file_stem().unwrap())).unwrap();
+        }
+    }
+    for recipe in frames::RECIPES {
+        let built = recipe.built();
+        if let Some(directory) = &copies {
+            fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();
         }
     }
 }
