@@ -17,6 +17,7 @@ pub(crate) mod features;
 mod fields;
 mod kernel;
 pub mod launch;
+mod layers;
 mod life;
 mod limits;
 mod mapping;

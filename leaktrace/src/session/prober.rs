@@ -17,6 +17,7 @@ use leaktrace_common::cookie;
 use super::attach::{Attachments, Probe, Scope};
 use super::attacher::{About, Attached, Attacher, Order};
 use super::kernel::{Kernel, monotonic_ns};
+use super::layers::{Known, Probed};
 use super::planner::{Outcome, Planned, Planner, Wanted};
 use super::programs::Programs;
 use crate::procmaps::{AddressSpace, Object, ObjectId};
@@ -37,6 +38,17 @@ pub struct Prober {
     attached: HashMap<(ObjectId, Scope), Arc<Object>>,
     /// By device and inode: a file that is named as well as mapped must not be probed twice.
     files: HashSet<(u64, u64, Scope)>,
+    /// Nor one that is known by several.
+    probed: Probed,
+    /// Files that may be attached under another identity as soon as what is under way is.
+    waiting: Vec<Waiting>,
+}
+
+/// A file to be attached for all processes, or not.
+struct Waiting {
+    file: File,
+    planned: Arc<Planned>,
+    mapped_ns: u64,
 }
 
 /// How far the plan of an object is.
@@ -92,6 +104,8 @@ impl Prober {
             pending: 0,
             attached: HashMap::new(),
             files: HashSet::new(),
+            probed: Probed::default(),
+            waiting: Vec::new(),
         })
     }
 
@@ -128,7 +142,7 @@ impl Prober {
 
     /// Whether everything requested is in place.
     pub fn is_idle(&self) -> bool {
-        self.pending == 0 && self.attacher.is_idle()
+        self.pending == 0 && self.attacher.is_idle() && self.waiting.is_empty()
     }
 
     /// Waits for what comes of requests. May be cancelled.
@@ -147,9 +161,17 @@ impl Prober {
         let (id, planned) = match progress {
             Progress::Planned(outcome) => outcome,
             Progress::Attached(Attached { about, scope, links }) => {
-                let links = links.with_context(|| format!("cannot probe {}", about.path.display()))?;
-                self.attachments.hold(links, scope);
-                return about.tell();
+                let result = links.with_context(|| format!("cannot probe {}", about.path.display()));
+                let result = result.and_then(|links| {
+                    self.attachments.hold(links, scope);
+                    about.tell()
+                });
+                if self.attacher.is_idle() {
+                    for waiting in std::mem::take(&mut self.waiting) {
+                        self.attach_layered(kernel, waiting)?;
+                    }
+                }
+                return result;
             }
         };
         self.pending = self.pending.saturating_sub(1);
@@ -182,7 +204,7 @@ impl Prober {
         found
     }
 
-    fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Planned) -> Result<()> {
+    fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Arc<Planned>) -> Result<()> {
         let Request { object, scope, mapped_ns } = request;
         if planned.plan.probes.is_empty() || self.attached.contains_key(&(object.id(), *scope)) {
             return Ok(());
@@ -208,10 +230,48 @@ impl Prober {
             }
             bail!("--object {path} has no allocation function that we know, nor one with the prefix {prefixes}");
         }
-        self.attach(kernel, file, &planned, scope, 0)
+        self.attach(kernel, file, &Arc::new(planned), scope, 0)
     }
 
     fn attach(
+        &mut self,
+        kernel: &mut Kernel,
+        file: File,
+        planned: &Arc<Planned>,
+        scope: Scope,
+        mapped_ns: u64,
+    ) -> Result<()> {
+        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
+        if !self.files.insert((inode.dev(), inode.ino(), scope)) {
+            return Ok(());
+        }
+        if scope == Scope::AllProcesses {
+            return self.attach_layered(kernel, Waiting { file, planned: Arc::clone(planned), mapped_ns });
+        }
+        self.attach_new(kernel, file, planned, scope, mapped_ns)
+    }
+
+    /// Attaches a file for all processes, unless it is one that is attached already under another identity.
+    fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting) -> Result<()> {
+        let Waiting { file, planned, mapped_ns } = waiting;
+        match self.probed.look_up(&file, planned.plan.probes.iter().map(|probe| probe.offset)) {
+            Known::Probed => {
+                log::info!("{}: probed already, as a file of another layer", planned.path.display());
+                Ok(())
+            }
+            // What is being attached may be this one.
+            Known::Maybe if !self.attacher.is_idle() => {
+                self.waiting.push(Waiting { file, planned, mapped_ns });
+                Ok(())
+            }
+            Known::Maybe | Known::New => {
+                self.probed.add(&file);
+                self.attach_new(kernel, file, &planned, Scope::AllProcesses, mapped_ns)
+            }
+        }
+    }
+
+    fn attach_new(
         &mut self,
         kernel: &mut Kernel,
         file: File,
@@ -220,10 +280,6 @@ impl Prober {
         mapped_ns: u64,
     ) -> Result<()> {
         let plan = &planned.plan;
-        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
-        if !self.files.insert((inode.dev(), inode.ino(), scope)) {
-            return Ok(());
-        }
         for probe in &plan.probes {
             let fallback = probe.fallback().map_or(String::new(), |why| format!(", single-stepped because {why}"));
             log::info!("{}: {} at +{}{fallback}", planned.path.display(), probe.names.join(" = "), probe.site.offset);

@@ -31,6 +31,7 @@ mod linked_allocators;
 mod lives;
 mod many_lives;
 mod outputs;
+mod places;
 mod processes;
 mod real_programs;
 mod sampling;

@@ -1,0 +1,84 @@
+//! Layered file systems show one file under several identities: overlayfs has device and inode numbers of its own for what
+//! lies in its layers, and a probe on either is a probe on the file beneath. Two of them would count every call twice.
+//!
+//! In: files that are about to be probed. Out: whether the file beneath is probed already, as its breakpoints show.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use memmap2::MmapOptions;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
+
+/// What the kernel puts where a probe is: `int3`.
+const BREAKPOINT: u8 = 0xcc;
+/// Of a file's inode number: with `xino` overlayfs writes the layer into the upper bits, and leaves the rest as it is.
+const INODE_BITS: u64 = (1 << 32) - 1;
+
+/// Files that were probed in all processes.
+#[derive(Debug, Default)]
+pub struct Probed(Vec<Identity>);
+
+/// What two identities of one file have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    layered: bool,
+}
+
+impl Identity {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            inode: metadata.ino() & INODE_BITS,
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            layered: fstatfs(file)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC,
+        })
+    }
+
+    fn may_be(&self, other: &Self) -> bool {
+        (self.layered || other.layered) && Self { layered: other.layered, ..*self } == *other
+    }
+}
+
+/// What is known of a file that is about to be probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It is probed by way of another identity.
+    Probed,
+    /// It looks like a file that is or will be.
+    Maybe,
+    /// It is not.
+    New,
+}
+
+impl Probed {
+    /// Whether the file, to be probed at these offsets in bytes, is probed already.
+    pub fn look_up(&self, file: &File, mut offsets: impl Iterator<Item = u64>) -> Known {
+        match Identity::of(file) {
+            Ok(identity) if self.0.iter().any(|other| identity.may_be(other)) => {
+                let probed = offsets.all(|offset| has_breakpoint(file, offset).unwrap_or(false));
+                if probed { Known::Probed } else { Known::Maybe }
+            }
+            _ => Known::New,
+        }
+    }
+
+    /// Takes note of a file that is going to be probed.
+    pub fn add(&mut self, file: &File) {
+        self.0.extend(Identity::of(file));
+    }
+}
+
+/// Whether a breakpoint appears at this offset of the file when it is mapped privately, as code is, and is not in the file itself.
+fn has_breakpoint(file: &File, offset: u64) -> io::Result<bool> {
+    // SAFETY: the mapping is private, is only read, and goes at once; the file is a program or library in use, which is
+    // replaced and not rewritten.
+    let mapped = unsafe { MmapOptions::new().offset(offset).len(1).map_copy_read_only(file) }?;
+    let mut stored = [0];
+    file.read_exact_at(&mut stored, offset)?;
+    Ok(mapped[0] == BREAKPOINT && stored[0] != BREAKPOINT)
+}
