@@ -20,8 +20,11 @@ use tokio::io::unix::AsyncFd;
 
 use super::mmap_records::{self, Record, What};
 
-/// Memory of one CPU's ring, a power of two: at 1,500 new processes a second on one CPU, records of half a second.
-const RING_BYTES: usize = 512 << 10;
+/// Memory of one CPU's ring, a power of two: at 1,500 new processes a second on one CPU, records of half a second, and of
+/// four seconds where there are few CPUs: as long as a report of many sites keeps us.
+const RING_BYTES: (usize, usize) = (512 << 10, 4 << 20);
+/// Memory of all rings, where CPUs are few.
+const ALL_RINGS_BYTES: usize = 16 << 20;
 /// `PERF_FORMAT_LOST` (Linux 6.0): reading the event tells how many records found the ring full.
 const FORMAT_LOST: u64 = 1 << 4;
 
@@ -51,10 +54,17 @@ impl Discovery {
     /// The kernel does not let us, by its `perf_event_paranoid`, lockdown or lack of memory that may be locked.
     pub fn start() -> Result<Self> {
         let cpus = aya::util::online_cpus().map_err(|(_, error)| error).context("cannot list the CPUs")?;
+        let (least, most) = RING_BYTES;
+        let share = ALL_RINGS_BYTES / cpus.len().next_power_of_two();
+        Self::with_rings(&cpus, share.clamp(least, most))
+    }
+
+    /// With rings of so many bytes.
+    fn with_rings(cpus: &[u32], bytes: usize) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
         let mut rings = Vec::with_capacity(cpus.len());
-        for cpu in cpus {
-            let ring = Ring::open(cpu).with_context(|| {
+        for &cpu in cpus {
+            let ring = Ring::open(cpu, bytes).with_context(|| {
                 format!("the kernel does not let us record mappings on CPU {cpu} (perf_event_open)")
             })?;
             epoll.add(&ring.event, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(cpu)))?;
@@ -122,21 +132,23 @@ struct Ring {
     event: OwnedFd,
     memory: MmapRaw,
     page: usize,
+    /// Of its data pages.
+    bytes: usize,
     tells_lost: bool,
     /// What was taken last, in one piece.
     taken: Vec<u8>,
 }
 
 impl Ring {
-    fn open(cpu: u32) -> io::Result<Self> {
+    fn open(cpu: u32, bytes: usize) -> io::Result<Self> {
         let (event, tells_lost) = match open(cpu, FORMAT_LOST) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (open(cpu, 0)?, false),
             opened => (opened?, true),
         };
         // SAFETY: takes a number, returns one.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
-        let memory = MmapOptions::new().len(page + RING_BYTES).map_raw(event.as_raw_fd())?;
-        Ok(Self { event, memory, page, tells_lost, taken: Vec::new() })
+        let memory = MmapOptions::new().len(page + bytes).map_raw(event.as_raw_fd())?;
+        Ok(Self { event, memory, page, bytes, tells_lost, taken: Vec::new() })
     }
 
     fn control(&self) -> *mut perf_event_mmap_page {
@@ -156,9 +168,9 @@ impl Ring {
         if from == to {
             return &self.taken;
         }
-        let length = usize::try_from(to.wrapping_sub(from)).unwrap_or(0).min(RING_BYTES);
-        let start = from as usize % RING_BYTES;
-        let first = length.min(RING_BYTES - start);
+        let length = usize::try_from(to.wrapping_sub(from)).unwrap_or(0).min(self.bytes);
+        let start = from as usize % self.bytes;
+        let first = length.min(self.bytes - start);
         self.taken.reserve(length);
         // SAFETY: both parts lie in the data pages behind the first page, were written before `data_head` was, and are not
         // written again before `data_tail` is; there is room for both.
@@ -271,13 +283,14 @@ mod tests {
     fn a_full_ring_says_how_much_it_lost() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _guard = runtime.enter();
-        let mut discovery = Discovery::start().expect("needs root: run it by `cargo xtask test`");
+        let bytes = RING_BYTES.0;
+        let mut discovery = Discovery::with_rings(&[0], bytes).expect("needs root: run it by `cargo xtask test`");
         // On one CPU; each thread leaves two records of 40 bytes there.
         let mut one = nix::sched::CpuSet::new();
         one.set(0).unwrap();
         nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
         let churn = |threads| (0..threads).for_each(|_| std::thread::spawn(|| ()).join().unwrap());
-        churn(RING_BYTES / 80 + 1000);
+        churn(bytes / 80 + 1000);
         let read = discovery.read().len();
         assert!(read > 6000, "{read}");
         // Now there is room for the record that says it.

@@ -67,8 +67,11 @@ struct Trace<'a> {
     discovery: Discovery,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
-    /// When to take the records of the dead out of the tables, and how long it took the last time.
+    /// Those of which nothing is missing.
+    made_up_records: u64,
+    /// When to take the records of the dead out of the tables, when that was done last, and how long it took.
     reclaim_at: Option<Instant>,
+    reclaimed: Instant,
     reclaiming_took: Duration,
     /// What a reader of the numbers must know beside what the capture says.
     warnings: Vec<String>,
@@ -194,7 +197,9 @@ impl<'a> Trace<'a> {
             log,
             discovery: Discovery::start()?,
             lost_records: 0,
+            made_up_records: 0,
             reclaim_at: None,
+            reclaimed: Instant::now(),
             reclaiming_took: Duration::ZERO,
             warnings: Vec::new(),
             target: config.target(),
@@ -350,7 +355,7 @@ impl<'a> Trace<'a> {
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
                 _ = show.tick() => {
-                    if let Err(error) = self.make_up_for_lost_records() {
+                    if let Err(error) = self.make_up_for_lost_records(true) {
                         log::warn!("{error:#}");
                     }
                     self.follow_mappings();
@@ -428,11 +433,12 @@ impl<'a> Trace<'a> {
             self.processes.refresh();
         }
         self.reclaim()?;
+        self.make_up_for_lost_records(!is_final)?;
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
         capture.warnings.extend(self.warnings.iter().cloned());
-        capture.losses.events_lost += self.discovery.lost();
+        capture.losses.events_lost += self.lost_records - self.made_up_records;
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
     }
 }

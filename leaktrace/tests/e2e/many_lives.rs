@@ -1,6 +1,6 @@
 //! More lives than there is room for at once: what the dead held is in the report, their room is somebody else's.
 
-use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim};
+use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim, locks};
 
 /// All that the tables refused, with what they took, is all that there was.
 fn assert_all_there(snapshot: &Snapshot, accounts: &Accounts) {
@@ -49,5 +49,26 @@ fn room_of_the_dead_is_used_again_and_what_they_held_is_reported() {
     }
     let slots = largest_slot(&finished);
     assert!(slots < CHILDREN, "{slots} slots were used");
+    victim.finish();
+}
+
+/// A size that nobody else on the machine asks for.
+const OURS: &str = "1000033";
+
+#[test]
+fn a_storm_of_short_processes_is_accounted_for_on_the_whole_machine() {
+    let _machine = locks::whole_machine();
+    // As fast as the machine makes them, but no more than 1,500 a second.
+    let mut victim = Victim::start("brood.c", &["2000", "8", OURS, "exec", "1500"]);
+    let tracer = Tracer::start(&["-z", OURS, "-Z", OURS, "--top", "1"]);
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    assert_all_there(&snapshot, &accounts);
+    if snapshot.loss("allocs_dropped") == 0 {
+        let children = snapshot.processes.iter().filter(|process| process.alloc_count == 3);
+        assert_eq!(children.filter(|child| child.exited && child.outstanding_count == 2).count(), 2000);
+    }
     victim.finish();
 }

@@ -91,9 +91,9 @@ impl Processes {
         self.buried.departed.extend(slots);
     }
 
-    /// Whether there is anything to take out of the tables.
-    pub fn has_departed(&self) -> bool {
-        !self.buried.departed.is_empty()
+    /// How many lives can be taken out of the tables.
+    pub fn departed(&self) -> usize {
+        self.buried.departed.len()
     }
 
     /// The slots whose records can be taken out of the tables.

@@ -16,6 +16,9 @@ use crate::session::prober::Request;
 use crate::session::processes::Mapped;
 use crate::session::reclaim;
 
+/// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
+const MANY: usize = 200;
+
 impl Trace<'_> {
     /// Lets the unwinder know of mappings that are new.
     pub(super) fn follow_mappings(&mut self) {
@@ -45,7 +48,8 @@ impl Trace<'_> {
                 self.processes.bury(slot, last, sites);
             }
         }
-        self.reclaiming_took = began.elapsed();
+        self.reclaimed = Instant::now();
+        self.reclaiming_took = self.reclaimed - began;
         log::trace!("{} lives taken out of the tables in {:.1?}", slots.len(), self.reclaiming_took);
         Ok(())
     }
@@ -87,9 +91,13 @@ impl Trace<'_> {
     }
 
     fn plan_reclaim(&mut self) {
-        if self.processes.has_departed() && self.reclaim_at.is_none() {
-            // It reads whole tables: however large they are, most of the time is left for other things.
-            self.reclaim_at = Some(Instant::now() + RECLAIM_AFTER.max(self.reclaiming_took * 10));
+        let departed = self.processes.departed();
+        if departed > 0 {
+            // It reads whole tables: however large they are, most of the time is left for other things, but no more than
+            // is good where many end.
+            let pause = if departed < MANY { 10 } else { 2 };
+            let at = (Instant::now() + RECLAIM_AFTER).max(self.reclaimed + self.reclaiming_took * pause);
+            self.reclaim_at = Some(self.reclaim_at.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -134,23 +142,33 @@ impl Trace<'_> {
         if self.config.whom.is_named() && !self.config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
     }
 
-    /// Where records were lost, mappings may have been missed: looks at the processes themselves.
-    pub(super) fn make_up_for_lost_records(&mut self) -> Result<()> {
-        let lost = self.discovery.lost();
-        if lost == self.lost_records {
+    /// Where records were lost, mappings may have been missed: looks at the processes themselves, and has what is new in them
+    /// probed while the trace goes on.
+    pub(super) fn make_up_for_lost_records(&mut self, goes_on: bool) -> Result<()> {
+        let (lost, before) = (self.discovery.lost(), self.lost_records);
+        if lost == before {
             return Ok(());
         }
         self.lost_records = lost;
-        log::warn!("{lost} records of mappings were lost; looking at all processes again");
+        log::warn!("{lost} records of mappings were lost; looking at the processes again");
         if !self.config.whom.is_named() {
-            return self.request_system();
+            return if goes_on { self.request_system() } else { Ok(()) };
         }
-        for pid in self.processes.alive() {
+        let alive = self.processes.alive();
+        let mut missed = self.target.pids.iter().any(|pid| !alive.contains(pid));
+        for pid in alive {
             let scope = self.scope(pid);
             // Others have ended.
-            if let Ok(space) = self.processes.look_at(pid) {
-                self.prober.request_all(&mut self.kernel, space, scope)?;
+            match self.processes.look_at(pid) {
+                Ok(space) if goes_on => self.prober.request_all(&mut self.kernel, space, scope)?,
+                Ok(_) => {}
+                Err(_) => missed = true,
             }
+        }
+        // The kernel does not say whose records they were. Where only certain processes are traced, and all have been looked
+        // at, what they told is known by now.
+        if !self.config.follow && !missed {
+            self.made_up_records += lost - before;
         }
         Ok(())
     }
