@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::Result;
@@ -48,6 +49,8 @@ pub struct Attached {
     pub about: About,
     /// As ordered.
     pub scope: Scope,
+    /// How long the kernel took.
+    pub took: Duration,
     /// What holds the probes in place.
     pub links: Result<Vec<OwnedFd>>,
 }
@@ -102,8 +105,9 @@ fn work(orders: &Mutex<Receiver<Order>>, outcomes: &UnboundedSender<Attached>) {
     loop {
         let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Order { programs, file, probes, scope, about }) = order else { return };
+        let began = Instant::now();
         let links = links(&programs, file.as_fd(), &probes, scope);
-        if outcomes.send(Attached { about, scope, links }).is_err() {
+        if outcomes.send(Attached { about, scope, took: began.elapsed(), links }).is_err() {
             return;
         }
     }

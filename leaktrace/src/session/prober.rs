@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use leaktrace_common::abi;
@@ -160,11 +160,11 @@ impl Prober {
     pub fn settle(&mut self, kernel: &mut Kernel, progress: Progress) -> Result<()> {
         let (id, planned) = match progress {
             Progress::Planned(outcome) => outcome,
-            Progress::Attached(Attached { about, scope, links }) => {
+            Progress::Attached(Attached { about, scope, took, links }) => {
                 let result = links.with_context(|| format!("cannot probe {}", about.path.display()));
                 let result = result.and_then(|links| {
                     self.attachments.hold(links, scope);
-                    about.tell()
+                    about.tell(took)
                 });
                 if self.attacher.is_idle() {
                     for waiting in std::mem::take(&mut self.waiting) {
@@ -303,10 +303,11 @@ impl Prober {
             self.attacher.order(Order { programs, file, probes, scope, about });
             return Ok(());
         }
+        let began = Instant::now();
         self.attachments
             .open(kernel, file.as_fd(), &probes, scope)
             .with_context(|| format!("cannot probe {}", about.path.display()))?;
-        about.tell()
+        about.tell(began.elapsed())
     }
 
     /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
@@ -328,10 +329,10 @@ impl Prober {
 }
 
 impl About {
-    fn tell(&self) -> Result<()> {
+    fn tell(&self, took: Duration) -> Result<()> {
         if self.mapped_ns != 0 {
             let late = Duration::from_nanos(monotonic_ns()?.saturating_sub(self.mapped_ns));
-            log::debug!("{}: probed {late:.1?} after it was mapped", self.path.display());
+            log::debug!("{}: probed {late:.1?} after it was mapped, for {took:.1?} by the kernel", self.path.display());
         }
         Ok(())
     }
