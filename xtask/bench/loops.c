@@ -1,8 +1,8 @@
 /* Loops over malloc and free for `cargo xtask bench`.
  *
  * usage: loops CPU     (-1: wherever the scheduler likes)
- * In: lines `MODE MILLISECONDS`. Out: for each, a line `CPU_NS WALL_NS UNITS`, the sum of all threads (WALL_NS: the
- * longest). The process stays, so that tracers come and go between two lines. CPU time is that of the threads themselves,
+ * In: lines `MODE MILLISECONDS`, or `hold THOUSANDS`. Out: for each, a line `CPU_NS WALL_NS UNITS`, the sum of all threads
+ * (WALL_NS: the longest). The process stays, so that tracers come and go between two lines. CPU time is that of the threads themselves,
  * so that a busy machine changes little.
  */
 #define _GNU_SOURCE
@@ -50,6 +50,29 @@ static void reallocs(uint64_t units)
         block = moved;
     }
     free(block);
+}
+
+/* Blocks of 16 to 23 bytes, a list through themselves. */
+static void *held;
+
+static void hold(uint64_t units)
+{
+    for (uint64_t i = 0; i < units; i++) {
+        void **block = malloc(16 + i % 8);
+        if (block == NULL)
+            abort();
+        *block = held;
+        held = block;
+    }
+}
+
+static void let_go(void)
+{
+    while (held != NULL) {
+        void **block = held;
+        held = *block;
+        free(block);
+    }
 }
 
 static void *flat_thread(void *run)
@@ -104,6 +127,11 @@ int main(int argc, char **argv)
             spend(&run, mixed_pairs);
         else if (strcmp(mode, "realloc") == 0)
             spend(&run, reallocs);
+        else if (strcmp(mode, "hold") == 0) {
+            let_go();
+            run.units = milliseconds * 1000;
+            hold(run.units);
+        }
         else {
             fprintf(stderr, "loops: no mode %s\n", mode);
             return 2;

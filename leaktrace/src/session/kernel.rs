@@ -14,6 +14,7 @@ use leaktrace_common::unwind::{Chunk, FileKey, FileTable};
 
 use super::fields::Fields;
 use super::mapping::Mapping;
+use super::memory::Tables;
 use super::programs::{Programs, Technique};
 use super::sampling;
 use super::selection::{self, Selection};
@@ -86,6 +87,14 @@ impl Kernel {
             let Limits { max_stacks, max_depth, .. } = limits;
             format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
         })?;
+        Tables {
+            block_buckets,
+            blocks: table::positions(block_buckets),
+            site_buckets,
+            sites: table::positions(site_buckets),
+            frames: all_frames,
+        }
+        .check()?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let fields = Fields::needed(selection.following)?;
         let (following, filters) = (u32::from(selection.following), selection.filters());

@@ -21,6 +21,7 @@ mod layers;
 mod life;
 mod limits;
 mod mapping;
+mod memory;
 mod mmap_records;
 mod naming;
 mod pidfd;

@@ -345,8 +345,11 @@ impl<'a> Trace<'a> {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
+                    let begun = Instant::now();
                     let snapshot = self.snapshot(false)?;
-                    if report(&snapshot).is_break() {
+                    let over = report(&snapshot).is_break();
+                    log::info!("report {} took {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
+                    if over {
                         return Ok(Over::Done);
                     }
                     if recording.count.is_some_and(|count| self.sequence >= count) {

@@ -35,6 +35,22 @@ fn three_million_blocks_are_outstanding_with_room_for_them() {
 }
 
 #[test]
+fn room_for_twenty_million_blocks_is_as_good_as_any() {
+    let (finished, accounts, _) = attached(&["--max-allocs", "20000000"], "outstanding.c", &["50000"]);
+    finished.lossless().assert_equals(&accounts);
+}
+
+#[test]
+fn tables_beyond_all_memory_are_refused_before_they_are_asked_for() {
+    // 200 million stacks take 400 GB.
+    let victim = Victim::start("idle.c", &[]);
+    let pid = victim.pid().to_string();
+    let finished = Tracer::start_unready(&["-p", &pid, "--max-stacks", "200000000"]).wait();
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("lower --max-stacks"), "{}", finished.stderr);
+}
+
+#[test]
 fn the_default_number_of_blocks_is_documented_and_what_exceeds_it_is_counted_exactly() {
     let mut victim = Victim::start("outstanding.c", &["3000000"]);
     let pid = victim.pid().to_string();

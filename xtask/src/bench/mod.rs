@@ -11,6 +11,7 @@ mod redis;
 mod report;
 mod results;
 mod rounds;
+mod scale;
 mod sites;
 mod stats;
 mod table;
@@ -31,11 +32,11 @@ const DOCUMENT: &str = "docs/BENCHMARKS.md";
 /// Measures what tracing costs, prints it and writes docs/BENCHMARKS.md (wants a quiet machine)
 #[derive(clap::Args)]
 pub struct Args {
-    /// Fewer and shorter rounds: less than two minutes
+    /// Fewer and shorter rounds: some two minutes
     #[arg(long)]
     quick: bool,
     /// Measure this workload only, and write nothing; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(WORKLOADS.map(|it| it.name)))]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(names()))]
     only: Vec<String>,
     /// Take leaktrace and examples/floor from here instead of building them
     #[arg(long, value_name = "DIR")]
@@ -60,6 +61,11 @@ pub fn run(args: &Args) -> Result<()> {
     let workloads: Vec<_> = WORKLOADS.iter().filter(|workload| wanted(workload.name)).collect();
     let watch = machine::Watch::start()?;
     let outcome = rounds::measure(&workloads, &setting, &tracers, effort)?;
+    let figures = if wanted(scale::NAME) {
+        scale::measure(&setting, &tracers, if args.quick { scale::Effort::QUICK } else { scale::Effort::FULL })?
+    } else {
+        Vec::new()
+    };
     let load = watch.end()?;
 
     let mut command = String::from("cargo xtask bench");
@@ -71,9 +77,15 @@ pub fn run(args: &Args) -> Result<()> {
         command.push_str(only);
     }
     let facts = machine::facts(&versions());
-    let text =
-        Report { results: &outcome.results, facts: &facts, load: &load, command: &command, remarks: &outcome.remarks }
-            .render();
+    let text = Report {
+        results: &outcome.results,
+        scale: &figures,
+        facts: &facts,
+        load: &load,
+        command: &command,
+        remarks: &outcome.remarks,
+    }
+    .render();
     println!("\n{text}");
     println!("   measured in {:.0} s", load.seconds);
     if args.only.is_empty() {
@@ -81,6 +93,11 @@ pub fn run(args: &Args) -> Result<()> {
         println!("   written to {DOCUMENT}");
     }
     Ok(())
+}
+
+/// What `--only` takes.
+fn names() -> Vec<&'static str> {
+    WORKLOADS.iter().map(|workload| workload.name).chain([scale::NAME]).collect()
 }
 
 /// leaktrace as people build it, and the floor beside it. Where they are.

@@ -5,6 +5,7 @@
 use super::catalog::{Variant, WORKLOADS, Workload};
 use super::machine::{Fact, Load};
 use super::results::{Clock, Results};
+use super::scale::{self, Figure};
 use super::stats::Summary;
 use super::table::{Table, number, times};
 use std::fmt::{self, Write as _};
@@ -13,6 +14,8 @@ use std::fmt::{self, Write as _};
 pub struct Report<'a> {
     /// What was measured.
     pub results: &'a Results,
+    /// What leaktrace takes and uses itself.
+    pub scale: &'a [Figure],
     /// On and with what.
     pub facts: &'a [Fact],
     /// How busy the machine was.
@@ -57,6 +60,9 @@ impl fmt::Display for Bound {
     }
 }
 
+/// How many times as much as leaktrace a tracker takes that has `free` single-stepped.
+const STEPPED_GOAL: f64 = 8.0;
+
 const PAIRS: &[&str] = &["flat", "deep", "mixed", "threads"];
 const LOOPS: &[&str] = &["flat", "deep", "mixed", "realloc", "threads"];
 
@@ -64,7 +70,7 @@ const GOALS: [Goal; 4] = [
     Goal { variant: Variant::Full, to: Variant::Floor, bound: Bound::AtMost(1.4), workloads: LOOPS },
     Goal { variant: Variant::Filtered, to: Variant::Floor, bound: Bound::AtMost(1.1), workloads: LOOPS },
     Goal { variant: Variant::Sampled, to: Variant::Floor, bound: Bound::AtMost(1.15), workloads: LOOPS },
-    Goal { variant: Variant::Stepped, to: Variant::Full, bound: Bound::AtLeast(8.0), workloads: PAIRS },
+    Goal { variant: Variant::Stepped, to: Variant::Full, bound: Bound::AtLeast(STEPPED_GOAL), workloads: PAIRS },
 ];
 
 /// What a table of medians shows.
@@ -115,12 +121,19 @@ impl Report<'_> {
         self.section(&mut text, "Programs", &programs, &compared, CPU_TIME);
         let all: Vec<_> = self.workloads().collect();
         self.section(&mut text, "Throughput", &all, &compared, PER_SECOND);
-        self.ratios(&mut text);
+        if !all.is_empty() {
+            self.ratios(&mut text);
+        }
         if self.results.has_variant(Variant::Multi) {
             self.section(&mut text, "Ways to attach", &loops, &ATTACHED, CPU_TIME);
         }
-        self.spread(&mut text);
-        self.meanings(&mut text);
+        if !self.scale.is_empty() {
+            text.push_str(&scale::render(self.scale));
+        }
+        if !all.is_empty() {
+            self.spread(&mut text);
+            self.meanings(&mut text);
+        }
         text
     }
 
@@ -147,7 +160,28 @@ impl Report<'_> {
         }
         if !table.is_empty() {
             let _ = write!(text, "\n## Figures to reach\n\n{}", table.render());
+            text.push_str(&self.step().unwrap_or_default());
         }
+    }
+
+    /// What the last of the goals hangs on: the cost of a single step, which is the machine's.
+    fn step(&self) -> Option<String> {
+        let time = |variant| self.results.time(Clock::Cpu, "flat", variant).map(|time| time.median);
+        let (stepped, floor, full) = (time(Variant::Stepped)?, time(Variant::Floor)?, time(Variant::Full)?);
+        let work = full - floor;
+        Some(format!(
+            "\n\"{}\" are empty programs. Of the flat loop: a step costs {} ns on this machine ({} less the {} of the floor); \
+             a tracker that does leaktrace's work, {} ns, with a step at each `free` takes {} times what leaktrace takes. For \
+             {} times, a step would have to cost {} ns.\n",
+            Variant::Stepped.title(),
+            number(stepped - floor),
+            number(stepped),
+            number(floor),
+            number(work),
+            times((stepped + work) / full),
+            STEPPED_GOAL,
+            number(STEPPED_GOAL * full - full),
+        ))
     }
 
     /// A table of medians: a row for each workload, a column for each variant.
@@ -248,10 +282,14 @@ mod tests {
                 results.add("flat", variant, round, Sample { cpu_ns, wall_ns: 2.0 * cpu_ns, units: 100 });
             }
         }
+        render(&results)
+    }
+
+    fn render(results: &Results) -> String {
         let load = Watch::start().and_then(|watch| watch.end()).unwrap();
         let facts = [("kernel", "Linux 6.18".to_owned())];
         let remarks = ["no column \"memleak\": there is no memleak on PATH".to_owned()];
-        Report { results: &results, facts: &facts, load: &load, command: "cargo xtask bench", remarks: &remarks }
+        Report { results, scale: &[], facts: &facts, load: &load, command: "cargo xtask bench", remarks: &remarks }
             .render()
     }
 
@@ -260,6 +298,20 @@ mod tests {
         let goal = "| leaktrace ÷ floor | ≤ 1.4 |";
         assert!(rendered(1300.0).contains(&format!("{goal} flat 1.30 |     yes |")), "{}", rendered(1300.0));
         assert!(rendered(1500.0).contains(&format!("{goal} flat 1.50 |      no |")), "{}", rendered(1500.0));
+    }
+
+    #[test]
+    fn the_cost_of_a_step_is_what_stepping_adds_to_the_floor() {
+        let mut results = Results::default();
+        for (variant, cpu_ns) in [(Variant::Floor, 1000.0), (Variant::Full, 1400.0), (Variant::Stepped, 9500.0)] {
+            results.add("flat", variant, 0, Sample { cpu_ns, wall_ns: cpu_ns, units: 100 });
+        }
+        let text = render(&results);
+        // 9,500 - 1,000; (9,500 + 400) / 1,400; 8 * 1,400 = 1,400 + 9,800.
+        assert!(text.contains("a step costs 8,500 ns on this machine (9,500 less the 1,000 of the floor)"), "{text}");
+        assert!(
+            text.contains("takes 7.07 times what leaktrace takes. For 8 times, a step would have to cost 9,800 ns.")
+        );
     }
 
     #[test]

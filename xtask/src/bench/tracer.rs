@@ -16,7 +16,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 /// Seconds between reports of memleak, whose first is the sign that it traces. Long, since a report costs it much.
 const MEMLEAK_INTERVAL: &str = "5";
 /// What leaktrace says when its probes are in place.
-const TRACING: &str = "leaktrace: tracing ";
+pub const TRACING: &str = "leaktrace: tracing ";
 
 /// The tracers that there are.
 pub struct Tracers {
@@ -130,7 +130,8 @@ impl Tracers {
     }
 }
 
-fn privileged(program: &Path) -> Result<Command> {
+/// A command that runs `program` as root.
+pub fn privileged(program: &Path) -> Result<Command> {
     root::command(&program.to_string_lossy(), "trace a process")
 }
 

@@ -7,7 +7,7 @@ use super::catalog::{Program, Variant, WORKLOADS, Workload};
 use super::redis::Redis;
 use super::results::Sample;
 use crate::{shell, workspace};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -139,6 +139,14 @@ impl Victim {
         match self {
             Self::Lines(lines) => lines.child.id(),
             Self::Redis(redis) => redis.pid(),
+        }
+    }
+
+    /// Has a program that takes orders do something that is no workload.
+    pub fn order(&mut self, mode: &str, number: u32) -> Result<Sample> {
+        match self {
+            Self::Lines(lines) => lines.measure(mode, number).with_context(|| format!("{mode} {number}")),
+            Self::Redis(_) => bail!("redis takes no orders"),
         }
     }
 

@@ -1,0 +1,112 @@
+//! Whether there is memory for the tables, asked before the kernel is asked for it.
+//!
+//! In: the sizes of the tables and /proc/meminfo. Out: one line that names the option to lower. The kernel takes all of a
+//! table at once, and where it has not that much it first takes it from everybody else.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+use leaktrace_common::abi::{Block, FRAMES_PER_CHUNK, Site};
+use leaktrace_common::table::Bucket;
+
+/// How many elements the larger tables have.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables {
+    /// Buckets of blocks' keys.
+    pub block_buckets: u32,
+    /// Blocks.
+    pub blocks: u32,
+    /// Buckets of sites' keys.
+    pub site_buckets: u32,
+    /// Sites.
+    pub sites: u32,
+    /// Chunks of frames.
+    pub frames: u32,
+}
+
+impl Tables {
+    /// Bytes that blocks take.
+    fn for_blocks(self) -> u64 {
+        bytes::<Bucket>(self.block_buckets) + bytes::<Block>(self.blocks)
+    }
+
+    /// Bytes that stacks and their accounts take.
+    fn for_stacks(self) -> u64 {
+        bytes::<Bucket>(self.site_buckets) + bytes::<Site>(self.sites) + bytes::<[u64; FRAMES_PER_CHUNK]>(self.frames)
+    }
+
+    /// Fails if there is not so much memory now. Where the kernel does not tell how much there is, it will tell whether
+    /// it is enough.
+    pub fn check(self) -> Result<()> {
+        match fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(available) {
+            Some(available) => self.fit(available),
+            None => Ok(()),
+        }
+    }
+
+    fn fit(self, available: u64) -> Result<()> {
+        let (blocks, stacks) = (self.for_blocks(), self.for_stacks());
+        if blocks + stacks <= available {
+            return Ok(());
+        }
+        let (what, option, needed) =
+            if blocks > stacks { ("blocks", "--max-allocs", blocks) } else { ("stacks", "--max-stacks", stacks) };
+        bail!(
+            "the tables take {} MiB of memory, {} of it for {what}, and {} are available; lower {option}",
+            (blocks + stacks) >> 20,
+            needed >> 20,
+            available >> 20
+        )
+    }
+}
+
+fn bytes<T>(elements: u32) -> u64 {
+    u64::from(elements) * size_of::<T>() as u64
+}
+
+/// The line `MemAvailable` of `proc_meminfo(5)`, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use leaktrace_common::table;
+
+    use super::{Tables, available};
+
+    const GIB: u64 = 1 << 30;
+
+    fn tables(max_allocs: u32, max_stacks: u32) -> Tables {
+        let (block_buckets, site_buckets) = (table::buckets_for(max_allocs), table::buckets_for(max_stacks));
+        let sites = table::positions(site_buckets);
+        Tables { block_buckets, blocks: table::positions(block_buckets), site_buckets, sites, frames: sites * 8 }
+    }
+
+    #[test]
+    fn what_is_documented_fits_into_what_it_is_said_to_take() {
+        // The help says 45 bytes for each block. Stacks, at 4 of 7 places: 16 of keys, 112 of accounts, 1,792 of frames.
+        assert!(tables(1_000_000, 16).fit(45_000_000).is_ok());
+        assert!(tables(1_000_000, 16).fit(43_000_000).is_err());
+        assert!(tables(16, 16_384).fit(16_384 * 1_925).is_ok());
+        assert!(tables(16, 16_384).fit(16_384 * 1_915).is_err());
+    }
+
+    #[test]
+    fn the_option_that_asks_for_most_is_named_with_what_it_takes() {
+        let error = tables(1_000_000_000, 16_384).fit(20 * GIB).unwrap_err().to_string();
+        // 250,000,000 buckets and a few of 64 bytes, and 7 blocks of 16 for each: 44.0 GB.
+        assert!(error.contains(", 41961 of it for blocks"), "{error}");
+        assert!(error.contains("20480 are available; lower --max-allocs"), "{error}");
+        let error = tables(1_000_000, 100_000_000).fit(20 * GIB).unwrap_err().to_string();
+        assert!(error.ends_with("lower --max-stacks"), "{error}");
+    }
+
+    #[test]
+    fn available_memory_is_read_as_the_kernel_writes_it() {
+        let meminfo = "MemTotal:       24683520 kB\nMemFree:         5361664 kB\nMemAvailable:   21837824 kB\n";
+        assert_eq!(available(meminfo), Some(21_837_824 * 1024));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+    }
+}
