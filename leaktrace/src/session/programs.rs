@@ -5,9 +5,12 @@
 //! aya 0.14 knows neither, so for these the object is parsed once more and loaded by hand; aya made its maps.
 
 use std::collections::HashSet;
+use std::fs;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
@@ -159,6 +162,12 @@ pub fn load_by_aya<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe>
     Ok(program)
 }
 
+/// How many instructions the verifier followed, which the kernel limits to a million (from 5.16; `bpf_prog_show_fdinfo`).
+fn verified_instructions(program: &OwnedFd) -> Option<u64> {
+    let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    facts.lines().find_map(|line| line.strip_prefix("verified_insns:"))?.trim().parse().ok()
+}
+
 fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData> {
     match ebpf.map(name).with_context(|| format!("the BPF object has no map {name}"))? {
         Map::Array(data)
@@ -209,14 +218,21 @@ impl Programs {
             Technique::Sessions => &["malloc", "call", "free"],
             Technique::Multi => &["malloc", "call", "free", "returned"],
         };
-        let loader = Loader::new(object, ebpf)?;
-        let descriptors = names
-            .iter()
-            .map(|name| {
-                let attach_type = technique.attach_type(name).context("perf events need no attach type")?;
-                Ok((*name, loader.load(name, attach_type)?))
-            })
-            .collect::<Result<_>>()?;
+        let loader = &Loader::new(object, ebpf)?;
+        let load = |name: &'static str| {
+            let attach_type = technique.attach_type(name).context("perf events need no attach type")?;
+            let begun = Instant::now();
+            let descriptor = loader.load(name, attach_type)?;
+            let (verified, took) = (verified_instructions(&descriptor), begun.elapsed().as_millis());
+            log::info!("BPF program {name}: {} instructions verified in {took} ms", verified.unwrap_or(0));
+            Ok((name, descriptor))
+        };
+        // The verifier takes longer than everything else at the start; the kernel runs as many at a time as it is asked to.
+        let descriptors = thread::scope(|scope| {
+            let loading: Vec<_> = names.iter().map(|name| scope.spawn(move || load(name))).collect();
+            let loaded = loading.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+            loaded.collect::<Result<_>>()
+        })?;
         Ok(Self::ByHand(Arc::new(ByHand { technique, descriptors })))
     }
 }
