@@ -122,7 +122,13 @@ pub enum Parsed {
 /// # Errors
 /// One line that says what is wrong with them and what to do.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let ends_in_dashes = args.iter().position(|arg| arg == "--").is_some_and(|at| at + 1 == args.len());
     match Cli::try_parse_from(args) {
+        // It would trace every process instead.
+        Ok(cli) if cli.action.is_none() && ends_in_dashes => Err(UsageError::new(
+            "a COMMAND is missing behind --; name a program, or leave -- out to trace every process".to_owned(),
+        )),
         Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
         Err(error) if error.use_stderr() => Err(usage::one_line(&error)),
         Err(error) => Ok(Parsed::Text(error.render())),

@@ -18,6 +18,7 @@ use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
 use crate::report::output::Destination;
 use crate::report::text::TextStyle;
 use crate::report::{Measure, Outputs};
+use crate::targets::functions::AllocSymbol;
 
 pub use whom::{Filters, Whom};
 
@@ -86,6 +87,8 @@ pub struct Recording {
     pub objects: Vec<PathBuf>,
     /// Prefixes of allocator functions to probe beside those that are discovered.
     pub symbols_prefixes: Vec<String>,
+    /// Allocator functions to probe beside those that are known, in every object that has them.
+    pub alloc_symbols: Vec<AllocSymbol>,
     /// Whether sites carry their blocks.
     pub show_allocs: bool,
 }
@@ -218,6 +221,7 @@ impl Config {
             max_depth: recording.max_depth,
             objects: recording.objects.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             symbols_prefixes: recording.symbols_prefixes.clone(),
+            alloc_symbols: recording.alloc_symbols.iter().map(ToString::to_string).collect(),
             sample_bytes: recording.sample_bytes,
             unwind: recording.unwind,
             sort: self.sort,
@@ -258,6 +262,7 @@ impl Recording {
             max_depth: args.max_depth,
             objects: whom.objects.clone(),
             symbols_prefixes: whom.symbols_prefixes.clone(),
+            alloc_symbols: whom.alloc_symbols.clone(),
             show_allocs: output.show_allocs,
         })
     }

@@ -84,6 +84,19 @@ fn a_snapshot_comes_from_standard_input_too() {
 }
 
 #[test]
+fn a_command_that_was_forgotten_does_not_trace_every_process() {
+    for args in [&["--"][..], &["-d", "1s", "--"]] {
+        assert_fails(&leaktrace(args), 2, &["COMMAND", "--"]);
+    }
+}
+
+#[test]
+fn functions_of_the_user_are_understood_or_explained() {
+    assert_fails(&leaktrace(&["--alloc-symbols", "pool_get"]), 2, &["pool_get=LIKE"]);
+    assert_fails(&leaktrace(&["--alloc-symbols", "pool_get=pool"]), 2, &["`pool` is no allocation function"]);
+}
+
+#[test]
 fn quiet_still_prints_the_report() {
     assert_eq!(stdout(&report(&["-q"])), golden("report.txt"));
 }

@@ -13,6 +13,7 @@ use super::values::{
     parse_uid,
 };
 use crate::model::Options;
+use crate::targets::functions::AllocSymbol;
 
 /// Largest table capacity accepted: what a table of 32-bit positions can hold, with room to spare.
 const MAX_CAPACITY: i64 = 1_000_000_000;
@@ -105,6 +106,18 @@ pub struct WhomArgs {
         long_help = "Probe functions with this prefix too: je_ for je_malloc, je_free and so on\n\nMay be repeated."
     )]
     pub symbols_prefixes: Vec<String>,
+
+    #[doc = "Functions of the user's to probe."]
+    #[arg(
+        long = "alloc-symbols",
+        value_name = "NAME[=LIKE],...",
+        value_delimiter = ',',
+        help = "Probe these functions too, each called like one of the C library's: pool_get=malloc,pool_put=free",
+        long_help = "Probe these functions too, each called like one of the C library's: pool_get=malloc,pool_put=free\n\n\
+                     The name alone where it ends like the function that it is like: xmalloc. C++ names as the symbol table \
+                     has them (mangled). May be repeated."
+    )]
+    pub alloc_symbols: Vec<AllocSymbol>,
 }
 
 /// What to record.

@@ -47,6 +47,8 @@ pub struct Capture {
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
     pub warnings: Vec<String>,
+    /// What is not seen and need not be, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// One life of a process, as the session knows it. Its totals are those of its sites.
@@ -224,6 +226,7 @@ impl Capture {
             stacks: self.stacks,
             losses: self.losses,
             warnings: self.warnings,
+            notes: self.notes,
         };
         if snapshot.saw_nothing() {
             snapshot.warnings.push(nothing_seen(&snapshot));

@@ -75,6 +75,7 @@ fn capture(options: Options) -> Capture {
         stacks: None,
         losses: Losses::default(),
         warnings: vec![],
+        notes: vec![],
     }
 }
 

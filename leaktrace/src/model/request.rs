@@ -121,6 +121,9 @@ pub struct Options {
     pub objects: Vec<String>,
     /// `--symbols-prefix`, as given.
     pub symbols_prefixes: Vec<String>,
+    /// `--alloc-symbols`, each NAME=LIKE.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alloc_symbols: Vec<String>,
     /// Mean distance between sampled bytes; `None` where every allocation is recorded and the numbers are exact.
     pub sample_bytes: Option<u64>,
     /// `--unwind`.
@@ -162,6 +165,7 @@ impl Default for Options {
             max_depth: Self::MAX_DEPTH,
             objects: Vec::new(),
             symbols_prefixes: Vec::new(),
+            alloc_symbols: Vec::new(),
             sample_bytes: None,
             unwind: Unwind::Auto,
             sort: SortKey::Bytes,

@@ -62,6 +62,9 @@ pub struct Snapshot {
     /// What else a reader of the numbers must know, a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What of the traced processes' memory is beyond any tracer of allocation functions, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One life of a traced process: from its start or its exec to its exit or its next exec.

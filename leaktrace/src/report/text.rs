@@ -41,6 +41,10 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out, "{} {}", paint.with(WARNING, "warning:"), notice.line())?;
     }
 
+    for note in &snapshot.notes {
+        writeln!(out, "{} {}", paint.with(HEADER, "note:"), names::clean(note))?;
+    }
+
     let outstanding: Vec<&Site> = snapshot.sites.iter().filter(|site| site.outstanding_count > 0).collect();
     let shown = style.top.unwrap_or(outstanding.len()).min(outstanding.len());
     let (shown, rest) = outstanding.split_at(shown);

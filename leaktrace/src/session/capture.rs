@@ -104,6 +104,7 @@ pub fn capture(
         stacks: (options.unwind != Unwind::Fp).then_some(stacks),
         losses,
         warnings,
+        notes: Vec::new(),
     })
 }
 

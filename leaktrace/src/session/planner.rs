@@ -13,6 +13,7 @@ use memmap2::Mmap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::procmaps::{Object, ObjectId};
+use crate::targets::functions::AllocSymbol;
 use crate::targets::plan::{self, Plan, PlanOptions, Role};
 use crate::targets::site::Emulation;
 
@@ -36,6 +37,8 @@ pub type Outcome = (ObjectId, Option<Arc<Planned>>);
 pub struct Wanted {
     /// Those of `--symbols-prefix`.
     pub prefixes: Vec<String>,
+    /// Those of `--alloc-symbols`.
+    pub symbols: Vec<AllocSymbol>,
     /// What the running kernel emulates.
     pub emulation: Emulation,
 }
@@ -103,7 +106,7 @@ impl Wanted {
         // SAFETY: the mapping is private and only read; a file that shrinks meanwhile would raise SIGBUS, which programs
         // and libraries in use do not do: they are replaced, not rewritten.
         let bytes = unsafe { Mmap::map(file) }?;
-        let options = |prefix| PlanOptions { prefix, symbols: &[], emulation: self.emulation };
+        let options = |prefix| PlanOptions { prefix, symbols: &self.symbols, emulation: self.emulation };
         let mut plan = plan::plan(&bytes, &options(None))?;
         for prefix in &self.prefixes {
             let more = plan::plan(&bytes, &options(Some(prefix)))?;

@@ -21,8 +21,8 @@ use super::layers::{Known, Probed};
 use super::planner::{Outcome, Planned, Planner, Wanted};
 use super::programs::Programs;
 use crate::procmaps::{AddressSpace, Object, ObjectId};
-use crate::targets::functions::Kind;
-use crate::targets::plan::{self, Allocator, Plan, Role, Why};
+use crate::targets::functions::{AllocSymbol, Kind};
+use crate::targets::plan::{self, Allocator, Plan, Role, Runtime, Why};
 use crate::targets::site::Emulation;
 
 /// Plans and attaches.
@@ -85,16 +85,18 @@ pub struct Found {
     pub objects: Vec<PathBuf>,
     /// Allocators that are there but have no names to find them by.
     pub hidden: Vec<(PathBuf, Allocator)>,
+    /// Runtimes that keep heaps of their own.
+    pub runtimes: Vec<Runtime>,
 }
 
 impl Prober {
-    /// `prefixes` are those of `--symbols-prefix`.
+    /// `prefixes` are those of `--symbols-prefix`, `symbols` those of `--alloc-symbols`.
     ///
     /// # Errors
     /// No thread can be made.
-    pub fn new(prefixes: &[String], kernel_version: (u32, u32)) -> Result<Self> {
+    pub fn new(prefixes: &[String], symbols: &[AllocSymbol], kernel_version: (u32, u32)) -> Result<Self> {
         let emulation = Emulation::for_kernel(kernel_version.0, kernel_version.1);
-        let wanted = Wanted { prefixes: prefixes.to_vec(), emulation };
+        let wanted = Wanted { prefixes: prefixes.to_vec(), symbols: symbols.to_vec(), emulation };
         Ok(Self {
             attachments: Attachments::default(),
             attacher: Attacher::start().context("cannot start the threads that attach probes")?,
@@ -196,6 +198,7 @@ impl Prober {
             if let Some(allocator) = planned.plan.hidden {
                 found.hidden.push((planned.path.clone(), allocator));
             }
+            found.runtimes.extend(planned.plan.runtime);
         }
         found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
             .into_iter()
@@ -286,7 +289,7 @@ impl Prober {
         }
         for skipped in &plan.skipped {
             // What is allocated there goes unseen.
-            let level = if skipped.why == Why::Throws { log::Level::Warn } else { log::Level::Debug };
+            let level = if matches!(skipped.why, Why::Throws | Why::Go) { log::Level::Warn } else { log::Level::Debug };
             log::log!(
                 level,
                 "{}: {} is not probed: {}",
@@ -315,6 +318,24 @@ impl Prober {
         self.attached.retain(|(_, of), _| *of != scope);
         self.files.retain(|(_, _, of)| *of != scope);
         self.attachments.take(scope).detach();
+    }
+
+    /// Lists what is probed and in how many of these processes, for `-v`.
+    pub fn tell<'a>(&self, spaces: impl Iterator<Item = &'a AddressSpace>) {
+        if !log::log_enabled!(log::Level::Info) {
+            return;
+        }
+        let mut mapped: HashMap<ObjectId, usize> = HashMap::new();
+        for space in spaces {
+            for object in objects(space) {
+                *mapped.entry(object.id()).or_default() += 1;
+            }
+        }
+        for ((id, _), object) in &self.attached {
+            let processes = mapped.get(id).copied().unwrap_or(0);
+            let plural = if processes == 1 { "" } else { "es" };
+            log::info!("{}: probed in {processes} process{plural} that map it", object.path().display());
+        }
     }
 
     /// Whether nothing is probed at all.

@@ -146,6 +146,11 @@ impl Processes {
         std::mem::take(&mut self.orphaned)
     }
 
+    /// The address spaces of all lives that are not over.
+    pub fn spaces(&self) -> impl Iterator<Item = &AddressSpace> {
+        self.lives.values().filter(|life| !life.ended).map(|life| &life.space)
+    }
+
     /// The pids of all lives that are not over.
     pub fn alive(&self) -> Vec<Pid> {
         self.lives.values().filter(|life| !life.ended).map(|life| life.pid).collect()

@@ -28,6 +28,8 @@ use super::prober::{Found, Prober};
 use super::processes::{Circle, Processes};
 use super::programs::Technique;
 use super::progress::Progress;
+use super::remarks::{self, Remarks};
+use super::seccomp;
 use super::selection::Selection;
 use super::signals::Signals;
 use super::unwinding::Unwinding;
@@ -188,7 +190,7 @@ impl<'a> Trace<'a> {
         };
         Ok(Self {
             config,
-            prober: Prober::new(&recording.symbols_prefixes, super::kernel::version())?,
+            prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, super::kernel::version())?,
             processes: Processes::new(Arc::new(ObjectStore::new()), circle),
             symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
             unwinding: Unwinding::new(&mut kernel)?,
@@ -213,6 +215,7 @@ impl<'a> Trace<'a> {
     /// Probes the allocators of one process, and has its descendants followed.
     async fn probe_process(&mut self, pid: Pid) -> Result<()> {
         let scope = self.scope(pid);
+        seccomp::check(Some(pid), scope, self.config.force)?;
         if self.config.follow {
             // Before the look, which fails where the process has ended; if it does so later, the programs forget it.
             self.kernel.follow(pid)?;
@@ -235,6 +238,7 @@ impl<'a> Trace<'a> {
 
     /// Probes the allocators of every process.
     async fn probe_system(&mut self) -> Result<()> {
+        seccomp::check(None, Scope::AllProcesses, self.config.force)?;
         self.request_system()?;
         self.probe_named(Scope::AllProcesses)?;
         self.until_probed().await?;
@@ -284,6 +288,7 @@ impl<'a> Trace<'a> {
 
     /// All probes are in place: time runs from here.
     fn begin(&mut self, held: Option<Held>) {
+        self.prober.tell(self.processes.spaces());
         self.started = Timestamp::now();
         self.since = Instant::now();
         if !self.config.messages.quiet {
@@ -440,7 +445,9 @@ impl<'a> Trace<'a> {
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
-        capture.warnings.extend(self.warnings.iter().cloned());
+        let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
+        capture.notes.extend(notes);
+        capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
         capture.losses.events_lost += self.lost_records - self.made_up_records;
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
     }
@@ -491,6 +498,9 @@ fn whom(target: &Target) -> String {
 }
 
 fn nothing_to_probe(pid: Pid, found: &Found) -> String {
+    if let Some(runtime) = found.runtimes.first() {
+        return format!("no allocator was found in process {pid}, which is run by {runtime}; {}", runtime.note());
+    }
     match found.hidden.first() {
         Some((path, allocator)) => format!(
             "process {pid} has {allocator} in {} without symbols to find it by; install a build that is not stripped",

@@ -180,6 +180,20 @@ impl<'a> Image<'a> {
         })
     }
 
+    /// Whether somebody of this name has left a note.
+    #[must_use]
+    pub fn has_note_of(&self, owner: &[u8]) -> bool {
+        let in_segments = self.segments.iter().filter_map(|segment| segment.notes(LE, self.bytes).ok().flatten());
+        in_segments.into_iter().any(|mut notes| {
+            while let Ok(Some(note)) = notes.next() {
+                if note.name() == owner {
+                    return true;
+                }
+            }
+            false
+        })
+    }
+
     fn code_at(&self, address: u64) -> Option<&Code<'a>> {
         self.code.iter().find(|code| address.checked_sub(code.address).is_some_and(|at| at < code.bytes.len() as u64))
     }

@@ -190,6 +190,12 @@ impl FromStr for AllocSymbol {
     }
 }
 
+impl fmt::Display for AllocSymbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.signature.kind)
+    }
+}
+
 /// The function whose name `name` is or ends with; the longest such, so that `my_posix_memalign` is no `memalign`.
 fn guess(name: &str) -> Option<Signature> {
     let whole = names::fixed(name).map(|known| known.signature);

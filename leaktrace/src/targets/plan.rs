@@ -8,6 +8,7 @@ mod hidden;
 mod linkage;
 mod outside;
 mod role;
+mod runtime;
 mod survey;
 mod ways_out;
 
@@ -18,6 +19,7 @@ use super::elf::{ElfError, Image, Sort};
 use super::functions::{AllocSymbol, Kind, Table};
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
 pub use role::{Allocator, Role};
+pub use runtime::Runtime;
 use survey::Candidate;
 
 /// More functions than this in one object are no allocator's; a hostile symbol table may name any number.
@@ -49,6 +51,8 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
     /// An allocator that seems to be in there without a name to find it by, where nothing was found to probe.
     pub hidden: Option<Allocator>,
+    /// A runtime in there that keeps a heap of its own.
+    pub runtime: Option<Runtime>,
 }
 
 /// One function to probe.
@@ -115,6 +119,8 @@ pub enum Why {
     DynamicLinker,
     /// It may throw, and its ways out are not known.
     Throws,
+    /// It is Go's, whose stacks move and must not hold addresses that Go does not know.
+    Go,
 }
 
 /// Why nothing can be planned for an object.
@@ -144,6 +150,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         probes: Vec::new(),
         skipped: Vec::new(),
         hidden: None,
+        runtime: evidence.runtime().or_else(|| Runtime::by_note(&image)),
     };
     if plan.role == Role::DynamicLinker {
         plan.skipped = candidates.into_iter().map(|it| Skipped { names: it.names, why: Why::DynamicLinker }).collect();
@@ -166,6 +173,11 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
     mark_outside_branches(&image, &mut own, options.emulation);
     let ways_out = ways_out::of(&image, &own);
     for (function, exits) in own.into_iter().zip(ways_out) {
+        // C functions have no dots in their names, Go's have always one.
+        if plan.runtime == Some(Runtime::Go) && function.names.iter().any(|name| name.contains('.')) {
+            plan.skipped.push(Skipped { names: function.names, why: Why::Go });
+            continue;
+        }
         let Some(exits) = exits else {
             plan.skipped.push(Skipped { names: function.names, why: Why::Throws });
             continue;
@@ -248,6 +260,7 @@ impl fmt::Display for Why {
             Self::Resolver => f.write_str("an IFUNC, which chooses the function and is not it"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::DynamicLinker => f.write_str("the dynamic linker's own"),
+            Self::Go => f.write_str("a return probe on a Go function would crash the program"),
             Self::Throws => f.write_str("it may throw exceptions, which a return probe would break"),
         }
     }

@@ -18,6 +18,32 @@ fn an_allocator_with_a_prefix_is_traced_beside_the_c_library() {
 }
 
 #[test]
+fn functions_that_the_user_names_are_traced_wherever_they_are() {
+    let mut process = Victim::start("prefixed.c", &[]);
+    let names = "my_malloc,my_free,my_calloc=calloc,my_realloc=realloc";
+    let tracer = Tracer::attach(&process, &["--alloc-symbols", names]);
+    let accounts = process.work();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+    assert_eq!(snapshot.process(process.pid()).untracked_frees, 0);
+    assert_eq!(snapshot.options["alloc_symbols"][0], "my_malloc=malloc");
+    process.finish();
+}
+
+#[test]
+fn verbose_lists_object_function_place_and_processes() {
+    let mut process = Victim::start("prefixed.c", &[]);
+    let tracer = Tracer::attach(&process, &["-v", "--no-follow"]);
+    process.work();
+    let finished = tracer.stop();
+    let lines =
+        |wanted: &[&str]| finished.stderr.lines().filter(|line| wanted.iter().all(|part| line.contains(part))).count();
+    assert!(lines(&["libc.so.6: ", "malloc", " at +"]) > 0, "{}", finished.stderr);
+    assert_eq!(lines(&["libc.so.6: probed in 1 process"]), 1, "{}", finished.stderr);
+    process.finish();
+}
+
+#[test]
 fn an_object_that_does_not_exist_is_refused() {
     let victim = Victim::start("idle.c", &[]);
     let pid = victim.pid().to_string();

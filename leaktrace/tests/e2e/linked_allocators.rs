@@ -172,6 +172,25 @@ fn rust_with_jemalloc() {
 }
 
 #[test]
+fn an_allocator_that_cannot_be_found_is_said_in_the_report() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, allocator) in [("rust_jemalloc", "jemalloc"), ("rust_mimalloc", "mimalloc")] {
+        let program = build::stripped(&build::rust_victim(name), directory.path());
+        let mut victim = Victim::spawn(name, Command::new(&program).arg("wait"));
+        victim.wait_until_ready();
+        let tracer = Tracer::attach(&victim, &[]);
+        victim.work();
+        let finished = tracer.stop();
+        finished.assert_success();
+        let snapshot = finished.snapshot();
+        let said = |text: &str| text.contains(allocator) && text.contains(name) && text.contains("not seen");
+        assert!(snapshot.warnings.iter().any(|warning| said(warning)), "{:?}", snapshot.warnings);
+        assert!(said(&finished.stdout), "{}", finished.stdout);
+        victim.finish();
+    }
+}
+
+#[test]
 fn rust_with_mimalloc() {
     assert_exact("rust_mimalloc", &mut Command::new(build::rust_victim("rust_mimalloc")));
 }

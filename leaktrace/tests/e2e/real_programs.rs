@@ -1,13 +1,21 @@
 //! Programs as the distribution ships them, installed by `cargo xtask setup`: traced without loss, seen to allocate.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
 
 use crate::harness::tracer::path_str;
 use crate::harness::{Snapshot, Tracer, Victim};
 
 /// Whether a program can be started; what `cargo xtask setup` installs must be there.
 fn require(program: &str) {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = Command::new(program)
+        .arg(if program == "nginx" { "-v" } else { "--version" })
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     assert!(found.is_ok_and(|status| status.success()), "{program} is missing: run `cargo xtask setup`");
 }
 
@@ -41,7 +49,69 @@ fn python_with_its_own_allocator() {
     require("/usr/bin/python3");
     let program = "import json; json.loads(json.dumps(list(range(100000))))";
     let snapshot = traced(&["/usr/bin/python3", "-c", program]);
+    assert_eq!(snapshot.notes.len(), 1, "{:?}", snapshot.notes);
+    assert!(snapshot.notes[0].contains("PYTHONMALLOC=malloc"), "{:?}", snapshot.notes);
     assert!(allocations(&snapshot) > 100, "{}", allocations(&snapshot));
+}
+
+#[test]
+fn a_runtime_with_its_own_heap_is_noted_in_the_text() {
+    let start = |environment: &[(&str, &str)]| {
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", "import sys; print('ready', flush=True); sys.stdin.read()"]).env_remove("PYTHONMALLOC");
+        let python = Victim::spawn("python3", python.envs(environment.iter().copied()));
+        python.wait_until_ready();
+        python
+    };
+    let python = start(&[]);
+    let finished = Tracer::attach(&python, &[]).stop();
+    let note = finished.stdout.lines().find(|line| line.starts_with("note: ")).unwrap_or_default();
+    assert!(note.contains("CPython") && note.contains(&python.pid().to_string()), "{}", finished.stdout);
+    let switched = start(&[("PYTHONMALLOC", "malloc")]);
+    assert_eq!(Tracer::attach(&switched, &[]).stop().snapshot().notes, [""; 0]);
+    // That nothing was seen remains a warning.
+    let seen: u64 = finished.snapshot().processes.iter().map(|process| process.alloc_count).sum();
+    assert!(seen > 0 || finished.stdout.contains("warning: "), "{}", finished.stdout);
+}
+
+#[test]
+fn nginx_serving_files() {
+    require("nginx");
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    std::fs::write(directory.path().join("page.html"), "x".repeat(3000)).unwrap();
+    // As one process of this test's own user, with everything in one directory.
+    let configuration = format!(
+        "user root; daemon off; master_process off; error_log stderr; pid {0}/pid; events {{}}\n\
+         http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;\n\
+         uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; server {{ listen unix:{0}/socket; root {0}; }} }}",
+        path_str(directory.path())
+    );
+    let file = directory.path().join("nginx.conf");
+    std::fs::write(&file, configuration).unwrap();
+    let tracer = Tracer::start_unready(&["--", "nginx", "-c", path_str(&file)]);
+    tracer.wait_until_tracing();
+    let connect = || loop {
+        // It listens as soon as it has read its configuration.
+        match UnixStream::connect(&socket) {
+            Ok(stream) => break stream,
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+        }
+    };
+    for _ in 0..200 {
+        let mut stream = connect();
+        stream.write_all(b"GET /page.html HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("xxx"), "{answer:.200}");
+    }
+    tracer.signal(Signal::SIGTERM);
+    let snapshot = tracer.wait().snapshot();
+    snapshot.assert_lossless_but(&["stacks_truncated", "unwind_failed", "unwind_failures"]);
+    // Each connection has a pool and each request one of its own, which go with them.
+    let server = snapshot.process(snapshot.target.pids[0]);
+    assert!(server.alloc_count > 400 && server.free_count > 400, "{server:?}");
+    assert!(server.outstanding_count < server.alloc_count / 2, "{server:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use leaktrace::targets::elf::ElfError;
 use leaktrace::targets::functions::{AllocSymbol, Kind};
-use leaktrace::targets::plan::{Allocator, Plan, PlanError, PlanOptions, Probe, Role, Why, choose, plan};
+use leaktrace::targets::plan::{Allocator, Plan, PlanError, PlanOptions, Probe, Role, Runtime, Why, choose, plan};
 use leaktrace::targets::site::{Cost, Fallback, Reason};
 
 use super::image::{
@@ -324,4 +324,14 @@ fn what_may_throw_is_watched_at_its_ways_out() {
         assert!(probe(&plan, name).needs_return() && probe(&plan, name).exits.is_empty(), "{name}");
     }
     assert!(plan.skipped.iter().any(|it| it.names == ["_ZnwmSt11align_val_t"] && it.why == Why::Throws));
+}
+
+#[test]
+fn runtimes_with_heaps_of_their_own_are_recognised() {
+    for (name, runtime) in [("PyObject_Malloc", Runtime::CPython), ("JNI_CreateJavaVM", Runtime::Jvm)] {
+        let mut image = Image::library("lib.so");
+        image.function(&[name], Exported, ENTRY);
+        assert_eq!(planned(&image).runtime, Some(runtime));
+    }
+    assert_eq!(planned(&libc()).runtime, None);
 }

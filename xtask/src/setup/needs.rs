@@ -46,6 +46,7 @@ pub const ALL: &[Need] = &[
         Tier::Machines,
         [&["debian-archive-keyring"], &["debian-keyring"], &["debian-archive-keyring"]],
     ),
+    Need { service: Some("nginx"), ..need("nginx", Tier::Test, [&["nginx-light"], &["nginx"], &["nginx"]]) },
     Need {
         service: Some("redis-server"),
         ..need("redis-server", Tier::Test, [&["redis-server"], &["redis"], &["redis"]])

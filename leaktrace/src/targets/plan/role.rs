@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::runtime::Runtime;
 use crate::targets::elf::Image;
 use crate::targets::functions::Family;
 
@@ -59,6 +60,7 @@ pub(super) struct Evidence {
     is_glibc: bool,
     is_libc: bool,
     is_jemalloc: bool,
+    runtime: Option<Runtime>,
     allocates: BTreeSet<Family>,
     frees: BTreeSet<Family>,
 }
@@ -69,6 +71,12 @@ impl Evidence {
         self.is_glibc |= GLIBC_MARKS.contains(&name);
         self.is_libc |= name == ANY_LIBC_MARK;
         self.is_jemalloc |= name.ends_with(b"sdallocx");
+        self.runtime = self.runtime.or_else(|| Runtime::by_symbol(name));
+    }
+
+    /// The runtime that is in there.
+    pub(super) fn runtime(&self) -> Option<Runtime> {
+        self.runtime
     }
 
     /// Takes note of a known allocation function.

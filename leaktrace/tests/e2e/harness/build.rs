@@ -119,6 +119,14 @@ pub fn rust_victim(name: &str) -> PathBuf {
     target.join("debug").join(name)
 }
 
+/// The same program without the symbols that only debuggers need.
+pub fn stripped(program: &Path, into: &Path) -> PathBuf {
+    let stripped = into.join(program.file_name().expect("a program has a name"));
+    let status = Command::new("strip").arg("-o").args([&stripped, &program.to_path_buf()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "binutils are installed with the compiler");
+    stripped
+}
+
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims")
 }

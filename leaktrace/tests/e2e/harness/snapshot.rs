@@ -19,11 +19,16 @@ pub struct Snapshot {
     /// All of them, also those that were added after the documentation's list.
     #[serde(deserialize_with = "counters")]
     pub losses: BTreeMap<String, u64>,
+    pub warnings: Vec<String>,
+    /// Absent where there are none.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 pub struct Target {
     pub mode: String,
+    pub pids: Vec<u32>,
 }
 
 #[derive(Debug, Deserialize)]
