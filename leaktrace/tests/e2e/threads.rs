@@ -1,15 +1,37 @@
 //! Many threads at once: blocks change hands, addresses come again at once, threads come and go.
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::harness::{Tracer, Victim, trace_command};
 
-/// Calls of the allocator in the large run; `LEAKTRACE_TEST_OPERATIONS` changes it for slow machines.
-fn operations() -> String {
-    std::env::var("LEAKTRACE_TEST_OPERATIONS").unwrap_or_else(|_| "10000000".to_owned())
+/// Calls of the allocator in a large run; `LEAKTRACE_TEST_OPERATIONS` changes it for slow machines.
+fn operations(usual: &str) -> String {
+    std::env::var("LEAKTRACE_TEST_OPERATIONS").unwrap_or_else(|_| usual.to_owned())
 }
 
 #[test]
 fn sixteen_threads_that_free_each_others_blocks_are_booked_exactly() {
-    let mut victim = Victim::start("threads.c", &["16", &operations()]);
+    let mut victim = Victim::start("threads.c", &["16", &operations("10000000")]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+    assert_eq!(snapshot.process(victim.pid()).untracked_frees, 0);
+    victim.finish();
+}
+
+/// Each is preempted again and again in the middle of our programs, most of all by a kernel booted with `preempt=full`. From
+/// 6.13 on such a kernel crashes if it has given a program a stack per processor.
+#[test]
+fn twelve_threads_on_one_processor_are_booked_exactly() {
+    let mut victim = Victim::start("threads.c", &["12", &operations("1000000")]);
+    let mut first = CpuSet::new();
+    first.set(0).unwrap();
+    for thread in std::fs::read_dir(format!("/proc/{}/task", victim.pid())).unwrap() {
+        let thread = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        sched_setaffinity(Pid::from_raw(thread), &first).unwrap();
+    }
     let tracer = Tracer::attach(&victim, &[]);
     let accounts = victim.work();
     let snapshot = tracer.stop().lossless();

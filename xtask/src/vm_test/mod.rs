@@ -33,6 +33,9 @@ pub struct Args {
     /// Every test that needs no program of this machine, instead of those that fit into `cargo xtask ci`
     #[arg(long)]
     pub full: bool,
+    /// Only the storm of allocations, which otherwise runs on the newest kernel after the tests
+    #[arg(long, conflicts_with_all = ["full", "tests", "shell"])]
+    storm: bool,
     /// Run this command line there instead of the tests; leaktrace and the victims are on its PATH
     #[arg(long, value_name = "LINE", conflicts_with_all = ["full", "tests"])]
     pub shell: Option<String>,

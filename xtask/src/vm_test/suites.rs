@@ -19,25 +19,53 @@ pub struct Suite {
     shell: Option<String>,
     /// Names of tests or parts of names.
     tests: Vec<String>,
-    /// The same, for those that are left out.
-    but: &'static [&'static str],
 }
 
-/// What a machine of ours does not have: other people's programs, the sources, and a compiler.
-const NOT_HERE: &[&str] = &["real_programs::", "committed_object::", "victims::"];
+/// What a machine of ours does not have: other people's programs and libraries, the sources, and a compiler.
+const NOT_HERE: [&str; 4] = ["real_programs::", "linked_allocators::", "committed_object::", "victims::"];
 
-/// The groups that run in `cargo xtask ci`: those that depend most on the kernel, and that take little time.
-const IN_CI: [&str; 3] = ["accounting::", "doctor::", "processes::"];
+/// What runs in `cargo xtask ci`, by group or by name: what depends on how this kernel verifies programs, attaches them, and
+/// tells of forks, programs and ends, and takes little time.
+const IN_CI: [&str; 12] = [
+    "abandoned::",
+    "accounting::",
+    "choosing::processes_of_a_name_are_chosen_before_and_after_they_start",
+    "command::constructors_of_libraries_are_traced",
+    "doctor::",
+    "failures::",
+    "following::every_kind_of_child_of_a_command_is_booked_exactly",
+    "lifecycle::a_killed_tracer_leaves_nothing_behind",
+    "lifecycle::a_target_that_is_killed_ends_the_trace_with_a_report",
+    "processes::",
+    "sampling::a_launched_command",
+    "threads::sixteen_threads",
+];
+
+/// Twelve threads on one processor, in whose programs the kernel preempts as it likes: what has crashed kernels from 6.13 on
+/// that gave a program a stack per processor.
+const STORM: &str = "threads::twelve_threads_on_one_processor_are_booked_exactly";
 
 /// The suites for a kernel.
-pub fn of(_series: Series, args: &Args) -> Vec<Suite> {
-    let tests = match (args.full, args.tests.as_slice()) {
-        (true, _) => Vec::new(),
-        (false, []) => IN_CI.map(str::to_owned).to_vec(),
-        (false, chosen) => chosen.to_vec(),
+pub fn of(series: Series, args: &Args) -> Vec<Suite> {
+    let (tests, limit) = match (args.full, args.tests.as_slice()) {
+        (true, _) => (Vec::new(), Duration::from_hours(1)),
+        (false, []) => (IN_CI.map(str::to_owned).to_vec(), Duration::from_mins(15)),
+        (false, chosen) => (chosen.to_vec(), Duration::from_mins(15)),
     };
-    let limit = Duration::from_mins(if args.full { 60 } else { 15 });
-    vec![Suite { name: "tests", options: "", processors: 2, limit, shell: args.shell.clone(), tests, but: NOT_HERE }]
+    let tests = Suite { name: "tests", options: "", processors: 2, limit, shell: args.shell.clone(), tests };
+    let storm = Suite {
+        name: "storm",
+        options: "preempt=full",
+        processors: 1,
+        limit: Duration::from_mins(10),
+        shell: None,
+        tests: vec![STORM.to_owned()],
+    };
+    match (args.storm, &args.shell, args.tests.is_empty()) {
+        (true, _, _) => vec![storm],
+        (false, None, true) if series == super::kernels::NEWEST => vec![tests, storm],
+        _ => vec![tests],
+    }
 }
 
 impl Suite {
@@ -54,6 +82,7 @@ impl Suite {
             ("LEAKTRACE_BIN", &*leaktrace),
             // An emulated processor does a twentieth of a real one's work.
             ("LEAKTRACE_TEST_OPERATIONS", "200000"),
+            ("LEAKTRACE_TEST_EARLY_STACKS", "counted"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec()
@@ -67,9 +96,12 @@ impl Suite {
         }
         let mut command = vec![parts.tests.to_string_lossy().into_owned()];
         command.extend(self.tests.iter().cloned());
-        command.extend(self.but.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]));
+        command.extend(NOT_HERE.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]));
         let doctor = vec![parts.leaktrace.to_string_lossy().into_owned(), "doctor".to_owned()];
+        // How it preempts: `full` in parentheses, if the command line has done what it should.
+        let preemption = ["/bin/cat", "/sys/kernel/debug/sched/preempt"].map(str::to_owned).to_vec();
         vec![
+            Run { title: "preemption".to_owned(), command: preemption },
             Run { title: "leaktrace doctor".to_owned(), command: doctor },
             Run { title: "end-to-end tests".to_owned(), command },
         ]

@@ -196,9 +196,14 @@ impl Snapshot {
     }
 
     /// The same, where the test is about some of the losses.
+    ///
+    /// `LEAKTRACE_TEST_EARLY_STACKS` says that this machine is so slow that unwind tables come after a trace's first
+    /// allocations: that stacks are cut short is then expected, as long as it is counted.
     pub fn assert_lossless_but(&self, expected: &[&str]) {
-        let lost: Vec<_> =
-            self.losses.iter().filter(|(name, n)| **n > 0 && !expected.contains(&name.as_str())).collect();
+        let late = std::env::var_os("LEAKTRACE_TEST_EARLY_STACKS").is_some();
+        let is_late = |name: &str| late && ["unwind_failed", "unwind_failures"].contains(&name);
+        let is_expected = |name: &str| expected.contains(&name) || is_late(name);
+        let lost: Vec<_> = self.losses.iter().filter(|(name, n)| **n > 0 && !is_expected(name)).collect();
         assert!(lost.is_empty(), "losses: {lost:?}");
     }
 
