@@ -106,7 +106,8 @@ pub struct Process {
     /// Allocations freed again of those.
     #[serde(default)]
     pub free_count: u64,
-    /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost.
+    /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost; also what the C library
+    /// gives back at a thread's end of what it had kept for the thread, which was freed before.
     #[serde(default)]
     pub untracked_frees: u64,
     /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).
@@ -193,7 +194,7 @@ pub struct Block {
     pub address: Address,
     /// Bytes asked for, never an estimate.
     pub size: u64,
-    /// Time since it was allocated.
+    /// Time since it was allocated, or until its process ended.
     #[serde(rename = "age_s", with = "seconds")]
     pub age: Duration,
     /// What the leak check found about it; `None` where none ran.

@@ -44,6 +44,7 @@ pub fn capture(
         processes.observe(slot, &life);
     }
     let Roster { processes: raw_processes, by_slot, by_number } = processes.roster();
+    let now_ns = monotonic_ns()?;
     let mut sites = Vec::new();
     let mut by_index = HashMap::new();
     let mut losses = losses(kernel);
@@ -55,7 +56,7 @@ pub fn capture(
             incomplete.add(processes.space(raw_processes[process].life), &frames, reason, 1);
         }
         count(&mut stacks, &frames, truncated, broken, 1);
-        by_index.insert(index, sites.len());
+        by_index.insert(index, (sites.len(), ended_ago(kernel, slot, now_ns)));
         sites.push(RawSite { process, frames, counters, truncated });
     }
     let outstanding = recorded_blocks(&sites, options.sample_bytes);
@@ -63,7 +64,7 @@ pub fn capture(
     let wanted = occasion.is_final || options.show_allocs || !options.older_than.is_zero() || places <= MANY_PLACES;
     let mut warnings = Vec::new();
     let mut blocks = if wanted {
-        let blocks = drain::blocks(kernel, monotonic_ns()?, |index| by_index.get(&index).copied());
+        let blocks = drain::blocks(kernel, now_ns, |index| by_index.get(&index).copied());
         Some(BlockTally::read(sites.len(), options, blocks))
     } else {
         warnings
@@ -106,6 +107,12 @@ pub fn capture(
         warnings,
         notes: Vec::new(),
     })
+}
+
+/// How long the life in a slot has been over; zero for one that is not.
+fn ended_ago(kernel: &Kernel, slot: u32, now_ns: u64) -> Duration {
+    let ended_ns = kernel.processes.read(slot).map_or(0, |life| life.ended_ns);
+    if ended_ns == 0 { Duration::ZERO } else { Duration::from_nanos(now_ns.saturating_sub(ended_ns)) }
 }
 
 /// Counts a stack that so many lives have each.

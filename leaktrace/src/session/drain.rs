@@ -89,17 +89,18 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
     })
 }
 
-/// All outstanding blocks whose site `wanted` knows by its index, with what it says of it. `now_ns` is
-/// `CLOCK_MONOTONIC`.
+/// All outstanding blocks whose site `wanted` knows by its index, with the number that it says for it, as old as they were
+/// so long ago as it says. `now_ns` is `CLOCK_MONOTONIC`.
 pub fn blocks<'a>(
     kernel: &'a Kernel,
     now_ns: u64,
-    wanted: impl Fn(u32) -> Option<usize> + 'a,
+    wanted: impl Fn(u32) -> Option<(usize, Duration)> + 'a,
 ) -> impl Iterator<Item = RawBlock> + 'a {
     let clock = Clock::of(kernel, now_ns);
     let raw = move |address: u64, block: Block| {
-        let site = wanted(block.site.checked_sub(1)?)?;
-        Some(RawBlock { site, address: Address(address), size: block.size, age: clock.age(block.time) })
+        let (site, ago) = wanted(block.site.checked_sub(1)?)?;
+        let age = clock.age(block.time).saturating_sub(ago);
+        Some(RawBlock { site, address: Address(address), size: block.size, age })
     };
     let tabled = (0..kernel.block_keys.elements())
         .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -114,4 +115,61 @@ fn a_program_that_is_replaced_while_it_runs_is_named_by_what_it_runs() {
         fs::rename(path, path.with_extension("old")).expect("it can be renamed");
         fs::copy(build::victim("family.c"), path).expect("another takes its place");
     });
+}
+
+/// The one child of a process, by the number that we see.
+fn child_of(pid: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the kernel lists children");
+    children.trim().parse().expect("one child")
+}
+
+#[test]
+fn a_process_in_a_pid_namespace_is_traced_by_the_number_that_we_see() {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]).arg(build::victim("puppet.c")).arg("wait");
+    let mut puppet = Victim::spawn("a puppet in a pid namespace", &mut command);
+    puppet.wait_until_ready();
+    let pid = child_of(puppet.pid());
+    puppet.go();
+    let tracer = Tracer::start(&["-p", &pid.to_string(), "--show-allocs"]);
+    puppet.tell("a a 100 10");
+    puppet.tell("f a 3");
+    let accounts = puppet.report();
+    let snapshot = tracer.stop().lossless();
+    // To itself it is the first process.
+    assert_eq!(accounts.site("leak_a").pid, 1);
+    assert_eq!(snapshot.through(pid, "leak_a").outstanding(), (700, 7), "{}", snapshot.digest());
+    assert_eq!(snapshot.processes.len(), 1);
+}
+
+#[test]
+fn from_inside_a_pid_namespace_a_trace_is_refused_and_says_why() {
+    crate::harness::require_privileges();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(crate::harness::tracer::binary()).args(["-p", "1"]);
+    let finished = crate::harness::Finished::of(&mut command);
+    finished.assert_failed_with_line(1, &["pid namespace"]);
+}
+
+#[test]
+fn what_a_process_held_is_as_old_as_it_was_at_its_end() {
+    let (mut short, mut long) = (Victim::start("puppet.c", &[]), Victim::start("puppet.c", &[]));
+    short.go();
+    long.go();
+    let pids = format!("{},{}", short.pid(), long.pid());
+    let tracer = Tracer::start(&["-p", &pids, "--show-allocs"]);
+    let before = Instant::now();
+    short.tell("a a 100 10");
+    long.tell("a a 100 10");
+    short.report();
+    short.tell_last("q 0");
+    short.wait();
+    let life = before.elapsed();
+    std::thread::sleep(life * 2 + Duration::from_millis(500));
+    let snapshot = tracer.stop().lossless();
+    let oldest = |pid| snapshot.sites_through(pid, "leak_a")[0].oldest_s.expect("it holds blocks");
+    // A tick of the kernel's is at most 10 ms, and two of them are read.
+    assert!(oldest(short.pid()) <= life.as_secs_f64() + 0.02, "{} of {life:?}", oldest(short.pid()));
+    assert!(oldest(long.pid()) >= life.as_secs_f64(), "{} of {life:?}", oldest(long.pid()));
+    assert!(snapshot.process(short.pid()).exited && !snapshot.process(long.pid()).exited);
 }
