@@ -1,0 +1,71 @@
+//! Others who change a program's text: a debugger's breakpoint where a probe goes.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use leaktrace::targets::plan::{PlanOptions, plan};
+
+use crate::harness::{Tracer, Victim, locks};
+
+/// What debuggers write: `int3`.
+const BREAKPOINT: u8 = 0xcc;
+
+/// Where in the process the C library's code at this offset of its file is, and the file.
+fn mapped(pid: u32) -> (impl Fn(u64) -> u64, Vec<u8>) {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let line = maps.lines().find(|line| line.contains(" r-xp ") && line.ends_with("/libc.so.6")).unwrap();
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    let (start, offset) = (number(fields[0].split('-').next().unwrap()), number(fields[2]));
+    (move |place| start + place - offset, fs::read(fields[5]).unwrap())
+}
+
+fn byte_at(memory: &File, address: u64) -> u8 {
+    let mut byte = [0];
+    memory.read_exact_at(&mut byte, address).unwrap();
+    byte[0]
+}
+
+#[test]
+fn a_breakpoint_at_the_place_of_a_probe_neither_kills_the_program_nor_hides_a_call() {
+    let mut victim = Victim::start("portable.c", &[]);
+    let (address, libc) = mapped(victim.pid());
+    let plan = plan(&libc, &PlanOptions::default()).unwrap();
+    let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", victim.pid())).unwrap();
+    let places: Vec<u64> = ["malloc", "free"]
+        .iter()
+        .map(|name| plan.probes.iter().find(|probe| probe.names.iter().any(|known| known == name)).unwrap().offset)
+        .collect();
+    // In this process alone: its page becomes a copy.
+    for place in &places {
+        memory.write_all_at(&[BREAKPOINT], address(*place)).unwrap();
+    }
+    let tracer = Tracer::attach(&victim, &["--no-follow"]);
+    let accounts = victim.work();
+    tracer.stop().lossless().assert_equals(&accounts);
+    // The debugger takes its breakpoints away, if they are still there.
+    for place in &places {
+        let original = libc[usize::try_from(*place).unwrap()];
+        memory.write_all_at(&[original], address(*place)).unwrap();
+        assert_eq!(byte_at(&memory, address(*place)), original);
+    }
+    victim.finish();
+}
+
+#[test]
+fn a_program_finds_its_own_text_as_it_was_when_the_trace_is_over() {
+    let _machine = locks::no_system_wide_trace();
+    // Its own: nobody else's trace puts probes there.
+    let mut victim = Victim::start_with_own_libc("portable.c", &[]);
+    let (address, libc) = mapped(victim.pid());
+    let plan = plan(&libc, &PlanOptions::default()).unwrap();
+    let tracer = Tracer::attach(&victim, &["--no-follow"]);
+    let accounts = victim.work();
+    tracer.stop().lossless().assert_equals(&accounts);
+    let memory = File::open(format!("/proc/{}/mem", victim.pid())).unwrap();
+    for probe in &plan.probes {
+        let original = libc[usize::try_from(probe.offset).unwrap()];
+        assert_eq!(byte_at(&memory, address(probe.offset)), original, "{:?}", probe.names);
+    }
+    victim.finish();
+}
