@@ -6,7 +6,7 @@
 use super::catalog::Variant;
 use super::sites::{self, Sites};
 use crate::{root, shell};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
@@ -24,8 +24,8 @@ pub struct Tracers {
     pub leaktrace: PathBuf,
     /// The example of the same crate.
     pub floor: PathBuf,
-    /// BCC's, if it is on PATH; Debian calls it after its package.
-    pub memleak: Option<PathBuf>,
+    /// BCC's, or why it cannot be measured.
+    pub memleak: Result<PathBuf, String>,
     /// For leaktrace's reports.
     pub scratch: PathBuf,
     /// Options that this leaktrace has.
@@ -37,8 +37,13 @@ impl Tracers {
     pub fn find(built: &Path, scratch: &Path) -> Result<Self> {
         let leaktrace = built.join("leaktrace");
         let help = shell::output(Command::new(&leaktrace).arg("--help"))?;
-        let memleak = shell::find("memleak").or_else(|| shell::find("memleak-bpfcc"));
-        Ok(Self { leaktrace, floor: built.join("examples/floor"), memleak, scratch: scratch.to_owned(), help })
+        Ok(Self {
+            leaktrace,
+            floor: built.join("examples/floor"),
+            memleak: memleak()?,
+            scratch: scratch.to_owned(),
+            help,
+        })
     }
 
     /// Why a variant cannot be measured here, if it cannot.
@@ -48,7 +53,7 @@ impl Tracers {
             Variant::Sampled if !self.help.contains("--sample-bytes") => {
                 Some("this leaktrace has no --sample-bytes".to_owned())
             }
-            Variant::Memleak if self.memleak.is_none() => Some("there is no memleak on PATH".to_owned()),
+            Variant::Memleak => self.memleak.as_ref().err().cloned(),
             Variant::Heaptrack => absent("heaptrack"),
             Variant::Valgrind => absent("valgrind"),
             _ => None,
@@ -99,7 +104,7 @@ impl Tracers {
     }
 
     fn memleak(&self, pid: u32) -> Result<Tracer> {
-        let memleak = self.memleak.as_ref().context("there is no memleak on PATH")?;
+        let memleak = self.memleak.as_ref().map_err(|why| anyhow!("{why}"))?;
         // Its output is to come when it is written, not when a buffer is full.
         let mut command = root::command("env", "trace a process")?;
         command.args(["PYTHONUNBUFFERED=1", "stdbuf", "-oL"]).arg(memleak);
@@ -128,6 +133,27 @@ impl Tracers {
         );
         Sites::parse(&floor)
     }
+}
+
+/// BCC's memleak, which Debian calls after its package, if it is on PATH and runs: it compiles its program each time, for
+/// which it needs the headers of the running kernel.
+fn memleak() -> Result<Result<PathBuf, String>> {
+    let Some(path) = shell::find("memleak").or_else(|| shell::find("memleak-bpfcc")) else {
+        return Ok(Err("there is no memleak on PATH".to_owned()));
+    };
+    let mut trial = privileged(&path)?;
+    // One report, after a second, of the process that has the least to do: this one, which waits for it.
+    trial.args(["-p", &std::process::id().to_string(), "-T", "1", "1", "1"]);
+    Ok(match shell::output(&mut trial) {
+        Ok(_) => Ok(path),
+        Err(error) => Err(why(&error.to_string())),
+    })
+}
+
+/// Of what a program that failed has said, the last line: Python puts the error there.
+fn why(said: &str) -> String {
+    let last = said.trim().lines().last().unwrap_or_default().trim();
+    format!("memleak does not run here: {last}")
 }
 
 /// A command that runs `program` as root.
@@ -266,6 +292,12 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::Seen;
+
+    #[test]
+    fn a_program_that_does_not_run_is_left_out_with_its_last_word() {
+        let said = "`memleak -p 1` ended with 1: Traceback (most recent call last):\n  File \"memleak\"\nException: no headers\n";
+        assert_eq!(super::why(said), "memleak does not run here: Exception: no headers");
+    }
 
     #[test]
     fn a_report_tells_what_was_seen_and_what_was_lost() {
