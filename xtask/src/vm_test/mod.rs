@@ -85,7 +85,7 @@ fn boot(kernel: &Kernel, suite: &Suite, parts: &Parts) -> Result<(String, Outcom
     shell::step(&format!("{label}: {}", kernel.package));
     let initramfs = workspace::target_dir().join("vm").join(format!("{}-{}.initramfs", kernel.series.name, suite.name));
     let mut archive: Archive = parts.archive()?;
-    let plan = Plan { environment: Suite::environment(parts), runs: suite.runs(parts) };
+    let plan = Plan { environment: suite.environment(parts), runs: suite.runs(parts) };
     archive.add(Path::new(PLAN), 0o644, &serde_json::to_vec(&plan)?);
     fs::write(&initramfs, archive.finish()).with_context(|| format!("writing {}", initramfs.display()))?;
     let machine = Machine {
