@@ -47,7 +47,12 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "allocation",
         "",
         format!("not recorded ({}table of {} full)", bytes_dropped(losses.bytes_dropped), Count(max_allocs)),
-        "totals are too low, raise --max-allocs".to_owned(),
+        // Where no process has room for a single stack any more, its blocks have nowhere to be booked.
+        if losses.stacks_dropped > 0 {
+            "totals are too low, raise --max-stacks or --max-allocs".to_owned()
+        } else {
+            "totals are too low, raise --max-allocs".to_owned()
+        },
     );
     lose(
         losses.threads_dropped,
