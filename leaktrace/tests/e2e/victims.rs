@@ -9,7 +9,7 @@ use crate::frames;
 use crate::harness::build;
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 23] = [
+const PLAIN: [&str; 24] = [
     "abandoned.c",
     "changing.c",
     "churn.c",
@@ -26,6 +26,7 @@ const PLAIN: [&str; 23] = [
     "leader.c",
     "nolibc.c",
     "outstanding.c",
+    "portable.c",
     "prefixed.c",
     "puppet.c",
     "reallocs.c",
