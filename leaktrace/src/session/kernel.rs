@@ -152,8 +152,10 @@ impl Kernel {
         if limits.sample_bytes != 0 {
             sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
         }
-        // Slot 0 means "none".
-        kernel.set_control(|control| control.next_slot = 1)?;
+        // Slot 0 means "none". Nothing is recorded before everything is in place.
+        let control = Control { stopped: 1, never: 0, next_slot: 1 };
+        // SAFETY: the map's only element; no program is attached yet.
+        unsafe { kernel.control()?.write_volatile(control) };
         selection.fill(&mut kernel.ebpf)?;
         for name in ["process_fork", "process_exec", "process_exit"] {
             let program: &mut RawTracePoint = kernel
@@ -206,9 +208,15 @@ impl Kernel {
         selection::follow(&mut self.ebpf, pid)
     }
 
+    /// Has the programs record from now on. They do nothing before: while probes are being attached, some blocks would be
+    /// seen to come and not to go.
+    pub fn start(&self) -> Result<()> {
+        self.set_stopped(0)
+    }
+
     /// Makes the programs do nothing from now on, so that the tables stand still.
     pub fn stop(&self) -> Result<()> {
-        self.set_control(|control| control.stopped = 1)?;
+        self.set_stopped(1)?;
         // Programs that were past the question, on other CPUs or preempted, are finished after a grace period of RCU,
         // which is what this command waits for (kernel/sched/membarrier.c).
         // SAFETY: takes three numbers.
@@ -235,16 +243,14 @@ impl Kernel {
         self.losses.read(0).unwrap_or_default()
     }
 
-    fn set_control(&self, change: impl FnOnce(&mut Control)) -> Result<()> {
-        let pointer = self.control.pointer(0).context("the BPF object's map CONTROL is empty")?;
-        // SAFETY: the map's only element, plain integers; the programs only read the fields changed here, and add to
-        // `next_slot` only once probes are attached.
-        unsafe {
-            let mut control = pointer.read_volatile();
-            change(&mut control);
-            pointer.write_volatile(control);
-        }
+    fn set_stopped(&self, stopped: u64) -> Result<()> {
+        // SAFETY: the map's only element; one aligned word, which the programs only read.
+        unsafe { (&raw mut (*self.control()?).stopped).write_volatile(stopped) };
         Ok(())
+    }
+
+    fn control(&self) -> Result<*mut Control> {
+        self.control.pointer(0).context("the BPF object's map CONTROL is empty")
     }
 }
 

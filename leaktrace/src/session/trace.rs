@@ -121,7 +121,7 @@ pub async fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
             return Err(error);
         }
     };
-    trace.begin(held);
+    trace.begin(held)?;
     let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
     trace.finish(over, launched, ends).await
 }
@@ -142,7 +142,7 @@ async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &
         trace.probe_process(pid).await?;
         trace.follow_mappings();
         // Its first allocations are to have whole stacks; nobody waits for it yet.
-        trace.unwinding.settle(&trace.kernel, tables_within()).await;
+        trace.until_tables_are_built().await?;
     } else {
         match &config.whom {
             Whom::Pids(pids) => {
@@ -155,8 +155,8 @@ async fn set_up<'a>(config: &'a Config, launched: Option<&mut Launched>, held: &
     }
     trace.follow_mappings();
     if matches!(config.whom, Whom::Pids(_)) {
-        // Probed already; what it allocates meanwhile has its stack by frame pointers.
-        trace.unwinding.settle(&trace.kernel, tables_within()).await;
+        // They run meanwhile, unrecorded.
+        trace.until_tables_are_built().await?;
     }
     Ok(trace)
 }
@@ -220,9 +220,10 @@ impl<'a> Trace<'a> {
             // Before the look, which fails where the process has ended; if it does so later, the programs forget it.
             self.kernel.follow(pid)?;
         }
-        let space = self.processes.look_at(pid)?;
-        self.prober.request_all(&mut self.kernel, space, scope)?;
+        self.processes.look_at(pid)?;
+        // Tables are built while probes are attached.
         self.follow_mappings();
+        self.prober.request_all(&mut self.kernel, self.processes.look_at(pid)?, scope)?;
         self.processes.name(pid);
         self.probe_named(scope)?;
         self.until_probed().await?;
@@ -270,10 +271,27 @@ impl<'a> Trace<'a> {
         while !self.prober.is_idle() {
             tokio::select! {
                 progress = self.prober.progress() => self.prober.settle(&mut self.kernel, progress)?,
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 ready = self.discovery.ready() => {
                     ready.context("cannot wait for the kernel's records")?;
                     self.take_in();
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the unwind tables that were asked for, for a while.
+    async fn until_tables_are_built(&mut self) -> Result<()> {
+        let deadline = Instant::now() + tables_within();
+        while self.unwinding.is_building() {
+            tokio::select! {
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
+                ready = self.discovery.ready() => {
+                    ready.context("cannot wait for the kernel's records")?;
+                    self.take_in();
+                }
+                () = sleep_until(deadline.into()) => break,
             }
         }
         Ok(())
@@ -286,17 +304,19 @@ impl<'a> Trace<'a> {
         Ok(())
     }
 
-    /// All probes are in place: time runs from here.
-    fn begin(&mut self, held: Option<Held>) {
+    /// All probes are in place: time runs from here, and so do records.
+    fn begin(&mut self, held: Option<Held>) -> Result<()> {
         self.prober.tell(self.processes.spaces());
         self.started = Timestamp::now();
         self.since = Instant::now();
+        self.kernel.start()?;
         if !self.config.messages.quiet {
             eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", whom(&self.target));
         }
         if let Some(held) = held {
             held.release();
         }
+        Ok(())
     }
 
     /// Waits until the trace is over, reporting on the way.
@@ -341,7 +361,7 @@ impl<'a> Trace<'a> {
                             }
                         }
                         self.follow_mappings();
-                        self.unwinding.settle(&self.kernel, tables_within()).await;
+                        self.until_tables_are_built().await?;
                         held.release();
                     }
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),

@@ -148,15 +148,9 @@ impl Unwinding {
         }
     }
 
-    /// Waits until all tables asked for are there, but no longer than `patience`.
-    pub async fn settle(&mut self, kernel: &Kernel, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        while self.pending > 0 {
-            match tokio::time::timeout_at(deadline.into(), self.built()).await {
-                Ok(built) => self.take(kernel, built),
-                Err(_) => return,
-            }
-        }
+    /// Whether tables that were asked for are still to come.
+    pub fn is_building(&self) -> bool {
+        self.pending > 0
     }
 
     /// Puts a table to use.

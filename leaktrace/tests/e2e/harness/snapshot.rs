@@ -17,6 +17,7 @@ pub struct Snapshot {
     pub processes: Vec<Process>,
     pub sites: Vec<Site>,
     /// All of them, also those that were added after the documentation's list.
+    pub stacks: Option<Stacks>,
     #[serde(deserialize_with = "counters")]
     pub losses: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
@@ -29,6 +30,13 @@ pub struct Snapshot {
 pub struct Target {
     pub mode: String,
     pub pids: Vec<u32>,
+}
+
+/// How many stacks are whole.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Stacks {
+    pub recorded: u64,
+    pub complete: u64,
 }
 
 #[derive(Debug, Deserialize)]
