@@ -260,7 +260,7 @@ fn return_probes(facts: &Facts) -> Need {
         Some(true) => Need::missing(
             what,
             "this kernel shows them to seccomp filters, which may kill programs that run under one",
-            "do not trace such programs here; 6.14 and later stable kernels are cured",
+            "such programs are not traced here without --force; 6.14 and later stable kernels are cured",
         ),
         None => Need::unknown(
             what,

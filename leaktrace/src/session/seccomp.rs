@@ -8,17 +8,16 @@ use std::fs;
 use anyhow::{Result, bail};
 
 use super::attach::Scope;
-use super::kernel;
+use super::{features, kernel};
 use crate::model::Pid;
 
-/// `uretprobe` (`arch/x86/entry/syscalls/syscall_64.tbl`).
-const SYS_URETPROBE: libc::c_long = 335;
 /// The series in question.
 const SUSPECT: std::ops::RangeInclusive<(u32, u32)> = (6, 11)..=(6, 13);
 
-/// Whether a kernel of this version kills what is under a filter, if filters get to see the return probe's system call.
-fn kills(version: (u32, u32), filters_see_it: impl FnOnce() -> bool) -> bool {
-    cfg!(target_arch = "x86_64") && SUSPECT.contains(&version) && filters_see_it()
+/// Whether a kernel of this version kills what is under a filter, if filters get to see the return probe's system call. Where
+/// that could not be found out, the version decides.
+fn kills(version: (u32, u32), filters_see_it: impl FnOnce() -> Option<bool>) -> bool {
+    cfg!(target_arch = "x86_64") && SUSPECT.contains(&version) && filters_see_it().unwrap_or(true)
 }
 
 /// Whether the `status` file of a process says that it is under a filter, or in strict mode.
@@ -32,7 +31,7 @@ fn is_filtered(status: &str) -> bool {
 /// # Errors
 /// Names such a process: `pid` itself, or any where the probes are for all.
 pub fn check(pid: Option<Pid>, scope: Scope, forced: bool) -> Result<()> {
-    if forced || !kills(kernel::version(), filters_see_uretprobe) {
+    if forced || !kills(kernel::version(), features::seccomp_sees_return_probes) {
         return Ok(());
     }
     let endangered = match (pid, scope) {
@@ -57,43 +56,6 @@ fn is_endangered(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_filtered(&status))
 }
 
-/// Whether a filter is asked about the return probe's system call: a child of ours tries.
-fn filters_see_uretprobe() -> bool {
-    const REFUSED: libc::c_int = 1;
-    // In `seccomp_data` the number comes first. That call is refused, all others are allowed.
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let jump = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let answer = libc::BPF_RET | libc::BPF_K;
-    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filter = [
-        step(load, 0, 0, 0),
-        step(jump, 0, 1, SYS_URETPROBE as u32),
-        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: between fork and _exit the child makes system calls only, with what is on its stack.
-    unsafe {
-        let child = libc::fork();
-        if child == 0 {
-            let none: libc::rlimit = std::mem::zeroed();
-            // It is about to be killed for calling from elsewhere, on kernels that let it through.
-            libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-            let filtered = libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0;
-            let refused = filtered
-                && libc::syscall(SYS_URETPROBE) == -1
-                && std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
-            libc::_exit(if refused { REFUSED } else { 0 });
-        }
-        let mut status = 0;
-        // Without a child nothing is known, and then the version decides.
-        child < 0
-            || libc::waitpid(child, &raw mut status, 0) != child
-            || libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == REFUSED
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::BufRead;
@@ -104,11 +66,12 @@ mod tests {
     #[test]
     fn only_some_kernels_kill_and_only_those_without_the_repair() {
         for version in [(5, 15), (6, 1), (6, 10), (6, 14), (6, 18), (7, 2)] {
-            assert!(!kills(version, || true), "{version:?}");
+            assert!(!kills(version, || Some(true)), "{version:?}");
         }
         for version in [(6, 11), (6, 12), (6, 13)] {
-            assert_eq!(kills(version, || true), cfg!(target_arch = "x86_64"), "{version:?}");
-            assert!(!kills(version, || false), "{version:?}");
+            assert_eq!(kills(version, || Some(true)), cfg!(target_arch = "x86_64"), "{version:?}");
+            assert_eq!(kills(version, || None), cfg!(target_arch = "x86_64"), "{version:?}");
+            assert!(!kills(version, || Some(false)), "{version:?}");
         }
     }
 
@@ -138,14 +101,5 @@ mod tests {
         drop(plain.stdin.take());
         plain.wait().unwrap();
         assert!(!is_filtered("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n") && is_filtered("Seccomp:\t2\n"));
-    }
-
-    #[test]
-    fn kernels_from_6_14_on_do_not_ask_filters() {
-        if cfg!(target_arch = "x86_64") && kernel::version() >= (6, 14) {
-            assert!(!filters_see_uretprobe());
-        } else if kernel::version() < (6, 11) {
-            assert!(filters_see_uretprobe(), "a call that does not exist is filtered as any other");
-        }
     }
 }
