@@ -252,7 +252,7 @@ pub struct Losses {
     pub padding: u64,
 }
 
-/// What userspace tells the running programs.
+/// What userspace tells the running programs, and they it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Control {
@@ -262,6 +262,8 @@ pub struct Control {
     pub never: u64,
     /// The next process slot never used yet.
     pub next_slot: u64,
+    /// Lives of followed processes that have ended so far, by exec or exit.
+    pub followed_ends: u64,
 }
 
 /// What the kernel says of a mapping.
@@ -389,7 +391,7 @@ const _: () = {
     assert!(size_of::<Process>() == 96);
     assert!(size_of::<Thread>() == 88);
     assert!(size_of::<Losses>() == 64);
-    assert!(size_of::<Control>() == 24);
+    assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<Bucket>() == 64);
 };

@@ -90,6 +90,7 @@ pub fn exec(ctx: &RawTracePointContext) {
     // Arguments of the tracepoint: the task, and the id it had. A thread that is not the first takes over the pid.
     // SAFETY: the context of a raw tracepoint is an array of its arguments, of which there have always been three.
     threads::remove(unsafe { *ctx.as_ptr().cast::<u64>().add(1) } & 0xffff_ffff);
+    whom::exec(id.tgid() as u32);
     end(ctx, id, PROCESS_EXECED, EVENT_EXEC);
 }
 

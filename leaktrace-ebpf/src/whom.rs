@@ -3,8 +3,9 @@
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_task, bpf_get_current_uid_gid, bpf_probe_read_kernel};
 use leaktrace_common::abi::{FILTER_CGROUP, FILTER_COMM, FILTER_UID};
+use leaktrace_common::atomic;
 
-use crate::maps::{CGROUPS, COMMS, FOLLOWED, UIDS};
+use crate::maps::{CGROUPS, COMMS, CONTROL, FOLLOWED, UIDS};
 use crate::{config, stats::lose};
 
 /// Control groups lie at most so deep in one another, as far as we look.
@@ -79,10 +80,26 @@ pub fn fork(parent: u32, child: u32) {
     }
 }
 
+/// A process begins another program.
+#[inline(always)]
+pub fn exec(tgid: u32) {
+    if config::following() != 0 && is_followed(tgid) {
+        count_end();
+    }
+}
+
 /// A process ends, and its number may be given to another.
 #[inline(always)]
 pub fn forget(tgid: u32) {
-    if config::following() != 0 {
-        let _ = FOLLOWED.remove(tgid);
+    if config::following() != 0 && FOLLOWED.remove(tgid).is_ok() {
+        count_end();
+    }
+}
+
+#[inline(always)]
+fn count_end() {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the map's only element; the counter is written by atomics alone.
+        unsafe { atomic::add(&raw mut (*control).followed_ends, 1) };
     }
 }

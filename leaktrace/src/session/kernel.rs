@@ -153,7 +153,7 @@ impl Kernel {
             sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
         }
         // Slot 0 means "none". Nothing is recorded before everything is in place.
-        let control = Control { stopped: 1, never: 0, next_slot: 1 };
+        let control = Control { stopped: 1, next_slot: 1, ..Control::default() };
         // SAFETY: the map's only element; no program is attached yet.
         unsafe { kernel.control()?.write_volatile(control) };
         selection.fill(&mut kernel.ebpf)?;
@@ -241,6 +241,11 @@ impl Kernel {
     /// What could not be recorded so far.
     pub fn losses(&self) -> Losses {
         self.losses.read(0).unwrap_or_default()
+    }
+
+    /// How many lives of followed processes have ended so far.
+    pub fn followed_ends(&self) -> u64 {
+        self.control.read(0).map_or(0, |control| control.followed_ends)
     }
 
     fn set_stopped(&self, stopped: u64) -> Result<()> {

@@ -71,6 +71,8 @@ struct Trace<'a> {
     lost_records: u64,
     /// Those of which nothing is missing.
     made_up_records: u64,
+    /// How many lives of followed processes had ended when nothing more was lost yet.
+    ends_before: u64,
     /// When to take the records of the dead out of the tables, when that was done last, and how long it took.
     reclaim_at: Option<Instant>,
     reclaimed: Instant,
@@ -200,6 +202,7 @@ impl<'a> Trace<'a> {
             discovery: Discovery::start()?,
             lost_records: 0,
             made_up_records: 0,
+            ends_before: 0,
             reclaim_at: None,
             reclaimed: Instant::now(),
             reclaiming_took: Duration::ZERO,

@@ -31,6 +31,7 @@ mod frames;
 mod lifecycle;
 mod linked_allocators;
 mod lives;
+mod lost_records;
 mod many_lives;
 mod outputs;
 mod places;

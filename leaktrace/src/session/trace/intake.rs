@@ -145,8 +145,10 @@ impl Trace<'_> {
     /// Where records were lost, mappings may have been missed: looks at the processes themselves, and has what is new in them
     /// probed while the trace goes on.
     pub(super) fn make_up_for_lost_records(&mut self, goes_on: bool) -> Result<()> {
+        let ends = self.kernel.followed_ends();
         let (lost, before) = (self.discovery.lost(), self.lost_records);
         if lost == before {
+            self.ends_before = ends;
             return Ok(());
         }
         self.lost_records = lost;
@@ -165,11 +167,13 @@ impl Trace<'_> {
                 Err(_) => missed = true,
             }
         }
-        // The kernel does not say whose records they were. Where only certain processes are traced, and all have been looked
-        // at, what they told is known by now.
-        if !self.config.follow && !missed {
+        // The kernel does not say whose records they were. Where only certain processes are traced, all have been looked at,
+        // and none of them or of their descendants has ended meanwhile, what they told is known by now.
+        let ends = self.kernel.followed_ends();
+        if !missed && ends == self.ends_before {
             self.made_up_records += lost - before;
         }
+        self.ends_before = ends;
         Ok(())
     }
 }
