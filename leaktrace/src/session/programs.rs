@@ -229,9 +229,11 @@ impl Programs {
         };
         // The verifier takes longer than everything else at the start; the kernel runs as many at a time as it is asked to.
         let descriptors = thread::scope(|scope| {
-            let loading: Vec<_> = names.iter().map(|name| scope.spawn(move || load(name))).collect();
-            let loaded = loading.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
-            loaded.collect::<Result<_>>()
+            let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || load(name))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+                .collect::<Result<_>>()
         })?;
         Ok(Self::ByHand(Arc::new(ByHand { technique, descriptors })))
     }
