@@ -69,7 +69,7 @@ impl Metadata {
 }
 
 /// Whether one of the ways in which a licence expression can be satisfied needs permitted licences only. Understands what
-/// crates.io has: `A OR B`, the older `A/B`, `A AND B`, parentheses around an `OR` inside an `AND`.
+/// the registry has: `A OR B`, the older `A/B`, `A AND B`, parentheses around an `OR` inside an `AND`.
 fn is_permitted(expression: &str) -> bool {
     let term = |text: &str| LICENCES.contains(&text.trim());
     let any = |text: &str| text.replace('/', " OR ").split(" OR ").any(term);

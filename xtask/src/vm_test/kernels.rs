@@ -66,6 +66,24 @@ impl Series {
     }
 }
 
+/// Where Debian's archive is: as the environment says, or where this machine's own apt has it from.
+fn mirror() -> Result<String> {
+    if let Ok(mirror) = std::env::var("LEAKTRACE_DEBIAN_MIRROR") {
+        return Ok(mirror);
+    }
+    let mut targets = Command::new("apt-get");
+    let sources = shell::output(targets.args(["indextargets", "--format", "$(LABEL)|$(REPO_URI)"]))?;
+    let sources = || sources.lines().filter_map(|source| source.split_once('|'));
+    // Lists that were never fetched have no label.
+    let archive = sources()
+        .find(|(label, _)| *label == "Debian")
+        .or_else(|| sources().find(|(label, uri)| label.is_empty() && uri.trim_end_matches('/').ends_with("/debian")));
+    let (_, uri) = archive.context(
+        "this machine's apt has no source of Debian's packages: name a mirror of Debian with LEAKTRACE_DEBIAN_MIRROR=URL",
+    )?;
+    Ok(uri.to_owned())
+}
+
 /// apt in a directory of its own.
 struct Apt {
     series: Series,
@@ -80,7 +98,7 @@ impl Apt {
             let part = directory.join(part);
             fs::create_dir_all(&part).with_context(|| format!("creating {}", part.display()))?;
         }
-        let mirror = std::env::var("LEAKTRACE_DEBIAN_MIRROR").unwrap_or("http://deb.debian.org/debian".into());
+        let mirror = mirror()?;
         let sources = directory.join("sources.list");
         let line = format!("deb [arch=amd64 signed-by={KEYS}] {mirror} {} main\n", series.suite);
         shell::write_if_changed(&sources, line.as_bytes())?;
