@@ -86,7 +86,7 @@ impl Tracers {
                 .args(options)
                 .arg("--json")
                 .arg(&report);
-            Tracer::start(command, TRACING, End::Interrupt(Some(report))).map(Some)
+            Tracer::start(command, TRACING, End::Signal("-TERM", Some(report))).map(Some)
         };
         let tracer = match variant {
             Variant::Bare | Variant::Heaptrack | Variant::Valgrind => Ok(None),
@@ -114,7 +114,7 @@ impl Tracers {
             command.arg("-O").arg(object);
         }
         command.arg(MEMLEAK_INTERVAL);
-        Tracer::start(command, "outstanding allocations", End::Interrupt(None))
+        Tracer::start(command, "outstanding allocations", End::Signal("-INT", None))
     }
 
     /// Where a process' probes go. Fails unless they are the same for the floor as for leaktrace, so that one may be
@@ -175,8 +175,8 @@ fn mapped_allocator(pid: u32) -> Result<Option<PathBuf>> {
 enum End {
     /// It ends where its standard input does.
     CloseInput,
-    /// By SIGINT; leaves a report there.
-    Interrupt(Option<PathBuf>),
+    /// By this signal; leaves a report there.
+    Signal(&'static str, Option<PathBuf>),
 }
 
 /// A tracer whose probes are in place.
@@ -238,9 +238,9 @@ impl Tracer {
     /// Detaches it. What leaktrace has seen.
     pub fn end(mut self) -> Result<Option<Seen>> {
         self.input = None;
-        if let End::Interrupt(_) = self.end {
+        if let End::Signal(signal, _) = self.end {
             let mut kill = root::command("kill", "end the tracer")?;
-            shell::output(kill.args(["-INT", &self.child.id().to_string()]))?;
+            shell::output(kill.args([signal, &self.child.id().to_string()]))?;
         }
         let mut rest = Vec::new();
         self.rest.read_to_end(&mut rest)?;
@@ -251,8 +251,8 @@ impl Tracer {
                 ensure!(status.success(), "the tracer failed: {status}");
                 Ok(None)
             }
-            End::Interrupt(None) => Ok(None),
-            End::Interrupt(Some(report)) => {
+            End::Signal(_, None) => Ok(None),
+            End::Signal(_, Some(report)) => {
                 ensure!(status.success(), "leaktrace failed: {}", String::from_utf8_lossy(&rest));
                 let seen = serde_json::from_slice(&shell::read(report)?).context("leaktrace's report")?;
                 Ok(Some(seen))
