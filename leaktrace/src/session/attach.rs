@@ -4,7 +4,7 @@
 //! link is closed, by whatever end of ours, so nothing is ever left in a target.
 
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread;
 
@@ -76,6 +76,11 @@ impl Probe {
         !self.frees() && !self.exits()
     }
 
+    /// Whether a return probe does no harm there.
+    fn bears_return(&self) -> bool {
+        !self.has_exits && !self.exits()
+    }
+
     fn reallocates(&self) -> bool {
         matches!(self.kind, abi::FUNCTION_REALLOC | abi::FUNCTION_REALLOCARRAY | abi::FUNCTION_XALLOCX)
     }
@@ -105,6 +110,9 @@ enum Probes {
 struct Step<'a> {
     program: &'static str,
     returns: bool,
+    /// Whether the program may see the returns as well, if there are sessions. In one it decides over each return; but for
+    /// processes that a link is not for the kernel decides, and puts a return probe on every call.
+    in_session: bool,
     probes: Vec<&'a Probe>,
 }
 
@@ -200,12 +208,11 @@ pub fn links(programs: &ByHand, file: BorrowedFd<'_>, probes: &[Probe], scope: S
     };
     let technique = programs.technique();
     let link = |step: Step<'_>| {
-        let attach_type = technique.attach_type(step.program).context("perf events are no links")?;
+        let attach_type = technique.attach_type(step.program, step.in_session).context("perf events are no links")?;
         let offsets: Vec<u64> = step.probes.iter().map(|probe| probe.offset).collect();
         let cookies: Vec<u64> = step.probes.iter().map(|probe| probe.program().1).collect();
         let places = Places { path: &path, offsets: &offsets, cookies: &cookies, pid, returns: step.returns };
-        let program = programs.descriptor(step.program).with_context(|| format!("{} is not loaded", step.program))?;
-        bpf::link(program, attach_type, &places)
+        bpf::link(programs.program(step.program, attach_type)?.as_fd(), attach_type, &places)
             .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
     };
     steps(probes, technique).into_iter().map(link).collect()
@@ -216,16 +223,19 @@ pub fn links(programs: &ByHand, file: BorrowedFd<'_>, probes: &[Probe], scope: S
 fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mut add = |program: &'static str, returns: bool, wanted: &dyn Fn(&Probe) -> bool| {
-        let probes: Vec<&Probe> = probes.iter().filter(|probe| wanted(probe)).collect();
-        if !probes.is_empty() {
-            steps.push(Step { program, returns, probes });
+        for in_session in [true, false] {
+            let wanted = |probe: &&Probe| probe.bears_return() == in_session && wanted(probe);
+            let probes: Vec<&Probe> = probes.iter().filter(wanted).collect();
+            if !probes.is_empty() {
+                steps.push(Step { program, returns, in_session, probes });
+            }
         }
     };
     for program in ["free", "call"] {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);
     }
     if technique != Technique::Sessions {
-        add("returned", true, &|probe| probe.allocates() && !probe.has_exits);
+        add("returned", true, &|probe| probe.allocates() && probe.bears_return());
     }
     add("call", false, &Probe::exits);
     add("call", false, &Probe::reallocates);
@@ -281,6 +291,15 @@ mod tests {
         ];
         for technique in [Technique::Multi, Technique::PerfEvents] {
             assert_eq!(order(technique), at(&expected));
+        }
+    }
+
+    #[test]
+    fn what_may_throw_and_its_ways_out_are_in_no_session() {
+        let throwing = Probe { has_exits: true, ..probe("operator new", abi::FUNCTION_MALLOC, None) };
+        let probes = [throwing, Probe::exit("operator new", 0x2000), probe("calloc", abi::FUNCTION_CALLOC, None)];
+        for step in steps(&probes, Technique::Sessions) {
+            assert_eq!(step.in_session, names(&step.probes) == "calloc", "{}", names(&step.probes));
         }
     }
 

@@ -13,7 +13,7 @@ const UPROBE_MULTI_RETURN: u32 = 1;
 const LOG_BYTES: usize = 4 << 20;
 
 /// The kernel's attach types for many uprobes at once (uapi/linux/bpf.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum AttachType {
     /// `BPF_TRACE_UPROBE_MULTI`, from Linux 6.6.

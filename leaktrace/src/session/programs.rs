@@ -4,11 +4,12 @@
 //! perf events take one each, and they run 6-8 % faster; a session also skips the return of calls that are not wanted.
 //! aya 0.14 knows neither, so for these the object is parsed once more and loaded by hand; aya made its maps.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -25,6 +26,12 @@ use super::bpf::{self, AttachType, Program, Refused, Types};
 
 /// `BPF_JMP | BPF_CALL` of the kernel's `uapi/linux/bpf_common.h`.
 const CALL: u8 = 0x85;
+/// `BPF_ALU64 | BPF_MOV | BPF_K`: a register is set to a constant.
+const MOVE: u8 = 0xb7;
+/// `BPF_LD | BPF_DW | BPF_IMM`: a register is set to 64 bits, in two instructions.
+const LOAD: u8 = 0x18;
+/// `BPF_PSEUDO_MAP_FD`: what is loaded is a map, by its descriptor.
+const MAP: u8 = 1;
 /// `BPF_PSEUDO_KFUNC_CALL`: the call is of a kernel function, by its BTF id.
 const KFUNC_CALL: u8 = 2;
 
@@ -61,10 +68,11 @@ impl Technique {
         }
     }
 
-    /// The attach type that a program is verified for; `None` for perf events.
-    pub fn attach_type(self, program: &str) -> Option<AttachType> {
+    /// The attach type that a program is verified for: one that sees the returns of what it is attached to, if wanted and
+    /// if there is one. `None` for perf events.
+    pub fn attach_type(self, program: &str, with_returns: bool) -> Option<AttachType> {
         match (self, program) {
-            (Self::Sessions, "malloc" | "call") => Some(AttachType::Session),
+            (Self::Sessions, "malloc" | "call") if with_returns => Some(AttachType::Session),
             (Self::Sessions | Self::Multi, _) => Some(AttachType::Multi),
             (Self::PerfEvents, _) => None,
         }
@@ -72,15 +80,17 @@ impl Technique {
 }
 
 /// Loads programs beside aya.
-pub struct Loader {
+struct Loader {
     object: Object,
     btf: Option<OwnedFd>,
     session_is_return: Option<u32>,
+    /// By their names; of our own, for programs that are loaded late.
+    maps: HashMap<String, OwnedFd>,
 }
 
 impl Loader {
     /// `bytes` is the object that `ebpf` was loaded from; its maps must all be there still.
-    pub fn new(bytes: &[u8], ebpf: &Ebpf) -> Result<Self> {
+    fn new(bytes: &[u8], ebpf: &Ebpf) -> Result<Self> {
         let mut object = Object::parse(bytes).context("the BPF object cannot be parsed")?;
         // Every kernel with multi links has all of these.
         let btf_features = BtfFeatures::new(true, true, true, true, true, true, true, true);
@@ -89,22 +99,24 @@ impl Loader {
             None => None,
         };
         let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-        let maps = mem::take(&mut object.maps);
-        let with_descriptors = maps
-            .iter()
-            .map(|(name, map)| Ok((name.as_str(), map_data(ebpf, name)?.fd().as_fd().as_raw_fd(), map)))
-            .collect::<Result<Vec<(&str, RawFd, &aya_obj::Map)>>>()?;
-        object.relocate_maps(with_descriptors.into_iter(), &text)?;
+        let wanted = mem::take(&mut object.maps);
+        let maps = wanted
+            .keys()
+            .map(|name| Ok((name.clone(), map_data(ebpf, name)?.fd().as_fd().try_clone_to_owned()?)))
+            .collect::<Result<HashMap<String, OwnedFd>>>()?;
+        let with_descriptors =
+            wanted.iter().filter_map(|(name, map)| Some((name.as_str(), maps.get(name)?.as_raw_fd(), map)));
+        object.relocate_maps(with_descriptors, &text)?;
         object.relocate_calls(&text)?;
         object.sanitize_functions(&Features::new(true, true, true, true, true, true, true, Some(btf_features)));
         let session_is_return = Btf::from_sys_fs()
             .ok()
             .and_then(|btf| btf.id_by_type_name_kind("bpf_session_is_return", BtfKind::Func).ok());
-        Ok(Self { object, btf, session_is_return })
+        Ok(Self { object, btf, session_is_return, maps })
     }
 
     /// Verifies the program called `name`.
-    pub fn load(&self, name: &str, attach_type: AttachType) -> Result<OwnedFd> {
+    fn load(&self, name: &str, attach_type: AttachType) -> Result<OwnedFd> {
         let program =
             self.object.programs.get(name).with_context(|| format!("the BPF object has no program {name}"))?;
         let function = self
@@ -114,7 +126,11 @@ impl Loader {
             .with_context(|| format!("the BPF object has no code for {name}"))?;
         let mut instructions = function.instructions.clone();
         for instruction in &mut instructions {
-            self.link_kernel_function(instruction);
+            if attach_type == AttachType::Session {
+                self.link_kernel_function(instruction);
+            } else {
+                self.keep_from_sessions(instruction);
+            }
         }
         let (functions, lines) = (function.func_info.func_info_bytes(), function.line_info.line_info_bytes());
         let types = self.btf.as_ref().map(|btf| Types {
@@ -128,15 +144,33 @@ impl Loader {
 
     /// Where the kernel lacks the function the call stays as it is: in dead code, which the verifier drops.
     fn link_kernel_function(&self, instruction: &mut bpf_insn) {
-        if instruction.code == CALL
-            && instruction.src_reg() == 0
-            && instruction.imm as u32 == KFUNC_SESSION_IS_RETURN
+        if asks_for_end_of_session(*instruction)
             && let Some(id) = self.session_is_return
         {
             instruction.set_src_reg(KFUNC_CALL);
             instruction.imm = id as i32;
         }
     }
+
+    /// Makes a program that may be a session's one that is none: it never runs at a return, may not ask whether it does,
+    /// and shares no program array with those that may.
+    fn keep_from_sessions(&self, instruction: &mut bpf_insn) {
+        let map = |name: &str| self.maps.get(name).map(AsRawFd::as_raw_fd);
+        if asks_for_end_of_session(*instruction) {
+            *instruction = bpf_insn { code: MOVE, off: 0, imm: 0, ..*instruction };
+            instruction.set_dst_reg(0);
+        } else if instruction.code == LOAD
+            && instruction.src_reg() == MAP
+            && Some(instruction.imm) == map("SESSION_TAILS")
+            && let Some(tails) = map("TAILS")
+        {
+            instruction.imm = tails;
+        }
+    }
+}
+
+fn asks_for_end_of_session(instruction: bpf_insn) -> bool {
+    instruction.code == CALL && instruction.src_reg() == 0 && instruction.imm as u32 == KFUNC_SESSION_IS_RETURN
 }
 
 fn explain(name: &str, refused: Refused) -> anyhow::Error {
@@ -184,16 +218,47 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData> {
     }
 }
 
-/// Programs of sessions or of multi links, loaded.
+/// Programs of sessions or of multi links.
 pub struct ByHand {
     technique: Technique,
-    descriptors: Vec<(&'static str, OwnedFd)>,
+    loader: Loader,
+    programs: Mutex<HashMap<(&'static str, AttachType), Arc<OwnedFd>>>,
 }
 
 impl ByHand {
-    /// The descriptor of a program.
-    pub fn descriptor(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.descriptors.iter().find(|(known, _)| *known == name).map(|(_, descriptor)| descriptor.as_fd())
+    /// Loads all that everybody needs.
+    fn new(technique: Technique, loader: Loader, names: &[&'static str]) -> Result<Self> {
+        let this = Self { technique, loader, programs: Mutex::default() };
+        let load = |name: &'static str| {
+            let attach_type = technique.attach_type(name, true).context("perf events need no attach type")?;
+            Ok(((name, attach_type), this.load(name, attach_type)?))
+        };
+        // The verifier takes longer than everything else at the start; the kernel runs as many at a time as it is asked to.
+        let programs = thread::scope(|scope| {
+            let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || load(name))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+                .collect::<Result<_>>()
+        })?;
+        Ok(Self { programs: Mutex::new(programs), ..this })
+    }
+
+    fn load(&self, name: &str, attach_type: AttachType) -> Result<Arc<OwnedFd>> {
+        let begun = Instant::now();
+        let descriptor = self.loader.load(name, attach_type)?;
+        let (verified, took) = (verified_instructions(&descriptor), begun.elapsed().as_millis());
+        log::info!("BPF program {name}: {} instructions verified in {took} ms", verified.unwrap_or(0));
+        Ok(Arc::new(descriptor))
+    }
+
+    /// A program; what only few objects need is loaded when the first comes.
+    pub fn program(&self, name: &'static str, attach_type: AttachType) -> Result<Arc<OwnedFd>> {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        match programs.entry((name, attach_type)) {
+            Entry::Occupied(there) => Ok(Arc::clone(there.get())),
+            Entry::Vacant(missing) => Ok(Arc::clone(missing.insert(self.load(name, attach_type)?))),
+        }
     }
 
     /// How probes are attached.
@@ -218,23 +283,6 @@ impl Programs {
             Technique::Sessions => &["malloc", "call", "free"],
             Technique::Multi => &["malloc", "call", "free", "returned"],
         };
-        let loader = &Loader::new(object, ebpf)?;
-        let load = |name: &'static str| {
-            let attach_type = technique.attach_type(name).context("perf events need no attach type")?;
-            let begun = Instant::now();
-            let descriptor = loader.load(name, attach_type)?;
-            let (verified, took) = (verified_instructions(&descriptor), begun.elapsed().as_millis());
-            log::info!("BPF program {name}: {} instructions verified in {took} ms", verified.unwrap_or(0));
-            Ok((name, descriptor))
-        };
-        // The verifier takes longer than everything else at the start; the kernel runs as many at a time as it is asked to.
-        let descriptors = thread::scope(|scope| {
-            let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || load(name))).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
-                .collect::<Result<_>>()
-        })?;
-        Ok(Self::ByHand(Arc::new(ByHand { technique, descriptors })))
+        Ok(Self::ByHand(Arc::new(ByHand::new(technique, Loader::new(object, ebpf)?, names)?)))
     }
 }

@@ -40,11 +40,12 @@ const fn linked(name: &'static str, source: &'static str, libraries: &'static [&
 
 /// C++ with an allocator that brings operators of its own, which throw: exceptions get past our probes.
 fn assert_cxx_exact(name: &'static str, libraries: &'static [&'static str]) {
-    assert_throws(&assert_built_exact(&linked(name, "cxx.cc", libraries)));
+    let (snapshot, accounts) = assert_built_exact(&linked(name, "cxx.cc", libraries));
+    assert_throws(&snapshot, &accounts);
 }
 
 /// What the same frame allocates after an operator has thrown is booked, and the calls that threw are known.
-fn assert_throws((snapshot, accounts): &(Snapshot, Accounts)) {
+fn assert_throws(snapshot: &Snapshot, accounts: &Accounts) {
     let thrown = accounts.site("leak_around_throw");
     assert_eq!(snapshot.through(thrown.pid, "leak_around_throw").outstanding(), (thrown.bytes, thrown.count));
     assert_eq!(snapshot.process(thrown.pid).abandoned_calls, accounts.fact("thrown"));
@@ -62,7 +63,8 @@ fn assert_preloaded_exact(libraries: &[&str], throws: bool) {
     assert_eq!(snapshot.process(accounts.sites[0].pid).untracked_frees, 0);
     if throws {
         let mut command = Command::new(build::victim("cxx.cc"));
-        assert_throws(&assert_exact("cxx.cc", command.env("LD_PRELOAD", &library)));
+        let (snapshot, accounts) = assert_exact("cxx.cc", command.env("LD_PRELOAD", &library));
+        assert_throws(&snapshot, &accounts);
     }
 }
 
@@ -101,6 +103,27 @@ fn jemalloc_linked() {
 #[test]
 fn jemalloc_preloaded() {
     assert_preloaded_exact(&["libjemalloc.so.2"], true);
+}
+
+/// Each of the probes on a library that two processes map runs for both, and only one of them is whom it is for. An
+/// exception still gets past the probes that are the other's.
+#[test]
+fn an_exception_gets_past_probes_that_are_for_another_process() {
+    let recipe = linked("cxx-jemalloc", "cxx.cc", &["-ljemalloc"]);
+    let mut victims = [(); 2].map(|()| Victim::spawn(recipe.name, Command::new(recipe.built()).arg("wait")));
+    victims.iter().for_each(Victim::wait_until_ready);
+    let pids = victims.iter().map(|victim| victim.pid().to_string()).collect::<Vec<_>>();
+    let tracer = Tracer::start(&["-p", &pids.join(","), "--no-follow", "--show-allocs"]);
+    // And those of another leaktrace.
+    let other = Tracer::attach(&victims[1], &["--no-follow"]);
+    let accounts = victims.each_mut().map(Victim::work);
+    victims.into_iter().for_each(Victim::finish);
+    let (both, second) = (tracer.wait().lossless(), other.wait().lossless());
+    for accounts in &accounts {
+        assert_whole(&both, accounts);
+        assert_throws(&both, accounts);
+    }
+    assert_whole(&second, &accounts[1]);
 }
 
 #[test]
