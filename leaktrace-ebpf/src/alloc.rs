@@ -48,6 +48,9 @@ fn forbid_private_stack<C: EbpfContext>(ctx: &C, tails: &ProgramArray) {
 /// What a session's program tells the kernel at a function's entry.
 const RETURN_WANTED: u32 = 0;
 const RETURN_UNWANTED: u32 = 1;
+/// What every other program answers. After a 1, kernels before 6.13 take the probe of a multi link out of the process, and a
+/// perf event's program has a sample prepared.
+const NOTHING: u32 = 0;
 
 /// Requests of fewer bytes fail only where memory has run out, and glibc's `realloc` meets them without calling `malloc`:
 /// only blocks that were mapped one by one, of 128 KiB and more by default, may come to that.
@@ -115,11 +118,11 @@ fn session<P: Placement>(entry: &Entry<'_, P>, enter: impl FnOnce() -> bool) -> 
     // SAFETY: asked only where the program is attached as a session.
     if config::sessions() != 0 && unsafe { kfunc::session_is_return(entry.ctx().as_ptr()) } {
         give(&RetProbeContext::new(entry.ctx().as_ptr()));
-    } else if !stopped() && !enter() {
+    } else if stopped() || !enter() {
         answer = RETURN_UNWANTED;
     }
     forbid_private_stack(entry.ctx(), &SESSION_TAILS);
-    answer
+    if config::sessions() != 0 { answer } else { NOTHING }
 }
 
 /// `free` is entered with everything in its standard place.
@@ -127,7 +130,7 @@ fn session<P: Placement>(entry: &Entry<'_, P>, enter: impl FnOnce() -> bool) -> 
 pub fn free(entry: &Entry<'_, Standard>) -> u32 {
     release(entry, entry.a());
     forbid_private_stack(entry.ctx(), &TAILS);
-    0
+    NOTHING
 }
 
 /// A probed function returns, and no session told us of its entry.
