@@ -11,6 +11,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod root;
+mod second_run;
 mod setup;
 mod shell;
 mod test;

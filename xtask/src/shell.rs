@@ -13,7 +13,7 @@ pub fn step(title: &str) {
 }
 
 /// The command as one would type it: the variables it sets, the program, its arguments.
-fn display(command: &Command) -> String {
+pub fn display(command: &Command) -> String {
     let quoted = |word: &OsStr| {
         let word = word.to_string_lossy();
         if word.is_empty() || word.contains(|c: char| c.is_whitespace() || "'\"\\$".contains(c)) {

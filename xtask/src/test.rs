@@ -3,7 +3,7 @@
 //! In: the working tree. Out: success, or the first check that fails. The checks that take seconds come first; the tests come
 //! last, so that their verdict is what one sees at the end.
 
-use crate::{build_ebpf, root, setup, shell, tidy, workspace};
+use crate::{build_ebpf, root, second_run, setup, shell, tidy, workspace};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,14 +14,17 @@ pub struct Args {
     /// The BPF object to test: the committed one, one built afresh, or a file
     #[arg(long, default_value = "committed", value_name = "committed|fresh|FILE", value_parser = parse_object)]
     object: Object,
+    /// Fail where a test case fails, even if it would pass when it is run again, alone
+    #[arg(long)]
+    strict: bool,
     /// Passed on to `cargo test`: names of tests, and after another `--` options of the test programs
     #[arg(last = true, value_name = "ARGS")]
-    args: Vec<String>,
+    passed_on: Vec<String>,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { object: Object::Committed, args: Vec::new() }
+        Self { object: Object::Committed, strict: false, passed_on: Vec::new() }
     }
 }
 
@@ -58,14 +61,20 @@ pub fn run(args: &Args) -> Result<()> {
     doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
     shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     shell::step("tests");
-    shell::run(tests(&args.object)?.arg("--workspace").args(&args.args))
+    let mut tests = tests(&args.object)?;
+    tests.arg("--workspace");
+    // Whoever chooses cases wants to see how they fail.
+    if args.strict || !args.passed_on.is_empty() {
+        return shell::run(tests.args(&args.passed_on));
+    }
+    second_run::run(&mut tests)
 }
 
 /// The end-to-end tests alone, on a BPF object that is built now.
 pub fn end_to_end_on_fresh_object() -> Result<()> {
     let mut test = tests(&Object::Fresh)?;
     shell::step("end-to-end tests on the BPF object just built");
-    shell::run(test.args(["--package", "leaktrace", "--test", "*"]))
+    second_run::run(test.args(["--package", "leaktrace", "--test", "*"]))
 }
 
 /// `cargo test` that builds as the user and runs the test programs as root.

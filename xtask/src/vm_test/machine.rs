@@ -6,6 +6,7 @@
 
 use super::kernels::Kernel;
 use super::plan::{Answer, MARK};
+use crate::second_run;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Longer than any boot takes under emulation on a busy machine.
 const BOOT: Duration = Duration::from_mins(2);
+
+/// What a test program ends with if cases failed.
+const CASES_FAILED: i32 = 101;
 
 /// What to boot.
 pub struct Machine<'a> {
@@ -42,6 +46,8 @@ pub struct Outcome {
     /// Test cases that passed, and the names of those that did not.
     pub passed: usize,
     pub failed: Vec<String>,
+    /// Those that failed here and passed in a machine of their own.
+    pub passed_alone: Vec<String>,
     /// The programs that ended, each with its exit status.
     pub ended: Vec<(String, i32)>,
     /// It came to the end of its plan.
@@ -67,6 +73,19 @@ impl Outcome {
         } else {
             None
         }
+    }
+
+    /// The cases that failed, if nothing else went wrong and they are few enough to be run once more.
+    pub fn few_failed(&self) -> Option<&[String]> {
+        let sound = self.done && self.complaints.is_empty();
+        let failing = self.ended.iter().all(|(_, status)| matches!(*status, 0 | CASES_FAILED));
+        (sound && failing && (1..=second_run::MOST).contains(&self.failed.len())).then_some(&self.failed)
+    }
+
+    /// Those cases passed when they were run once more.
+    pub fn forgive(&mut self) {
+        self.passed_alone = std::mem::take(&mut self.failed);
+        self.ended.retain(|(_, status)| *status != CASES_FAILED);
     }
 }
 

@@ -60,7 +60,15 @@ pub fn run(args: &Args) -> Result<()> {
     let mut verdicts = Vec::new();
     for kernel in &kernels {
         for suite in suites::of(kernel.series, args) {
-            verdicts.push(boot(kernel, &suite, &parts)?);
+            let (label, mut outcome) = boot(kernel, &suite, &parts)?;
+            if let Some(failed) = outcome.few_failed() {
+                let (label, second) = boot(kernel, &suite.again(failed), &parts)?;
+                if second.problem().is_none() && second.passed == failed.len() {
+                    outcome.forgive();
+                }
+                verdicts.push((label, second));
+            }
+            verdicts.push((label, outcome));
         }
     }
     shell::step("kernels");
@@ -104,8 +112,12 @@ fn boot(kernel: &Kernel, suite: &Suite, parts: &Parts) -> Result<(String, Outcom
 
 fn summary(outcome: &Outcome) -> String {
     let Some(boot) = outcome.boot else { return "did not boot".to_owned() };
+    let alone = match outcome.passed_alone.as_slice() {
+        [] => String::new(),
+        cases => format!(", PASSED ONLY WHEN RUN AGAIN, ALONE; find out why: {}", cases.join(", ")),
+    };
     format!(
-        "Linux {}: {} passed, {} failed; booted in {:.1} s, worked for {:.1} s",
+        "Linux {}: {} passed, {} failed{alone}; booted in {:.1} s, worked for {:.1} s",
         outcome.release,
         outcome.passed,
         outcome.failed.len(),

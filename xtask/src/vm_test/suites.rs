@@ -82,6 +82,11 @@ pub fn of(series: Series, args: &Args) -> Vec<Suite> {
 }
 
 impl Suite {
+    /// These of its cases, in the same machine.
+    pub fn again(&self, cases: &[String]) -> Self {
+        Self { name: "again", shell: None, tests: cases.to_vec(), ..*self }
+    }
+
     /// What its programs find in their environment.
     pub fn environment(&self, parts: &Parts) -> Vec<(String, String)> {
         let leaktrace = parts.leaktrace.to_string_lossy();
