@@ -126,7 +126,7 @@ impl AddressSpace {
                 log::debug!("perf map of process {}: {error}", self.pid);
             }
         }
-        let changed = current.iter().any(|region| !self.has(region));
+        let changed = current.iter().any(|region| !self.has(region, self.captures - 1));
         let before = std::mem::take(&mut self.regions);
         self.regions = Arc::new(merge(Arc::unwrap_or_clone(before), current));
         (self.noted, self.noted_jit) = (0, false);
@@ -135,20 +135,23 @@ impl AddressSpace {
     }
 
     /// Takes note of a mapping that the kernel has recorded, without a look at the process, which may have ended. Its
-    /// path is as the process sees it. Returns what is mapped, where that is a file that can be opened.
-    pub fn note(&mut self, mapping: &Mapping<'_>, store: &ObjectStore) -> Option<Arc<Object>> {
+    /// path is as the process sees it. Returns what is mapped, where that is a file that can be opened, and whether
+    /// anything is mapped now that was not before: the kernel records every `mprotect(2)` that makes memory executable,
+    /// and just-in-time compilers change theirs to and fro.
+    pub fn note(&mut self, mapping: &Mapping<'_>, store: &ObjectStore) -> (Option<Arc<Object>>, bool) {
         if !mapping.permissions.execute {
-            return None;
+            return (None, false);
         }
         let (module, object) = store.recorded(self.pid.0, mapping);
         let (start, end) = (mapping.start.0, mapping.end.0);
         let region = Region { start, end, offset: mapping.offset, module, object: object.clone(), seen: self.captures };
-        if !self.has(&region) {
+        let is_new = !self.has(&region, self.captures);
+        if is_new {
             self.noted_jit |= mapping.name == MappingName::Anonymous;
             self.noted += 1;
             overlay(Arc::make_mut(&mut self.regions), region);
         }
-        object
+        (object, is_new)
     }
 
     /// Lays the whole of a file that lies somewhere else at these addresses, where nothing may lie yet.
@@ -203,10 +206,11 @@ impl AddressSpace {
         }
     }
 
-    fn has(&self, region: &Region) -> bool {
+    /// Whether that was mapped, and not only remembered, at a capture.
+    fn has(&self, region: &Region, seen: u64) -> bool {
         self.regions
             .binary_search_by_key(&region.start, |known| known.start)
-            .is_ok_and(|index| self.regions[index].is_same(region))
+            .is_ok_and(|index| self.regions[index].seen == seen && self.regions[index].is_same(region))
     }
 
     fn forget_oldest(&mut self) {

@@ -218,8 +218,11 @@ impl Processes {
             None => return None,
         };
         let life = self.lives.get_mut(&number).filter(|life| life.captured_ns <= time)?;
-        self.changed.insert(pid);
-        let object = life.space.note(mapping, &self.store)?;
+        let (object, is_new) = life.space.note(mapping, &self.store);
+        if is_new {
+            self.changed.insert(pid);
+        }
+        let object = object?;
         if life.exe.is_none()
             && let MappingName::File { path, .. } = &mapping.name
         {

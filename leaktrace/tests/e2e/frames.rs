@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::harness::build::Recipe;
 use crate::harness::snapshot::Site;
 use crate::harness::tracer::path_str;
-use crate::harness::{Accounts, Snapshot, Tracer, Victim};
+use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim};
 
 const FRAMES: Recipe = Recipe::new("frames", "frames.c", &["-O2", "-fomit-frame-pointer", "-foptimize-sibling-calls"]);
 const STATIC: Recipe = Recipe {
@@ -16,11 +16,15 @@ const STRIPPED: Recipe = Recipe {
     flags: &["-O2", "-fomit-frame-pointer", "-foptimize-sibling-calls", "-DWITHOUT_PLUGIN", "-s"],
     ..Recipe::new("frames-stripped", "frames.c", &[])
 };
+const WITH_FRAME_POINTERS: Recipe = Recipe {
+    flags: &["-O2", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-DWITHOUT_PLUGIN"],
+    ..Recipe::new("frames-with-frame-pointers", "frames.c", &[])
+};
 const PLUGIN: Recipe = Recipe::new("plugin.so", "plugin.c", &["-O2", "-fomit-frame-pointer", "-shared", "-fPIC"]);
 const MERGING: Recipe = Recipe::new("merging", "merging.cc", &["-O2", "-fomit-frame-pointer"]);
 
 /// All of these.
-pub const RECIPES: [Recipe; 5] = [FRAMES, STATIC, STRIPPED, PLUGIN, MERGING];
+pub const RECIPES: [Recipe; 6] = [FRAMES, STATIC, STRIPPED, WITH_FRAME_POINTERS, PLUGIN, MERGING];
 
 /// What a site's stack says of the victim's own functions, innermost first, a function that calls itself with how often it
 /// stands there. Inlined ones are left out.
@@ -100,12 +104,18 @@ fn attached(recipe: &Recipe, arguments: &[&str], options: &[&str]) -> (Victim, T
 }
 
 /// Attaches, lets the victim work and stops the trace before it ends.
-fn traced(recipe: &Recipe) -> (Snapshot, Accounts) {
-    let (mut victim, tracer) = attached(recipe, &[], &[]);
+fn traced_with(recipe: &Recipe, options: &[&str]) -> (Finished, Accounts) {
+    let (mut victim, tracer) = attached(recipe, &[], options);
     let accounts = victim.work();
     let finished = tracer.stop();
     finished.assert_success();
     victim.finish();
+    (finished, accounts)
+}
+
+/// The same without options.
+fn traced(recipe: &Recipe) -> (Snapshot, Accounts) {
+    let (finished, accounts) = traced_with(recipe, &[]);
     (finished.snapshot(), accounts)
 }
 
@@ -144,6 +154,39 @@ fn stacks_of_a_stripped_program_are_as_deep() {
     assert_eq!(depth("leak_beyond"), 127);
     assert_eq!(depth("leak_alloca"), depth("leak_aligned"));
     assert_eq!(depth("leak_cfi"), depth("leak_no_cfi"));
+}
+
+#[test]
+fn without_frame_pointers_to_fall_back_on_stacks_end_where_the_tables_do() {
+    let (finished, accounts) = traced_with(&FRAMES, &["--unwind", "dwarf", "-v"]);
+    let snapshot = finished.snapshot();
+    snapshot.assert_equals(&accounts);
+    for (leak, path) in PATHS {
+        // That one has a frame pointer and nothing else.
+        let path = if leak == "leak_no_cfi" { &path[..1] } else { path };
+        assert_path(&snapshot, accounts.site(leak).pid, leak, path);
+    }
+    assert_eq!((snapshot.loss("stacks_truncated"), snapshot.loss("unwind_failed")), (1, 2), "{}", snapshot.digest());
+    // Which code it was is said.
+    let line = format!("2 incomplete stacks end in {}: no unwind row", path_str(&FRAMES.built()));
+    assert!(finished.stderr.contains(&line), "-v does not say {line}:\n{}", finished.stderr);
+}
+
+#[test]
+fn frame_pointers_alone_lead_where_a_program_keeps_them() {
+    let (finished, accounts) = traced_with(&WITH_FRAME_POINTERS, &["--unwind", "fp"]);
+    let snapshot = finished.snapshot();
+    snapshot.assert_equals(&accounts);
+    for (leak, path) in PATHS.into_iter().filter(|(leak, _)| leak.starts_with("leak_deep_")) {
+        assert_path(&snapshot, accounts.site(leak).pid, leak, path);
+    }
+    // Elsewhere they do not.
+    let (finished, accounts) = traced_with(&FRAMES, &["--unwind", "fp"]);
+    let snapshot = finished.snapshot();
+    snapshot.assert_equals(&accounts);
+    for site in snapshot.sites_through(accounts.site("leak_deep_30").pid, "leak_deep_30") {
+        assert!(!site.passes("descend"), "{}", site.path());
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::frames;
 use crate::harness::build;
+use crate::{frames, jitted};
 
 /// What is built from one source without further libraries.
 const PLAIN: [&str; 24] = [
@@ -49,7 +49,7 @@ fn every_plain_victim_is_built() {
             fs::copy(built, Path::new(directory).join(Path::new(source).file_stem().unwrap())).unwrap();
         }
     }
-    for recipe in frames::RECIPES {
+    for recipe in frames::RECIPES.into_iter().chain(jitted::RECIPES) {
         let built = recipe.built();
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();

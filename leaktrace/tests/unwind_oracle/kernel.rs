@@ -20,7 +20,7 @@ use crate::tracee::{Go, Stop, Tracee};
 const MAX_DEPTH: usize = 127;
 
 /// Calls of a program that are compared however long they take.
-const FEWEST: usize = 25;
+pub const FEWEST: usize = 25;
 
 /// How much of a program is compared.
 #[derive(Debug, Clone, Copy)]

@@ -66,8 +66,15 @@ const STEPPED_GOAL: f64 = 8.0;
 const PAIRS: &[&str] = &["flat", "deep", "mixed", "threads"];
 const LOOPS: &[&str] = &["flat", "deep", "mixed", "realloc", "threads"];
 
-const GOALS: [Goal; 4] = [
+/// The flat loop under [`FRAMES`] more frames, that only unwind tables lead through.
+const BY_TABLES: &str = "deep-no-fp";
+const FRAMES: f64 = 10.0;
+/// Most that one of them may take, ns: less than frame pointers, so that those are never the faster choice.
+const FRAME_GOAL: f64 = 25.0;
+
+const GOALS: [Goal; 5] = [
     Goal { variant: Variant::Full, to: Variant::Floor, bound: Bound::AtMost(1.4), workloads: LOOPS },
+    Goal { variant: Variant::Full, to: Variant::Floor, bound: Bound::AtMost(1.5), workloads: &[BY_TABLES] },
     Goal { variant: Variant::Filtered, to: Variant::Floor, bound: Bound::AtMost(1.1), workloads: LOOPS },
     Goal { variant: Variant::Sampled, to: Variant::Floor, bound: Bound::AtMost(1.15), workloads: LOOPS },
     Goal { variant: Variant::Stepped, to: Variant::Full, bound: Bound::AtLeast(STEPPED_GOAL), workloads: PAIRS },
@@ -158,10 +165,20 @@ impl Report<'_> {
             let what = format!("{} ÷ {}", goal.variant.title(), goal.to.title());
             table.row([what, goal.bound.to_string(), cells.join(", "), verdict]);
         }
+        if let Some(frame) = self.frame() {
+            let (what, verdict) = ("a further frame by tables, ns", if frame <= FRAME_GOAL { "yes" } else { "no" });
+            table.row([what.to_owned(), format!("≤ {FRAME_GOAL}"), number(frame), verdict.to_owned()]);
+        }
         if !table.is_empty() {
             let _ = write!(text, "\n## Figures to reach\n\n{}", table.render());
             text.push_str(&self.step().unwrap_or_default());
         }
+    }
+
+    /// What each frame adds that tables lead through, ns.
+    fn frame(&self) -> Option<f64> {
+        let time = |workload| self.results.time(Clock::Cpu, workload, Variant::Full).map(|time| time.median);
+        Some((time(BY_TABLES)? - time("flat")?) / FRAMES)
     }
 
     /// What the last of the goals hangs on: the cost of a single step, which is the machine's.

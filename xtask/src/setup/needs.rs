@@ -39,6 +39,11 @@ pub const ALL: &[Need] = &[
     need("/usr/include/mimalloc.h", Tier::Test, [&["libmimalloc-dev"], &["mimalloc-devel"], &["mimalloc"]]),
     need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
+    // Programs of many kinds, whose stacks are compared with what others make of them.
+    need("gdb", Tier::Test, [&["gdb"], &["gdb"], &["gdb"]]),
+    need("git", Tier::Test, [&["git"], &["git"], &["git"]]),
+    need("node", Tier::Test, [&["nodejs"], &["nodejs"], &["nodejs"]]),
+    need("perl", Tier::Test, [&["perl-base"], &["perl-interpreter"], &["perl"]]),
     need("qemu-system-x86_64", Tier::Machines, [&["qemu-system-x86"], &["qemu-system-x86"], &["qemu-system-x86"]]),
     // The keys by which apt checks Debian's kernels, on other distributions too; and what unpacks them.
     need(

@@ -112,6 +112,26 @@ fn what_records_tell_is_what_the_maps_file_shows() {
 }
 
 #[test]
+fn what_is_recorded_again_is_new_only_where_it_had_gone() {
+    let store = ObjectStore::new();
+    let mut space = own(&store);
+    let text = std::fs::read("/proc/self/maps").expect("own mappings");
+    let is_code = |mapping: &Mapping<'_>| mapping.permissions.execute && mapping.name.is_file();
+    let code = parse(&text).flatten().find(is_code).expect("own code");
+    assert!(!space.note(&code, &store).1, "it was captured");
+    // The same file where nothing lies.
+    let elsewhere = Mapping { start: Address(0x1_0000), end: Address(0x1_1000), ..code };
+    assert!(space.note(&elsewhere, &store).1);
+    assert!(!space.note(&elsewhere, &store).1);
+    let is_mapped = |space: &AddressSpace| space.locate(Address(0x1_0000)).expect("remembered").mapped;
+    assert!(is_mapped(&space));
+    space.recapture(&store).expect("own mappings");
+    assert!(!is_mapped(&space), "it is not there");
+    assert!(space.note(&elsewhere, &store).1, "a plugin that is loaded again");
+    assert!(is_mapped(&space));
+}
+
+#[test]
 fn mappings_long_gone_are_forgotten_in_the_end() {
     let store = ObjectStore::with_limit(0);
     let plugin = store.for_tests(Path::new("/plugin"));

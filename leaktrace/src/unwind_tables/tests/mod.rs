@@ -3,6 +3,7 @@
 mod hostile;
 mod image;
 mod registry;
+mod scale;
 
 use image::{CIE_START, Image, LeadsBy, TEXT, advance, cfa_expression, register_expression};
 use leaktrace_common::unwind::{Kind, Rule, Stop};
