@@ -49,11 +49,12 @@ impl Runtime {
             }
             Self::V8 => {
                 "V8 keeps JavaScript objects in a heap of its own, which is not traced; node \
-                 --heapsnapshot-signal=SIGUSR2 shows them"
+                 --heapsnapshot-signal=SIGUSR2 shows them, and with --perf-basic-prof functions have their names in stacks"
             }
             Self::Jvm => {
                 "the JVM keeps Java objects in a heap of its own, which is not traced; jcmd PID GC.class_histogram shows \
-                 them"
+                 them; with java -XX:+PreserveFramePointer stacks lead through Java code, and jcmd PID Compiler.perfmap \
+                 before the trace names it"
             }
             Self::Go => {
                 "Go keeps its objects in a heap of its own, which is not traced; its profiler shows them \
