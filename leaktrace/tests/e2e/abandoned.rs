@@ -1,8 +1,9 @@
 //! Calls of the allocator that never return: the thread goes on being traced, and nothing is booked for them.
 
-use crate::harness::{Accounts, Snapshot, Tracer, Victim};
+use crate::harness::{Accounts, Snapshot, Tracer, Victim, locks};
 
 fn trace(how: &str) -> (Snapshot, Accounts) {
+    let _machine = locks::no_system_wide_trace();
     let mut victim = Victim::start("abandoned.c", &[how]);
     let tracer = Tracer::attach(&victim, &[]);
     let accounts = victim.work();

@@ -77,7 +77,7 @@ fn a_prefix_that_nothing_has_is_refused() {
 fn names_with_blanks_and_semicolons_do_not_break_the_outputs() {
     let directory = tempfile::tempdir().unwrap();
     let odd = directory.path().join("an odd;name (x)");
-    fs::copy(build::victim("family.c"), &odd).unwrap();
+    build::copied(&build::victim("family.c"), &odd);
     let folded = directory.path().join("out.folded");
     let finished = Tracer::start_unready(&["--folded", path_str(&folded), "--", path_str(&odd), "run"]).wait();
     finished.lossless();

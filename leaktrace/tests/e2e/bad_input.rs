@@ -145,11 +145,16 @@ fn a_full_disk_costs_the_file_and_not_the_report() {
     assert!(finished.stdout.contains("leak_path"), "no report on standard output:\n{}", finished.stdout);
 }
 
+/// A directory in which device nodes work: temporary directories are often on file systems where they do not.
+fn place_for_devices() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev").unwrap()
+}
+
 #[test]
 fn a_full_device_costs_the_output_and_stays_a_device() {
     require_privileges();
     // A full device of our own: writing to it says ENOSPC, and nothing may be renamed over it.
-    let place = tempfile::tempdir().unwrap();
+    let place = place_for_devices();
     let full = place.path().join("full");
     nix::sys::stat::mknod(
         &full,
@@ -168,7 +173,7 @@ fn a_full_device_costs_the_output_and_stays_a_device() {
 #[test]
 fn a_null_device_is_a_fine_place_for_an_output() {
     require_privileges();
-    let place = tempfile::tempdir().unwrap();
+    let place = place_for_devices();
     let null = place.path().join("null");
     nix::sys::stat::mknod(
         &null,

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::harness::{Accounts, Finished, Tracer, Victim, trace_command};
+use crate::harness::confined::with_file_over;
+use crate::harness::{Accounts, Finished, Tracer, Victim, leaktrace, locks, trace_command};
 
 /// Attaches with those options, lets the victim work and stops; what was lost is the test's business.
 fn attached(options: &[&str], source: &str, arguments: &[&str]) -> (Finished, Accounts, u32) {
@@ -28,6 +29,7 @@ fn assert_said(finished: &Finished, number: u64) {
 
 #[test]
 fn three_million_blocks_are_outstanding_with_room_for_them() {
+    let _machine = locks::no_system_wide_trace();
     // Of the text that --show-allocs would make of them nobody could read a thing.
     let options = ["--max-allocs", "4000000", "--top", "0"];
     let (finished, accounts, _) = attached(&options, "outstanding.c", &["3000000"]);
@@ -42,16 +44,21 @@ fn room_for_twenty_million_blocks_is_as_good_as_any() {
 
 #[test]
 fn tables_beyond_all_memory_are_refused_before_they_are_asked_for() {
-    // 200 million stacks take 400 GB.
+    // However much memory this machine has: a million stacks take 1.9 GB, and leaktrace is told of one.
     let victim = Victim::start("idle.c", &[]);
-    let pid = victim.pid().to_string();
-    let finished = Tracer::start_unready(&["-p", &pid, "--max-stacks", "200000000"]).wait();
+    let directory = tempfile::tempdir().unwrap();
+    let meminfo = directory.path().join("meminfo");
+    std::fs::write(&meminfo, "MemTotal:        4000000 kB\nMemAvailable:    1000000 kB\n").unwrap();
+    let mut command = leaktrace(["-p", &victim.pid().to_string(), "--max-stacks", "1000000"]);
+    with_file_over(&mut command, &meminfo, "/proc/meminfo");
+    let finished = Finished::of(&mut command);
     assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
     assert!(finished.stderr.contains("lower --max-stacks"), "{}", finished.stderr);
 }
 
 #[test]
 fn the_default_number_of_blocks_is_documented_and_what_exceeds_it_is_counted_exactly() {
+    let _machine = locks::no_system_wide_trace();
     let mut victim = Victim::start("outstanding.c", &["3000000"]);
     let pid = victim.pid().to_string();
     let tracer = Tracer::start(&["-p", &pid]);

@@ -26,7 +26,7 @@ impl Named {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let path = directory.path().join(name);
-        fs::copy(build::victim(source), &path).unwrap();
+        build::copied(&build::victim(source), &path);
         Self { _directory: directory, path }
     }
 
@@ -64,11 +64,12 @@ fn assert_absent(snapshot: &Snapshot, accounts: &Accounts) {
 #[test]
 fn processes_of_a_name_are_chosen_before_and_after_they_start() {
     let _machine = locks::whole_machine();
-    // The kernel keeps 15 bytes of a name.
-    let (chosen, other) = (Named::new("family.c", "lt-chosen-by-name"), Named::new("family.c", "lt-other"));
+    // Its like is not in another run of the tests. The kernel keeps 15 bytes of a name.
+    let name = format!("lt-{}-chosen-by-name", std::process::id());
+    let (chosen, other) = (Named::new("family.c", &name), Named::new("family.c", "lt-other"));
     let mut early = [chosen.start(&[]), other.start(&[])];
     let late = || vec![chosen.start(&[]), other.start(&[])];
-    let (snapshot, accounts) = trace(&["--comm", "lt-chosen-by-name"], &mut early, late);
+    let (snapshot, accounts) = trace(&["--comm", &name], &mut early, late);
     for (index, accounts) in accounts.iter().enumerate() {
         if index % 2 == 0 { snapshot.assert_equals(accounts) } else { assert_absent(&snapshot, accounts) }
     }

@@ -1,5 +1,7 @@
 //! Options that choose what is recorded and reported, and the exit status they ask for.
 
+use std::time::{Duration, Instant};
+
 use crate::harness::tracer::path_str;
 use crate::harness::{Tracer, Victim, build, trace_command};
 
@@ -70,36 +72,42 @@ fn what_was_not_recorded_is_counted_once_when_it_goes_by_free_or_realloc() {
 
 #[test]
 fn only_blocks_of_the_age_asked_for_are_reported() {
+    let asked = Duration::from_secs(2);
     let mut puppet = puppet();
-    let tracer = Tracer::attach(&puppet, &["-o", "1s"]);
+    let tracer = Tracer::attach(&puppet, &["-o", "2s"]);
     puppet.tell("a a 100 3");
     // Age is what this is about: nothing but time makes it.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(asked + Duration::from_millis(500));
+    let young_since = Instant::now();
     puppet.tell("a b 100 3");
     let finished = tracer.stop();
+    let young_for = young_since.elapsed();
     finished.assert_success();
     let snapshot = finished.unchecked_snapshot();
     let pid = puppet.pid();
     assert_eq!(snapshot.through(pid, "leak_a").outstanding(), (300, 3));
-    assert_eq!(snapshot.through(pid, "leak_b").outstanding(), (0, 0));
-    assert!(!finished.stdout.contains("leak_b"), "{}", finished.stdout);
+    let young = snapshot.through(pid, "leak_b").outstanding();
+    // Where the end of the trace has taken that long, they may have come of age meanwhile.
+    assert!(young == (0, 0) || young_for >= asked && young == (300, 3), "{young:?} after {young_for:?}");
+    assert_eq!(finished.stdout.contains("leak_b"), young.1 > 0, "{}", finished.stdout);
 }
 
 #[test]
 fn ages_are_those_of_the_blocks() {
     let mut puppet = puppet();
     let tracer = Tracer::attach(&puppet, &[]);
-    let before = std::time::Instant::now();
+    let before = Instant::now();
     puppet.tell("a a 100 2");
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(700));
+    let young = Instant::now();
     puppet.tell("a a 100 1");
-    let young = std::time::Instant::now();
     let snapshot = tracer.stop().lossless();
     let site = snapshot.sites_through(puppet.pid(), "leak_a")[0];
     let (oldest, youngest) = (site.oldest_s.unwrap(), site.youngest_s.unwrap());
-    assert!(oldest - youngest >= 0.7, "{oldest} and {youngest}");
-    assert!(oldest <= before.elapsed().as_secs_f64(), "{oldest}");
-    assert!(youngest <= young.elapsed().as_secs_f64() + 0.1, "{youngest}");
+    // A tick of the kernel's is at most 10 ms, and two of them are read.
+    assert!(oldest - youngest >= 0.68, "{oldest} and {youngest}");
+    assert!(oldest <= before.elapsed().as_secs_f64() + 0.02, "{oldest}");
+    assert!(youngest <= young.elapsed().as_secs_f64() + 0.02, "{youngest}");
     let ages: Vec<_> = site.blocks.as_ref().unwrap().iter().map(|block| block.age_s).collect();
     assert_eq!(ages.iter().filter(|age| **age >= youngest + 0.6).count(), 2, "{ages:?}");
 }
@@ -107,21 +115,27 @@ fn ages_are_those_of_the_blocks() {
 #[test]
 fn interval_reports_stop_after_the_count() {
     let puppet = puppet();
+    let begun = Instant::now();
     let tracer = Tracer::attach(&puppet, &["-i", "200ms", "-n", "3"]);
     let finished = tracer.wait();
     let snapshot = finished.lossless();
     assert!(snapshot.sequence >= 3, "{}", snapshot.sequence);
-    assert!((0.5..20.0).contains(&snapshot.elapsed_s), "{}", snapshot.elapsed_s);
+    assert!((0.5..begun.elapsed().as_secs_f64()).contains(&snapshot.elapsed_s), "{}", snapshot.elapsed_s);
 }
 
 #[test]
 fn a_duration_ends_the_trace() {
+    let duration = Duration::from_secs(2);
     let mut puppet = puppet();
-    let tracer = Tracer::attach(&puppet, &["-d", "500ms"]);
+    let begun = Instant::now();
+    let tracer = Tracer::attach(&puppet, &["-d", "2s"]);
     puppet.tell("a a 10 1");
+    let told = begun.elapsed();
     let snapshot = tracer.wait().lossless();
-    assert!((0.5..10.0).contains(&snapshot.elapsed_s), "{}", snapshot.elapsed_s);
-    assert_eq!(snapshot.all(puppet.pid()).outstanding(), (10, 1));
+    assert!((2.0..begun.elapsed().as_secs_f64()).contains(&snapshot.elapsed_s), "{}", snapshot.elapsed_s);
+    let found = snapshot.all(puppet.pid()).outstanding();
+    // On a machine so slow that the order came late, the trace may have been over.
+    assert!(found == (10, 1) || told >= duration && found == (0, 0), "{found:?}, told after {told:?}");
     assert!(puppet.lives());
 }
 
@@ -143,7 +157,7 @@ fn the_text_report_is_sorted_and_cut_as_asked() {
         for order in orders {
             puppet.tell(order);
             // Ages tell blocks apart by the millisecond.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         let finished = tracer.stop();
         // Whatever the text leaves out, the snapshot has it all.

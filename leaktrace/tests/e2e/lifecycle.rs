@@ -11,11 +11,11 @@ use nix::unistd::Pid;
 
 use crate::harness::memory::{bpf_object_exists, bpf_objects, breakpoints, pinned, state, try_breakpoints};
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, Victim, build, leaktrace, locks, require_privileges};
+use crate::harness::{DEADLINE, Tracer, Victim, build, leaktrace, locks, require_privileges};
 
 /// For what the kernel does in its own time after a process is gone, and does not announce.
 fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < end, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(10));
@@ -187,7 +187,7 @@ fn killed_while_launching(moment: impl Fn(u32) -> bool) {
     let victim = build::victim("family.c");
     let mut tracer = Tracer::start_unready(&["--", path_str(&victim), "run"]);
     let launched = {
-        let end = Instant::now() + Duration::from_mins(1);
+        let end = Instant::now() + DEADLINE;
         loop {
             // A launch passes through moments that nothing announces: look again and again.
             let found = children(tracer.pid()).into_iter().find(|child| moment(*child));

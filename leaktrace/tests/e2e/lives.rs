@@ -85,7 +85,7 @@ fn two_hundred_processes_at_once_are_booked_exactly() {
 fn own_puppet() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("server");
-    fs::copy(build::victim("puppet.c"), &path).expect("it can be copied");
+    build::copied(&build::victim("puppet.c"), &path);
     (directory, path)
 }
 

@@ -1,11 +1,11 @@
 //! Records of the kernel's that find no room, since whoever reads them does not run.
 
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::harness::{Finished, Tracer, Victim};
+use crate::harness::{Finished, Tracer, Victim, locks};
+use crate::threads::pin;
 
 /// More threads than a ring has room for, at two records of 40 bytes each; a ring has at most 4 MiB.
 const THREADS: usize = (4 << 20) / 80 + 5000;
@@ -16,11 +16,12 @@ fn overflow(tracer: &Tracer, meanwhile: impl FnOnce()) {
     let stopped = waitpid(Pid::from_raw(tracer.pid() as i32), Some(WaitPidFlag::WUNTRACED)).unwrap();
     assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
     meanwhile();
-    // Of this thread and those it makes.
-    let mut one = CpuSet::new();
-    one.set(0).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
-    (0..THREADS).for_each(|_| std::thread::spawn(|| ()).join().unwrap());
+    // Of a thread of its own and those it makes.
+    let storm = || {
+        pin(Pid::from_raw(0));
+        (0..THREADS).for_each(|_| std::thread::spawn(|| ()).join().unwrap());
+    };
+    std::thread::spawn(storm).join().unwrap();
     tracer.signal(Signal::SIGCONT);
 }
 
@@ -30,6 +31,7 @@ fn assert_noticed(finished: &Finished) {
 
 #[test]
 fn where_those_that_are_traced_live_on_nothing_is_missing() {
+    let _machine = locks::no_system_wide_trace();
     let mut puppet = Victim::start("puppet.c", &[]);
     puppet.go();
     let tracer = Tracer::attach(&puppet, &[]);
@@ -44,6 +46,7 @@ fn where_those_that_are_traced_live_on_nothing_is_missing() {
 
 #[test]
 fn where_a_child_came_and_went_meanwhile_the_loss_is_said() {
+    let _machine = locks::no_system_wide_trace();
     let mut victim = Victim::start("forking.c", &["3"]);
     let tracer = Tracer::attach(&victim, &[]);
     let mut accounts = None;

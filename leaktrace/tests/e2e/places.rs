@@ -61,14 +61,15 @@ impl Tree {
     fn new(victim: &Path) -> Self {
         let tree = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         fs::set_permissions(tree.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        fs::copy(victim, tree.path("victim")).unwrap();
+        build::copied(victim, &tree.path("victim"));
         // What the dynamic linker says it would load: "NAME => PATH (ADDRESS)", and its own path alone.
         let listed = Command::new("ldd").arg(victim).output().unwrap();
         for line in String::from_utf8(listed.stdout).unwrap().lines() {
             if let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) {
                 let copy = tree.path(path.trim_start_matches('/'));
                 fs::create_dir_all(copy.parent().unwrap()).unwrap();
-                fs::copy(path, copy).unwrap();
+                // The dynamic linker is executed, too.
+                build::copied(Path::new(path), &copy);
             }
         }
         tree

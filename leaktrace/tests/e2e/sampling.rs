@@ -1,6 +1,8 @@
 //! `--sample-bytes`: estimates of known totals, on the real kernel. Bounds are three and a half times as far out as the
 //! stated 95 % interval, 6.9 standard deviations: with hundreds of hits, chance breaks one less than once in 10^6 runs.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::harness::tracer::path_str;
@@ -142,15 +144,23 @@ fn what_was_freed_leaves_nothing_behind() {
 fn young_blocks_leave_the_estimate_too() {
     let mut puppet = Victim::start("puppet.c", &[]);
     puppet.go();
-    let tracer = Tracer::attach(&puppet, &["--sample-bytes", "1k", "-o", "1s"]);
+    let asked = Duration::from_secs(3);
+    let tracer = Tracer::attach(&puppet, &["--sample-bytes", "1k", "-o", "3s"]);
     puppet.tell("a a 16 40000");
     // Age is what this is about: nothing but time makes it.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(asked + Duration::from_millis(500));
+    let young_since = Instant::now();
     puppet.tell("a a 16 40000");
     let finished = tracer.stop();
+    let young_for = young_since.elapsed();
     let young_and_old = snapshot(&finished);
     let site = site(&young_and_old, "leak_a");
-    assert_near("leak_a", site, 640_000);
+    if young_for < asked {
+        assert_near("leak_a", site, 640_000);
+    } else {
+        // The end of the trace has taken so long that all of them may have come of age, or some.
+        assert!(interval(site)[1] >= 500_000 && interval(site)[0] <= 1_500_000, "{site}");
+    }
     // 1,280,000 in truth; 6.9 standard deviations are 20 %.
     let allocated = number(site, "alloc_bytes");
     assert!((1_020_000..=1_540_000).contains(&allocated), "{allocated}");

@@ -1,6 +1,6 @@
 //! Many threads at once: blocks change hands, addresses come again at once, threads come and go.
 
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::harness::{Tracer, Victim, trace_command};
@@ -21,16 +21,22 @@ fn sixteen_threads_that_free_each_others_blocks_are_booked_exactly() {
     victim.finish();
 }
 
+/// Has a thread run on one processor only, the first that we may run on.
+pub fn pin(thread: Pid) {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    sched_setaffinity(thread, &one).unwrap();
+}
+
 /// Each is preempted again and again in the middle of our programs, most of all by a kernel booted with `preempt=full`. From
 /// 6.13 on such a kernel crashes if it has given a program a stack per processor.
 #[test]
 fn twelve_threads_on_one_processor_are_booked_exactly() {
     let mut victim = Victim::start("threads.c", &["12", &operations("1000000")]);
-    let mut first = CpuSet::new();
-    first.set(0).unwrap();
     for thread in std::fs::read_dir(format!("/proc/{}/task", victim.pid())).unwrap() {
-        let thread = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
-        sched_setaffinity(Pid::from_raw(thread), &first).unwrap();
+        pin(Pid::from_raw(thread.unwrap().file_name().to_str().unwrap().parse().unwrap()));
     }
     let tracer = Tracer::attach(&victim, &[]);
     let accounts = victim.work();
@@ -68,6 +74,8 @@ fn interval_reports_during_a_storm_are_consistent_and_the_last_is_exact() {
     let mut victim = Victim::start("threads.c", &["8", "1000000"]);
     let tracer = Tracer::attach(&victim, &["-i", "100ms"]);
     let accounts = victim.work();
+    // However little time the storm took.
+    tracer.wait_for_output("an interval report", |line| line.contains("leak_thread_malloc"));
     let finished = tracer.stop();
     let snapshot = finished.lossless();
     snapshot.assert_equals(&accounts);

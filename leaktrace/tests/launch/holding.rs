@@ -1,7 +1,6 @@
 //! Where each kind of program is held, and that nothing of it has run by then.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use leaktrace::session::launch::{Ending, Event, HeldAt, Launched};
@@ -110,9 +109,7 @@ fn static_programs_are_held_at_their_exec() {
 fn scripts_are_held_in_their_interpreter() {
     let programs = Programs::new();
     for (name, first_line) in [("with", "#!/bin/sh\n"), ("without", "")] {
-        let script = programs.path(name);
-        fs::write(&script, format!("{first_line}exit $1\n")).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = programs.write(name, format!("{first_line}exit $1\n").as_bytes());
         wait_for(async {
             let (mut launched, held) = hold(&[script.into_os_string(), "9".into()]).await;
             assert_eq!(held.at(), HeldAt::Mapped);
@@ -192,9 +189,7 @@ fn a_missing_library_ends_the_command_before_it_is_held() {
 fn what_cannot_be_executed_is_named() {
     let programs = Programs::new();
     let place = |name: &str, text: &[u8]| {
-        fs::write(programs.path(name), text).unwrap();
-        fs::set_permissions(programs.path(name), fs::Permissions::from_mode(0o755)).unwrap();
-        Launched::spawn(&[programs.path(name).into_os_string()], QUIET).unwrap_err().to_string()
+        Launched::spawn(&[programs.write(name, text).into_os_string()], QUIET).unwrap_err().to_string()
     };
     let error = place("script", b"#!/nonexistent/interpreter\n");
     assert!(error.contains("/script`: the interpreter it asks for"), "{error}");

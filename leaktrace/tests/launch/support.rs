@@ -1,10 +1,10 @@
 //! What the tests of holding a command share: building programs, hearing from them, and a leaktrace of one's own to kill.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
 /// How long a thing that must happen may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Options that leave the test process' own signal dispositions alone.
 pub const QUIET: LaunchOptions = LaunchOptions { job_control: false, hold_later_programs: true };
@@ -29,6 +29,11 @@ impl Programs {
         Self { home: tempfile::tempdir().unwrap() }
     }
 
+    /// In a certain place.
+    pub fn new_in(place: &Path) -> Self {
+        Self { home: tempfile::tempdir_in(place).unwrap() }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -41,6 +46,16 @@ impl Programs {
             Command::new(compiler).arg("-O1").arg(source).arg("-o").arg(&output).args(options).status().unwrap();
         assert!(status.success(), "{compiler} failed");
         output
+    }
+
+    /// A file that may be executed, with these bytes. Copied by another process: what another thread starts meanwhile inherits
+    /// our descriptors until it has begun its program, and a file that somebody may write to cannot be executed.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let (text, program) = (self.path("bytes"), self.path(name));
+        fs::write(&text, bytes).unwrap();
+        assert!(Command::new("cp").args([&text, &program]).status().unwrap().success());
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        program
     }
 
     /// A file in which programs leave word.

@@ -76,7 +76,10 @@ fn sizes_beyond_all_memory_are_not_believed() {
     for at in headers {
         bytes[at + 8..at + 16].copy_from_slice(&(1u64 << 46).to_le_bytes());
     }
-    fs::write(&program, bytes).expect("written");
+    fs::write(&packed, bytes).expect("written");
+    // By another process: a file that somebody may write to cannot be executed, and what other threads start inherits our
+    // descriptors for a moment.
+    run(Command::new("cp").args([&packed, &program]));
     run(Command::new("chmod").arg("+x").arg(&program));
     let victim = Victim::start(&mut Command::new(&program));
     let mut names = Names::new(&[]);

@@ -34,7 +34,8 @@ fn spread(space: &AddressSpace, files: &[PathBuf], each: u64) -> Vec<CodeAddress
 }
 
 /// 10,000 addresses, 200 in each of 50 objects whose DWARF nothing has read yet, are named within 2 seconds. Code that is
-/// not optimised takes some ten times as long, and is given five times.
+/// not optimised takes some ten times as long, and may share the machine with anything: it is given what only another order of
+/// growth exceeds.
 #[test]
 fn ten_thousand_addresses_in_fifty_objects_take_less_than_two_seconds() {
     const OBJECTS: usize = 50;
@@ -75,7 +76,7 @@ fn ten_thousand_addresses_in_fifty_objects_take_less_than_two_seconds() {
         frames.iter().filter(|frames| frames.iter().all(|frame| frame.function.is_some() && frame.line.is_some()));
     assert!(known.count() > 9_500, "all but what lies in gaps and start-up code");
     assert_eq!(frames, again);
-    assert!(cold < Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 2 }), "{cold:?}");
+    assert!(cold < Duration::from_secs(if cfg!(debug_assertions) { 120 } else { 2 }), "{cold:?}");
     assert!(warm < cold / 2, "what is known is not looked up again: {warm:?} of {cold:?}");
 }
 

@@ -40,6 +40,8 @@ pub struct Agreement {
     pub unreached: usize,
     /// Those whose frames, all of gimli's to the outermost one, stand in the report.
     pub equal: usize,
+    /// Those whose innermost frames do, in a report that says of stacks that they end at code which it did not know yet.
+    pub early: usize,
     /// Some of the others, for the message.
     pub missing: Vec<String>,
 }
@@ -50,6 +52,7 @@ impl Agreement {
         self.calls += other.calls;
         self.unreached += other.unreached;
         self.equal += other.equal;
+        self.early += other.early;
         self.missing.extend(other.missing.into_iter().map(|stack| format!("{name}: {stack}")));
     }
 }
@@ -99,15 +102,21 @@ pub fn compare(program: Command, bounds: Bounds, dir: &Path) -> Agreement {
     // The trace ends with the process.
     drop(tracee);
     assert!(end.join().unwrap());
-    let reported = stacks(&serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap());
+    let report = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    let (reported, some_early) = (stacks(&report), has_early(&report));
     for (stack, count) in called {
         // Frame 0 is malloc itself; then its caller, unless that is a function like operator new that is probed too.
         let found = (1..=2).any(|inner| {
             let wanted = stack.get(inner..).unwrap_or_default();
             reported.contains(&wanted[..wanted.len().min(MAX_DEPTH)])
         });
+        // Nothing waits for the tables of what a running program loads.
+        let found_cut =
+            || (1..=2).any(|inner| (inner + 1..stack.len()).any(|end| reported.contains(&stack[inner..end])));
         if found {
             agreement.equal += count;
+        } else if some_early && found_cut() {
+            agreement.early += count;
         } else {
             agreement.note(format!("{count} times {}", space.describe(&stack)));
         }
@@ -172,6 +181,14 @@ fn start_tracer(tracee: &Tracee, report: &Path) -> JoinHandle<bool> {
     });
     when_ready.recv().expect("the tracer says that it traces");
     handle
+}
+
+/// Whether the report says of some stacks that what was mapped last was not known yet.
+fn has_early(report: &Value) -> bool {
+    let reasons = &report["losses"]["unwind_failures"];
+    ["unwind table not ready yet", "address in no known mapping"]
+        .iter()
+        .any(|reason| reasons[reason].as_u64() > Some(0))
 }
 
 /// The stacks of a report as addresses. Inlined frames share the address of the function that holds their code.

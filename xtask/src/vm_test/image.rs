@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What tests and launched commands call by name.
-const PROGRAMS: [&str; 4] = ["sh", "true", "cat", "sleep"];
+const PROGRAMS: [&str; 5] = ["sh", "true", "cat", "cp", "sleep"];
 
 /// Where the victims are in the machine.
 pub const VICTIMS: &str = "/victims";

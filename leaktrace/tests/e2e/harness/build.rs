@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use super::locks;
 
 /// Frame pointers and unfolded calls, so that a stack names exactly the functions of the source.
 const C_FLAGS: [&str; 8] = [
@@ -73,6 +75,11 @@ fn make(name: &str, source: &str, compiler: &[String], libraries: &[&str]) -> Pa
     (&text, &compiler, &libraries).hash(&mut hasher);
     let executable = cache().join(format!("{name}-{:016x}", hasher.finish()));
 
+    // There only when it is whole.
+    if executable.exists() {
+        return executable;
+    }
+    let _machine = locks::no_foreign_system_wide_trace();
     // The lock keeps two test processes from compiling the same; the rename keeps a third from running half of it.
     let lock = File::create(executable.with_extension("lock")).expect("the cache is writable");
     lock.lock().expect("flock works on the target directory");
@@ -101,6 +108,7 @@ pub fn rust_victim(name: &str) -> PathBuf {
     if let Some(built) = std::env::var_os("LEAKTRACE_VICTIMS") {
         return Path::new(&built).join(name);
     }
+    let _machine = locks::no_foreign_system_wide_trace();
     let target = cache().join("allocators");
     // Cargo has a lock of its own; what it downloads and compiles the first time takes a minute. As the user: what it
     // writes is the user's.
@@ -117,6 +125,14 @@ pub fn rust_victim(name: &str) -> PathBuf {
         .unwrap_or_else(|e| panic!("cannot run cargo to build {name}: {e}"));
     assert!(output.status.success(), "{name} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     target.join("debug").join(name)
+}
+
+/// Copies a program to where it can be executed at once, by whomever. Not by ourselves: what another thread starts meanwhile
+/// inherits our descriptors until it has begun its program, and a file that somebody may write to cannot be executed.
+pub fn copied(program: &Path, to: &Path) {
+    let status = Command::new("cp").args([program, to]).status();
+    assert!(status.is_ok_and(|status| status.success()), "cannot copy {}", program.display());
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("it is ours");
 }
 
 /// The same program without the symbols that only debuggers need.

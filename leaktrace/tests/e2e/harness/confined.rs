@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
+use super::build;
 use super::tracer::binary;
 
 /// The user that owns nothing, by its number on Debian and elsewhere.
@@ -21,7 +22,7 @@ pub fn as_nobody(arguments: &[&str]) -> (Command, TempDir) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
     let copy = directory.path().join("leaktrace");
-    fs::copy(binary(), &copy).expect("the binary can be copied");
+    build::copied(&binary(), &copy);
     let mut command = Command::new(copy);
     command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir(directory.path());
     (command, directory)
@@ -48,6 +49,19 @@ pub fn with_hidden(command: &mut Command, place: &'static str) {
         command.pre_exec(move || {
             private_mounts()?;
             mount(Some("none"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+            Ok(())
+        });
+    }
+}
+
+/// Has the command find another file than everybody else at `place`.
+pub fn with_file_over(command: &mut Command, file: &Path, place: &'static str) {
+    let file = file.to_owned();
+    // SAFETY: between fork and exec only system calls are made; the strings were allocated before.
+    unsafe {
+        command.pre_exec(move || {
+            private_mounts()?;
+            mount(Some(&file), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             Ok(())
         });
     }

@@ -26,7 +26,7 @@ pub fn leaktrace<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Com
     let mut command = Command::new(binary());
     command.args(arguments).env("LC_ALL", "C").env_remove("RUST_LOG").stdin(Stdio::null());
     // On a slow machine too, tables of what runs already are there before the trace begins.
-    command.env("LEAKTRACE_TABLES_WITHIN", "60");
+    command.env("LEAKTRACE_TABLES_WITHIN", "120");
     command
 }
 
