@@ -163,7 +163,11 @@ fn rule(slot: u64, list: u64, address: u64) -> Rule {
     }
     let rule = Rule::from_bits(unknown(unwind_find(list, address)) as u32);
     if config::knows_vma() != 0 && is_unlisted(list, rule) {
-        return Rule::from_bits(unknown(vma::vma_rule(slot, address, rule.to_bits())) as u32);
+        let rule = Rule::from_bits(unknown(vma::vma_rule(slot, address, rule.to_bits())) as u32);
+        if vma::may_be_trampoline(address, rule) {
+            return Rule::from_bits(unknown(vma::vma_trampoline(slot, address)) as u32);
+        }
+        return rule;
     }
     rule
 }

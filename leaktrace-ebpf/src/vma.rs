@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_p
 use leaktrace_common::unwind::{Rule, Stop};
 
 use crate::config;
-use crate::maps::{SCRATCH, UNWIND_FILES};
+use crate::maps::{SCRATCH, UNWIND_FILES, unknown};
 use crate::unwind::Pool;
 
 /// `VM_EXEC` of include/linux/mm.h.
@@ -19,6 +19,27 @@ const EXECUTABLE: u64 = 4;
 const NOTHING: c_int = -2;
 /// Offsets of mappings are in pages.
 const PAGE_SHIFT: u32 = 12;
+/// Bits of an address within a page.
+const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
+
+/// Whether a return address, of whose last byte before nothing is known, is that of the kernel's page that return probes
+/// return to: the first byte of code without a file. Nothing else returns to where no call can stand before.
+#[inline(always)]
+pub fn may_be_trampoline(address: u64, rule: Rule) -> bool {
+    address & PAGE_MASK == PAGE_MASK && rule == Rule::unsupported(Stop::NoMapping)
+}
+
+/// The rule for the byte before a page, where [`may_be_trampoline`], as its bits.
+///
+/// A global function: verified once, not at every frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn vma_trampoline(slot: u64, address: u64) -> u64 {
+    let no_mapping = Rule::unsupported(Stop::NoMapping);
+    let after = unknown(vma_rule(slot, address.wrapping_add(1), no_mapping.to_bits())) as u32;
+    let is_code_without_file = Rule::from_bits(after) == Rule::unsupported(Stop::NoTable);
+    u64::from(if is_code_without_file { Rule::unsupported(Stop::Trampoline) } else { no_mapping }.to_bits())
+}
 
 /// The rule for an address of the current process, as its bits; `otherwise` where the kernel cannot be asked now. What it
 /// says passes through a scratch slot: calls as deep as this one's have no stack to spare.

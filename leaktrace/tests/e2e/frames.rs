@@ -255,3 +255,22 @@ fn leaks_by_way_of_the_same_library_functions_stay_two_sites() {
         assert!(sites[0].stack.iter().any(passes), "no {way}: {}", sites[0].path());
     }
 }
+
+#[test]
+fn a_return_address_that_another_tracer_has_replaced_ends_the_stack_by_name() {
+    let mut victim = Victim::start("deep.c", &["3", "5"]);
+    // Its probes are at the returns of the victim's own function.
+    let other = Tracer::attach(&victim, &["--alloc-symbols", "descend=malloc"]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    other.stop().assert_success();
+    victim.finish();
+    let snapshot = finished.snapshot();
+    snapshot.assert_equals(&accounts);
+    let sites = snapshot.sites_through(accounts.site("leak_deep").pid, "leak_deep");
+    assert!(sites.iter().all(|site| site.passes("descend") && !site.passes("main")), "{}", snapshot.digest());
+    assert_eq!(snapshot.loss("unwind_failed"), sites.len() as u64, "{}", snapshot.digest());
+    let reason = format!("return address replaced by a return probe {}", sites.len());
+    assert!(finished.stdout.contains(&reason), "{}", finished.stdout);
+}
