@@ -4,9 +4,7 @@ use std::process::Command;
 
 use crate::harness::build::{self, Recipe};
 use crate::harness::{Accounts, Tracer, Victim, locks};
-
-/// Room for what the rest of the machine does meanwhile.
-const ROOM: [&str; 4] = ["--max-allocs", "8000000", "--max-stacks", "200000"];
+use crate::system_wide::ROOM;
 
 /// Each a program and how it is called here.
 fn commands() -> Vec<(&'static str, Command)> {

@@ -3,11 +3,12 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::harness::tracer::path_str;
-use crate::harness::{Snapshot, Tracer, Victim};
+use crate::harness::{DEADLINE, Snapshot, Tracer, Victim};
 
 /// Whether a program can be started; what `cargo xtask setup` installs must be there.
 fn require(program: &str) {
@@ -91,12 +92,14 @@ fn nginx_serving_files() {
     std::fs::write(&file, configuration).unwrap();
     let tracer = Tracer::start_unready(&["--", "nginx", "-c", path_str(&file)]);
     tracer.wait_until_tracing();
+    let end = Instant::now() + DEADLINE;
     let connect = || loop {
         // It listens as soon as it has read its configuration.
         match UnixStream::connect(&socket) {
             Ok(stream) => break stream,
-            Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            Err(error) => assert!(Instant::now() < end, "nginx does not answer: {error}"),
         }
+        std::thread::sleep(Duration::from_millis(20));
     };
     for _ in 0..200 {
         let mut stream = connect();

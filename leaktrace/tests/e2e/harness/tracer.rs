@@ -239,7 +239,7 @@ pub fn path_str(path: &Path) -> &str {
 }
 
 /// Waits for the child's end until the deadline; `None` where it does not come.
-fn wait_in_time(child: &mut Child) -> Option<ExitStatus> {
+pub fn wait_in_time(child: &mut Child) -> Option<ExitStatus> {
     // SAFETY: pidfd_open takes plain numbers; the child is ours and not yet waited for, so the pid is its own.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());

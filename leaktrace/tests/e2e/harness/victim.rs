@@ -6,6 +6,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
 
 use super::lines::Lines;
+use super::memory::state;
+use super::tracer::wait_in_time;
 use super::{Accounts, build};
 
 /// A victim in its `wait` mode. Dropping it kills it.
@@ -102,15 +104,21 @@ impl Victim {
 
     /// Waits for its end: it has been told to end, or ends by itself.
     pub fn wait(&mut self) -> (ExitStatus, Accounts) {
-        let status = self.child.wait().expect("it is our child");
+        let status = self.ended();
         (status, Accounts::parse(&self.output.finish()))
     }
 
     /// Lets it end and checks that it ended as it would have without a tracer.
     pub fn finish(mut self) {
         drop(self.input.take().map(|mut input| input.write_all(b"\n")));
-        let status = self.child.wait().expect("it is our child");
+        let status = self.ended();
         assert!(status.success(), "the victim ended with {status}:\n{}", self.output.finish());
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        wait_in_time(&mut self.child).unwrap_or_else(|| {
+            panic!("the victim does not end, it is in state {}:\n{}", state(self.pid()), self.output.text())
+        })
     }
 
     /// True while it has not ended.
