@@ -3,10 +3,11 @@
 //! Each frame takes one rule, from the rule cache or, one time in thousands, by searching the process' mappings and the
 //! mapping's table, or, where the list of mappings lacks the address, the kernel's own ([`vma`]). What frames save is read by way of the scratch slot's window.
 
+use aya_ebpf::helpers::bpf_get_prandom_u32;
 use leaktrace_common::abi::{MAX_DEPTH, SITE_GUESSED, SITE_UNREADY, Scratch, UNWIND_AUTO, Walked};
 use leaktrace_common::unwind::{
     CacheKey, Chunk, Chunks, Memory, ProcessWord, Regs, Rule, Stop, Walk, cache_word, cached_rule, find_rule,
-    is_cacheable, step_plain,
+    goes_second, is_cacheable, step_plain,
 };
 
 use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
@@ -142,7 +143,7 @@ pub extern "C" fn unwind_frame(slot: u64, list: u64, depth: u32) -> u64 {
     u64::from(GOES_ON | IS_FRAME)
 }
 
-/// The rule for an address, if it is in the cache, or [`Rule::NONE`].
+/// The rule for an address, if the first way of the cache has it, or [`Rule::NONE`].
 #[inline(always)]
 fn cached(list: u64, address: u64) -> Rule {
     if let Some(key) = CacheKey::new(ProcessWord::from_bits(list), address)
@@ -154,10 +155,21 @@ fn cached(list: u64, address: u64) -> Rule {
     Rule::NONE
 }
 
+/// What lies where a key's rule would be.
+#[inline(always)]
+fn word_at(key: CacheKey) -> u64 {
+    // SAFETY: an element of the map, only ever stored whole.
+    RULE_CACHE.get(key.slot).map_or(0, |word| unsafe { core::ptr::from_ref(word).read_volatile() })
+}
+
 /// The rule for an address, from the cache or else by searching, with the help of a scratch slot.
 #[inline(always)]
 fn rule(slot: u64, list: u64, address: u64) -> Rule {
     let rule = cached(list, address);
+    if rule != Rule::NONE {
+        return rule;
+    }
+    let rule = Rule::from_bits(unknown(cached_second(list, address)) as u32);
     if rule != Rule::NONE {
         return rule;
     }
@@ -178,6 +190,16 @@ fn is_unlisted(list: u64, rule: Rule) -> bool {
     list == 0 || rule == Rule::unsupported(Stop::NoMapping)
 }
 
+/// The rule for an address, if the second way of the cache has it, as its bits.
+///
+/// A global function: verified once, not at every frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cached_second(list: u64, address: u64) -> u64 {
+    let key = CacheKey::new(ProcessWord::from_bits(list), address).map(CacheKey::second);
+    u64::from(key.map_or(Rule::NONE, |key| cached_rule(key, word_at(key))).to_bits())
+}
+
 /// The rule for an address in a list of mappings, as its bits; kept in the cache where it stays true.
 ///
 /// A global function: verified once, not at every frame.
@@ -187,11 +209,16 @@ pub extern "C" fn unwind_find(list: u64, address: u64) -> u64 {
     let process = ProcessWord::from_bits(list);
     let rule = find_rule(&Pool, process, address);
     if is_cacheable(rule)
-        && let Some(key) = CacheKey::new(process, address)
-        && let Some(word) = RULE_CACHE.get_ptr_mut(key.slot)
+        && let Some(first) = CacheKey::new(process, address)
     {
-        // SAFETY: an element of the map; the word is stored whole, whoever else stores there.
-        unsafe { word.write_volatile(cache_word(key, rule)) };
+        let second = first.second();
+        // SAFETY: the helper takes nothing.
+        let coin = || unsafe { bpf_get_prandom_u32() };
+        let key = if goes_second(word_at(first), word_at(second), coin) { second } else { first };
+        if let Some(word) = RULE_CACHE.get_ptr_mut(key.slot) {
+            // SAFETY: an element of the map; the word is stored whole, whoever else stores there.
+            unsafe { word.write_volatile(cache_word(key, rule)) };
+        }
     }
     u64::from(rule.to_bits())
 }

@@ -16,7 +16,7 @@ mod stop;
 mod table;
 mod walk;
 
-pub use cache::{CACHE_SLOTS, CacheKey, cache_word, cached_rule};
+pub use cache::{CACHE_SLOTS, CacheKey, cache_word, cached_rule, goes_second};
 pub use files::{FileKey, FileTable};
 pub use mappings::{MAPPING_WORDS, MAPPINGS_PER_CHUNK, Mapping, ProcessWord, Table, find_mapping};
 pub use rule::{Kind, Row, Rule};

@@ -108,8 +108,9 @@ impl Rule {
     #[must_use]
     pub const fn is_plain(self) -> bool {
         const LOST: u32 = (Rule::FP_LOST as u8 as u32) << 4;
+        const _: () = assert!(Kind::Outermost as u32 + 1 == Kind::Sp as u32 && Kind::Sp as u32 + 1 == Kind::Fp as u32);
         let kind = self.0 & 15;
-        (kind == Kind::Sp as u32 || kind == Kind::Fp as u32) && self.0 & 0xff0 != LOST
+        kind >= Kind::Outermost as u32 && kind <= Kind::Fp as u32 && self.0 & 0xff0 != LOST
     }
 
     /// `off` in words.

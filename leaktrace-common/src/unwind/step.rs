@@ -104,13 +104,16 @@ pub fn step(regs: &Regs, rule: Rule, memory: &mut impl Memory) -> Result<Next, S
     Ok(Next { regs: Regs { ip, sp: cfa, fp }, exact: kind == Kind::Signal })
 }
 
-/// [`step`] for the two kinds of rule that nearly every frame has, and for those only: what the kernel program inlines
-/// into its loop.
+/// [`step`] for the two kinds of rule that nearly every frame has, for that of the outermost one, and for those only: what
+/// the kernel program inlines into its loop.
 ///
 /// # Errors
 /// As [`step`].
 #[inline(always)]
 pub fn step_plain(regs: &Regs, rule: Rule, memory: &mut impl Memory) -> Result<Regs, Stop> {
+    if let Kind::Outermost = rule.kind() {
+        return Err(Stop::Outermost);
+    }
     let base = if let Kind::Sp = rule.kind() { regs.sp } else { regs.fp };
     let cfa = base.wrapping_add(rule.off_bytes());
     if cfa <= regs.sp {
