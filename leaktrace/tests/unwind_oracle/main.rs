@@ -124,12 +124,13 @@ fn required(name: &str) -> PathBuf {
     find_program(name).unwrap_or_else(|| panic!("{name} is missing: run `cargo xtask setup`"))
 }
 
-/// How much of each program is compared with the walk in the kernel. `LEAKTRACE_ORACLE_CALLS` asks for more calls and takes
-/// as long as they take; 1250 make 10,000 in all.
+/// How much of each program is compared with the walk in the kernel: 10,000 calls in all where there is time, and never
+/// fewer than the [`kernel::FEWEST`] of each. `LEAKTRACE_ORACLE_CALLS` asks for another number of each and takes as long as
+/// they take.
 fn bounds() -> kernel::Bounds {
     match std::env::var("LEAKTRACE_ORACLE_CALLS") {
         Ok(calls) => kernel::Bounds { calls: calls.parse().unwrap(), time: Duration::from_hours(1) },
-        Err(_) => kernel::Bounds { calls: 200, time: Duration::from_secs(3) },
+        Err(_) => kernel::Bounds { calls: 1250, time: Duration::from_secs(6) },
     }
 }
 
