@@ -88,6 +88,9 @@ pub struct WhomArgs {
     pub force: bool,
 
     /// Launch this command and trace it, from before its first allocation, with its descendants
+    ///
+    /// No debugger can attach to its first process meanwhile, as that is held with ptrace; to trace a program under a
+    /// debugger, trace it with --pid, or launch the debugger.
     #[arg(last = true, value_name = "-- COMMAND")]
     pub command: Vec<OsString>,
 

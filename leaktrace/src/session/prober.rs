@@ -87,6 +87,8 @@ pub struct Found {
     pub hidden: Vec<(PathBuf, Allocator)>,
     /// Runtimes that keep heaps of their own.
     pub runtimes: Vec<Runtime>,
+    /// LeakSanitizer is in it.
+    pub leak_sanitizer: bool,
 }
 
 impl Prober {
@@ -199,6 +201,7 @@ impl Prober {
                 found.hidden.push((planned.path.clone(), allocator));
             }
             found.runtimes.extend(planned.plan.runtime);
+            found.leak_sanitizer |= planned.plan.leak_sanitizer;
         }
         found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
             .into_iter()

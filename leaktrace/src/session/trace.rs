@@ -160,7 +160,7 @@ impl Trace<'_> {
                         }
                         self.follow_mappings();
                         self.until_tables_are_built().await?;
-                        held.release();
+                        self.let_go(held, launched.as_ref().map(Launched::pid));
                     }
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
                     Event::Ended(_) => return Ok(Over::Done),

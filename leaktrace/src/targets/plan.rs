@@ -53,6 +53,8 @@ pub struct Plan {
     pub hidden: Option<Allocator>,
     /// A runtime in there that keeps a heap of its own.
     pub runtime: Option<Runtime>,
+    /// LeakSanitizer is in there, which stops the threads of its own process by ptrace at the end.
+    pub leak_sanitizer: bool,
 }
 
 /// One function to probe.
@@ -151,6 +153,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         skipped: Vec::new(),
         hidden: None,
         runtime: evidence.runtime().or_else(|| Runtime::by_note(&image)),
+        leak_sanitizer: evidence.has_leak_sanitizer(),
     };
     if plan.role == Role::DynamicLinker {
         plan.skipped = candidates.into_iter().map(|it| Skipped { names: it.names, why: Why::DynamicLinker }).collect();
@@ -171,7 +174,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         }
     }
     mark_outside_branches(&image, &mut own, options.emulation);
-    let ways_out = ways_out::of(&image, &own);
+    let ways_out = ways_out::of(&image, &own, evidence.looks_at_callers());
     for (function, exits) in own.into_iter().zip(ways_out) {
         // C functions have no dots in their names, Go's have always one.
         if plan.runtime == Some(Runtime::Go) && function.names.iter().any(|name| name.contains('.')) {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::tracer::path_str;
@@ -39,6 +39,29 @@ fn every_way_to_end_is_accounted_for() {
         snapshot.assert_lossless();
         snapshot.assert_equals(&accounts);
         assert!(!snapshot.sites.is_empty(), "{how}");
+    }
+}
+
+/// It stops the threads of its own process by ptrace, which only one tracer can do, and gives up where that fails.
+#[test]
+fn leak_sanitizer_comes_to_the_verdict_that_it_comes_to_alone() {
+    let program = build::Recipe::new("sanitized", "sanitized.c", &["-fsanitize=address"]).built();
+    let alone = Command::new(&program).output().unwrap();
+    let verdict = "SUMMARY: AddressSanitizer: 123 byte(s) leaked in 1 allocation(s).";
+    assert!(String::from_utf8_lossy(&alone.stderr).contains(verdict), "{alone:?}");
+    let through_a_shell = format!("exec {}", path_str(&program));
+    for command in [&[path_str(&program)][..], &["sh", "-c", &through_a_shell]] {
+        let finished = Tracer::start_unready(&[&["--"], command].concat()).wait();
+        let said = &finished.stderr;
+        assert!(said.contains(verdict), "{said}");
+        // Suppressions are matched against these.
+        assert!(said.lines().any(|line| line.contains("#1 0x") && line.contains(" in lose ")), "{said}");
+        assert_eq!(finished.status.code(), alone.status.code(), "{said}");
+        let snapshot = finished.snapshot();
+        snapshot.assert_lossless();
+        let leaks: Vec<_> = snapshot.sites.iter().filter(|site| site.outstanding_bytes == 123).collect();
+        assert_eq!(leaks.len(), 1, "{}", snapshot.digest());
+        assert_eq!(leaks[0].outstanding_count, 1, "{}", snapshot.digest());
     }
 }
 

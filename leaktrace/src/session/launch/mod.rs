@@ -6,7 +6,7 @@
 //! While it is held, probes can be attached to it; afterwards it runs as if started alone: its own terminal, process group,
 //! environment, signals and status. It stays seized by a thread of ours, with two effects that cannot be hidden from it: no
 //! debugger can attach, and a signal that it ignores interrupts (EINTR) those system calls that signal(7) lists as
-//! interrupted by a stop, such as `epoll_wait`.
+//! interrupted by a stop, such as `epoll_wait`. A program that traces itself, as LeakSanitizer does, is let go for good.
 //!
 //! Invariant: if leaktrace is killed at any moment, the command goes on unharmed.
 
@@ -29,7 +29,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::pidfd::PidFd;
 use crate::model::Pid;
 use command::Executable;
-use tracer::{GoOn, Notice};
+use tracer::{Notice, Word};
 
 pub use command::CommandError;
 pub use linker::HeldAt;
@@ -102,7 +102,7 @@ pub enum Event {
 #[derive(Debug)]
 #[must_use = "the command stays stopped until it is released"]
 pub struct Held {
-    words: Sender<GoOn>,
+    words: Sender<Word>,
     at: HeldAt,
 }
 
@@ -116,7 +116,13 @@ impl Held {
     /// Lets it go on.
     pub fn release(self) {
         // If the thread is gone, so is the process.
-        let _ = self.words.send(GoOn);
+        let _ = self.words.send(Word::GoOn);
+    }
+
+    /// Lets it go on and has nothing more to do with it than to see its end: neither its later programs are held nor the
+    /// end that it comes to, and others may trace it.
+    pub fn leave_alone(self) {
+        let _ = self.words.send(Word::LeaveAlone);
     }
 }
 
@@ -127,7 +133,7 @@ impl Held {
 #[derive(Debug)]
 pub struct Launched {
     started: Started,
-    words: Sender<GoOn>,
+    words: Sender<Word>,
     notices: UnboundedReceiver<Notice>,
     ended: Option<Ending>,
 }
@@ -174,7 +180,7 @@ impl Launched {
     /// Its ending, where it ended before: a library was missing, or somebody killed it.
     pub async fn hold_until_mapped(&mut self) -> Result<Held, Ending> {
         // If the thread is gone, the events below say so.
-        let _ = self.words.send(GoOn);
+        let _ = self.words.send(Word::GoOn);
         loop {
             match self.next_event().await {
                 Event::Held(held) => return Ok(held),

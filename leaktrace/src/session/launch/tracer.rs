@@ -24,15 +24,20 @@ use super::{LaunchError, LaunchOptions, Started, inherited, spawn, threads};
 /// What the thread tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// The command is held here, and waits for [`GoOn`].
+    /// The command is held here, and waits for a [`Word`].
     Held(HeldAt),
     /// It has ended; nothing follows.
     Ended(Ending),
 }
 
 /// The word that ends a hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct GoOn;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// On to what comes next.
+    GoOn,
+    /// Let go for good: only its end is still waited for.
+    LeaveAlone,
+}
 
 /// Why a step could not be taken.
 enum Stopped {
@@ -55,7 +60,7 @@ pub(super) fn run(
     executable: &Executable,
     options: LaunchOptions,
     started: &Sender<Result<Started, LaunchError>>,
-    words: Receiver<GoOn>,
+    words: Receiver<Word>,
     notices: UnboundedSender<Notice>,
 ) {
     // Before the fork: what the terminal sends to the command's group must never stop us with the command untended.
@@ -128,7 +133,7 @@ struct Tracer {
     linking: Option<Watch>,
     /// Code of the command's own has been let run.
     released: bool,
-    words: Receiver<GoOn>,
+    words: Receiver<Word>,
     notices: UnboundedSender<Notice>,
 }
 
@@ -168,10 +173,10 @@ impl Tracer {
         let _ = self.notices.send(notice);
     }
 
-    fn await_word(&mut self) -> Result<(), Stopped> {
+    fn await_word(&mut self) -> Result<Word, Stopped> {
         match self.words.recv() {
-            Ok(GoOn) => Ok(()),
-            Err(_) if self.released => Ok(()),
+            Ok(word) => Ok(word),
+            Err(_) if self.released => Ok(Word::GoOn),
             Err(_) => Err(Stopped::Abandoned),
         }
     }
@@ -187,10 +192,18 @@ impl Tracer {
         ptrace::take(tid)?;
         self.linking = None;
         self.tell(Notice::Held(at));
-        self.await_word()?;
+        let word = self.await_word()?;
         self.released = true;
         // If it was killed while it was held, it may be stopped at its exit by now, which must not be passed over.
-        if ptrace::has_changed(tid)? { Ok(()) } else { self.resume(tid, 0) }
+        if ptrace::has_changed(tid)? {
+            return Ok(());
+        }
+        if word == Word::LeaveAlone {
+            // Its stops are not seen any more: the terminal's are to reach us as they reach it.
+            self.jobs = None;
+            return Ok(ptrace::detach(tid)?);
+        }
+        self.resume(tid, 0)
     }
 
     fn at_exec(&mut self, tid: pid_t) -> Result<(), Stopped> {

@@ -225,9 +225,19 @@ impl<'a> Trace<'a> {
             eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", whom(&self.target));
         }
         if let Some(held) = held {
-            held.release();
+            self.let_go(held, self.target.pids.first().copied());
         }
         Ok(())
+    }
+
+    /// Lets the command run its program. LeakSanitizer stops the process that it is in by ptrace, which works once only.
+    pub(super) fn let_go(&mut self, held: Held, pid: Option<Pid>) {
+        let space = pid.and_then(|pid| self.processes.look_at(pid).ok());
+        if space.is_some_and(|space| self.prober.found(space).leak_sanitizer) {
+            held.leave_alone();
+        } else {
+            held.release();
+        }
     }
 }
 

@@ -54,12 +54,21 @@ pub enum Role {
 const GLIBC_MARKS: &[&[u8]] = &[b"gnu_get_libc_version", b"__libc_setup_tls"];
 const ANY_LIBC_MARK: &[u8] = b"__libc_start_main";
 
+/// What LeakSanitizer is called by, alone and within AddressSanitizer (`sanitizer/lsan_interface.h`).
+const LEAK_SANITIZER_MARK: &[u8] = b"__lsan_do_leak_check";
+
+/// The sanitizers' runtimes, by what their compilers call at the start: each notes who called its allocator.
+const SANITIZER_MARKS: &[&[u8]] = &[b"__asan_init", b"__hwasan_init", b"__lsan_init", b"__msan_init", b"__tsan_init"];
+
 /// What was seen of an object while its symbols went by.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Evidence {
     is_glibc: bool,
     is_libc: bool,
     is_jemalloc: bool,
+    has_leak_sanitizer: bool,
+    is_sanitizer: bool,
     runtime: Option<Runtime>,
     allocates: BTreeSet<Family>,
     frees: BTreeSet<Family>,
@@ -71,12 +80,24 @@ impl Evidence {
         self.is_glibc |= GLIBC_MARKS.contains(&name);
         self.is_libc |= name == ANY_LIBC_MARK;
         self.is_jemalloc |= name.ends_with(b"sdallocx");
+        self.has_leak_sanitizer |= name == LEAK_SANITIZER_MARK;
+        self.is_sanitizer |= SANITIZER_MARKS.contains(&name);
         self.runtime = self.runtime.or_else(|| Runtime::by_symbol(name));
     }
 
     /// The runtime that is in there.
     pub(super) fn runtime(&self) -> Option<Runtime> {
         self.runtime
+    }
+
+    /// Whether LeakSanitizer is in there.
+    pub(super) fn has_leak_sanitizer(&self) -> bool {
+        self.has_leak_sanitizer
+    }
+
+    /// Whether the allocation functions in there look at their return addresses.
+    pub(super) fn looks_at_callers(&self) -> bool {
+        self.is_sanitizer
     }
 
     /// Takes note of a known allocation function.

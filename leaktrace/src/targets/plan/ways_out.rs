@@ -1,11 +1,12 @@
-//! Which candidates may throw exceptions, and where those return.
+//! Which candidates must find their return addresses as they were, since they may throw exceptions or look at who called
+//! them, and where those return.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::survey::Candidate;
 use crate::targets::elf::{Image, Links};
-use crate::targets::functions::may_throw;
+use crate::targets::functions::{Kind, may_throw};
 use crate::targets::site::{self, Machine, Surroundings};
 
 /// Longer names of functions are not followed through linkage tables, in bytes.
@@ -14,15 +15,17 @@ const MAX_NAME: usize = 256;
 const PIECE: usize = site::LONGEST_INSTRUCTION;
 
 /// For each candidate the offsets in the file of its ways out: none where a return probe does no harm, `None` where it
-/// would and they are not all known.
-pub(super) fn of(image: &Image<'_>, candidates: &[Candidate]) -> Vec<Option<Vec<u64>>> {
-    let around = Around { image, candidates, links: OnceCell::new(), symbols: OnceCell::new() };
+/// would and they are not all known. Where an allocator `looks_at_callers`, as a sanitizer does for its reports and for the
+/// suppressions that name functions, a return probe would hide the caller.
+pub(super) fn of(image: &Image<'_>, candidates: &[Candidate], looks_at_callers: bool) -> Vec<Option<Vec<u64>>> {
+    let around = Around { image, candidates, looks_at_callers, links: OnceCell::new(), symbols: OnceCell::new() };
     candidates.iter().map(|candidate| around.ways_out(candidate)).collect()
 }
 
 struct Around<'a, 'b> {
     image: &'b Image<'a>,
     candidates: &'b [Candidate],
+    looks_at_callers: bool,
     links: OnceCell<Links<'a>>,
     symbols: OnceCell<HashMap<&'a [u8], u64>>,
 }
@@ -30,9 +33,18 @@ struct Around<'a, 'b> {
 impl Around<'_, '_> {
     fn ways_out(&self, candidate: &Candidate) -> Option<Vec<u64>> {
         let throws = candidate.names.iter().any(|name| may_throw(name));
-        if !throws || !candidate.known.signature.kind.needs_return() {
+        let kind = candidate.known.signature.kind;
+        // The programs have one place for the return address and for `posix_memalign`'s pointer.
+        let wanted = throws || self.looks_at_callers && kind != Kind::PosixMemalign;
+        if !wanted || !kind.needs_return() {
             return Some(Vec::new());
         }
+        let exits = self.exits(candidate);
+        // Better a frame that is missing in a report than allocations that are missing in ours.
+        if throws { exits } else { Some(exits.unwrap_or_default()) }
+    }
+
+    fn exits(&self, candidate: &Candidate) -> Option<Vec<u64>> {
         if self.image.machine() != Machine::X86_64 {
             return None;
         }
