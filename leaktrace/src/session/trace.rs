@@ -57,6 +57,8 @@ struct Trace<'a> {
     discovery: Discovery,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
+    /// Those that were when nothing was recorded any more.
+    lost_by_the_end: Option<u64>,
     /// Those of which nothing is missing.
     made_up_records: u64,
     /// How many lives of followed processes had ended when nothing more was lost yet.
@@ -213,6 +215,8 @@ impl Trace<'_> {
         // Before it is learnt that processes have ended, and their tables with them.
         self.unwinding.tell();
         self.take_in();
+        // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
+        self.lost_by_the_end = Some(self.discovery.lost());
         self.processes.refresh();
         // A process that has ended is gone from /proc only when its parent has asked for its status.
         for pid in ends.ended() {

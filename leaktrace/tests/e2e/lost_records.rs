@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::harness::{Finished, Tracer, Victim, locks};
+use crate::harness::{Finished, Tracer, Victim, build, locks};
 use crate::threads::pin;
 
 /// More threads than a ring has room for, at two records of 40 bytes each; a ring has at most 4 MiB.
@@ -31,7 +31,8 @@ fn assert_noticed(finished: &Finished) {
 
 #[test]
 fn where_those_that_are_traced_live_on_nothing_is_missing() {
-    let _machine = locks::no_system_wide_trace();
+    build::victim("puppet.c");
+    let _flood = locks::flood();
     let mut puppet = Victim::start("puppet.c", &[]);
     puppet.go();
     let tracer = Tracer::attach(&puppet, &[]);
@@ -46,7 +47,8 @@ fn where_those_that_are_traced_live_on_nothing_is_missing() {
 
 #[test]
 fn where_a_child_came_and_went_meanwhile_the_loss_is_said() {
-    let _machine = locks::no_system_wide_trace();
+    build::victim("forking.c");
+    let _flood = locks::flood();
     let mut victim = Victim::start("forking.c", &["3"]);
     let tracer = Tracer::attach(&victim, &[]);
     let mut accounts = None;

@@ -146,7 +146,8 @@ impl Trace<'_> {
     /// probed while the trace goes on.
     pub(super) fn make_up_for_lost_records(&mut self, goes_on: bool) -> Result<()> {
         let ends = self.kernel.followed_ends();
-        let (lost, before) = (self.discovery.lost(), self.lost_records);
+        let lost = self.lost_by_the_end.unwrap_or_else(|| self.discovery.lost());
+        let before = self.lost_records;
         if lost == before {
             self.ends_before = ends;
             return Ok(());

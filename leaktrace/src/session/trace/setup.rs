@@ -109,6 +109,7 @@ impl<'a> Trace<'a> {
             log,
             discovery: Discovery::start()?,
             lost_records: 0,
+            lost_by_the_end: None,
             made_up_records: 0,
             ends_before: 0,
             reclaim_at: None,

@@ -1,9 +1,11 @@
 //! The program under test, run as its users run it.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -11,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::lines::Lines;
-use super::{Accounts, DEADLINE, Snapshot, Victim, build, require_privileges};
+use super::{Accounts, DEADLINE, Snapshot, Victim, build, locks, require_privileges};
 
 /// The line on standard error that says that every probe is in place.
 const TRACING: &str = "leaktrace: tracing";
@@ -37,6 +39,7 @@ pub struct Tracer {
     stderr: Lines,
     /// Where it writes its files; lives as long as the tracer.
     directory: TempDir,
+    _calm: Arc<File>,
 }
 
 impl Tracer {
@@ -63,11 +66,12 @@ impl Tracer {
 
     /// Starts a command prepared by the test; `directory` goes when the tracer goes.
     pub fn spawn(command: &mut Command, directory: TempDir) -> Self {
+        let calm = locks::calm();
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("leaktrace can be started");
         let stdout = Lines::of("leaktrace's standard output", child.stdout.take().expect("it was piped"));
         let stderr = Lines::of("leaktrace's standard error", child.stderr.take().expect("it was piped"));
-        Self { child, stdout, stderr, directory }
+        Self { child, stdout, stderr, directory, _calm: calm }
     }
 
     /// Waits for the word that every probe is in place.
