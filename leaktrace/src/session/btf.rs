@@ -20,6 +20,7 @@ const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
+const FUNC: u32 = 12;
 const FUNC_PROTO: u32 = 13;
 const VAR: u32 = 14;
 const DATASEC: u32 = 15;
@@ -50,6 +51,8 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Where each begins; type 0 is `void`, which is not there.
     types: Vec<usize>,
+    /// Where the structures among them begin: one in ten.
+    structures: Vec<usize>,
 }
 
 /// A type's first words.
@@ -77,25 +80,32 @@ impl<'a> Btf<'a> {
         let (types, strings) = (section(8, 12), section(16, 20));
         let (Some(types), Some(strings)) = (types, strings) else { return Err(BtfError::Malformed) };
         let strings = bytes.get(strings).ok_or(BtfError::Malformed)?;
-        let mut btf = Self { bytes, strings, types: vec![types.start] };
+        let mut btf = Self { bytes, strings, types: vec![types.start], structures: Vec::new() };
         let mut at = types.start;
         while at < types.end {
+            let found = btf.type_at(at).ok_or(BtfError::Malformed)?;
             btf.types.push(at);
-            let length = btf.type_at(at).and_then(|found| length(&found)).ok_or(BtfError::Malformed)?;
-            at += length;
+            if found.kind == STRUCT {
+                btf.structures.push(at);
+            }
+            at += length(&found).ok_or(BtfError::Malformed)?;
         }
         Ok(btf)
     }
 
     /// The offset, in bytes, of a field in a structure; `None` where there is none of the name, or it is a bit field.
     pub fn offset(&self, structure: &str, field: &str) -> Option<u32> {
-        self.types
+        self.structures
             .iter()
-            .skip(1)
-            .filter(|at| {
-                self.type_at(**at).is_some_and(|found| found.kind == STRUCT && self.is_named(found.name, structure))
-            })
+            .filter(|at| self.type_at(**at).is_some_and(|found| self.is_named(found.name, structure)))
             .find_map(|at| self.field(*at, field, MAX_NESTING))
+    }
+
+    /// The number of the type of a function of the kernel's.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        let is_it =
+            |at: &usize| self.type_at(*at).is_some_and(|found| found.kind == FUNC && self.is_named(found.name, name));
+        self.types.iter().skip(1).position(is_it).and_then(|index| u32::try_from(index + 1).ok())
     }
 
     fn field(&self, at: usize, name: &str, nesting: u32) -> Option<u32> {
@@ -139,7 +149,7 @@ fn length(found: &Type) -> Option<usize> {
         STRUCT | UNION | DATASEC | ENUM64 => found.members * 12,
         ENUM | FUNC_PROTO => found.members * 8,
         // Pointers, forward declarations, typedefs, qualifiers, functions.
-        PTR | 7..=12 | FLOAT | TYPE_TAG => 0,
+        PTR | 7..=11 | FUNC | FLOAT | TYPE_TAG => 0,
         _ => return None,
     };
     Some(TYPE_BYTES + more)
@@ -199,6 +209,18 @@ mod tests {
         let btf = Btf::parse(&bytes).unwrap();
         let found: Vec<u32> = fields.iter().map(|(structure, field)| btf.offset(structure, field).unwrap()).collect();
         assert_eq!(found, offsets_by_compiler(&fields));
+    }
+
+    #[test]
+    fn functions_have_the_numbers_that_aya_finds() {
+        let bytes = read().expect("the kernel has BTF");
+        let btf = Btf::parse(&bytes).unwrap();
+        let by_aya = aya_obj::btf::Btf::from_sys_fs().unwrap();
+        for name in ["schedule", "vfs_read", "bpf_session_is_return", "no_such_function"] {
+            let expected = by_aya.id_by_type_name_kind(name, aya_obj::btf::BtfKind::Func).ok();
+            assert_eq!(btf.function(name), expected, "{name}");
+        }
+        assert!(btf.function("schedule").is_some());
     }
 
     #[test]

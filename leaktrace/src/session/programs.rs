@@ -17,12 +17,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use aya::programs::{ProgramError, UProbe};
-use aya_obj::btf::{Btf, BtfFeatures, BtfKind};
+use aya_obj::btf::BtfFeatures;
 use aya_obj::generated::bpf_insn;
 use aya_obj::{Features, Object};
 use leaktrace_common::abi::KFUNC_SESSION_IS_RETURN;
 
 use super::bpf::{self, AttachType, Program, Refused, Types};
+use super::btf;
 
 /// `BPF_JMP | BPF_CALL` of the kernel's `uapi/linux/bpf_common.h`.
 const CALL: u8 = 0x85;
@@ -109,9 +110,8 @@ impl Loader {
         object.relocate_maps(with_descriptors, &text)?;
         object.relocate_calls(&text)?;
         object.sanitize_functions(&Features::new(true, true, true, true, true, true, true, Some(btf_features)));
-        let session_is_return = Btf::from_sys_fs()
-            .ok()
-            .and_then(|btf| btf.id_by_type_name_kind("bpf_session_is_return", BtfKind::Func).ok());
+        let session_is_return =
+            btf::read().ok().and_then(|types| btf::Btf::parse(&types).ok()?.function("bpf_session_is_return"));
         Ok(Self { object, btf, session_is_return, maps })
     }
 
