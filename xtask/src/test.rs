@@ -48,6 +48,9 @@ fn parse_object(text: &str) -> Result<Object, std::convert::Infallible> {
     })
 }
 
+/// A workspace of its own: see there.
+const RUST_VICTIMS: &str = "leaktrace/tests/victims/allocators/Cargo.toml";
+
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Tier::Test)?;
     shell::step("formatting");
@@ -61,6 +64,8 @@ pub fn run(args: &Args) -> Result<()> {
     doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
     shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     shell::step("tests");
+    // Of the only victims that take more than a compiler. The tests themselves need no network.
+    shell::run(shell::cargo().args(["fetch", "--quiet", "--locked", "--manifest-path", RUST_VICTIMS]))?;
     let mut tests = tests(&args.object)?;
     tests.arg("--workspace");
     // Whoever chooses cases wants to see how they fail.

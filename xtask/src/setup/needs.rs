@@ -27,6 +27,8 @@ const fn need(program: &'static str, tier: Tier, packages: [&'static [&'static s
 pub const ALL: &[Need] = &[
     need("cc", Tier::Build, [&["gcc", "libc6-dev"], &["gcc", "glibc-devel"], &["gcc"]]),
     need("c++", Tier::Test, [&["g++"], &["gcc-c++"], &["gcc"]]),
+    // By which the allocator of one of the victims is built.
+    need("make", Tier::Test, [&["make"], &["make"], &["make"]]),
     // Programs of another C library, static and dynamic, for the tests.
     need("musl-gcc", Tier::Test, [&["musl-tools"], &["musl-gcc"], &["musl"]]),
     // Allocators to link victims with, their static libraries included.
