@@ -31,6 +31,19 @@ fn functions_that_the_user_names_are_traced_wherever_they_are() {
 }
 
 #[test]
+fn an_exception_gets_out_of_a_function_that_the_user_names_whatever_its_name() {
+    let victim = build::victim("pool.cc");
+    let finished =
+        Tracer::start_unready(&["--alloc-symbols", "pool_get=malloc,pool_put=free", "--", path_str(&victim)]).wait();
+    assert!(finished.stdout.contains("refused 50"), "{}", finished.stderr);
+    let snapshot = finished.lossless();
+    let lost: Vec<_> = snapshot.sites.iter().filter(|site| site.outstanding_bytes == 7 * 111).collect();
+    assert_eq!(lost.len(), 1, "{}", snapshot.digest());
+    let lost = lost[0];
+    assert_eq!((lost.outstanding_count, lost.alloc_count, lost.free_count), (7, 50, 43), "{}", snapshot.digest());
+}
+
+#[test]
 fn verbose_lists_object_function_place_and_processes() {
     let mut process = Victim::start("prefixed.c", &[]);
     let tracer = Tracer::attach(&process, &["-v", "--no-follow"]);

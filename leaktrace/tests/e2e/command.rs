@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::harness::tracer::path_str;
 use crate::harness::{Accounts, Finished, Tracer, build, leaktrace, require_privileges, trace_command};
 
+/// A program with LeakSanitizer in it.
+pub const SANITIZED: build::Recipe = build::Recipe::new("sanitized", "sanitized.c", &["-fsanitize=address"]);
+
 /// Runs a shell command line under the tracer; its standard output and error come mixed with the tracer's.
 fn shell(options: &[&str], line: &str) -> Finished {
     Tracer::start_unready(&[options, &["--", "sh", "-c", line]].concat()).wait()
@@ -45,7 +48,7 @@ fn every_way_to_end_is_accounted_for() {
 /// It stops the threads of its own process by ptrace, which only one tracer can do, and gives up where that fails.
 #[test]
 fn leak_sanitizer_comes_to_the_verdict_that_it_comes_to_alone() {
-    let program = build::Recipe::new("sanitized", "sanitized.c", &["-fsanitize=address"]).built();
+    let program = SANITIZED.built();
     let alone = Command::new(&program).output().unwrap();
     let verdict = "SUMMARY: AddressSanitizer: 123 byte(s) leaked in 1 allocation(s).";
     assert!(String::from_utf8_lossy(&alone.stderr).contains(verdict), "{alone:?}");

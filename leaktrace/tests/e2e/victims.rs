@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::build;
-use crate::{frames, jitted};
+use crate::{command, frames, jitted};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 24] = [
+const PLAIN: [&str; 25] = [
     "abandoned.c",
     "changing.c",
     "churn.c",
@@ -26,6 +26,7 @@ const PLAIN: [&str; 24] = [
     "leader.c",
     "nolibc.c",
     "outstanding.c",
+    "pool.cc",
     "portable.c",
     "prefixed.c",
     "puppet.c",
@@ -49,7 +50,7 @@ fn every_plain_victim_is_built() {
             fs::copy(built, Path::new(directory).join(Path::new(source).file_stem().unwrap())).unwrap();
         }
     }
-    for recipe in frames::RECIPES.into_iter().chain(jitted::RECIPES) {
+    for recipe in frames::RECIPES.into_iter().chain(jitted::RECIPES).chain([command::SANITIZED]) {
         let built = recipe.built();
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();

@@ -49,4 +49,9 @@ impl<'a> Links<'a> {
     pub fn at(&self, slot: u64) -> Option<&'a [u8]> {
         self.names.get(&slot).copied()
     }
+
+    /// All functions in there.
+    pub fn names(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.names.values().copied()
+    }
 }
