@@ -125,33 +125,54 @@ fn a_process_that_takes_the_name_or_the_rights_later_is_traced_from_then_on() {
 }
 
 /// A control group of the test's own, with one inside it.
-struct Group(PathBuf);
+struct Group {
+    path: PathBuf,
+    /// Where the test has mounted the groups itself: containers show them read-only, or not at all.
+    _mounted: Option<Mount>,
+}
+
+/// A place where control groups are mounted.
+struct Mount(tempfile::TempDir);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
 
 impl Group {
     fn new() -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
         let root = mounts
             .lines()
-            .filter_map(|line| {
-                line.split(' ').collect::<Vec<_>>().get(1..3).map(|it| (it[0].to_owned(), it[1].to_owned()))
-            })
-            .find_map(|(place, kind)| (kind == "cgroup2").then_some(place))
-            .expect("control groups of version 2 are mounted");
-        let group = Self(Path::new(&root).join(format!("leaktrace-test-{}", std::process::id())));
-        fs::create_dir_all(group.0.join("inner")).expect("root may make control groups");
-        group
+            .filter_map(|line| line.split(' ').collect::<Vec<_>>().get(1..3).map(|it| (it[0], it[1])))
+            .find_map(|(place, kind)| (kind == "cgroup2").then_some(place));
+        root.and_then(|root| Self::below(Path::new(root), None).ok()).unwrap_or_else(|| {
+            let mount = Mount(tempfile::tempdir().unwrap());
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("none"), mount.0.path(), Some("cgroup2"), flags, None::<&str>)
+                .expect("the kernel has control groups of version 2");
+            let root = mount.0.path().to_owned();
+            Self::below(&root, Some(mount)).expect("root may make control groups")
+        })
+    }
+
+    fn below(root: &Path, mounted: Option<Mount>) -> std::io::Result<Self> {
+        let path = root.join(format!("leaktrace-test-{}", std::process::id()));
+        fs::create_dir_all(path.join("inner"))?;
+        Ok(Self { path, _mounted: mounted })
     }
 
     fn procs(&self, inner: &str) -> PathBuf {
-        self.0.join(inner).join("cgroup.procs")
+        self.path.join(inner).join("cgroup.procs")
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         // Both fail while a process is inside, which the test has then said more about.
-        let _ = fs::remove_dir(self.0.join("inner"));
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(self.path.join("inner"));
+        let _ = fs::remove_dir(&self.path);
     }
 }
 
@@ -170,14 +191,14 @@ fn processes_of_a_control_group_and_of_groups_in_it_are_chosen() {
     ];
     enter(early[0].pid(), "");
     enter(early[1].pid(), "inner");
-    let (snapshot, accounts) = trace(&["--cgroup", path_str(&group.0)], &mut early, Vec::new);
+    let (snapshot, accounts) = trace(&["--cgroup", path_str(&group.path)], &mut early, Vec::new);
     snapshot.assert_equals(&accounts[0]);
     snapshot.assert_equals(&accounts[1]);
     assert_absent(&snapshot, &accounts[2]);
     assert_counts_since(&snapshot, &accounts[3]);
     early.into_iter().for_each(Victim::finish);
     // Below the mount, as /proc/PID/cgroup shows it.
-    let name = group.0.file_name().unwrap().to_str().unwrap();
+    let name = group.path.file_name().unwrap().to_str().unwrap();
     let tracer = Tracer::start(&["--cgroup", &format!("/{name}/inner")]);
     assert!(tracer.stop().exact().processes.is_empty());
 }

@@ -14,7 +14,7 @@ use crate::harness::tracer::path_str;
 use crate::harness::{DEADLINE, Tracer, Victim, build, leaktrace, locks, require_privileges};
 
 /// For what the kernel does in its own time after a process is gone, and does not announce.
-fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < end, "not in time: {what}");
