@@ -211,8 +211,8 @@ pub struct Thread {
     pub tid: u32,
     /// Of the process.
     pub tgid: u32,
-    /// Explicit padding.
-    pub padding: u32,
+    /// Where this lies in the array of threads.
+    pub place: u32,
     /// Way to go to the next hit, in the units of `sampling::GAP_SHIFT`; 0 before the first draw.
     pub gap: u64,
 }
@@ -296,6 +296,8 @@ pub struct Scratch {
     pub walk: [u64; 4],
     /// [`SITE_GUESSED`] and [`SITE_UNREADY`] as far as the walk has come.
     pub guesses: u64,
+    /// What the walk has to say: a [`Walked`].
+    pub walked: u64,
     /// What the kernel said of the mapping that was asked for last.
     pub found: FoundMapping,
     /// Address that `window` was read from.
@@ -358,8 +360,8 @@ pub const COOKIE_LEAF: u64 = 1 << 40;
 /// gets past a return probe. Probes on its ways out see its returns.
 pub const COOKIE_EXITS: u64 = 1 << 41;
 
-/// Stands for the kernel function `bpf_session_is_return` in the object; the loader puts its BTF id there.
-pub const KFUNC_SESSION_IS_RETURN: u32 = 0x7ea0_0001;
+/// Stands for the kernel function `bpf_session_cookie` in the object; the loader puts its BTF id there.
+pub const KFUNC_SESSION_COOKIE: u32 = 0x7ea0_0001;
 
 /// Where the function stands in a cookie.
 pub const COOKIE_FUNCTION_SHIFT: u32 = 32;

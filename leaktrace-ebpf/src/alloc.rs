@@ -7,14 +7,14 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::maps::ProgramArray;
-use aya_ebpf::programs::RetProbeContext;
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use leaktrace_common::abi::{
     Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, CALL_RESIZE, CALL_STRING, CALL_TO_EXIT, Control,
     SCRATCH_SLOTS, Thread, UNWIND_FP,
 };
 use leaktrace_common::{abi, atomic};
 
-use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS};
+use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
 use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
@@ -48,9 +48,12 @@ fn forbid_private_stack<C: EbpfContext>(ctx: &C, tails: &ProgramArray) {
 /// What a session's program tells the kernel at a function's entry.
 const RETURN_WANTED: u32 = 0;
 const RETURN_UNWANTED: u32 = 1;
-/// What every other program answers. After a 1, kernels before 6.13 take the probe of a multi link out of the process, and a
-/// perf event's program has a sample prepared.
+/// What programs answer where there are no sessions. After a 1, kernels before 6.13 take the probe of a multi link out of the
+/// process, and a perf event's program has a sample prepared.
 const NOTHING: u32 = 0;
+
+/// What an entry gives that has left nothing for its return to do.
+const NO_TICKET: u64 = 0;
 
 /// Requests of fewer bytes fail only where memory has run out, and glibc's `realloc` meets them without calling `malloc`:
 /// only blocks that were mapped one by one, of 128 KiB and more by default, may come to that.
@@ -70,24 +73,28 @@ pub struct Request {
 
 /// `malloc` is entered with everything in its standard place, or, in a session, returns.
 #[inline(always)]
-pub fn malloc(entry: &Entry<'_, Standard>) -> u32 {
-    session(entry, || enter(entry, &Request { call: CALL_ALLOCATE, size: entry.a(), out: 0, old: 0 }))
+pub fn malloc(ctx: &ProbeContext) -> u32 {
+    session(ctx, || {
+        let entry = Entry::<Standard>::new(ctx);
+        enter(&entry, &Request { call: CALL_ALLOCATE, size: entry.a(), out: 0, old: 0 })
+    })
 }
 
 /// Some function of the family is entered, the cookie tells which; or, in a session, returns.
 #[inline(always)]
-pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
-    session(entry, || {
+pub fn call(ctx: &ProbeContext) -> u32 {
+    session(ctx, || {
+        let entry = &Entry::<Mapped>::new(ctx);
         let (a, b) = entry.ab();
         let mut request = Request { call: CALL_ALLOCATE, size: a, out: 0, old: 0 };
         match entry.function() {
             abi::FUNCTION_FREE => {
                 release(entry, a);
-                return false;
+                return NO_TICKET;
             }
             abi::FUNCTION_EXIT => {
                 exit(entry.sp(), a);
-                return false;
+                return NO_TICKET;
             }
             // A product that overflows cannot succeed, so its remainder is never booked.
             abi::FUNCTION_CALLOC => request.size = a.wrapping_mul(b),
@@ -99,7 +106,7 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
                 // A product that overflows fails and leaves the old block alone.
                 let c = entry.c();
                 if overflows(b, c) {
-                    return false;
+                    return NO_TICKET;
                 }
                 request = Request { call: CALL_REALLOCATE, size: b.wrapping_mul(c), out: 0, old: a };
             }
@@ -111,18 +118,41 @@ pub fn call(entry: &Entry<'_, Mapped>) -> u32 {
     })
 }
 
-/// Runs `enter` at an entry; at a return, which reaches the same program in a session, books the block.
+/// Runs `enter` at an entry, which says with a thread's ticket that it wants the return; at a return, which reaches the same
+/// program in a session, books the block.
 #[inline(always)]
-fn session<P: Placement>(entry: &Entry<'_, P>, enter: impl FnOnce() -> bool) -> u32 {
-    let mut answer = RETURN_WANTED;
-    // SAFETY: asked only where the program is attached as a session.
-    if config::sessions() != 0 && unsafe { kfunc::session_is_return(entry.ctx().as_ptr()) } {
-        give(&RetProbeContext::new(entry.ctx().as_ptr()));
-    } else if stopped() || !enter() {
-        answer = RETURN_UNWANTED;
+fn session(ctx: &ProbeContext, enter: impl FnOnce() -> u64) -> u32 {
+    let mut answer = NOTHING;
+    if config::sessions() == 0 {
+        if !stopped() {
+            enter();
+        }
+    } else {
+        // SAFETY: asked only where the program is attached as a session, or is made to have none. Where there is a cookie,
+        // it is this call's own.
+        unsafe {
+            let cookie = kfunc::session_cookie(ctx.as_ptr());
+            let ticket = if cookie.is_null() { NO_TICKET } else { *cookie };
+            if ticket != NO_TICKET {
+                if !stopped()
+                    && let Some(thread) = threads::of_ticket(ticket, Id::current())
+                {
+                    give(thread, &RetProbeContext::new(ctx.as_ptr()));
+                }
+            } else {
+                answer = RETURN_UNWANTED;
+                if !stopped() {
+                    let ticket = enter();
+                    if ticket != NO_TICKET && !cookie.is_null() {
+                        *cookie = ticket;
+                        answer = RETURN_WANTED;
+                    }
+                }
+            }
+        }
     }
-    forbid_private_stack(entry.ctx(), &SESSION_TAILS);
-    if config::sessions() != 0 { answer } else { NOTHING }
+    forbid_private_stack(ctx, &SESSION_TAILS);
+    answer
 }
 
 /// `free` is entered with everything in its standard place.
@@ -136,21 +166,25 @@ pub fn free(entry: &Entry<'_, Standard>) -> u32 {
 /// A probed function returns, and no session told us of its entry.
 #[inline(always)]
 pub fn returned(ctx: &RetProbeContext) {
-    give(ctx);
+    if !stopped()
+        && let Some(thread) = threads::existing(Id::current())
+    {
+        give(thread, ctx);
+    }
     forbid_private_stack(ctx, &TAILS);
 }
 
-/// An allocation function is entered. Whether its return is wanted.
+/// An allocation function is entered. The thread's ticket if its return is wanted.
 #[inline(always)]
-fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
+fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
     let of_unknown_size = request.call == CALL_STRING;
     let wanted = of_unknown_size || is_wanted(request.size);
     if config::sessions() != 0 && !wanted && request.call != CALL_REALLOCATE && entry.is_leaf() {
-        return false;
+        return NO_TICKET;
     }
-    let Some(thread) = threads::current(Id::current()) else { return false };
+    let Some(thread) = threads::current(Id::current()) else { return NO_TICKET };
     if !begin(entry, thread) {
-        return false;
+        return NO_TICKET;
     }
     // SAFETY: the thread's own state.
     unsafe {
@@ -167,7 +201,7 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
             if request.old != 0 {
                 count_untracked((*thread).process);
             }
-            return false;
+            return NO_TICKET;
         }
         let (call, out) = if entry.has_exits() {
             (request.call | CALL_TO_EXIT, entry.return_address())
@@ -181,8 +215,8 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> bool {
         (*thread).old_address = request.old;
         (*thread).old = old;
         (*thread).site = site;
+        if entry.has_exits() { NO_TICKET } else { threads::ticket(thread) }
     }
-    !entry.has_exits()
 }
 
 /// Whether a leaf's call whose block is not wanted is over at its entry, as far as the books go: also a `realloc` of a
@@ -218,19 +252,15 @@ fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
 
 /// A probed function returns: what it gave is booked.
 #[inline(always)]
-fn give(ctx: &RetProbeContext) {
-    if !stopped()
-        && let Some(thread) = threads::existing(Id::current())
-    {
-        let (sp, result) = (registers::returned_sp(ctx), registers::result(ctx));
-        // SAFETY: the thread's own state.
-        let (pending, returned) = unsafe { ((*thread).sp, (*thread).returned_sp) };
-        if sp == pending {
-            finish(thread, result);
-        } else if sp > pending && sp != returned {
-            // A nested call's return lies below the pending one; any other lost its entry.
-            lose!(returns_missed);
-        }
+fn give(thread: *mut Thread, ctx: &RetProbeContext) {
+    let (sp, result) = (registers::returned_sp(ctx), registers::result(ctx));
+    // SAFETY: the thread's own state.
+    let (pending, returned) = unsafe { ((*thread).sp, (*thread).returned_sp) };
+    if sp == pending {
+        finish(thread, result);
+    } else if sp > pending && sp != returned {
+        // A nested call's return lies below the pending one; any other lost its entry.
+        lose!(returns_missed);
     }
 }
 
@@ -326,12 +356,12 @@ fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u
     let mut site = 0;
     if slot < SCRATCH_SLOTS {
         let (caller, sp, fp) = (entry.caller(), entry.sp(), entry.fp());
-        let walked = if config::unwind() == UNWIND_FP {
-            stack::stack_walk(u64::from(slot), caller, sp, fp)
+        let key = if config::unwind() == UNWIND_FP {
+            stack::stack_walk(u64::from(slot), process, caller, sp, fp)
         } else {
             unwind::unwind_walk(u64::from(slot), process, caller, sp, fp)
         };
-        site = sites::site_of(process, u64::from(slot), walked);
+        site = sites::site_of(process, u64::from(slot), unknown(key));
         scratch::release(slot);
     }
     if site == 0 {
@@ -364,6 +394,7 @@ fn finish(thread: *mut Thread, result: u64) {
         (*thread).returned_sp = (*thread).sp;
         (*thread).sp = 0;
         let (mut size, mut site, process) = ((*thread).size, (*thread).site, (*thread).process);
+        let mut gone = 0;
         let address = match (*thread).call & !CALL_TO_EXIT {
             CALL_POSIX_MEMALIGN => {
                 if result as u32 == 0 {
@@ -373,12 +404,12 @@ fn finish(thread: *mut Thread, result: u64) {
                 }
             }
             CALL_REALLOCATE => {
-                finish_old(thread, process, size, result);
+                gone = finish_old(thread, process, size, result);
                 result
             }
             CALL_RESIZE => {
                 let address = if result < size { 0 } else { (*thread).old_address };
-                finish_old(thread, process, size, address);
+                gone = finish_old(thread, process, size, address);
                 address
             }
             CALL_STRING => {
@@ -396,20 +427,24 @@ fn finish(thread: *mut Thread, result: u64) {
             _ => result,
         };
         if address != 0 && site != 0 {
-            blocks::book(thread, address, size, site);
+            blocks::book(thread, address, size, site, gone);
+        } else {
+            blocks::lower(process, gone);
         }
     }
 }
 
-/// Decides over the block that `realloc` had taken aside: freed by success or by size 0, otherwise as before.
+/// Decides over the block that `realloc` had taken aside: freed by success or by size 0, otherwise as before. The bytes by
+/// which the process' outstanding ones are still to be lowered.
 #[inline(always)]
-fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) {
+fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) -> u64 {
     // SAFETY: the thread's own state.
     unsafe {
         let address = (*thread).old_address;
         if address == 0 {
-            return;
+            return 0;
         }
+        let mut bytes = 0;
         let record = (*thread).old;
         let gone = result != 0 || size == 0;
         if record.site == 0 {
@@ -417,10 +452,11 @@ fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) {
                 count_untracked(process);
             }
         } else if gone {
-            blocks::settle(process, &record);
+            bytes = blocks::settle_site(&record);
         } else {
             blocks::put_back(process, address, &record);
         }
         (*thread).old_address = 0;
+        bytes
     }
 }

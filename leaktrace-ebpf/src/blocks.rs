@@ -42,18 +42,22 @@ fn now() -> u32 {
     unsafe { bpf_jiffies64() as u32 }
 }
 
-/// Books a block of the thread's process.
+/// Books a block of the thread's process, in which it takes the place of `gone` bytes that are still counted as outstanding.
 #[inline(always)]
-pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32) {
+pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) {
     // SAFETY: the thread's own state.
     let process = unsafe { (*thread).process };
     let word = match abi::block_key(process, address) {
-        Some(key) => unknown(block_insert(key)),
+        Some(key) => match table::insert_first(&keys(), key) {
+            Some(place) => place.word(),
+            None => unknown(block_insert(key)),
+        },
         None => NONE,
     };
     if word == NONE {
         lose!(allocs_dropped);
         lose!(bytes_dropped, size);
+        lower(process, gone);
         return;
     }
     let Some(block) = BLOCKS.get_ptr_mut(Place::from_word(word & !PRESENT).index()) else { return };
@@ -70,14 +74,17 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32) {
     }
     let weight = sampling::weight(size);
     sites::count_alloc(site, weight);
-    raise(process, weight.0);
+    raise(process, weight.0.wrapping_sub(gone));
 }
 
 /// Takes a block off the table without settling its accounts: its record, if we knew it.
 #[inline(always)]
 pub fn take(process: u32, address: u64) -> Option<Block> {
     let key = abi::block_key(process, address)?;
-    let word = unknown(block_find(key));
+    let word = match table::find_first(&keys(), key) {
+        Some(place) => place.word(),
+        None => unknown(block_find(key)),
+    };
     if word == NONE {
         return None;
     }
@@ -118,15 +125,29 @@ pub fn put_back(process: u32, address: u64, record: &Block) {
 /// Counts a block that was taken off the table as freed.
 #[inline(always)]
 pub fn settle(process: u32, record: &Block) {
+    lower(process, settle_site(record));
+}
+
+/// The site's part of [`settle`]. The bytes that are left for [`lower`], or for [`book`] to do both at once.
+#[inline(always)]
+pub fn settle_site(record: &Block) -> u64 {
     let weight = sampling::weight(record.size);
     sites::count_free(record.site, weight);
-    if let Some(process) = PROCESSES.get_ptr_mut(process) {
+    weight.0
+}
+
+/// Lowers the process' outstanding bytes.
+#[inline(always)]
+pub fn lower(process: u32, bytes: u64) {
+    if bytes != 0
+        && let Some(process) = PROCESSES.get_ptr_mut(process)
+    {
         // SAFETY: an element of the map; the counter is written by atomics alone.
-        unsafe { atomic::add(&raw mut (*process).live_bytes, weight.0.wrapping_neg()) };
+        unsafe { atomic::add(&raw mut (*process).live_bytes, bytes.wrapping_neg()) };
     }
 }
 
-/// Raises the process' outstanding bytes, and their peak with them.
+/// Changes the process' outstanding bytes (in two's complement), and raises their peak with them.
 #[inline(always)]
 fn raise(process: u32, bytes: u64) {
     let Some(process) = PROCESSES.get_ptr_mut(process) else { return };

@@ -5,18 +5,20 @@
 
 use core::ffi::c_void;
 
-use leaktrace_common::abi::KFUNC_SESSION_IS_RETURN;
+use leaktrace_common::abi::KFUNC_SESSION_COOKIE;
 
-/// Whether the program of a uprobe session runs at the function's return.
+/// The word that the kernel keeps for a call between the two runs of a uprobe session's program: 0 at the entry, and at the
+/// return what the entry has left there. Null where the program is in no session, though others are.
 ///
 /// # Safety
-/// Only in a program attached as a session, with that program's context.
+/// Only in a program attached as a session, or kept from it by the loader, with that program's context.
 #[inline(always)]
-pub unsafe fn session_is_return(ctx: *mut c_void) -> bool {
-    // SAFETY: a call to this number is what the loader looks for; the function returns a C bool, of which only the low byte
-    // means anything. It takes the context from Linux 7.0 on, and before nothing, so that the register is not looked at.
+pub unsafe fn session_cookie(ctx: *mut c_void) -> *mut u64 {
+    // SAFETY: a call to this number is what the loader looks for. The function takes the context from Linux 7.0 on, and
+    // before nothing, so that the register is not looked at.
     unsafe {
-        let function: unsafe extern "C" fn(*mut c_void) -> u64 = core::mem::transmute(KFUNC_SESSION_IS_RETURN as usize);
-        function(ctx) as u8 != 0
+        let function: unsafe extern "C" fn(*mut c_void) -> *mut u64 =
+            core::mem::transmute(KFUNC_SESSION_COOKIE as usize);
+        function(ctx)
     }
 }

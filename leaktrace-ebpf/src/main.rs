@@ -35,20 +35,20 @@ use core::ffi::c_void;
 use aya_ebpf::macros::{raw_tracepoint, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
 
-use crate::registers::{Entry, Mapped, Standard};
+use crate::registers::{Entry, Standard};
 
 // Not by aya's `#[uprobe]`, which drops the result: in a session it says whether the return is wanted.
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "uprobe")]
 pub extern "C" fn malloc(ctx: *mut c_void) -> u32 {
-    alloc::malloc(&Entry::<Standard>::new(&ProbeContext::new(ctx)))
+    alloc::malloc(&ProbeContext::new(ctx))
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "uprobe")]
 pub extern "C" fn call(ctx: *mut c_void) -> u32 {
-    alloc::call(&Entry::<Mapped>::new(&ProbeContext::new(ctx)))
+    alloc::call(&ProbeContext::new(ctx))
 }
 
 #[unsafe(no_mangle)]

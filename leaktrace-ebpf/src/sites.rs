@@ -1,6 +1,6 @@
 //! Sites: the account of each (process, stack).
 
-use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TRUNCATED, Site, Walked};
+use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TRUNCATED, Scratch, Site, Walked};
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
@@ -54,15 +54,16 @@ fn is_truncated(walked: u64) -> bool {
     Walked::from_bits(walked).depth() > config::max_depth()
 }
 
-// The global functions below are verified once each, with arguments that may have any value; inlined into one another
-// their loops would multiply.
-
-/// The key of the stack in a scratch slot.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn stack_key(process: u32, slot: u64, walked: u64) -> u64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
+/// Ends a walk: keeps what it has to say, and gives the key of the stack in the scratch slot.
+#[inline(always)]
+pub fn key_of_walk(process: u32, scratch: *mut Scratch, walked: Walked) -> u64 {
+    // Read back, so that the loop below is verified for any number of frames at once and not for each number apart.
     // SAFETY: the slot was claimed by our caller.
+    let walked = unsafe {
+        (&raw mut (*scratch).walked).write_volatile(walked.to_bits());
+        (&raw const (*scratch).walked).read_volatile()
+    };
+    // SAFETY: as above.
     let frames = unsafe { &(*scratch).frames };
     let kept = kept(walked);
     let mut hash = Hash::new(process);
@@ -76,6 +77,9 @@ pub extern "C" fn stack_key(process: u32, slot: u64, walked: u64) -> u64 {
     }
     hash.finish()
 }
+
+// The global functions below are verified once each, with arguments that may have any value; inlined into one another
+// their loops would multiply.
 
 /// The place of a site as a word, or [`NONE`].
 #[unsafe(no_mangle)]
@@ -98,10 +102,10 @@ pub extern "C" fn site_insert(key: u64) -> u64 {
 /// Writes the frames of a new site and publishes it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn site_record(index: u32, process: u32, slot: u64, walked: u64) -> u64 {
+pub extern "C" fn site_record(index: u32, process: u32, slot: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: the slot was claimed by our caller.
-    let frames = unsafe { &(*scratch).frames };
+    let (frames, walked) = unsafe { (&(*scratch).frames, (*scratch).walked) };
     let kept = kept(walked);
     let mut i = 0;
     while i < kept && i < MAX_DEPTH {
@@ -121,18 +125,21 @@ pub extern "C" fn site_record(index: u32, process: u32, slot: u64, walked: u64) 
     0
 }
 
-/// The site of the stack in a scratch slot: its index plus one, 0 where there is no room for another.
+/// The site of the stack in a scratch slot, by the key that the walk gave: its index plus one, 0 where there is no room for
+/// another.
 #[inline(always)]
-pub fn site_of(process: u32, slot: u64, walked: u64) -> u32 {
-    let key = stack_key(process, slot, walked);
-    let mut word = unknown(site_find(key));
+pub fn site_of(process: u32, slot: u64, key: u64) -> u32 {
+    let mut word = match table::find_first(&keys(), key) {
+        Some(place) => place.word(),
+        None => unknown(site_find(key)),
+    };
     if word == NONE {
         word = unknown(site_insert(key));
         if word == NONE {
             return 0;
         }
         if word & PRESENT == 0 {
-            site_record(Place::from_word(word).index(), process, slot, walked);
+            site_record(Place::from_word(word).index(), process, slot);
         }
     }
     Place::from_word(word & !PRESENT).index() + 1

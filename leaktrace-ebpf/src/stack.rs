@@ -7,26 +7,26 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use leaktrace_common::abi::{Scratch, WINDOW_WORDS, Walked};
 use leaktrace_common::unwind::Stop;
 
-use crate::config;
 use crate::maps::{SCRATCH, unknown};
+use crate::{config, sites};
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
 const PAGE_BYTES: u64 = 4096;
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns a [`Walked`].
+/// Returns the stack's key, as [`sites::site_of`] takes it.
 ///
 /// A global function: verified once, not at every call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
+pub extern "C" fn stack_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
     // SAFETY: the slot was claimed by our caller.
     unsafe { (*scratch).length = 0 };
-    let caller = if caller == 0 { read_word(scratch, slot, sp).unwrap_or(0) } else { caller };
+    let caller = if caller == 0 { first_word(scratch, sp).unwrap_or(0) } else { caller };
     if caller == 0 {
-        return 0;
+        return sites::key_of_walk(process, scratch, Walked::new(0, 0, 0));
     }
     // SAFETY: as above.
     unsafe { (*scratch).frames[0] = caller };
@@ -57,7 +57,7 @@ pub extern "C" fn stack_walk(slot: u64, caller: u64, sp: u64, fp: u64) -> u64 {
         depth += 1;
     }
     // Where frame pointers end cannot be told from where they are missing.
-    Walked::new(depth, Stop::Outermost as u32, 0).to_bits()
+    sites::key_of_walk(process, scratch, Walked::new(depth, Stop::Outermost as u32, 0))
 }
 
 /// One word of the user's stack, by way of the window of scratch slot `slot`, which begins at the word that was last
@@ -78,13 +78,23 @@ pub fn read_word(scratch: *mut Scratch, slot: u64, address: u64) -> Option<u64> 
     }
 }
 
-/// Fills a scratch slot's window from `address` on. Returns how many bytes there are, in whole words.
-///
-/// A global function: verified once, not at every read.
+/// The first word that a walk reads, which is never in the window: without the call that [`read_word`] makes.
+#[inline(always)]
+pub fn first_word(scratch: *mut Scratch, address: u64) -> Option<u64> {
+    // SAFETY: the slot was claimed by our caller.
+    if fill(scratch, address) < 8 { None } else { Some(unsafe { (*scratch).window[0] }) }
+}
+
+/// [`fill`] as a global function: verified once, not at every read.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn stack_window(slot: u64, address: u64) -> u64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
+    SCRATCH.get_ptr_mut(slot as u32).map_or(0, |scratch| fill(scratch, address))
+}
+
+/// Fills a scratch slot's window from `address` on. Returns how many bytes there are, in whole words.
+#[inline(always)]
+fn fill(scratch: *mut Scratch, address: u64) -> u64 {
     // SAFETY: the slot was claimed by our caller; the helper writes no more than the window.
     unsafe {
         (*scratch).base = address;

@@ -21,6 +21,15 @@ pub extern "C" fn thread_find(tid: u64) -> u64 {
     table::find(&keys(), tid).map_or(NONE, Place::word)
 }
 
+/// [`thread_find`], without the call for most.
+#[inline(always)]
+fn find(tid: u64) -> u64 {
+    match table::find_first(&keys(), tid) {
+        Some(place) => place.word(),
+        None => unknown(thread_find(tid)),
+    }
+}
+
 /// Gives a thread a state, and its process a slot if it has none. Returns as [`thread_find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -47,6 +56,7 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
             (*thread).process = process;
             (*thread).tid = tid as u32;
             (*thread).tgid = tgid as u32;
+            (*thread).place = place.index();
         }
     }
     place.word()
@@ -55,7 +65,7 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
 /// The state of the current thread, made if it has none; `None` where there is no room or the process is not traced.
 #[inline(always)]
 pub fn current(id: Id) -> Option<*mut Thread> {
-    let mut word = unknown(thread_find(id.tid()));
+    let mut word = find(id.tid());
     if word == NONE {
         word = unknown(thread_register(id.tid(), id.tgid()));
         if word == NONE {
@@ -89,6 +99,25 @@ pub extern "C" fn thread_reconsider(word: u64, tgid: u64) -> u64 {
 pub fn existing(id: Id) -> Option<*mut Thread> {
     let word = unknown(thread_find(id.tid()));
     if word == NONE { None } else { traced(word) }
+}
+
+/// What [`of_ticket`] takes: of a thread's state, not 0.
+///
+/// # Safety
+/// `thread` must be the current thread's state.
+#[inline(always)]
+pub unsafe fn ticket(thread: *mut Thread) -> u64 {
+    // SAFETY: the caller's promise.
+    u64::from(unsafe { (*thread).place }) + 1
+}
+
+/// The state of the current thread, which had it when it was given this ticket. Cheaper than looking for it.
+#[inline(always)]
+pub fn of_ticket(ticket: u64, id: Id) -> Option<*mut Thread> {
+    let thread = THREADS.get_ptr_mut((ticket - 1) as u32)?;
+    // A process that was forked inside of a call returns from it with its parent's ticket.
+    // SAFETY: a valid element of the map.
+    if u64::from(unsafe { (*thread).tid }) == id.tid() { Some(thread) } else { existing(id) }
 }
 
 #[inline(always)]

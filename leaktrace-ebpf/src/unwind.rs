@@ -11,7 +11,7 @@ use leaktrace_common::unwind::{
 };
 
 use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
-use crate::{config, stack, vma};
+use crate::{config, sites, stack, vma};
 
 /// Tables and lists of mappings.
 pub struct Pool;
@@ -38,11 +38,11 @@ impl Memory for Window {
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns a [`Walked`].
+/// Returns the stack's key, as [`sites::site_of`] takes it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
     let mut memory = Window { scratch, slot };
     // SAFETY: the slot was claimed by our caller.
     unsafe {
@@ -50,9 +50,9 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
         (*scratch).guesses = 0;
     }
     // What is pushed at the call is gone after the return.
-    let (ip, sp) = if caller == 0 { (memory.read(sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
+    let (ip, sp) = if caller == 0 { (stack::first_word(scratch, sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
     if ip == 0 {
-        return Walked::new(0, Stop::BadRead as u32, 0).to_bits();
+        return sites::key_of_walk(process, scratch, Walked::new(0, Stop::BadRead as u32, 0));
     }
     let list = PROCESSES.get_ptr(process).map_or(0, |process| {
         // SAFETY: an element of the map; userspace stores the word whole.
@@ -100,7 +100,7 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
     }
     // SAFETY: as above.
     let guesses = unsafe { (*scratch).guesses } as u32;
-    Walked::new(depth, stop, guesses).to_bits()
+    sites::key_of_walk(process, scratch, Walked::new(depth, stop, guesses))
 }
 
 /// What [`unwind_frame`] returns instead of a [`Stop`] where there is a next frame.

@@ -156,7 +156,7 @@ mod tests {
         let salt = (u64::from(salt.slot) << 32 | u64::from(salt.tag)).wrapping_mul(inverse) & MASK;
         let keys: Vec<_> = (0..count)
             .map(|i| {
-                let mixed = 0x1234_0000_0000 | (i * 0x0123_4567 & 0xffff_ffff);
+                let mixed = 0x1234_0000_0000 | ((i * 0x0123_4567) & 0xffff_ffff);
                 CacheKey::new(process(), (mixed.wrapping_mul(inverse) & MASK) ^ salt).unwrap()
             })
             .collect();

@@ -20,7 +20,7 @@ use aya::programs::{ProgramError, UProbe};
 use aya_obj::btf::BtfFeatures;
 use aya_obj::generated::bpf_insn;
 use aya_obj::{Features, Object};
-use leaktrace_common::abi::KFUNC_SESSION_IS_RETURN;
+use leaktrace_common::abi::KFUNC_SESSION_COOKIE;
 
 use super::bpf::{self, AttachType, Program, Refused, Types};
 use super::btf;
@@ -84,7 +84,7 @@ impl Technique {
 struct Loader {
     object: Object,
     btf: Option<OwnedFd>,
-    session_is_return: Option<u32>,
+    session_cookie: Option<u32>,
     /// By their names; of our own, for programs that are loaded late.
     maps: HashMap<String, OwnedFd>,
 }
@@ -110,9 +110,9 @@ impl Loader {
         object.relocate_maps(with_descriptors, &text)?;
         object.relocate_calls(&text)?;
         object.sanitize_functions(&Features::new(true, true, true, true, true, true, true, Some(btf_features)));
-        let session_is_return =
-            btf::read().ok().and_then(|types| btf::Btf::parse(&types).ok()?.function("bpf_session_is_return"));
-        Ok(Self { object, btf, session_is_return, maps })
+        let session_cookie =
+            btf::read().ok().and_then(|types| btf::Btf::parse(&types).ok()?.function("bpf_session_cookie"));
+        Ok(Self { object, btf, session_cookie, maps })
     }
 
     /// Verifies the program called `name`.
@@ -144,19 +144,19 @@ impl Loader {
 
     /// Where the kernel lacks the function the call stays as it is: in dead code, which the verifier drops.
     fn link_kernel_function(&self, instruction: &mut bpf_insn) {
-        if asks_for_end_of_session(*instruction)
-            && let Some(id) = self.session_is_return
+        if asks_for_cookie_of_session(*instruction)
+            && let Some(id) = self.session_cookie
         {
             instruction.set_src_reg(KFUNC_CALL);
             instruction.imm = id as i32;
         }
     }
 
-    /// Makes a program that may be a session's one that is none: it never runs at a return, may not ask whether it does,
-    /// and shares no program array with those that may.
+    /// Makes a program that may be a session's one that is none: it never runs at a return, has no cookie (a null pointer
+    /// tells it so), and shares no program array with those that may.
     fn keep_from_sessions(&self, instruction: &mut bpf_insn) {
         let map = |name: &str| self.maps.get(name).map(AsRawFd::as_raw_fd);
-        if asks_for_end_of_session(*instruction) {
+        if asks_for_cookie_of_session(*instruction) {
             *instruction = bpf_insn { code: MOVE, off: 0, imm: 0, ..*instruction };
             instruction.set_dst_reg(0);
         } else if instruction.code == LOAD
@@ -169,8 +169,8 @@ impl Loader {
     }
 }
 
-fn asks_for_end_of_session(instruction: bpf_insn) -> bool {
-    instruction.code == CALL && instruction.src_reg() == 0 && instruction.imm as u32 == KFUNC_SESSION_IS_RETURN
+fn asks_for_cookie_of_session(instruction: bpf_insn) -> bool {
+    instruction.code == CALL && instruction.src_reg() == 0 && instruction.imm as u32 == KFUNC_SESSION_COOKIE
 }
 
 fn explain(name: &str, refused: Refused) -> anyhow::Error {
