@@ -70,7 +70,10 @@ pub enum CaptureError {
     #[error("process {0} has ended")]
     Ended(Pid),
     /// It belongs to somebody else.
-    #[error("no permission to read the mappings of process {0}; run as root")]
+    #[error(
+        "no permission to read the mappings of process {0}; run as root, or, if that is root, with the rights that a container \
+         or a security module denies"
+    )]
     Denied(Pid),
     /// Anything else.
     #[error("cannot read the mappings of process {0}")]

@@ -11,83 +11,12 @@ use std::thread;
 use anyhow::{Context, Result};
 use aya::programs::links::Link;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use leaktrace_common::abi;
-use leaktrace_common::cookie::{self, Register};
 
 use super::bpf::{self, Places};
 use super::kernel::Kernel;
+use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
 use crate::model::Pid;
-
-/// One function of a file to be probed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// The function's name, for messages.
-    pub function: String,
-    /// One of the `FUNCTION_` constants of `leaktrace_common::abi`.
-    pub kind: u32,
-    /// Where the probe goes: an offset in the file, bytes.
-    pub offset: u64,
-    /// Where the arguments and the entry's stack pointer are there; `None` if in their standard places.
-    pub placement: Option<u64>,
-    /// Whether the function is known to call no other probed one.
-    pub leaf: bool,
-    /// Whether probes on the function's ways out see its returns, since a return probe would break its exceptions.
-    pub has_exits: bool,
-}
-
-impl Probe {
-    /// One on a function's last instruction.
-    pub fn exit(function: &str, offset: u64) -> Self {
-        Self {
-            function: function.to_owned(),
-            kind: abi::FUNCTION_EXIT,
-            offset,
-            placement: cookie::encode([Register::RAX; 3], 0),
-            leaf: false,
-            has_exits: false,
-        }
-    }
-
-    /// The program that serves it, and the cookie that tells the program what it needs to know.
-    fn program(&self) -> (&'static str, u64) {
-        match (self.kind, self.placement) {
-            (abi::FUNCTION_MALLOC, None) if self.leaf && !self.has_exits => ("malloc", 0),
-            (abi::FUNCTION_FREE, None) => ("free", 0),
-            (function, placement) => {
-                let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
-                let leaf = if self.leaf { abi::COOKIE_LEAF } else { 0 };
-                let exits = if self.has_exits { abi::COOKIE_EXITS } else { 0 };
-                ("call", placement | leaf | exits | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
-            }
-        }
-    }
-
-    fn frees(&self) -> bool {
-        self.kind == abi::FUNCTION_FREE
-    }
-
-    fn exits(&self) -> bool {
-        self.kind == abi::FUNCTION_EXIT
-    }
-
-    /// Whether it is at the entry of a function that allocates.
-    fn allocates(&self) -> bool {
-        !self.frees() && !self.exits()
-    }
-
-    /// Whether a return probe does no harm there.
-    fn bears_return(&self) -> bool {
-        !self.has_exits && !self.exits()
-    }
-
-    fn reallocates(&self) -> bool {
-        matches!(self.kind, abi::FUNCTION_REALLOC | abi::FUNCTION_REALLOCARRAY | abi::FUNCTION_XALLOCX)
-    }
-}
-
-/// Of the x86-64 calling convention; on other architectures the programs do not ask.
-const STANDARD_ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Register::RDX];
 
 /// The processes in which a file's probes take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -251,6 +180,9 @@ fn names(probes: &[&Probe]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use leaktrace_common::abi;
+    use leaktrace_common::cookie::{self, Register};
+
     use super::*;
 
     fn probe(function: &str, kind: u32, placement: Option<u64>) -> Probe {
@@ -260,7 +192,7 @@ mod tests {
     fn order(technique: Technique) -> Vec<(String, bool)> {
         let probes = [
             probe("malloc", abi::FUNCTION_MALLOC, None),
-            probe("moved_free", abi::FUNCTION_FREE, cookie::encode(STANDARD_ARGUMENTS, 24)),
+            probe("moved_free", abi::FUNCTION_FREE, cookie::encode([Register::RDI; 3], 24)),
             probe("realloc", abi::FUNCTION_REALLOC, None),
             probe("calloc", abi::FUNCTION_CALLOC, None),
             probe("free", abi::FUNCTION_FREE, None),
@@ -301,14 +233,5 @@ mod tests {
         for step in steps(&probes, Technique::Sessions) {
             assert_eq!(step.in_session, names(&step.probes) == "calloc", "{}", names(&step.probes));
         }
-    }
-
-    #[test]
-    fn only_a_plain_leaf_is_left_to_the_program_that_asks_no_cookie() {
-        assert_eq!(probe("malloc", abi::FUNCTION_MALLOC, None).program(), ("malloc", 0));
-        let wrapper = Probe { leaf: false, ..probe("malloc", abi::FUNCTION_MALLOC, None) };
-        let (program, cookie) = wrapper.program();
-        assert_eq!((program, cookie & abi::COOKIE_LEAF), ("call", 0));
-        assert_eq!(cookie::register(cookie, 0), Register::RDI);
     }
 }

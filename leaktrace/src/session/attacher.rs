@@ -14,7 +14,8 @@ use std::{io, thread};
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::attach::{Probe, Scope, links};
+use super::attach::{Scope, links};
+use super::probe::Probe;
 use super::programs::ByHand;
 
 /// They wait for the kernel, not for processors.

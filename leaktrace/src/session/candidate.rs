@@ -34,7 +34,10 @@ pub enum CandidateError {
     #[error("{0} is leaktrace itself, which would trace its own tracing")]
     Ourselves(Pid),
     /// Another user's, or protected.
-    #[error("no permission to look into process {0} of user {1}; run leaktrace as root, with sudo for example")]
+    #[error(
+        "no permission to look into process {0} of user {1}; run leaktrace as root, with sudo for example, or, if that is \
+         root, with the rights that a container or a security module denies"
+    )]
     Permission(Pid, u32),
     /// The kernel does not tell.
     #[error("cannot examine process {0}: {1}")]

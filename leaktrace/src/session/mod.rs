@@ -26,6 +26,7 @@ mod mmap_records;
 mod naming;
 mod pidfd;
 mod planner;
+mod probe;
 mod prober;
 mod processes;
 mod programs;

@@ -11,18 +11,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use leaktrace_common::abi;
-use leaktrace_common::cookie;
 
-use super::attach::{Attachments, Probe, Scope};
+use super::attach::{Attachments, Scope};
 use super::attacher::{About, Attached, Attacher, Order};
 use super::kernel::{Kernel, monotonic_ns};
 use super::layers::{Known, Probed};
 use super::planner::{Outcome, Planned, Planner, Wanted};
+use super::probe;
 use super::programs::Programs;
 use crate::procmaps::{AddressSpace, Object, ObjectId};
-use crate::targets::functions::{AllocSymbol, Kind};
-use crate::targets::plan::{self, Allocator, Plan, Role, Runtime, Why};
+use crate::targets::functions::AllocSymbol;
+use crate::targets::plan::{self, Allocator, Runtime, Why};
 use crate::targets::site::Emulation;
 
 /// Plans and attaches.
@@ -301,8 +300,7 @@ impl Prober {
                 skipped.why
             );
         }
-        let mut probes: Vec<Probe> = plan.probes.iter().filter_map(|probe| session_probe(plan, probe)).collect();
-        probes.extend(exits(plan));
+        let probes = probe::of(plan);
         let about = About { path: planned.path.clone(), mapped_ns };
         if let Programs::ByHand(programs) = &kernel.programs {
             let programs = Arc::clone(programs);
@@ -368,72 +366,4 @@ fn objects(space: &AddressSpace) -> Vec<&Arc<Object>> {
     objects.sort_by_key(|object| object.id());
     objects.dedup_by_key(|object| object.id());
     objects
-}
-
-fn session_probe(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
-    let kind = match probe.kind {
-        Kind::Malloc | Kind::Memalign => abi::FUNCTION_MALLOC,
-        Kind::Calloc => abi::FUNCTION_CALLOC,
-        Kind::Realloc => abi::FUNCTION_REALLOC,
-        Kind::ReallocArray => abi::FUNCTION_REALLOCARRAY,
-        Kind::PosixMemalign => abi::FUNCTION_POSIX_MEMALIGN,
-        Kind::Strdup => abi::FUNCTION_STRDUP,
-        Kind::Xallocx => abi::FUNCTION_XALLOCX,
-        Kind::Free => abi::FUNCTION_FREE,
-    };
-    let standard = probe.cookie == 0 && matches!(probe.kind, Kind::Malloc | Kind::Free);
-    let placement = if standard { None } else { Some(placement(probe)?) };
-    Some(Probe {
-        function: probe.names.first().cloned().unwrap_or_default(),
-        kind,
-        offset: probe.offset,
-        placement,
-        leaf: is_leaf(plan.role, probe.kind, probe.calls_another),
-        has_exits: !probe.exits.is_empty(),
-    })
-}
-
-/// Probes on the ways out of functions that may throw, each once: some share theirs.
-fn exits(plan: &Plan) -> Vec<Probe> {
-    let mut offsets = HashSet::new();
-    let exits = plan.probes.iter().flat_map(|probe| probe.exits.iter().map(move |exit| (probe, *exit)));
-    exits
-        .filter(|(_, exit)| offsets.insert(*exit))
-        .map(|(probe, exit)| Probe::exit(probe.names.first().map_or("", String::as_str), exit))
-        .collect()
-}
-
-/// The cookie that says where the arguments are, in the order in which the programs read them: those of the plan stand at
-/// their places in the function's signature, the programs leave out what they do not need.
-fn placement(probe: &plan::Probe) -> Option<u64> {
-    let [first, second, third] = probe.site.arguments;
-    let read = match probe.kind {
-        // Alignment, size: the size alone.
-        Kind::Memalign => [second, third, third],
-        // Where to, alignment, size: all but the alignment.
-        Kind::PosixMemalign => [first, third, third],
-        _ => [first, second, third],
-    };
-    cookie::encode(read, probe.site.stack_shift)
-}
-
-/// Whether a function of this allocator calls no other that is probed; a `realloc`, while it is given a block and a
-/// size. Where we cannot know it does.
-fn is_leaf(role: Role, kind: Kind, calls_another: bool) -> bool {
-    let allocator = match role {
-        Role::Libc(allocator) | Role::Allocator(allocator) | Role::Program(allocator) => allocator,
-        Role::CxxRuntime | Role::DynamicLinker | Role::None => return false,
-    };
-    match allocator {
-        // Its calls of malloc and free are for NULL and for size 0, and for large blocks: see `SMALL` in the programs.
-        Allocator::Glibc if kind == Kind::Realloc => true,
-        Allocator::Jemalloc | Allocator::Tcmalloc if kind == Kind::Realloc => !calls_another,
-        _ if calls_another => false,
-        Allocator::Glibc | Allocator::Jemalloc | Allocator::Tcmalloc | Allocator::Mimalloc => {
-            matches!(kind, Kind::Malloc | Kind::Calloc | Kind::Memalign | Kind::PosixMemalign)
-        }
-        // Its calloc and memalign call malloc.
-        Allocator::Musl => kind == Kind::Malloc,
-        Allocator::Tbb | Allocator::Rpmalloc | Allocator::Snmalloc | Allocator::Other => false,
-    }
 }
