@@ -14,11 +14,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use aya_obj::generated::bpf_insn;
 use clap::Parser;
+use leaktrace::host::bpf::{self, AttachType, Places, Program};
 use leaktrace::model::Pid;
-use leaktrace::procmaps::{AddressSpace, Object, ObjectStore};
-use leaktrace::session::bpf::{self, AttachType, Places, Program};
-use leaktrace::targets::plan::{self, Plan, PlanOptions};
-use leaktrace::targets::site::Emulation;
+use leaktrace::probes::plan::{self, Plan, PlanOptions};
+use leaktrace::probes::site::Emulation;
+use leaktrace::process::maps::{AddressSpace, Object, ObjectStore};
 use memmap2::Mmap;
 
 /// Attaches empty BPF programs to a process' allocators, until standard input ends

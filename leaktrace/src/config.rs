@@ -15,10 +15,10 @@ use crate::cli::{
     UnwindArg, UsageError, WhomArgs,
 };
 use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
+use crate::probes::functions::AllocSymbol;
 use crate::report::output::Destination;
 use crate::report::text::TextStyle;
 use crate::report::{Measure, Outputs};
-use crate::targets::functions::AllocSymbol;
 
 pub use whom::{Filters, Whom};
 

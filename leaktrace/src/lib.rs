@@ -1,21 +1,25 @@
 //! leaktrace as a library: everything the binary does, behind one entry point, so that tests and the binary share it.
 //!
-//! The flow is one-way: BPF programs -> maps -> [`session`] -> [`model`] -> symbols -> [`report`].
+//! The flow is one-way: BPF programs -> maps -> kernel -> trace -> [`model`] -> [`report`]. Each room says in its first lines
+//! what it is for; `cargo xtask tidy` knows which room may name which.
 
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod host;
+mod kernel;
+mod lives;
 mod logging;
 pub mod model;
-pub mod object;
 pub mod outcome;
-pub mod procmaps;
+pub mod probes;
+pub mod process;
 pub mod report;
 mod run;
 pub mod sampling;
-pub mod session;
+mod sources;
 pub mod symbolize;
-pub mod targets;
+mod trace;
 pub mod unwind_tables;
 
 pub use run::main;

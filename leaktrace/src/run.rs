@@ -12,7 +12,7 @@ use crate::config::{Config, Invocation, ReportConfig, Surroundings};
 use crate::model::Snapshot;
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
-use crate::{cli, doctor, logging, model, report, session};
+use crate::{cli, doctor, logging, model, report, trace};
 
 /// Exit status of a failure, said in one line on standard error.
 const FAILED: u8 = 1;
@@ -51,7 +51,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     match invocation {
         Invocation::Trace(config) => {
             logging::start(config.messages);
-            trace(config)
+            trace_and_report(config)
         }
         Invocation::Report(config) => {
             logging::start(config.messages);
@@ -67,7 +67,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
 }
 
 /// Traces, reports on the way and at the end.
-fn trace(config: &Config) -> anyhow::Result<u8> {
+fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let reporter = Reporter::prepare(&config.outputs)?;
     doctor::preflight()?;
     let mut report = |snapshot: &Snapshot| {
@@ -78,7 +78,7 @@ fn trace(config: &Config) -> anyhow::Result<u8> {
         }
         if delivery.stdout_open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let Outcome { snapshot, command_status } = session::run(config, &mut report)?;
+    let Outcome { snapshot, command_status } = trace::run(config, &mut report)?;
     deliver_last(&reporter, &snapshot)?;
     Ok(exit_code(&snapshot, command_status, config.gate))
 }

@@ -13,7 +13,7 @@ use super::values::{
     parse_uid,
 };
 use crate::model::Options;
-use crate::targets::functions::AllocSymbol;
+use crate::probes::functions::AllocSymbol;
 
 /// Largest table capacity accepted: what a table of 32-bit positions can hold, with room to spare.
 const MAX_CAPACITY: i64 = 1_000_000_000;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::session::features::{self, Tried};
+use crate::host::features::{self, Tried};
 
 /// The inode numbers of the first namespaces, which never change (`PROC_*_INIT_INO` in `include/linux/proc_ns.h`).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -89,7 +89,7 @@ impl Facts {
         Self {
             architecture: std::env::consts::ARCH,
             release: release.unwrap_or_default(),
-            version: crate::session::kernel_version(),
+            version: crate::host::version::version(),
             uprobes: features::has_uprobes(),
             program: features::load_program(),
             attachment: Tried::Not,

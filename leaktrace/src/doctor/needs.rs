@@ -4,7 +4,7 @@
 
 use super::facts::Facts;
 use super::need::Need;
-use crate::session::features::Tried;
+use crate::host::features::Tried;
 
 /// All needs; the first that is in the way is the one to name.
 #[must_use]

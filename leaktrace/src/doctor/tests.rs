@@ -2,7 +2,7 @@
 
 use super::needs::all;
 use super::*;
-use crate::session::features::Tried;
+use crate::host::features::Tried;
 
 /// A machine that lacks nothing: Debian's 6.18, root.
 fn healthy() -> Facts {

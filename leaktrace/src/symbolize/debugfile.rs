@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::elf::Elf;
-use crate::procmaps::{Object, Root};
+use crate::process::maps::{Object, Root};
 
 /// Unpacked, bytes: the symbol table of the largest programs is some tens of MiB.
 const MAX_MINI: u64 = 256 * 1024 * 1024;

@@ -30,7 +30,7 @@ use std::time::Duration;
 use self::object::SourceFrames;
 use self::worker::{Answer, Worker};
 use crate::model::{Address, Frame};
-use crate::procmaps::{AddressSpace, Location, Object, ObjectId};
+use crate::process::maps::{AddressSpace, Location, Object, ObjectId};
 
 /// Where distributions install debug information (gdb's `debug-file-directory`).
 const DEBUG_DIRECTORY: &str = "/usr/lib/debug";

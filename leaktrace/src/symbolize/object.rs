@@ -17,7 +17,7 @@ use super::elf::Elf;
 use super::plt::Plt;
 use super::symtab::SymbolTable;
 use super::vetting::{self, Verdict};
-use crate::procmaps::{Object, Root};
+use crate::process::maps::{Object, Root};
 
 /// A frame without what differs between processes: its address and the object's path.
 #[derive(Debug, Clone, PartialEq, Eq)]

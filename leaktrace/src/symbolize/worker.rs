@@ -14,7 +14,7 @@ use std::thread;
 use super::NoteReason;
 use super::object::{ObjectSymbols, SourceFrames, unnamed};
 use super::vetting::MAX_DEPTH;
-use crate::procmaps::{Object, ObjectId, Root};
+use crate::process::maps::{Object, ObjectId, Root};
 
 /// Objects whose symbols one thread keeps in memory. What they gave is remembered elsewhere; read again, they cost some
 /// milliseconds.

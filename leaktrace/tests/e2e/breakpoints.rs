@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use leaktrace::targets::plan::{PlanOptions, plan};
+use leaktrace::probes::plan::{PlanOptions, plan};
 
 use crate::harness::{Tracer, Victim, locks};
 use crate::lifecycle::eventually;

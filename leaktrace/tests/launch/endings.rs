@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use leaktrace::session::launch::{Ending, Event};
+use leaktrace::process::launch::{Ending, Event};
 
 use super::support::{Fifo, Programs, await_state, await_tracer, hold, maps, see_through, threads, wait_for, words};
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use leaktrace::session::launch::{Ending, Event, HeldAt, Launched};
+use leaktrace::process::launch::{Ending, Event, HeldAt, Launched};
 
 use super::support::{Programs, QUIET, hold, maps, readable, see_through, state, wait_for, words};
 
@@ -137,7 +137,7 @@ fn a_program_executed_later_is_held_again() {
         assert_eq!(see_through(&mut launched).await, (vec!["exiting"], Ending::Exited(7)));
     });
     wait_for(async {
-        let options = leaktrace::session::launch::LaunchOptions { hold_later_programs: false, ..QUIET };
+        let options = leaktrace::process::launch::LaunchOptions { hold_later_programs: false, ..QUIET };
         let mut launched = Launched::spawn(&command, options).unwrap();
         launched.hold_until_mapped().await.unwrap().release();
         assert_eq!(see_through(&mut launched).await, (vec!["exiting"], Ending::Exited(7)), "unless told not to");

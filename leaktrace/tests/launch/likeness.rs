@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use leaktrace::session::launch::Ending;
+use leaktrace::process::launch::Ending;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -130,7 +130,7 @@ fn signals_arrive_with_what_was_sent_along() {
     wait_for(async {
         let (mut launched, held) = hold(&command).await;
         held.release();
-        let leaktrace::session::launch::Event::Held(held) = launched.next_event().await else { panic!("not held") };
+        let leaktrace::process::launch::Event::Held(held) = launched.next_event().await else { panic!("not held") };
         held.release();
         assert_eq!(output.line(), "ready");
         launched.signal(libc::SIGUSR1).unwrap();
@@ -162,7 +162,7 @@ fn a_stop_by_pid_lasts_until_continued() {
     wait_for(async {
         let (mut launched, held) = hold(&command).await;
         held.release();
-        let leaktrace::session::launch::Event::Held(held) = launched.next_event().await else { panic!("not held") };
+        let leaktrace::process::launch::Event::Held(held) = launched.next_event().await else { panic!("not held") };
         held.release();
         assert_eq!(output.line(), "ready");
         for stop in [libc::SIGSTOP, libc::SIGTSTP] {

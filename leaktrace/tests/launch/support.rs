@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use leaktrace::session::launch::{Ending, Event, Held, LaunchOptions, Launched};
+use leaktrace::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 

@@ -1,9 +1,9 @@
 //! What is found in an object, and what the object is taken for.
 
-use leaktrace::targets::elf::ElfError;
-use leaktrace::targets::functions::{AllocSymbol, Kind};
-use leaktrace::targets::plan::{Allocator, Plan, PlanError, PlanOptions, Probe, Role, Runtime, Why, choose, plan};
-use leaktrace::targets::site::{Cost, Fallback, Reason};
+use leaktrace::probes::elf::ElfError;
+use leaktrace::probes::functions::{AllocSymbol, Kind};
+use leaktrace::probes::plan::{Allocator, Plan, PlanError, PlanOptions, Probe, Role, Runtime, Why, choose, plan};
+use leaktrace::probes::site::{Cost, Fallback, Reason};
 
 use super::image::{
     EM_386, EM_AARCH64, Image,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs;
 
-use leaktrace::targets::plan::{Plan, PlanOptions, Role, Why, plan};
-use leaktrace::targets::site::Cost;
+use leaktrace::probes::plan::{Plan, PlanOptions, Role, Why, plan};
+use leaktrace::probes::site::Cost;
 
 const NAMES: &[&str] = &[
     "malloc",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use leaktrace::targets::plan::{PlanError, PlanOptions, plan};
+use leaktrace::probes::plan::{PlanError, PlanOptions, plan};
 use proptest::prelude::*;
 
 use super::image::{

@@ -1,7 +1,7 @@
 //! Functions that only pass a call on are left out, and no others.
 
-use leaktrace::targets::functions::Kind;
-use leaktrace::targets::plan::{Plan, PlanOptions, Why, plan};
+use leaktrace::probes::functions::Kind;
+use leaktrace::probes::plan::{Plan, PlanOptions, Why, plan};
 
 use super::image::{
     Image,

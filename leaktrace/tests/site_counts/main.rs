@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use counters::Counters;
-use leaktrace::targets::functions::Table;
-use leaktrace::targets::plan::{PlanOptions, Probe, plan};
+use leaktrace::probes::functions::Table;
+use leaktrace::probes::plan::{PlanOptions, Probe, plan};
 
 /// The first that is installed of each line is tested beside the C library.
 const ALLOCATORS: &[&[&str]] = &[

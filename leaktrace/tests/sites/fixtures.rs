@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use leaktrace::targets::functions::{Signature, Table};
-use leaktrace::targets::site::{Cost, Emulation, Function, Machine, Reason, Site, select};
+use leaktrace::probes::functions::{Signature, Table};
+use leaktrace::probes::site::{Cost, Emulation, Function, Machine, Reason, Site, select};
 use leaktrace_common::cookie::{self, Register};
 use serde::Deserialize;
 

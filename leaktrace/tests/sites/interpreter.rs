@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use leaktrace::targets::functions::Signature;
-use leaktrace::targets::site::Site;
+use leaktrace::probes::functions::Signature;
+use leaktrace::probes::site::Site;
 
 use super::program::{Op, RBP, RSP, Reg};
 

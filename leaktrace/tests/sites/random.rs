@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
-use leaktrace::targets::functions::{Signature, Table};
-use leaktrace::targets::site::{Cost, Emulation, Function, Machine, Refusal, Site, select};
+use leaktrace::probes::functions::{Signature, Table};
+use leaktrace::probes::site::{Cost, Emulation, Function, Machine, Refusal, Site, select};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use leaktrace::model::{Address, Frame, Pid};
-use leaktrace::procmaps::{AddressSpace, ObjectStore};
+use leaktrace::process::maps::{AddressSpace, ObjectStore};
 use leaktrace::symbolize::{CodeAddress, Symbolizer};
 use tempfile::TempDir;
 

@@ -198,7 +198,7 @@ fn generic<T: std::fmt::Debug>(value: &T) -> usize {
 fn rust_names_read_as_written() {
     let mut names = Names::new(&[]);
     let pid = leaktrace::model::Pid(std::process::id());
-    let space = leaktrace::procmaps::AddressSpace::capture(pid, &names.store).expect("own mappings");
+    let space = leaktrace::process::maps::AddressSpace::capture(pid, &names.store).expect("own mappings");
     let name = |names: &mut Names, address: usize| names.exact(&space, address as u64);
 
     let frames = name(&mut names, generic::<u32> as fn(&u32) -> usize as usize);

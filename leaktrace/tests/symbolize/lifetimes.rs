@@ -56,7 +56,7 @@ fn another_program_at_the_same_path_lends_no_names() {
     // Without a descriptor to hold there is only the path, which lies: no name is better than a wrong one.
     compile("plain.c", &program, &["-g"]);
     let victim = Victim::start(&mut Command::new(&program));
-    let mut names = Names { store: leaktrace::procmaps::ObjectStore::with_limit(0), ..Names::new(&[]) };
+    let mut names = Names { store: leaktrace::process::maps::ObjectStore::with_limit(0), ..Names::new(&[]) };
     let space = victim.capture(&names.store);
     compile("impostor.c", &impostor, &["-g"]);
     fs::rename(&impostor, &program).expect("replaced");

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leaktrace::model::Address;
-use leaktrace::procmaps::AddressSpace;
+use leaktrace::process::maps::AddressSpace;
 use leaktrace::symbolize::CodeAddress;
 
 use crate::harness::{Names, Victim, compile, run, scratch};

@@ -1,0 +1,14 @@
+//! What this kernel and this machine can do, and what they are: version, clock, features, types of the kernel's structures.
+//!
+//! In: the running system. Out: facts and small system calls; nothing that outlives a question, and nothing of any traced
+//! process but whether the kernel would kill it.
+
+#[doc(hidden)]
+pub mod bpf;
+pub(crate) mod btf;
+pub(crate) mod clock;
+pub(crate) mod features;
+pub(crate) mod fields;
+pub(crate) mod limits;
+pub(crate) mod seccomp;
+pub(crate) mod version;

@@ -1,0 +1,237 @@
+//! Probes in place: entries and returns of one file's allocation functions, and their removal.
+//!
+//! In: an open file and the probes to set in it. Out: links that hold them. The kernel removes every probe when its
+//! link is closed, by whatever end of ours, so nothing is ever left in a target.
+
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result};
+use aya::programs::links::Link;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+
+use super::Kernel;
+use super::probe::Probe;
+use super::programs::{ByHand, Technique, load_by_aya};
+use crate::host::bpf::{self, Places};
+use crate::model::Pid;
+
+/// The processes in which a file's probes take effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// This one; nothing is recorded of others that map the file.
+    Process(Pid),
+    /// All that map the file, now and later.
+    AllProcesses,
+}
+
+/// What holds probes in place.
+enum Probes {
+    /// Any number of them.
+    Link(OwnedFd),
+    /// One.
+    PerfEvent(UProbeLink),
+}
+
+/// One program at one end of some functions.
+struct Step<'a> {
+    program: &'static str,
+    returns: bool,
+    /// Whether the program may see the returns as well, if there are sessions. In one it decides over each return; but for
+    /// processes that a link is not for the kernel decides, and puts a return probe on every call.
+    in_session: bool,
+    probes: Vec<&'a Probe>,
+}
+
+/// Probes in place.
+#[derive(Default)]
+pub struct Attachments {
+    held: Vec<(Scope, Probes)>,
+}
+
+impl Attachments {
+    /// Sets `probes` in `file` by perf events, one after the other.
+    ///
+    /// # Errors
+    /// The first that the kernel refuses; those set before stay, held by `self`.
+    pub fn open(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
+        steps(probes, Technique::PerfEvents)
+            .iter()
+            .try_for_each(|step| self.open_perf_events(kernel, file, step, scope))
+    }
+
+    /// Keeps what [`links`] gave.
+    pub fn hold(&mut self, links: Vec<OwnedFd>, scope: Scope) {
+        self.held.extend(links.into_iter().map(|link| (scope, Probes::Link(link))));
+    }
+
+    fn open_perf_events(
+        &mut self,
+        kernel: &mut Kernel,
+        file: BorrowedFd<'_>,
+        step: &Step<'_>,
+        scope: Scope,
+    ) -> Result<()> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let processes = match scope {
+            Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid.0).context("pid 0 cannot be traced")?),
+            Scope::AllProcesses => UProbeScope::AllProcesses,
+        };
+        let program = load_by_aya(&mut kernel.ebpf, step.program)?;
+        for probe in &step.probes {
+            let cookie = probe.program().1;
+            let point = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
+                cookie: (cookie != 0 && !step.returns).then_some(cookie),
+            };
+            let link = program.attach(point, &path, processes).with_context(|| {
+                format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
+            })?;
+            self.held.push((scope, Probes::PerfEvent(program.take_link(link)?)));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is probed.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Takes out those that are for this scope.
+    #[must_use]
+    pub fn take(&mut self, scope: Scope) -> Self {
+        Self { held: self.held.extract_if(.., |(of, _)| *of == scope).collect() }
+    }
+
+    /// Removes all probes. The kernel waits for a grace period at each link: side by side.
+    pub fn detach(self) {
+        thread::scope(|scope| {
+            for (_, held) in self.held {
+                scope.spawn(move || match held {
+                    Probes::Link(link) => drop(link),
+                    Probes::PerfEvent(link) => {
+                        if let Err(error) = link.detach() {
+                            log::warn!(
+                                "a probe could not be detached by hand; closing its descriptor does so: {error}"
+                            );
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Sets `probes` in `file`: the links that hold them.
+///
+/// # Errors
+/// The first that the kernel refuses; those set before are gone.
+pub fn links(programs: &ByHand, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<Vec<OwnedFd>> {
+    // By descriptor: the file may lie in another mount namespace, be deleted, or have no name at all.
+    let path = bpf::path_of(file.as_raw_fd());
+    let pid = match scope {
+        Scope::Process(pid) => pid.0,
+        Scope::AllProcesses => 0,
+    };
+    let technique = programs.technique();
+    let link = |step: Step<'_>| {
+        let attach_type = technique.attach_type(step.program, step.in_session).context("perf events are no links")?;
+        let offsets: Vec<u64> = step.probes.iter().map(|probe| probe.offset).collect();
+        let cookies: Vec<u64> = step.probes.iter().map(|probe| probe.program().1).collect();
+        let places = Places { path: &path, offsets: &offsets, cookies: &cookies, pid, returns: step.returns };
+        bpf::link(programs.program(step.program, attach_type)?.as_fd(), attach_type, &places)
+            .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
+    };
+    steps(probes, technique).into_iter().map(link).collect()
+}
+
+/// What to attach, in an order in which nothing is booked whose free could go unseen, and no entry is remembered whose
+/// return could not be seen.
+fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    let mut add = |program: &'static str, returns: bool, wanted: &dyn Fn(&Probe) -> bool| {
+        for in_session in [true, false] {
+            let wanted = |probe: &&Probe| probe.bears_return() == in_session && wanted(probe);
+            let probes: Vec<&Probe> = probes.iter().filter(wanted).collect();
+            if !probes.is_empty() {
+                steps.push(Step { program, returns, in_session, probes });
+            }
+        }
+    };
+    for program in ["free", "call"] {
+        add(program, false, &|probe| probe.frees() && probe.program().0 == program);
+    }
+    if technique != Technique::Sessions {
+        add("returned", true, &|probe| probe.allocates() && probe.bears_return());
+    }
+    add("call", false, &Probe::exits);
+    add("call", false, &Probe::reallocates);
+    for program in ["call", "malloc"] {
+        add(program, false, &|probe| probe.allocates() && !probe.reallocates() && probe.program().0 == program);
+    }
+    steps
+}
+
+fn names(probes: &[&Probe]) -> String {
+    probes.iter().map(|probe| probe.function.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use leaktrace_common::abi;
+    use leaktrace_common::cookie::{self, Register};
+
+    use super::*;
+
+    fn probe(function: &str, kind: u32, placement: Option<u64>) -> Probe {
+        Probe { function: function.to_owned(), kind, offset: 0x1000, placement, leaf: true, has_exits: false }
+    }
+
+    fn order(technique: Technique) -> Vec<(String, bool)> {
+        let probes = [
+            probe("malloc", abi::FUNCTION_MALLOC, None),
+            probe("moved_free", abi::FUNCTION_FREE, cookie::encode([Register::RDI; 3], 24)),
+            probe("realloc", abi::FUNCTION_REALLOC, None),
+            probe("calloc", abi::FUNCTION_CALLOC, None),
+            probe("free", abi::FUNCTION_FREE, None),
+        ];
+        steps(&probes, technique).iter().map(|step| (names(&step.probes), step.returns)).collect()
+    }
+
+    fn at(expected: &[(&str, bool)]) -> Vec<(String, bool)> {
+        expected.iter().map(|(names, returns)| ((*names).to_owned(), *returns)).collect()
+    }
+
+    #[test]
+    fn frees_come_first_and_mallocs_last() {
+        let expected =
+            [("free", false), ("moved_free", false), ("realloc", false), ("calloc", false), ("malloc", false)];
+        assert_eq!(order(Technique::Sessions), at(&expected));
+    }
+
+    #[test]
+    fn without_sessions_returns_are_watched_before_entries() {
+        let expected = [
+            ("free", false),
+            ("moved_free", false),
+            ("malloc, realloc, calloc", true),
+            ("realloc", false),
+            ("calloc", false),
+            ("malloc", false),
+        ];
+        for technique in [Technique::Multi, Technique::PerfEvents] {
+            assert_eq!(order(technique), at(&expected));
+        }
+    }
+
+    #[test]
+    fn what_may_throw_and_its_ways_out_are_in_no_session() {
+        let throwing = Probe { has_exits: true, ..probe("operator new", abi::FUNCTION_MALLOC, None) };
+        let probes = [throwing, Probe::exit("operator new", 0x2000), probe("calloc", abi::FUNCTION_CALLOC, None)];
+        for step in steps(&probes, Technique::Sessions) {
+            assert_eq!(step.in_session, names(&step.probes) == "calloc", "{}", names(&step.probes));
+        }
+    }
+}

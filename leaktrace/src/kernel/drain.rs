@@ -1,0 +1,170 @@
+//! Reading the tables: accounts, frames and blocks, as they stand now.
+//!
+//! While programs write, each word read is whole but two words need not be of the same moment; the last reading is
+//! made after the programs were stopped.
+
+use std::time::Duration;
+
+use leaktrace_common::abi::{self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_TRUNCATED};
+use leaktrace_common::table::BUCKET_KEYS;
+use leaktrace_common::unwind::Stop;
+
+use super::Kernel;
+use crate::model::{Address, Counters, RawBlock};
+
+/// Attempts at a record that changes under our eyes.
+const ATTEMPTS: u32 = 4;
+
+/// An account with its frames, by process slot.
+pub struct Account {
+    /// Its index in the site table.
+    pub index: u32,
+    /// Slot of its process.
+    pub slot: u32,
+    /// Frames, innermost first; empty for the account of blocks without stacks.
+    pub frames: Vec<Address>,
+    /// What was allocated and freed.
+    pub counters: Counters,
+    /// Whether the stack was cut.
+    pub truncated: bool,
+    /// Why the walk ended before the outermost frame, where it did.
+    pub broken: Option<Stop>,
+}
+
+/// Lives that were given a slot so far, with their slots.
+pub fn lives(kernel: &Kernel) -> Vec<(u32, Process)> {
+    (1..PROCESS_SLOTS)
+        .map_while(|slot| kernel.processes.read(slot).map(|process| (slot, process)))
+        // Slots are handed out in order: the first that never was used ends the list.
+        .take_while(|(_, process)| process.seen_ns != 0)
+        .filter(|(_, process)| process.state != 0)
+        .collect()
+}
+
+/// All accounts. Takes time by the size of the site table, not by the number of blocks.
+pub fn accounts(kernel: &Kernel) -> Vec<Account> {
+    let mut accounts = Vec::new();
+    for bucket in 0..kernel.site_keys.elements() {
+        let Some(keys) = kernel.site_keys.pointer(bucket) else { continue };
+        for lane in 0..BUCKET_KEYS {
+            // SAFETY: in bounds; a word of the mapping.
+            let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
+            let index = bucket * BUCKET_KEYS as u32 + lane as u32;
+            if key != 0
+                && let Some(account) = account(kernel, index)
+            {
+                accounts.push(account);
+            }
+        }
+    }
+    accounts
+}
+
+/// The account at an index, if one is complete there and has anything in it.
+pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
+    let site = kernel.sites.read(index)?;
+    if site.process == 0 || (site.flags & SITE_FRAMELESS != 0 && site.alloc_count == 0) {
+        return None;
+    }
+    let frames = (0..site.depth as usize)
+        .map_while(|frame| {
+            let chunk = index * kernel.frame_chunks + (frame / FRAMES_PER_CHUNK) as u32;
+            let words = kernel.frames.pointer(chunk)?;
+            // SAFETY: in bounds; written once, before the site was published.
+            Some(Address(unsafe { (&raw const (*words)[frame % FRAMES_PER_CHUNK]).read_volatile() }))
+        })
+        .collect();
+    Some(Account {
+        index,
+        slot: site.process,
+        frames,
+        counters: Counters {
+            alloc_bytes: site.alloc_bytes,
+            alloc_count: site.alloc_count,
+            free_bytes: site.free_bytes,
+            free_count: site.free_count,
+        },
+        truncated: site.flags & SITE_TRUNCATED != 0,
+        broken: abi::site_stop(site.flags).filter(|stop| !stop.is_complete()),
+    })
+}
+
+/// All outstanding blocks whose site `wanted` knows by its index, with the number that it says for it, as old as they were
+/// so long ago as it says. `now_ns` is `CLOCK_MONOTONIC`.
+pub fn blocks<'a>(
+    kernel: &'a Kernel,
+    now_ns: u64,
+    wanted: impl Fn(u32) -> Option<(usize, Duration)> + 'a,
+) -> impl Iterator<Item = RawBlock> + 'a {
+    let clock = Clock::of(kernel, now_ns);
+    let raw = move |address: u64, block: Block| {
+        let (site, ago) = wanted(block.site.checked_sub(1)?)?;
+        let age = clock.age(block.time).saturating_sub(ago);
+        Some(RawBlock { site, address: Address(address), size: block.size, age })
+    };
+    let tabled = (0..kernel.block_keys.elements())
+        .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
+    tabled.chain(taken_aside(kernel)).filter_map(move |(address, block)| raw(address, block))
+}
+
+/// Turns jiffies into ages.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    now: u32,
+    tick: Duration,
+}
+
+impl Clock {
+    /// The first life tells how jiffies stand to `CLOCK_MONOTONIC`, by which the kernel advances them. The length of one is the
+    /// resolution of the coarse clock.
+    pub fn of(kernel: &Kernel, now_ns: u64) -> Self {
+        let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+            .map_or(Duration::from_millis(4), Duration::from)
+            .max(Duration::from_micros(100));
+        let now = kernel.clocks().map_or(0, |(then_ns, then_jiffies)| {
+            let since = Duration::from_nanos(now_ns.saturating_sub(then_ns));
+            then_jiffies.wrapping_add((since.as_nanos() / tick.as_nanos()) as u64) as u32
+        });
+        Self { now, tick }
+    }
+
+    /// The age of what bears this time.
+    pub fn age(self, time: u32) -> Duration {
+        let jiffies = self.now.wrapping_sub(time);
+        // The two readings may be a tick apart.
+        if jiffies > u32::MAX / 2 { Duration::ZERO } else { self.tick * jiffies }
+    }
+}
+
+fn tabled_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {
+    let keys = kernel.block_keys.pointer(bucket)?;
+    // SAFETY: in bounds; a word of the mapping.
+    let key = || unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
+    let index = bucket * BUCKET_KEYS as u32 + lane as u32;
+    for _ in 0..ATTEMPTS {
+        let before = key();
+        if before == 0 {
+            return None;
+        }
+        let block = kernel.blocks.read(index)?;
+        // Site 0: the record is being written or taken back at this moment.
+        if block.site != 0 && key() == before {
+            return Some((before & ((1 << abi::ADDRESS_BITS) - 1), block));
+        }
+    }
+    None
+}
+
+/// Blocks that a `realloc` in flight has taken aside: they are outstanding until it succeeds.
+fn taken_aside(kernel: &Kernel) -> impl Iterator<Item = (u64, Block)> + '_ {
+    (0..kernel.thread_keys.elements()).flat_map(move |bucket| {
+        (0..BUCKET_KEYS).filter_map(move |lane| {
+            let keys = kernel.thread_keys.pointer(bucket)?;
+            // SAFETY: in bounds; a word of the mapping.
+            let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
+            let thread = kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32)?;
+            (key != 0 && thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0)
+                .then_some((thread.old_address, thread.old))
+        })
+    })
+}

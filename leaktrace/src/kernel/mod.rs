@@ -1,0 +1,276 @@
+//! Our half in the kernel: the BPF object loaded with its sizes, its programs verified, its tables mapped.
+
+pub(crate) mod attach;
+pub(crate) mod attacher;
+pub(crate) mod drain;
+pub(crate) mod mapped;
+mod memory;
+pub(crate) mod object;
+pub(crate) mod probe;
+pub(crate) mod programs;
+pub(crate) mod reclaim;
+mod sampling;
+pub(crate) mod selection;
+
+use std::process;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, MapData, Queue, RingBuf};
+use aya::programs::RawTracePoint;
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
+use leaktrace_common::table::{self, Bucket};
+use leaktrace_common::unwind::{Chunk, FileKey, FileTable};
+
+use crate::host::fields::Fields;
+use crate::model::Pid;
+use mapped::MappedArray;
+use memory::Tables;
+use programs::{Programs, Technique};
+use selection::Selection;
+
+/// What the user can size and filter.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Outstanding blocks there is room for.
+    pub max_allocs: u32,
+    /// Distinct stacks there is room for.
+    pub max_stacks: u32,
+    /// Frames kept of a stack.
+    pub max_depth: u32,
+    /// Smallest block recorded, bytes.
+    pub min_size: u64,
+    /// Largest block recorded, bytes.
+    pub max_size: u64,
+    /// Mean distance between sampled bytes; 0 records every block.
+    pub sample_bytes: u64,
+    /// How stacks are walked: one of the `UNWIND_` constants.
+    pub unwind: u32,
+    /// Chunks of 4 KiB for unwind tables and mapping lists.
+    pub unwind_chunks: u32,
+}
+
+/// Threads there is room for. A state takes 128 bytes with its key.
+const MAX_THREADS: u32 = 65_536;
+
+/// The loaded programs and the memory they write.
+pub struct Kernel {
+    /// Maps, tracepoints and, where perf events are used, the uprobe programs.
+    pub ebpf: Ebpf,
+    /// The uprobe programs.
+    pub programs: Programs,
+    /// Keys of outstanding blocks.
+    pub block_keys: MappedArray<Bucket>,
+    /// Their records.
+    pub blocks: MappedArray<Block>,
+    /// Keys of sites.
+    pub site_keys: MappedArray<Bucket>,
+    /// Their accounts.
+    pub sites: MappedArray<Site>,
+    /// Their frames.
+    pub frames: MappedArray<[u64; FRAMES_PER_CHUNK]>,
+    /// Elements of `frames` that one site takes.
+    pub frame_chunks: u32,
+    /// Keys of threads.
+    pub thread_keys: MappedArray<Bucket>,
+    /// What each has in flight.
+    pub threads: MappedArray<Thread>,
+    /// Lives by process slot.
+    pub processes: MappedArray<Process>,
+    /// Unwind tables and mapping lists.
+    pub unwind_pool: MappedArray<Chunk>,
+    losses: MappedArray<Losses>,
+    control: MappedArray<Control>,
+    /// One moment by both clocks, once there was a life.
+    clocks: OnceLock<(u64, u64)>,
+}
+
+impl Kernel {
+    /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
+    pub fn load(object: &[u8], limits: &Limits, selection: &Selection, technique: Technique) -> Result<Self> {
+        let block_buckets = table::buckets_for(limits.max_allocs);
+        let site_buckets = table::buckets_for(limits.max_stacks);
+        let thread_buckets = table::buckets_for(MAX_THREADS);
+        let frame_chunks = limits.max_depth.div_ceil(FRAMES_PER_CHUNK as u32);
+        let all_frames = table::positions(site_buckets).checked_mul(frame_chunks).with_context(|| {
+            let Limits { max_stacks, max_depth, .. } = limits;
+            format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
+        })?;
+        Tables {
+            block_buckets,
+            blocks: table::positions(block_buckets),
+            site_buckets,
+            sites: table::positions(site_buckets),
+            frames: all_frames,
+        }
+        .check()?;
+        let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
+        let fields = Fields::needed(selection.following)?;
+        let (following, filters) = (u32::from(selection.following), selection.filters());
+        let max_size_complement = u64::MAX - limits.max_size;
+        let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
+        let sessions = u32::from(technique == Technique::Sessions);
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("BLOCK_KEYS", block_buckets)
+            .map_max_entries("BLOCKS", table::positions(block_buckets))
+            .map_max_entries("SITE_KEYS", site_buckets)
+            .map_max_entries("SITES", table::positions(site_buckets))
+            .map_max_entries("FRAMES", all_frames)
+            .map_max_entries("UNWIND_POOL", limits.unwind_chunks)
+            .map_max_entries("THREAD_KEYS", thread_buckets)
+            .map_max_entries("THREADS", table::positions(thread_buckets))
+            .override_global("BLOCK_BUCKETS", &block_buckets, true)
+            .override_global("SITE_BUCKETS", &site_buckets, true)
+            .override_global("THREAD_BUCKETS", &thread_buckets, true)
+            .override_global("FRAME_CHUNKS", &frame_chunks, true)
+            .override_global("MAX_DEPTH", &limits.max_depth, true)
+            .override_global("UNWIND", &limits.unwind, true)
+            .override_global("MIN_SIZE", &limits.min_size, true)
+            .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
+            .override_global("SAMPLE_BYTES", &limits.sample_bytes, true)
+            .override_global("SESSIONS", &sessions, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .override_global("SELF_TGID", &self_tgid, true)
+            .override_global("FOLLOWING", &following, true)
+            .override_global("FILTERS", &filters, true)
+            .override_global("HAS_GROUP_DEAD", &group_dead, true);
+        for (name, value) in fields.globals() {
+            loader.override_global(name, value, true);
+        }
+        let ebpf = loader.load(object).context("cannot load the BPF object")?;
+
+        let mut kernel = Self {
+            block_keys: MappedArray::new(&ebpf, "BLOCK_KEYS")?,
+            blocks: MappedArray::new(&ebpf, "BLOCKS")?,
+            site_keys: MappedArray::new(&ebpf, "SITE_KEYS")?,
+            sites: MappedArray::new(&ebpf, "SITES")?,
+            frames: MappedArray::new(&ebpf, "FRAMES")?,
+            frame_chunks,
+            thread_keys: MappedArray::new(&ebpf, "THREAD_KEYS")?,
+            threads: MappedArray::new(&ebpf, "THREADS")?,
+            processes: MappedArray::new(&ebpf, "PROCESSES")?,
+            unwind_pool: MappedArray::new(&ebpf, "UNWIND_POOL")?,
+            losses: MappedArray::new(&ebpf, "LOSSES")?,
+            control: MappedArray::new(&ebpf, "CONTROL")?,
+            clocks: OnceLock::new(),
+            programs: Programs::load(technique, object, &ebpf)?,
+            ebpf,
+        };
+        if limits.sample_bytes != 0 {
+            sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
+        }
+        // Slot 0 means "none". Nothing is recorded before everything is in place.
+        let control = Control { stopped: 1, next_slot: 1, ..Control::default() };
+        // SAFETY: the map's only element; no program is attached yet.
+        unsafe { kernel.control()?.write_volatile(control) };
+        selection.fill(&mut kernel.ebpf)?;
+        for name in ["process_fork", "process_exec", "process_exit"] {
+            let program: &mut RawTracePoint = kernel
+                .ebpf
+                .program_mut(name)
+                .with_context(|| format!("the BPF object has no program {name}"))?
+                .try_into()?;
+            program.load().with_context(|| format!("cannot load the BPF program {name}"))?;
+            let tracepoint = format!("sched_{name}");
+            program.attach(&tracepoint).with_context(|| format!("cannot attach to the tracepoint {tracepoint}"))?;
+        }
+        Ok(kernel)
+    }
+
+    /// What the programs log, for `-vv`; readable when there is something. `None` where they log nothing.
+    pub fn take_log(&mut self) -> Result<Option<EbpfLogger<&'static dyn log::Log>>> {
+        if !log::log_enabled!(log::Level::Debug) {
+            return Ok(None);
+        }
+        EbpfLogger::init(&mut self.ebpf).map(Some).context("cannot read what the BPF programs log")
+    }
+
+    /// The mapping lists of processes without a slot, once.
+    pub fn take_unwind_lists(&mut self) -> Result<HashMap<MapData, u32, u64>> {
+        let map = self.ebpf.take_map("UNWIND_LISTS").context("the BPF object has no map UNWIND_LISTS")?;
+        Ok(HashMap::try_from(map)?)
+    }
+
+    /// Where the tables of files are in the pool, once.
+    pub fn take_unwind_files(&mut self) -> Result<HashMap<MapData, FileKey, FileTable>> {
+        let map = self.ebpf.take_map("UNWIND_FILES").context("the BPF object has no map UNWIND_FILES")?;
+        Ok(HashMap::try_from(map)?)
+    }
+
+    /// The ring of news, once.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
+        let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// Gives a process slot back to the programs: nothing in the tables may bear its number any more.
+    pub fn give_back(&mut self, slot: u32) -> Result<()> {
+        let map = self.ebpf.map_mut("FREE_SLOTS").context("the BPF object has no map FREE_SLOTS")?;
+        let mut free = Queue::<&mut MapData, u32>::try_from(map)?;
+        free.push(slot, 0).with_context(|| format!("cannot give the process slot {slot} back"))
+    }
+
+    /// Has a process traced where only some are, and its descendants from now on.
+    pub fn follow(&mut self, pid: Pid) -> Result<()> {
+        selection::follow(&mut self.ebpf, pid)
+    }
+
+    /// Has the programs record from now on. They do nothing before: while probes are being attached, some blocks would be
+    /// seen to come and not to go.
+    pub fn start(&self) -> Result<()> {
+        self.set_stopped(0)
+    }
+
+    /// Makes the programs do nothing from now on, so that the tables stand still.
+    pub fn stop(&self) -> Result<()> {
+        self.set_stopped(1)?;
+        // Programs that were past the question, on other CPUs or preempted, are finished after a grace period of RCU,
+        // which is what this command waits for (kernel/sched/membarrier.c).
+        // SAFETY: takes three numbers.
+        let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        if result != 0 {
+            log::debug!("the programs were not waited for: {}", std::io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// One moment by `CLOCK_MONOTONIC`, in nanoseconds, and in jiffies, as the first life was given it. `None` before there
+    /// is one.
+    pub fn clocks(&self) -> Option<(u64, u64)> {
+        // Kept, since the slot may be given to another.
+        let first = self.processes.read(1).filter(|life| life.state != 0);
+        self.clocks.get().copied().or_else(|| {
+            let life = first?;
+            Some(*self.clocks.get_or_init(|| (life.seen_ns, life.seen_jiffies)))
+        })
+    }
+
+    /// What could not be recorded so far.
+    pub fn losses(&self) -> Losses {
+        self.losses.read(0).unwrap_or_default()
+    }
+
+    /// How many lives of followed processes have ended so far.
+    pub fn followed_ends(&self) -> u64 {
+        self.control.read(0).map_or(0, |control| control.followed_ends)
+    }
+
+    fn set_stopped(&self, stopped: u64) -> Result<()> {
+        // SAFETY: the map's only element; one aligned word, which the programs only read.
+        unsafe { (&raw mut (*self.control()?).stopped).write_volatile(stopped) };
+        Ok(())
+    }
+
+    fn control(&self) -> Result<*mut Control> {
+        self.control.pointer(0).context("the BPF object's map CONTROL is empty")
+    }
+}
+
+/// Whether the exit tracepoint passes "the whole group is dead", which came with Linux 6.16.
+fn exit_tells_group_dead() -> bool {
+    crate::host::version::version() >= (6, 16)
+}

@@ -1,0 +1,10 @@
+//! Processes from their birth to their end: what the kernel records of them, which of them are traced, what they held when
+//! they ended, and the unwind tables that stacks in them are walked by.
+//!
+//! In: records of the kernel and events of the programs. Out: which process is which, and its address space.
+
+pub(crate) mod discovery;
+pub(crate) mod life;
+pub(crate) mod mmap_records;
+pub(crate) mod processes;
+pub(crate) mod unwinding;

@@ -1,0 +1,389 @@
+//! What userspace knows of each life of each traced process: its mappings, its name, its end.
+//!
+//! In: the kernel's records of mappings, forks and programs; events of the BPF programs; looks into /proc. Out: what the
+//! report says of processes, the address spaces by which stacks are named, and the files that were mapped.
+//!
+//! Records tell of a life as it goes, so that one that was over before anybody could look has its mappings all the same.
+//! Both streams name times of one clock, which brings together what they say: a slot of the programs' belongs to the life
+//! of its process in which it was given.
+
+mod buried;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use leaktrace_common::abi::{PROCESS_ALIVE, Process};
+
+use super::life::Life;
+use super::mmap_records::{Record, What};
+use crate::host::clock::monotonic_ns;
+use crate::model::{Pid, RawProcess};
+use crate::process::facts;
+use crate::process::maps::{AddressSpace, CaptureError, Mapping, MappingName, Object, ObjectStore};
+use buried::Buried;
+pub use buried::Merged;
+
+/// Of whom records are taken note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circle {
+    /// Of every process but this one.
+    Everyone,
+    /// Of those that were looked at, and of their descendants.
+    Descendants,
+    /// Of those that were looked at.
+    Named,
+}
+
+/// All lives that were seen.
+pub struct Processes {
+    store: Arc<ObjectStore>,
+    circle: Circle,
+    own: Pid,
+    /// By number, in the order in which they were seen.
+    lives: BTreeMap<u32, Life>,
+    next: u32,
+    by_slot: HashMap<u32, u32>,
+    /// The lives of each process, the latest last.
+    by_pid: HashMap<Pid, Vec<u32>>,
+    /// Lives that have ended without an event of the programs that is known, in two generations: one may still be unread.
+    unclaimed: [Vec<u32>; 2],
+    /// Processes whose mappings have changed since they were last asked for.
+    changed: BTreeSet<Pid>,
+    /// Processes in which a thread that is not the first has begun another program.
+    orphaned: Vec<Pid>,
+    buried: Buried,
+}
+
+/// Lives as the report wants them.
+#[derive(Debug, Default)]
+pub struct Roster {
+    /// One by one.
+    pub processes: Vec<RawProcess>,
+    /// Where the lives that have a slot stand among them.
+    pub by_slot: HashMap<u32, usize>,
+    /// Where each life stands among them, by its number.
+    pub by_number: HashMap<u32, usize>,
+}
+
+/// A file that a process has mapped as code.
+#[derive(Debug)]
+pub struct Mapped {
+    /// The process.
+    pub pid: Pid,
+    /// The file.
+    pub object: Arc<Object>,
+    /// When, by `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+}
+
+impl Processes {
+    /// None yet. Files are opened by way of `store`.
+    pub fn new(store: Arc<ObjectStore>, circle: Circle) -> Self {
+        Self {
+            store,
+            circle,
+            own: Pid(std::process::id()),
+            lives: BTreeMap::new(),
+            next: 0,
+            by_slot: HashMap::new(),
+            by_pid: HashMap::new(),
+            unclaimed: [Vec::new(), Vec::new()],
+            changed: BTreeSet::new(),
+            orphaned: Vec::new(),
+            buried: Buried::default(),
+        }
+    }
+
+    /// Takes note of a process that runs now, or looks at it again. Its mappings as they are now.
+    ///
+    /// # Errors
+    /// It has ended, or may not be looked at.
+    pub fn look_at(&mut self, pid: Pid) -> Result<&AddressSpace, CaptureError> {
+        let number = match self.current(pid) {
+            Some(number) => {
+                if let Some(life) = self.lives.get_mut(&number)
+                    && life.space.recapture(&self.store)?
+                {
+                    self.changed.insert(pid);
+                }
+                number
+            }
+            None => self.capture(pid)?,
+        };
+        // It was there or has just been added.
+        self.lives.get(&number).map(|life| &life.space).ok_or(CaptureError::Ended(pid))
+    }
+
+    /// Has a process in the report even if nothing is booked for it.
+    pub fn name(&mut self, pid: Pid) {
+        if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
+            life.named = true;
+        }
+    }
+
+    /// Reads what changes and is not told: memory of those that are alive, names that compilers give their code.
+    pub fn refresh(&mut self) {
+        for life in self.lives.values_mut().filter(|life| !life.ended && life.is_reported()) {
+            if let Some(memory) = facts::memory(life.pid) {
+                life.memory = memory;
+            }
+            // One that has ended stays as last seen.
+            if life.space.needs_recapture() && life.space.recapture(&self.store).is_ok() {
+                self.changed.insert(life.pid);
+            }
+        }
+    }
+
+    /// Present lives with mappings that they did not have when this was last called.
+    pub fn take_changed(&mut self) -> impl Iterator<Item = (Pid, &AddressSpace)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().filter_map(|pid| Some((pid, &self.lives.get(&self.current(pid)?)?.space)))
+    }
+
+    /// Processes that have begun another program by a thread that was not their first, since this was last called: what the
+    /// kernel had attached to the first thread went with it.
+    pub fn take_orphaned(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.orphaned)
+    }
+
+    /// The address spaces of all lives that are not over.
+    pub fn spaces(&self) -> impl Iterator<Item = &AddressSpace> {
+        self.lives.values().filter(|life| !life.ended).map(|life| &life.space)
+    }
+
+    /// The pids of all lives that are not over.
+    pub fn alive(&self) -> Vec<Pid> {
+        self.lives.values().filter(|life| !life.ended).map(|life| life.pid).collect()
+    }
+
+    /// Takes in what the kernel has recorded. Returns a file that it tells to be mapped by one of those concerned.
+    pub fn apply(&mut self, record: &Record) -> Option<Mapped> {
+        let time = record.time_ns;
+        match &record.what {
+            What::Forked { pid, parent } => self.forked(*pid, *parent, time),
+            What::Executed { pid, comm } => self.executed(*pid, comm, time),
+            What::Mapped { pid, mapping } => return self.mapped(*pid, mapping, time),
+            What::Renamed { pid, tid, comm } if *tid == pid.0 => {
+                if let Some(life) = self.current(*pid).and_then(|number| self.lives.get_mut(&number)) {
+                    life.comm.clone_from(comm);
+                }
+            }
+            What::Exited { pid, tid } if *tid == pid.0 => self.leader_exited(*pid),
+            What::Renamed { .. } | What::Exited { .. } | What::Lost(_) => {}
+        }
+        None
+    }
+
+    fn forked(&mut self, pid: Pid, parent: Pid, time: u64) {
+        if self.is_captured_since(pid, time) {
+            return;
+        }
+        // A number is given out again only after its process is gone.
+        self.end_current(pid);
+        let parent = self.current(parent).and_then(|number| self.lives.get(&number));
+        let life = match (self.circle, parent) {
+            (Circle::Everyone | Circle::Descendants, Some(parent)) => Life {
+                comm: parent.comm.clone(),
+                exe: parent.exe.clone(),
+                ..Life::new(pid, time, parent.space.forked(pid))
+            },
+            (Circle::Everyone, None) if pid != self.own => Life::new(pid, time, AddressSpace::empty(pid)),
+            _ => return,
+        };
+        let start_time = facts::moment(time);
+        self.add(Life { start_time, ..life });
+    }
+
+    fn executed(&mut self, pid: Pid, comm: &str, time: u64) {
+        let Some(old) = self.current(pid) else { return };
+        let Some(before) = self.lives.get(&old).filter(|before| before.captured_ns <= time) else { return };
+        if before.leaderless {
+            self.orphaned.push(pid);
+        }
+        let life = Life {
+            comm: comm.to_owned(),
+            start_time: before.start_time,
+            named: before.named,
+            ..Life::new(pid, time, AddressSpace::empty(pid))
+        };
+        self.end_current(pid);
+        self.add(life);
+    }
+
+    fn mapped(&mut self, pid: Pid, mapping: &Mapping<'_>, time: u64) -> Option<Mapped> {
+        let number = match self.current(pid) {
+            Some(number) => number,
+            // Its beginning was not recorded.
+            None if self.circle == Circle::Everyone && pid != self.own => self.capture(pid).ok()?,
+            None => return None,
+        };
+        let life = self.lives.get_mut(&number).filter(|life| life.captured_ns <= time)?;
+        let (object, is_new) = life.space.note(mapping, &self.store);
+        if is_new {
+            self.changed.insert(pid);
+        }
+        let object = object?;
+        if life.exe.is_none()
+            && let MappingName::File { path, .. } = &mapping.name
+        {
+            // The program itself is mapped first.
+            life.exe = Some(path.to_path_buf());
+        }
+        Some(Mapped { pid, object, time_ns: time })
+    }
+
+    /// Its other threads may go on, and then the programs say when the process ends; of one that never allocated nobody
+    /// will.
+    fn leader_exited(&mut self, pid: Pid) {
+        if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
+            life.leaderless = true;
+        }
+        if self.current(pid).and_then(|number| self.lives.get(&number)).is_some_and(|life| !life.is_reported()) {
+            self.end_current(pid);
+        }
+    }
+
+    /// Adds a process as it is now.
+    fn capture(&mut self, pid: Pid) -> Result<u32, CaptureError> {
+        // Before the reading: what is recorded from now on may or may not be in it, and does no harm twice.
+        let captured_ns = monotonic_ns().unwrap_or(0);
+        let space = AddressSpace::capture(pid, &self.store)?;
+        let mut life = Life { captured_ns, ..Life::new(pid, 0, space) };
+        if let Some(identity) = facts::identity(pid) {
+            life.identify(identity);
+        }
+        Ok(self.add(life))
+    }
+
+    fn add(&mut self, life: Life) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        self.by_pid.entry(life.pid).or_default().push(number);
+        self.changed.insert(life.pid);
+        self.lives.insert(number, life);
+        number
+    }
+
+    /// The present life of a process.
+    fn current(&self, pid: Pid) -> Option<u32> {
+        let number = *self.by_pid.get(&pid)?.last()?;
+        self.lives.get(&number).is_some_and(|life| !life.ended).then_some(number)
+    }
+
+    fn is_captured_since(&self, pid: Pid, time: u64) -> bool {
+        self.current(pid).and_then(|number| self.lives.get(&number)).is_some_and(|life| life.captured_ns > time)
+    }
+
+    fn end_current(&mut self, pid: Pid) {
+        let Some(number) = self.current(pid) else { return };
+        let Some(life) = self.lives.get_mut(&number) else { return };
+        life.ended = true;
+        if !life.is_reported() {
+            self.unclaimed[1].push(number);
+        }
+    }
+
+    /// The programs have given a process a slot, at the first event of a life.
+    pub fn began(&mut self, slot: u32, process: &Process) {
+        if self.by_slot.contains_key(&slot) {
+            return;
+        }
+        let pid = Pid(process.tgid);
+        let then = |number: &&u32| self.lives.get(number).is_some_and(|life| life.begun_ns <= process.seen_ns);
+        let known = self.by_pid.get(&pid).and_then(|numbers| numbers.iter().rev().find(then)).copied();
+        let number = match known {
+            Some(number) if self.lives.get(&number).is_some_and(Life::is_unclaimed) => number,
+            // Its beginning was not recorded.
+            _ => self.capture(pid).unwrap_or_else(|_| self.add(Life::new(pid, 0, AddressSpace::empty(pid)))),
+        };
+        if let Some(life) = self.lives.get_mut(&number) {
+            life.slot = Some(slot);
+            life.observe(process);
+            self.by_slot.insert(slot, number);
+        }
+    }
+
+    /// The life in a slot that was first seen at a time with this lower half has ended.
+    pub fn ended(&mut self, slot: u32, seen: u32) {
+        if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number))
+            && life.counters.seen_ns as u32 == seen
+        {
+            life.ended = true;
+            self.buried.depart(slot);
+            // Of its next life, if there is one, nobody may have been told.
+            self.changed.insert(life.pid);
+        }
+    }
+
+    /// Forgets lives that ended before anything was booked for them. To be called when everything that was told has been
+    /// taken in. Returns the processes of which no life is left.
+    pub fn forget_unclaimed(&mut self) -> Vec<Pid> {
+        let [old, new] = &mut self.unclaimed;
+        let forgotten = std::mem::replace(old, std::mem::take(new));
+        forgotten.into_iter().filter_map(|number| self.forget(number)).collect()
+    }
+
+    fn forget(&mut self, number: u32) -> Option<Pid> {
+        let pid = self.lives.get(&number).filter(|life| !life.is_reported())?.pid;
+        self.lives.remove(&number);
+        let numbers = self.by_pid.get_mut(&pid)?;
+        numbers.retain(|known| *known != number);
+        if !numbers.is_empty() {
+            return None;
+        }
+        self.by_pid.remove(&pid);
+        Some(pid)
+    }
+
+    /// A process has ended with this status, as its parent sees it.
+    pub fn exited(&mut self, pid: Pid, status: Option<i32>) {
+        let latest = self.by_pid.get(&pid).and_then(|numbers| numbers.last());
+        if let Some(life) = latest.and_then(|number| self.lives.get_mut(number)) {
+            life.ended = true;
+            life.exit_status = status;
+        }
+    }
+
+    /// Takes over what the tables say of the life in a slot.
+    pub fn observe(&mut self, slot: u32, process: &Process) {
+        self.began(slot, process);
+        if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number)) {
+            life.observe(process);
+            if process.state != PROCESS_ALIVE {
+                life.ended = true;
+                self.buried.depart(slot);
+            }
+        }
+    }
+
+    /// All lives that the report is about.
+    pub fn roster(&self) -> Roster {
+        let mut roster = Roster::default();
+        for (number, life) in self.lives.iter().filter(|(_, life)| life.is_reported()) {
+            let position = roster.processes.len();
+            if let Some(slot) = life.slot {
+                roster.by_slot.insert(slot, position);
+            }
+            roster.by_number.insert(*number, position);
+            roster.processes.push(life.raw(*number));
+        }
+        roster
+    }
+
+    /// The address space of a life by its number in [`RawProcess::life`].
+    pub fn space(&self, life: u32) -> Option<&AddressSpace> {
+        self.lives.get(&life).map(|life| &life.space)
+    }
+}
+
+impl Life {
+    /// Whether the programs have not given it a slot yet.
+    fn is_unclaimed(&self) -> bool {
+        self.slot.is_none() && self.remains.is_none()
+    }
+
+    /// Whether anything was booked for it, or it was asked for.
+    fn is_reported(&self) -> bool {
+        self.slot.is_some() || self.remains.is_some() || self.named
+    }
+}

@@ -1,0 +1,324 @@
+//! Lives that are over and whose records are out of the tables: kept for the report, within a budget.
+//!
+//! Beyond the budget those that ended first are merged with others of their name and program into one *crowd*, in which
+//! equal stacks are one site. Every number stays in the report, and the report says how many lives a crowd is made of; what
+//! is lost is which process a number is of.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+
+use leaktrace_common::abi::Process;
+use leaktrace_common::unwind::Stop;
+
+use super::Processes;
+use crate::kernel::reclaim::DeadSite;
+use crate::lives::life::Life;
+use crate::model::{Address, Counters, Pid};
+use crate::process::maps::{AddressSpace, Pooled};
+
+/// Memory that lives take one by one, in bytes, give or take.
+const BUDGET: usize = 64 << 20;
+/// Memory that crowds take.
+const CROWDS_BUDGET: usize = 64 << 20;
+/// What a life takes beside its sites: its mappings and names.
+const LIFE_BYTES: usize = 2048;
+/// What a site takes beside its frames, and a block.
+const SITE_BYTES: usize = 224;
+const BLOCK_BYTES: usize = 48;
+
+/// The dead.
+pub struct Buried {
+    /// Slots whose lives have ended, records and all still in the tables.
+    departed: HashSet<u32>,
+    /// Numbers of lives that are kept one by one, the first to have ended first.
+    order: VecDeque<u32>,
+    /// What they take, about.
+    bytes: usize,
+    budget: usize,
+    crowds: HashMap<(String, Option<PathBuf>), Crowd>,
+    crowds_bytes: usize,
+    crowds_budget: usize,
+    merged: Merged,
+    /// Of all that are over.
+    counters: Counters,
+}
+
+/// Where the sites of many lives of one program stand among the remains of the life that stands for them.
+struct Crowd {
+    number: u32,
+    pooled: Pooled,
+    sites: HashMap<Kind, usize>,
+}
+
+/// What makes two stacks one: frames, whether they were cut, and why there are no more.
+type Kind = (Box<[Address]>, bool, Option<Stop>);
+
+/// What was merged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Lives that are not told apart any more.
+    pub lives: u64,
+    /// Allocations whose stacks found no room even so.
+    pub without_stack: u64,
+}
+
+impl Default for Buried {
+    fn default() -> Self {
+        Self {
+            departed: HashSet::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            budget: BUDGET,
+            crowds: HashMap::new(),
+            crowds_bytes: 0,
+            crowds_budget: CROWDS_BUDGET,
+            merged: Merged::default(),
+            counters: Counters::default(),
+        }
+    }
+}
+
+impl Buried {
+    /// Notes that the records of the life in a slot can be taken out of the tables.
+    pub(super) fn depart(&mut self, slot: u32) {
+        self.departed.insert(slot);
+    }
+}
+
+impl Processes {
+    /// Takes back that the records of the life in a slot could be taken out of the tables.
+    pub fn linger(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.buried.departed.extend(slots);
+    }
+
+    /// How many lives can be taken out of the tables.
+    pub fn departed(&self) -> usize {
+        self.buried.departed.len()
+    }
+
+    /// The slots whose records can be taken out of the tables.
+    pub fn take_departed(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.buried.departed)
+    }
+
+    /// Keeps what was taken out of the tables for the life in a slot, which is free from now on.
+    pub fn bury(&mut self, slot: u32, last: &Process, sites: Vec<DeadSite>) {
+        let Some(number) = self.by_slot.remove(&slot) else { return };
+        let Some(life) = self.lives.get_mut(&number) else { return };
+        life.observe(last);
+        life.slot = None;
+        life.ended = true;
+        for site in &sites {
+            self.buried.counters.add(&site.counters);
+        }
+        self.buried.bytes += bytes(&sites);
+        life.remains = Some(sites);
+        self.buried.order.push_back(number);
+        while self.buried.bytes > self.buried.budget && self.merge_first() {}
+    }
+
+    /// Merges the life that ended first into the crowd of its kind.
+    fn merge_first(&mut self) -> bool {
+        let Some(number) = self.buried.order.pop_front() else { return false };
+        let Some(life) = self.lives.get_mut(&number) else { return true };
+        let Some(sites) = life.remains.take() else { return true };
+        self.buried.bytes = self.buried.bytes.saturating_sub(bytes(&sites));
+        if life.named {
+            // Asked for, so never many.
+            life.remains = Some(sites);
+            return true;
+        }
+        let space = std::mem::replace(&mut life.space, AddressSpace::empty(Pid(0)));
+        let (mut key, counters) = ((life.comm.clone(), life.exe.clone()), life.counters);
+        self.forget(number);
+
+        let over_budget = self.buried.crowds_bytes > self.buried.crowds_budget;
+        if over_budget && !self.buried.crowds.contains_key(&key) {
+            key = (String::new(), None);
+        }
+        let crowd = self.buried.crowds.entry(key).or_insert_with_key(|(comm, exe)| {
+            self.buried.crowds_bytes += LIFE_BYTES;
+            let number = self.next;
+            self.next += 1;
+            let crowd = Life::new(Pid(0), 0, AddressSpace::empty(Pid(0)));
+            let (comm, exe) = (comm.clone(), exe.clone());
+            self.lives.insert(number, Life { comm, exe, ended: true, remains: Some(Vec::new()), ..crowd });
+            Crowd { number, pooled: Pooled::default(), sites: HashMap::new() }
+        });
+        let Some(life) = self.lives.get_mut(&crowd.number) else { return true };
+        life.absorb(&counters);
+        self.buried.merged.lives += 1;
+        let remains = life.remains.get_or_insert_default();
+        for mut site in sites {
+            let frames = site.frames.iter().map(|frame| crowd.pooled.adopt(&mut life.space, &space, *frame));
+            site.frames = frames.collect();
+            let mut kind = (site.frames.clone(), site.truncated, site.broken);
+            if over_budget && !crowd.sites.contains_key(&kind) {
+                self.buried.merged.without_stack += site.counters.alloc_count;
+                kind = (Box::default(), false, None);
+                site = DeadSite { frames: Box::default(), truncated: false, ..site };
+            }
+            if let Some(known) = crowd.sites.get(&kind).and_then(|position| remains.get_mut(*position)) {
+                known.absorb(site);
+            } else {
+                crowd.sites.insert(kind, remains.len());
+                let site = site.without_blocks();
+                // Its frames are in the key as well.
+                self.buried.crowds_bytes += bytes_of(&site) + site.frames.len() * size_of::<Address>();
+                remains.push(site);
+            }
+        }
+        true
+    }
+
+    /// What was merged so far.
+    pub fn merged(&self) -> Merged {
+        self.buried.merged
+    }
+
+    /// What all lives that are out of the tables have allocated and freed.
+    pub fn buried_counters(&self) -> Counters {
+        self.buried.counters
+    }
+
+    /// What the dead have left, with where each of them stands in [`Roster::processes`](super::Roster).
+    pub fn remains<'a>(&'a self, positions: &'a HashMap<u32, usize>) -> impl Iterator<Item = (usize, &'a DeadSite)> {
+        self.lives.iter().flat_map(|(number, life)| {
+            let position = positions.get(number).copied();
+            let sites = life.remains.as_deref().unwrap_or_default();
+            sites.iter().filter_map(move |site| Some((position?, site)))
+        })
+    }
+}
+
+fn bytes(sites: &[DeadSite]) -> usize {
+    LIFE_BYTES + sites.iter().map(bytes_of).sum::<usize>()
+}
+
+fn bytes_of(site: &DeadSite) -> usize {
+    SITE_BYTES + site.frames.len() * size_of::<Address>() + site.blocks.kept() * BLOCK_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use leaktrace_common::abi::PROCESS_EXITED;
+
+    use super::*;
+    use crate::lives::processes::Circle;
+    use crate::model::{BlockTally, Options, RawBlock};
+    use crate::process::maps::ObjectStore;
+
+    fn processes(budget: usize, crowds_budget: usize) -> Processes {
+        let mut processes = Processes::new(Arc::new(ObjectStore::new()), Circle::Everyone);
+        processes.buried.budget = budget;
+        processes.buried.crowds_budget = crowds_budget;
+        processes
+    }
+
+    /// A stack that allocated two blocks of 10 bytes and freed one.
+    fn site(frames: &[u64]) -> DeadSite {
+        let block = RawBlock { site: 0, address: Address(0x10), size: 10, age: std::time::Duration::from_secs(3) };
+        let options = Options { show_allocs: true, ..Options::default() };
+        DeadSite {
+            frames: frames.iter().copied().map(Address).collect(),
+            counters: Counters { alloc_bytes: 20, alloc_count: 2, free_bytes: 10, free_count: 1 },
+            truncated: false,
+            broken: None,
+            stacks: 1,
+            blocks: BlockTally::read(1, &options, [block]).into_sites().remove(0),
+        }
+    }
+
+    /// A life of this name that has ended, in slot 7 as all of them.
+    fn live_and_die(processes: &mut Processes, pid: u32, comm: &str, sites: Vec<DeadSite>) {
+        let mut process = Process { tgid: pid, seen_ns: u64::from(pid), peak_bytes: 15, ..Process::default() };
+        process.comm[..comm.len()].copy_from_slice(comm.as_bytes());
+        processes.began(7, &process);
+        processes.bury(7, &Process { state: PROCESS_EXITED, ..process }, sites);
+    }
+
+    fn totals(processes: &Processes) -> Counters {
+        let roster = processes.roster();
+        let mut sum = Counters::default();
+        processes.remains(&roster.by_number).for_each(|(_, site)| sum.add(&site.counters));
+        sum
+    }
+
+    /// Not the number of any process.
+    const NOBODY: u32 = 1 << 30;
+
+    #[test]
+    fn within_the_budget_every_life_is_kept_by_itself() {
+        let mut processes = processes(BUDGET, CROWDS_BUDGET);
+        for pid in 0..100 {
+            live_and_die(&mut processes, NOBODY + pid, "short", vec![site(&[1, 2]), site(&[3])]);
+        }
+        let roster = processes.roster();
+        assert_eq!(roster.processes.len(), 100);
+        assert!(roster.processes.iter().all(|process| process.merged == 0 && process.exited));
+        assert!(roster.by_slot.is_empty(), "the slot has no life any more");
+        assert_eq!(processes.remains(&roster.by_number).count(), 200);
+        assert_eq!(processes.merged(), Merged::default());
+    }
+
+    #[test]
+    fn beyond_it_lives_of_one_name_are_merged_and_no_number_is_lost() {
+        let mut processes = processes(20 * LIFE_BYTES, CROWDS_BUDGET);
+        for pid in 0..1000 {
+            let comm = if pid % 2 == 0 { "even" } else { "odd" };
+            live_and_die(&mut processes, NOBODY + pid, comm, vec![site(&[1, 2]), site(&[3])]);
+        }
+        let roster = processes.roster();
+        let merged: Vec<_> = roster.processes.iter().filter(|process| process.merged > 0).collect();
+        assert_eq!(merged.iter().map(|process| process.comm.as_str()).collect::<Vec<_>>(), ["even", "odd"]);
+        let lives: u64 = roster.processes.iter().map(|process| process.merged.max(1)).sum();
+        assert_eq!(lives, 1000);
+        assert_eq!(merged.iter().map(|process| process.merged).sum::<u64>(), processes.merged().lives);
+        assert!(roster.processes.len() <= 22, "{} are kept one by one", roster.processes.len() - 2);
+        assert!(merged.iter().all(|process| process.peak_bytes == 15 * process.merged));
+        let expected = Counters { alloc_bytes: 40_000, alloc_count: 4000, free_bytes: 20_000, free_count: 2000 };
+        assert_eq!(totals(&processes), expected);
+        assert_eq!(processes.buried_counters(), expected);
+        // Nobody has mapped anything, so all frames are in unknown code: two stacks, of one frame and of two.
+        let crowds = processes.remains(&roster.by_number).filter(|(at, _)| roster.processes[*at].merged > 0);
+        let mut stacks: Vec<(usize, u64)> = crowds.map(|(_, site)| (site.frames.len(), site.stacks)).collect();
+        stacks.sort_unstable();
+        let (few, many) = (merged[0].merged.min(merged[1].merged), merged[0].merged.max(merged[1].merged));
+        assert_eq!(stacks, [(1, few), (1, many), (2, few), (2, many)]);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_names_and_stacks_come_by() {
+        let mut processes = processes(10 * LIFE_BYTES, 20 * LIFE_BYTES);
+        for pid in 0..2000 {
+            let frames: Vec<u64> = (0..=u64::from(pid) % 100).collect();
+            live_and_die(&mut processes, NOBODY + pid, &format!("name-{pid}"), vec![site(&frames)]);
+        }
+        let roster = processes.roster();
+        assert!(roster.processes.len() < 40, "{}", roster.processes.len());
+        assert!(processes.remains(&roster.by_number).count() < 100);
+        assert_eq!(totals(&processes).alloc_count, 4000);
+        assert_eq!(roster.processes.iter().map(|process| process.merged.max(1)).sum::<u64>(), 2000);
+        // What has no stack any more is said.
+        let frameless = processes.remains(&roster.by_number).filter(|(_, site)| site.frames.is_empty());
+        let frameless: u64 = frameless.map(|(_, site)| site.counters.alloc_count).sum();
+        assert!(frameless > 0);
+        assert_eq!(processes.merged().without_stack, frameless);
+        assert_eq!(processes.by_pid.values().map(Vec::len).sum::<usize>(), processes.buried.order.len());
+    }
+
+    #[test]
+    fn what_the_user_has_named_is_never_merged() {
+        let mut processes = processes(0, CROWDS_BUDGET);
+        let process = Process { tgid: NOBODY, seen_ns: 1, ..Process::default() };
+        processes.began(7, &process);
+        processes.name(Pid(NOBODY));
+        processes.bury(7, &process, vec![site(&[1])]);
+        let roster = processes.roster();
+        assert_eq!(roster.processes.len(), 1);
+        assert_eq!((roster.processes[0].pid, roster.processes[0].merged), (Pid(NOBODY), 0));
+        assert_eq!(totals(&processes).alloc_count, 2);
+    }
+}

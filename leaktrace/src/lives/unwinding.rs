@@ -1,0 +1,285 @@
+//! Feeds the kernel-side unwinder: tables of the objects that traced processes map, built in the background, and each
+//! process' list of mappings.
+//!
+//! In: address spaces. Out: words in the unwind pool, the word of each process that points to its list, and for each file
+//! where its table is, by which the programs find the way while a process has no list yet. Attaching never waits for a
+//! table: until it is there the programs follow frame pointers, and count it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use leaktrace_common::abi::Process;
+use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, FileKey, FileTable, ProcessWord};
+use object::ReadCache;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::kernel::Kernel;
+use crate::kernel::mapped::MappedArray;
+use crate::model::Pid;
+use crate::process::maps::{AddressSpace, Object, ObjectId};
+use crate::unwind_tables::{Code, CodeMapping, PoolWriter, PublishError, Registry, TableError, UnwindTable};
+
+/// Threads that build tables.
+const BUILDERS: usize = 2;
+/// How the kernel names its page that return probes return to.
+const TRAMPOLINE: &str = "[uprobes]";
+
+/// How many processes' memory is told.
+const PROCESSES_TOLD: usize = 10;
+
+/// A table that was built.
+pub struct Built {
+    object: Arc<Object>,
+    table: Result<UnwindTable, TableError>,
+    took: Duration,
+}
+
+/// The pool's contents and those who build them.
+pub struct Unwinding {
+    registry: Registry<ObjectId>,
+    /// Lists by pid, for processes that have no slot yet.
+    presets: BpfHashMap<MapData, u32, u64>,
+    /// Where the tables of files are.
+    files: BpfHashMap<MapData, FileKey, FileTable>,
+    /// What stands there. The objects are held so that their inodes are not given to other files.
+    filed: HashMap<ObjectId, (FileKey, Arc<Object>)>,
+    words: HashMap<Pid, ProcessWord>,
+    slots: HashMap<Pid, u32>,
+    jobs: Sender<Arc<Object>>,
+    results: UnboundedReceiver<Built>,
+    pending: usize,
+}
+
+impl Unwinding {
+    /// An empty pool.
+    pub fn new(kernel: &mut Kernel) -> Result<Self> {
+        let (jobs, queue) = channel();
+        let (sender, results) = unbounded_channel();
+        let queue = Arc::new(std::sync::Mutex::new(queue));
+        for _ in 0..BUILDERS {
+            let (queue, sender) = (Arc::clone(&queue), sender.clone());
+            thread::Builder::new()
+                .name("unwind-tables".to_owned())
+                .spawn(move || build_all(&queue, &sender))
+                .context("cannot start the threads that build unwind tables")?;
+        }
+        Ok(Self {
+            registry: Registry::new(kernel.unwind_pool.elements()),
+            presets: kernel.take_unwind_lists()?,
+            files: kernel.take_unwind_files()?,
+            filed: HashMap::new(),
+            words: HashMap::new(),
+            slots: HashMap::new(),
+            jobs,
+            results,
+            pending: 0,
+        })
+    }
+
+    /// Takes note of a process' mappings, in place of those known before.
+    pub fn follow(&mut self, kernel: &Kernel, pid: Pid, space: &AddressSpace) {
+        let mut objects = HashMap::new();
+        let mappings = space
+            .mappings()
+            .filter(|location| location.mapped)
+            .map(|location| {
+                let code = match location.object {
+                    Some(object) => {
+                        objects.insert(object.id(), Arc::clone(object));
+                        Code::Object(object.id())
+                    }
+                    None if location.module.as_ref() == Path::new(TRAMPOLINE) => Code::ReturnTrampoline,
+                    None => Code::Anonymous,
+                };
+                CodeMapping { start: location.start.0, end: location.end.0, file_offset: location.offset, code }
+            })
+            .collect();
+        for wanted in self.registry.set_mappings(pid, mappings) {
+            if let Some(object) = objects.remove(&wanted) {
+                self.build(object);
+            }
+        }
+        self.forget_dropped();
+        self.publish(kernel, pid);
+    }
+
+    /// An object has been mapped, by a process that may be over before anybody can follow it: the next will find a table.
+    pub fn expect(&mut self, object: &Arc<Object>) {
+        if self.registry.expect(&object.id()) {
+            self.build(Arc::clone(object));
+        }
+    }
+
+    fn build(&mut self, object: Arc<Object>) {
+        // The threads live as long as we do.
+        self.pending += usize::from(self.jobs.send(object).is_ok());
+    }
+
+    /// The process has been given a slot.
+    pub fn began(&mut self, kernel: &Kernel, pid: Pid, slot: u32) {
+        self.slots.insert(pid, slot);
+        if let Some(word) = self.words.get(&pid) {
+            point(kernel, slot, *word);
+        }
+    }
+
+    /// The life of a process is over: its mappings with it.
+    pub fn ended(&mut self, kernel: &Kernel, pid: Pid) {
+        let _ = self.presets.remove(&pid.0);
+        self.words.remove(&pid);
+        if let Some(slot) = self.slots.remove(&pid) {
+            point(kernel, slot, ProcessWord::default());
+        }
+        self.registry.forget(pid);
+        self.forget_dropped();
+    }
+
+    /// Waits for the next table. May be cancelled without losing one.
+    pub async fn built(&mut self) -> Built {
+        match self.results.recv().await {
+            Some(built) => built,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether tables that were asked for are still to come.
+    pub fn is_building(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// Puts a table to use.
+    pub fn take(&mut self, kernel: &Kernel, built: Built) {
+        let Built { object, table, took } = built;
+        let path = object.path();
+        self.pending = self.pending.saturating_sub(1);
+        let (size, rows) = table.as_ref().map_or((0, 0), |table| (table.size(), table.rows().len()));
+        let failed = table.as_ref().err().map(ToString::to_string);
+        let users = self.registry.table_built(&object.id(), table, &mut Pool(&kernel.unwind_pool));
+        self.forget_dropped();
+        self.file(&object);
+        for pid in users {
+            self.publish(kernel, pid);
+        }
+        // Said when it is in use.
+        match failed {
+            None => {
+                log::debug!("unwind table of {}: {rows} rows, {size} bytes, {} ms", path.display(), took.as_millis());
+            }
+            Some(error) => log::info!("{} is unwound by frame pointers: {error}", path.display()),
+        }
+    }
+
+    /// Lets the programs find an object's table by its file.
+    fn file(&mut self, object: &Arc<Object>) {
+        let key = object.kernel_identity().and_then(|(device, inode, modified)| FileKey::new(device, inode, modified));
+        let (Some(key), Some(table)) = (key, self.registry.placed(&object.id())) else { return };
+        match self.files.insert(key, table, 0) {
+            Ok(()) => {
+                self.filed.insert(object.id(), (key, Arc::clone(object)));
+            }
+            Err(error) => log::debug!("the table of {} is found by lists alone: {error}", object.path().display()),
+        }
+    }
+
+    /// Before their chunks are used again.
+    fn forget_dropped(&mut self) {
+        for id in self.registry.take_dropped() {
+            let Some((key, _)) = self.filed.remove(&id) else { continue };
+            // A file that was written over within a second has two objects.
+            let other = self.filed.iter().find(|(_, (other, _))| *other == key).map(|(other, _)| *other);
+            let _ = match other.and_then(|other| self.registry.placed(&other)) {
+                Some(table) => self.files.insert(key, table, 0),
+                None => self.files.remove(&key),
+            };
+        }
+    }
+
+    /// Frees what has not been used for two calls. To be called once a second or so.
+    pub fn reclaim(&mut self) {
+        self.registry.reclaim();
+        self.forget_dropped();
+    }
+
+    /// Says how much of the pool is in use, in all and by the processes that take most, and what found no room in it.
+    pub fn tell(&self) {
+        let mut processes: Vec<(Pid, u64)> = self.registry.bytes_by_process().collect();
+        processes.sort_by_key(|&(pid, bytes)| (std::cmp::Reverse(bytes), pid.0));
+        for (pid, bytes) in processes.iter().take(PROCESSES_TOLD) {
+            log::info!("unwind tables of process {pid}: {} KiB, shared with others that map the same", bytes / 1024);
+        }
+        log::info!(
+            "unwind tables in all: {} KiB of a pool of {} KiB",
+            self.registry.used_bytes() / 1024,
+            u64::from(self.registry.capacity()) * (CHUNK_WORDS * 8) as u64 / 1024
+        );
+        if self.registry.refused_tables() > 0 {
+            log::warn!(
+                "{} unwind tables found no room: their code is unwound by frame pointers",
+                self.registry.refused_tables()
+            );
+        }
+    }
+
+    fn publish(&mut self, kernel: &Kernel, pid: Pid) {
+        match self.registry.publish(pid, &mut Pool(&kernel.unwind_pool)) {
+            Ok(Some(word)) => {
+                self.words.insert(pid, word);
+                if let Err(error) = self.presets.insert(pid.0, word.to_bits(), 0) {
+                    log::debug!("no list of mappings for process {pid}: {error}");
+                }
+                if let Some(slot) = self.slots.get(&pid) {
+                    point(kernel, *slot, word);
+                }
+            }
+            Ok(None) => {}
+            Err(error @ (PublishError::PoolFull | PublishError::TooManyMappings)) => {
+                log::warn!("process {pid} is unwound by frame pointers: {error}");
+            }
+        }
+    }
+}
+
+/// Stores the word of the life in a slot.
+fn point(kernel: &Kernel, slot: u32, word: ProcessWord) {
+    if let Some(process) = kernel.processes.pointer(slot) {
+        let process: *mut Process = process;
+        // SAFETY: in bounds; one aligned word, that the programs read and write whole.
+        unsafe { (&raw mut (*process).unwind_list).write_volatile(word.to_bits()) };
+    }
+}
+
+fn build_all(queue: &std::sync::Mutex<Receiver<Arc<Object>>>, results: &UnboundedSender<Built>) {
+    loop {
+        let Ok(queue) = queue.lock() else { return };
+        let Ok(object) = queue.recv() else { return };
+        drop(queue);
+        let began = Instant::now();
+        let table = match object.open() {
+            Ok(file) => UnwindTable::build(&ReadCache::new(file)),
+            Err(error) => Err(TableError::NotElf(error.to_string())),
+        };
+        let built = Built { object, table, took: began.elapsed() };
+        if results.send(built).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes into the map.
+struct Pool<'a>(&'a MappedArray<Chunk>);
+
+impl PoolWriter for Pool<'_> {
+    fn write(&mut self, first_chunk: u32, words: &[u64]) {
+        for (index, chunk) in (first_chunk..).zip(words.chunks_exact(CHUNK_WORDS)) {
+            let Some(to) = self.0.pointer(index) else { return };
+            // SAFETY: in bounds, a whole chunk; the programs do not read it before a word points there.
+            unsafe { std::ptr::copy_nonoverlapping(chunk.as_ptr(), to.cast::<u64>(), CHUNK_WORDS) };
+        }
+    }
+}

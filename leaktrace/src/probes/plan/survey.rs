@@ -1,0 +1,143 @@
+//! One pass over an object's symbols: which functions there are to probe, and what lies in their way.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::role::Evidence;
+use super::{MAX_FUNCTIONS, PlanError};
+use crate::probes::elf::{Extent, Image, Sort};
+use crate::probes::functions::{Family, Known, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
+use crate::probes::site::{self, Function};
+
+/// Longer symbols need not be looked at for overlaps, in bytes: sites are not looked for in them anyway.
+const MAX_SIZE: u64 = 64 << 10;
+
+/// A function found by its names.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    /// All names at that address; the one that decided what the function does comes first.
+    pub(super) names: Vec<String>,
+    pub(super) known: Known,
+    pub(super) extent: Extent,
+    /// The lowest address behind the entry at which something else comes in.
+    pub(super) entered_at: Option<u64>,
+    /// Whether it calls another function that is probed, or may.
+    pub(super) calls_another: bool,
+}
+
+impl Candidate {
+    /// The function as the image shows it.
+    pub(super) fn function<'a>(&self, image: &Image<'a>) -> Function<'a> {
+        let size = usize::try_from(self.extent.size).unwrap_or(usize::MAX);
+        let wanted = if size == 0 { site::LONGEST_INSTRUCTION } else { size };
+        let code = image.code(self.extent.address, wanted).unwrap_or_default();
+        Function {
+            machine: image.machine(),
+            address: self.extent.address,
+            code,
+            whole: size != 0 && code.len() == size,
+            entered_at: self.entered_at,
+        }
+    }
+
+    /// Something else comes into the function at this address.
+    pub(super) fn enter(&mut self, address: u64) {
+        self.entered_at = Some(self.entered_at.map_or(address, |lowest| lowest.min(address)));
+    }
+}
+
+/// The functions of `image` that `table` knows, in the order of their addresses, and what its symbols say about it.
+///
+/// A jemalloc built with a prefix of its own is recognised by its `mallocx`, and its names are added to the table.
+pub(super) fn survey(image: &Image<'_>, table: &mut Table) -> Result<(Evidence, Vec<Candidate>), PlanError> {
+    let mut evidence = Evidence::default();
+    let (mut prefixes, mut freeing) = (Vec::new(), HashSet::new());
+    for symbol in image.symbols(table.longest_name().max(MARK_LENGTH)) {
+        evidence.see(symbol.name);
+        if let Some(prefix) = unusual_jemalloc_prefix(symbol.name) {
+            prefixes.push(prefix.to_owned());
+        }
+        freeing.extend(prefixed_jemalloc_frees(symbol.name).map(str::to_owned));
+    }
+    // A program may have a function of its own that is called like that.
+    prefixes.retain(|prefix| freeing.contains(prefix));
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    // One program may bundle several; a symbol table of thousands is no program's.
+    for prefix in prefixes.iter().take(MAX_PREFIXES) {
+        table.add_prefix(prefix);
+    }
+    let mut found: BTreeMap<u64, Found> = BTreeMap::new();
+    for symbol in image.symbols(table.longest_name()) {
+        let Some(known) = table.find(symbol.name).filter(|_| symbol.extent.sort != Sort::Label) else { continue };
+        evidence.see_function(known.family, known.signature.kind.allocates());
+        let function = found.entry(symbol.extent.address).or_insert(Found { extent: symbol.extent, names: Vec::new() });
+        // Aliases may differ in their idea of the size; the longer one shows all the code there is.
+        function.extent.size = function.extent.size.max(symbol.extent.size);
+        if symbol.extent.sort == Sort::Resolver {
+            function.extent.sort = Sort::Resolver;
+        }
+        let name = String::from_utf8_lossy(symbol.name);
+        if !function.names.iter().any(|(known_name, _)| *known_name == name) {
+            function.names.push((name.into_owned(), known));
+        }
+        if found.len() > MAX_FUNCTIONS {
+            return Err(PlanError::TooManyFunctions);
+        }
+    }
+    let candidates = found.into_values().filter_map(|found| found.candidate(&evidence)).collect();
+    Ok((evidence, candidates))
+}
+
+/// Room for the names that tell C libraries apart, in bytes.
+const MARK_LENGTH: usize = 32;
+
+const MAX_PREFIXES: usize = 16;
+
+/// What symbols say of one address.
+struct Found {
+    extent: Extent,
+    names: Vec<(String, Known)>,
+}
+
+impl Found {
+    /// The function, if any of its names means here what the table says. Of several the C library's decides: `tc_new` may
+    /// well be `malloc`.
+    fn candidate(mut self, evidence: &Evidence) -> Option<Candidate> {
+        self.names.retain(|(_, known)| evidence.is_at_home(known.family));
+        // The user's word comes first; then the names that people know: short, and without underscores.
+        self.names.sort_by(|(a, known_a), (b, known_b)| {
+            let rank = |name: &str, known: &Known| {
+                (known.family != Family::User, name.starts_with('_'), known.family, name.len())
+            };
+            rank(a, known_a).cmp(&rank(b, known_b)).then_with(|| a.cmp(b))
+        });
+        let known = self.names.first()?.1;
+        let names = self.names.into_iter().map(|(name, _)| name).collect();
+        Some(Candidate { names, known, extent: self.extent, entered_at: None, calls_another: true })
+    }
+}
+
+/// Notes for each candidate where another symbol begins within it, or spans its entry.
+pub(super) fn mark_overlaps(image: &Image<'_>, candidates: &mut [Candidate]) {
+    for other in image.extents() {
+        let begins_before = |candidate: &Candidate| candidate.extent.address < other.address;
+        let at = candidates.partition_point(begins_before);
+        // Candidates before it that may reach over it.
+        let reach = other.address.saturating_sub(MAX_SIZE);
+        let near = candidates[..at].partition_point(|candidate| candidate.extent.address < reach);
+        for candidate in &mut candidates[near..at] {
+            if other.address - candidate.extent.address < candidate.extent.size {
+                candidate.enter(other.address);
+            }
+        }
+        // Candidates behind its beginning that it reaches over: its branches may lead anywhere behind their entries.
+        if other.sort == Sort::Label {
+            continue;
+        }
+        let end = other.address.saturating_add(other.size);
+        let covered = candidates[at..].iter_mut().take_while(|candidate| candidate.extent.address < end);
+        for candidate in covered.filter(|candidate| candidate.extent.address != other.address) {
+            candidate.enter(candidate.extent.address + 1);
+        }
+    }
+}

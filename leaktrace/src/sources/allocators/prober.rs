@@ -1,0 +1,370 @@
+//! Which probes go into which files: objects that processes map are planned once each and attached once per scope.
+//!
+//! In: objects that processes map. Out: probes in place, and what to tell of them.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::layers::{Known, Probed};
+use super::planner::{Outcome, Planned, Planner, Wanted};
+use crate::host::clock::monotonic_ns;
+use crate::kernel::Kernel;
+use crate::kernel::attach::{Attachments, Scope};
+use crate::kernel::attacher::{About, Attached, Attacher, Order};
+use crate::kernel::probe;
+use crate::kernel::programs::Programs;
+use crate::probes::functions::AllocSymbol;
+use crate::probes::plan::{self, Allocator, Runtime, Why};
+use crate::probes::site::Emulation;
+use crate::process::maps::{AddressSpace, Object, ObjectId};
+
+/// Plans and attaches.
+pub struct Prober {
+    attachments: Attachments,
+    attacher: Attacher,
+    planner: Planner,
+    wanted: Wanted,
+    plans: HashMap<ObjectId, Planning>,
+    /// How many are being planned.
+    pending: usize,
+    /// Held, so that none is forgotten and attached again under another name.
+    attached: HashMap<(ObjectId, Scope), Arc<Object>>,
+    /// By device and inode: a file that is named as well as mapped must not be probed twice.
+    files: HashSet<(u64, u64, Scope)>,
+    /// Nor one that is known by several.
+    probed: Probed,
+    /// Files that may be attached under another identity as soon as what is under way is.
+    waiting: Vec<Waiting>,
+}
+
+/// A file to be attached for all processes, or not.
+struct Waiting {
+    file: File,
+    planned: Arc<Planned>,
+    mapped_ns: u64,
+}
+
+/// How far the plan of an object is.
+enum Planning {
+    /// Being made; then it is to be attached for these.
+    Pending(Vec<Request>),
+    /// Made, or impossible.
+    Done(Option<Arc<Planned>>),
+}
+
+/// An object to be probed.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The object.
+    pub object: Arc<Object>,
+    /// For whom.
+    pub scope: Scope,
+    /// When it was mapped, by `CLOCK_MONOTONIC`; 0 if that is long ago.
+    pub mapped_ns: u64,
+}
+
+/// What comes of requests, and goes to [`Prober::settle`].
+pub enum Progress {
+    /// A plan is made.
+    Planned(Outcome),
+    /// A file has its probes.
+    Attached(Attached),
+}
+
+/// What there is to probe in a process.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Files with allocation functions.
+    pub objects: Vec<PathBuf>,
+    /// Allocators that are there but have no names to find them by.
+    pub hidden: Vec<(PathBuf, Allocator)>,
+    /// Runtimes that keep heaps of their own.
+    pub runtimes: Vec<Runtime>,
+    /// LeakSanitizer is in it.
+    pub leak_sanitizer: bool,
+}
+
+impl Prober {
+    /// `prefixes` are those of `--symbols-prefix`, `symbols` those of `--alloc-symbols`.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn new(prefixes: &[String], symbols: &[AllocSymbol], kernel_version: (u32, u32)) -> Result<Self> {
+        let emulation = Emulation::for_kernel(kernel_version.0, kernel_version.1);
+        let wanted = Wanted { prefixes: prefixes.to_vec(), symbols: symbols.to_vec(), emulation };
+        Ok(Self {
+            attachments: Attachments::default(),
+            attacher: Attacher::start().context("cannot start the threads that attach probes")?,
+            planner: Planner::start(&wanted).context("cannot start the threads that read programs")?,
+            wanted,
+            plans: HashMap::new(),
+            pending: 0,
+            attached: HashMap::new(),
+            files: HashSet::new(),
+            probed: Probed::default(),
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Has an object probed as soon as its plan is there, if there is an allocator in it and it was not probed before.
+    ///
+    /// # Errors
+    /// A probe that the kernel refuses.
+    pub fn request(&mut self, kernel: &mut Kernel, request: Request) -> Result<()> {
+        match self.plans.get_mut(&request.object.id()) {
+            Some(Planning::Pending(requests)) => requests.push(request),
+            Some(Planning::Done(planned)) => {
+                if let Some(planned) = planned.clone() {
+                    self.attach_once(kernel, &request, &planned)?;
+                }
+            }
+            None => {
+                self.planner.order(&request.object);
+                self.pending += 1;
+                self.plans.insert(request.object.id(), Planning::Pending(vec![request]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Requests every object that is mapped in `space`.
+    ///
+    /// # Errors
+    /// A probe that the kernel refuses.
+    pub fn request_all(&mut self, kernel: &mut Kernel, space: &AddressSpace, scope: Scope) -> Result<()> {
+        objects(space)
+            .into_iter()
+            .try_for_each(|object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
+    }
+
+    /// Whether everything requested is in place.
+    pub fn is_idle(&self) -> bool {
+        self.pending == 0 && self.attacher.is_idle() && self.waiting.is_empty()
+    }
+
+    /// Waits for what comes of requests. May be cancelled.
+    pub async fn progress(&mut self) -> Progress {
+        tokio::select! {
+            attached = self.attacher.next() => Progress::Attached(attached),
+            planned = self.planner.next() => Progress::Planned(planned),
+        }
+    }
+
+    /// Attaches what waited for a plan, keeps what is attached.
+    ///
+    /// # Errors
+    /// A probe that the kernel refuses.
+    pub fn settle(&mut self, kernel: &mut Kernel, progress: Progress) -> Result<()> {
+        let (id, planned) = match progress {
+            Progress::Planned(outcome) => outcome,
+            Progress::Attached(Attached { about, scope, took, links }) => {
+                let result = links.with_context(|| format!("cannot probe {}", about.path.display()));
+                let result = result.and_then(|links| {
+                    self.attachments.hold(links, scope);
+                    about.tell(took)
+                });
+                if self.attacher.is_idle() {
+                    for waiting in std::mem::take(&mut self.waiting) {
+                        self.attach_layered(kernel, waiting)?;
+                    }
+                }
+                return result;
+            }
+        };
+        self.pending = self.pending.saturating_sub(1);
+        let Some(Planning::Pending(requests)) = self.plans.insert(id, Planning::Done(planned.clone())) else {
+            return Ok(());
+        };
+        let Some(planned) = planned else { return Ok(()) };
+        requests.iter().try_for_each(|request| self.attach_once(kernel, request, &planned))
+    }
+
+    /// What there is to probe in a process, as far as it is planned.
+    pub fn found(&self, space: &AddressSpace) -> Found {
+        let mut found = Found::default();
+        let planned: Vec<&Planned> = objects(space)
+            .into_iter()
+            .filter_map(|object| match self.plans.get(&object.id())? {
+                Planning::Done(planned) => planned.as_deref(),
+                Planning::Pending(_) => None,
+            })
+            .collect();
+        for planned in &planned {
+            if let Some(allocator) = planned.plan.hidden {
+                found.hidden.push((planned.path.clone(), allocator));
+            }
+            found.runtimes.extend(planned.plan.runtime);
+            found.leak_sanitizer |= planned.plan.leak_sanitizer;
+        }
+        found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        found
+    }
+
+    fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Arc<Planned>) -> Result<()> {
+        let Request { object, scope, mapped_ns } = request;
+        if planned.plan.probes.is_empty() || self.attached.contains_key(&(object.id(), *scope)) {
+            return Ok(());
+        }
+        self.attached.insert((object.id(), *scope), Arc::clone(object));
+        let file = object.open().with_context(|| format!("cannot open {}", planned.path.display()))?;
+        self.attach(kernel, file, planned, *scope, *mapped_ns)
+    }
+
+    /// Probes a file that the user named.
+    ///
+    /// # Errors
+    /// The file cannot be read, has no allocation functions, or the kernel refuses a probe.
+    pub fn probe_file(&mut self, kernel: &mut Kernel, path: &Path, scope: Scope) -> Result<()> {
+        let file = File::open(path)
+            .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
+        let planned =
+            self.wanted.plan(&file, path).with_context(|| format!("cannot use --object {}", path.display()))?;
+        if planned.plan.probes.is_empty() {
+            let (path, prefixes) = (path.display(), self.wanted.prefixes.join(", "));
+            if prefixes.is_empty() {
+                bail!("--object {path} has no allocation function that we know; name its prefix with --symbols-prefix");
+            }
+            bail!("--object {path} has no allocation function that we know, nor one with the prefix {prefixes}");
+        }
+        self.attach(kernel, file, &Arc::new(planned), scope, 0)
+    }
+
+    fn attach(
+        &mut self,
+        kernel: &mut Kernel,
+        file: File,
+        planned: &Arc<Planned>,
+        scope: Scope,
+        mapped_ns: u64,
+    ) -> Result<()> {
+        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
+        if !self.files.insert((inode.dev(), inode.ino(), scope)) {
+            return Ok(());
+        }
+        if scope == Scope::AllProcesses {
+            return self.attach_layered(kernel, Waiting { file, planned: Arc::clone(planned), mapped_ns });
+        }
+        self.attach_new(kernel, file, planned, scope, mapped_ns)
+    }
+
+    /// Attaches a file for all processes, unless it is one that is attached already under another identity.
+    fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting) -> Result<()> {
+        let Waiting { file, planned, mapped_ns } = waiting;
+        match self.probed.look_up(&file, planned.plan.probes.iter().map(|probe| probe.offset)) {
+            Known::Probed => {
+                log::info!("{}: probed already, as a file of another layer", planned.path.display());
+                Ok(())
+            }
+            // What is being attached may be this one.
+            Known::Maybe if !self.attacher.is_idle() => {
+                self.waiting.push(Waiting { file, planned, mapped_ns });
+                Ok(())
+            }
+            Known::Maybe | Known::New => {
+                self.probed.add(&file);
+                self.attach_new(kernel, file, &planned, Scope::AllProcesses, mapped_ns)
+            }
+        }
+    }
+
+    fn attach_new(
+        &mut self,
+        kernel: &mut Kernel,
+        file: File,
+        planned: &Planned,
+        scope: Scope,
+        mapped_ns: u64,
+    ) -> Result<()> {
+        let plan = &planned.plan;
+        for probe in &plan.probes {
+            let fallback = probe.fallback().map_or(String::new(), |why| format!(", single-stepped because {why}"));
+            log::info!("{}: {} at +{}{fallback}", planned.path.display(), probe.names.join(" = "), probe.site.offset);
+        }
+        for skipped in &plan.skipped {
+            // What is allocated there goes unseen.
+            let level = if matches!(skipped.why, Why::Throws | Why::Go) { log::Level::Warn } else { log::Level::Debug };
+            log::log!(
+                level,
+                "{}: {} is not probed: {}",
+                planned.path.display(),
+                skipped.names.join(" = "),
+                skipped.why
+            );
+        }
+        let probes = probe::of(plan);
+        let about = About { path: planned.path.clone(), mapped_ns };
+        if let Programs::ByHand(programs) = &kernel.programs {
+            let programs = Arc::clone(programs);
+            self.attacher.order(Order { programs, file, probes, scope, about });
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.attachments
+            .open(kernel, file.as_fd(), &probes, scope)
+            .with_context(|| format!("cannot probe {}", about.path.display()))?;
+        about.tell(began.elapsed())
+    }
+
+    /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
+    pub fn forget(&mut self, scope: Scope) {
+        self.attached.retain(|(_, of), _| *of != scope);
+        self.files.retain(|(_, _, of)| *of != scope);
+        self.attachments.take(scope).detach();
+    }
+
+    /// Lists what is probed and in how many of these processes, for `-v`.
+    pub fn tell<'a>(&self, spaces: impl Iterator<Item = &'a AddressSpace>) {
+        if !log::log_enabled!(log::Level::Info) {
+            return;
+        }
+        let mut mapped: HashMap<ObjectId, usize> = HashMap::new();
+        for space in spaces {
+            for object in objects(space) {
+                *mapped.entry(object.id()).or_default() += 1;
+            }
+        }
+        for ((id, _), object) in &self.attached {
+            let processes = mapped.get(id).copied().unwrap_or(0);
+            let plural = if processes == 1 { "" } else { "es" };
+            log::info!("{}: probed in {processes} process{plural} that map it", object.path().display());
+        }
+    }
+
+    /// Whether nothing is probed at all.
+    pub fn is_empty(&self) -> bool {
+        self.attachments.is_empty()
+    }
+
+    /// Removes all probes.
+    pub fn detach(self) {
+        self.attachments.detach();
+    }
+}
+
+impl About {
+    fn tell(&self, took: Duration) -> Result<()> {
+        if self.mapped_ns != 0 {
+            let late = Duration::from_nanos(monotonic_ns()?.saturating_sub(self.mapped_ns));
+            log::debug!("{}: probed {late:.1?} after it was mapped, for {took:.1?} by the kernel", self.path.display());
+        }
+        Ok(())
+    }
+}
+
+/// Each object of a process once.
+fn objects(space: &AddressSpace) -> Vec<&Arc<Object>> {
+    let mut objects: Vec<&Arc<Object>> = space.mappings().filter_map(|location| location.object).collect();
+    objects.sort_by_key(|object| object.id());
+    objects.dedup_by_key(|object| object.id());
+    objects
+}

@@ -1,0 +1,180 @@
+//! What happens while a trace runs, brought to those concerned: lives, mappings, ends, and room that the dead leave.
+//!
+//! In: events of the programs and records of the kernel. Both are read in an order in which nothing is known of a life that
+//! was not told before.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use anyhow::Result;
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent, Process};
+
+use super::{RECLAIM_AFTER, Trace};
+use crate::kernel::attach::Scope;
+use crate::kernel::reclaim;
+use crate::lives::processes::Mapped;
+use crate::model::Pid;
+use crate::sources::allocators::Request;
+
+/// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
+const MANY: usize = 200;
+
+impl Trace<'_> {
+    /// Lets the unwinder know of mappings that are new.
+    pub(super) fn follow_mappings(&mut self) {
+        for (pid, space) in self.processes.take_changed() {
+            self.unwinding.follow(&self.kernel, pid, space);
+        }
+    }
+
+    /// Takes the records of lives that have ended out of the tables.
+    pub(super) fn reclaim(&mut self) -> Result<()> {
+        let began = Instant::now();
+        // Whatever was told of these lives is taken in before their slots can be given to others.
+        self.take_in();
+        self.reclaim_at = None;
+        let mut slots = self.processes.take_departed();
+        let held = reclaim::still_held(&self.kernel, &slots);
+        slots.retain(|slot| !held.contains(slot));
+        self.processes.linger(held);
+        self.plan_reclaim();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let last: HashMap<u32, Process> =
+            slots.iter().filter_map(|slot| Some((*slot, self.kernel.processes.read(*slot)?))).collect();
+        for (slot, sites) in reclaim::reclaim(&mut self.kernel, &slots, &self.options)? {
+            if let Some(last) = last.get(&slot) {
+                self.processes.bury(slot, last, sites);
+            }
+        }
+        self.reclaimed = Instant::now();
+        self.reclaiming_took = self.reclaimed - began;
+        log::trace!("{} lives taken out of the tables in {:.1?}", slots.len(), self.reclaiming_took);
+        Ok(())
+    }
+
+    /// Takes in what the programs and the kernel have told since the last time.
+    pub(super) fn take_in(&mut self) {
+        // The programs' first: whatever the kernel recorded before them is read then too.
+        let events = self.program_events();
+        for record in self.discovery.read() {
+            let mapped = self.processes.apply(&record);
+            for pid in self.processes.take_orphaned() {
+                self.renew(pid);
+            }
+            if let Some(mapped) = mapped {
+                self.unwinding.expect(&mapped.object);
+                self.probe_mapped(mapped);
+            }
+        }
+        for event in events {
+            match event.kind {
+                EVENT_PROCESS => {
+                    if let Some(process) = self.kernel.processes.read(event.process) {
+                        self.processes.began(event.process, &process);
+                    }
+                    self.unwinding.began(&self.kernel, Pid(event.tgid), event.process);
+                }
+                EVENT_EXIT | EVENT_EXEC => {
+                    self.processes.ended(event.process, event.seen);
+                    self.unwinding.ended(&self.kernel, Pid(event.tgid));
+                }
+                _ => {}
+            }
+        }
+        for pid in self.processes.forget_unclaimed() {
+            self.unwinding.ended(&self.kernel, pid);
+        }
+        self.plan_reclaim();
+        self.follow_mappings();
+    }
+
+    fn plan_reclaim(&mut self) {
+        let departed = self.processes.departed();
+        if departed > 0 {
+            // It reads whole tables: however large they are, most of the time is left for other things, but no more than
+            // is good where many end.
+            let pause = if departed < MANY { 10 } else { 2 };
+            let at = (Instant::now() + RECLAIM_AFTER).max(self.reclaimed + self.reclaiming_took * pause);
+            self.reclaim_at = Some(self.reclaim_at.map_or(at, |before| before.min(at)));
+        }
+    }
+
+    fn program_events(&mut self) -> Vec<ProgramEvent> {
+        // Each of the programs' messages comes with an event.
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let mut events = Vec::new();
+        while let Some(item) = self.events.get_mut().next() {
+            if item.len() >= size_of::<ProgramEvent>() {
+                // SAFETY: plain integers, and long enough.
+                events.push(unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() });
+            }
+        }
+        events
+    }
+
+    /// A file that a process has just mapped may have an allocator in it.
+    fn probe_mapped(&mut self, Mapped { pid, object, time_ns }: Mapped) {
+        let scope = self.scope(pid);
+        if let Err(error) = self.prober.request(&mut self.kernel, Request { object, scope, mapped_ns: time_ns }) {
+            log::warn!("{error:#}");
+        }
+    }
+
+    /// Probes that the kernel ties to a process it ties to its first thread, and they went with that; what the process maps
+    /// from now on is attached anew.
+    fn renew(&mut self, pid: Pid) {
+        let scope = self.scope(pid);
+        if matches!(scope, Scope::Process(_)) {
+            self.prober.forget(scope);
+            self.warnings.push(format!(
+                "process {pid} began another program by a thread that is not its first: what it allocated before it was \
+                 probed again is missing; trace without --no-follow"
+            ));
+        }
+    }
+
+    /// For whom the files of a process are probed.
+    pub(super) fn scope(&self, pid: Pid) -> Scope {
+        if self.config.whom.is_named() && !self.config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
+    }
+
+    /// Where records were lost, mappings may have been missed: looks at the processes themselves, and has what is new in them
+    /// probed while the trace goes on.
+    pub(super) fn make_up_for_lost_records(&mut self, goes_on: bool) -> Result<()> {
+        let ends = self.kernel.followed_ends();
+        let lost = self.lost_by_the_end.unwrap_or_else(|| self.discovery.lost());
+        let before = self.lost_records;
+        if lost == before {
+            self.ends_before = ends;
+            return Ok(());
+        }
+        self.lost_records = lost;
+        log::warn!("{lost} records of mappings were lost; looking at the processes again");
+        if !self.config.whom.is_named() {
+            return if goes_on { self.request_system() } else { Ok(()) };
+        }
+        let alive = self.processes.alive();
+        let mut missed = self.target.pids.iter().any(|pid| !alive.contains(pid));
+        for pid in alive {
+            let scope = self.scope(pid);
+            // Others have ended.
+            match self.processes.look_at(pid) {
+                Ok(space) if goes_on => self.prober.request_all(&mut self.kernel, space, scope)?,
+                Ok(_) => {}
+                Err(_) => missed = true,
+            }
+        }
+        // The kernel does not say whose records they were. Where only certain processes are traced, all have been looked at,
+        // and none of them or of their descendants has ended meanwhile, what they told is known by now.
+        let ends = self.kernel.followed_ends();
+        if !missed && ends == self.ends_before {
+            self.made_up_records += lost - before;
+        }
+        self.ends_before = ends;
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! A trace from its first probe to its last report.
+//!
+//! Waits for what happens (time, signals, events of the programs, ends of processes), reports, and tears down in an order in
+//! which the last report is exact: first the programs stop writing, then the tables are read.
+
+mod capture;
+mod intake;
+mod naming;
+mod progress;
+mod remarks;
+mod setup;
+mod signals;
+mod waiting;
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use jiff::Timestamp;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use crate::config::{Config, Whom};
+use crate::host::limits;
+use crate::kernel::Kernel;
+use crate::lives::discovery::Discovery;
+use crate::lives::processes::Processes;
+use crate::lives::unwinding::Unwinding;
+use crate::model::{Options, Snapshot, Target};
+use crate::outcome::{CommandStatus, Outcome};
+use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
+use crate::sources::allocators::Prober;
+use crate::symbolize::Symbolizer;
+use capture::Occasion;
+use progress::Progress;
+use remarks::Remarks;
+use signals::Signals;
+use waiting::Ends;
+
+/// Traces what `config` says, calls `report` at each interval until it breaks, and hands back the last report
+/// undelivered.
+///
+/// # Errors
+/// One line each that names what stands in the way and the next step.
+pub fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(trace(config, report))
+}
+
+/// What is called with every report but the last; says whether to go on.
+pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
+
+/// How often the status line is drawn.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// How long the records of the dead stay in the tables, so that those of many are taken out in one go.
+const RECLAIM_AFTER: Duration = Duration::from_millis(50);
+/// How long a command that was sent a signal is waited for, so that its last report sees its end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A running trace.
+struct Trace<'a> {
+    config: &'a Config,
+    kernel: Kernel,
+    prober: Prober,
+    processes: Processes,
+    symbolizer: Symbolizer,
+    unwinding: Unwinding,
+    events: AsyncFd<RingBuf<MapData>>,
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
+    discovery: Discovery,
+    /// Records of the kernel's that were lost, as far as they have been made up for.
+    lost_records: u64,
+    /// Those that were when nothing was recorded any more.
+    lost_by_the_end: Option<u64>,
+    /// Those of which nothing is missing.
+    made_up_records: u64,
+    /// How many lives of followed processes had ended when nothing more was lost yet.
+    ends_before: u64,
+    /// When to take the records of the dead out of the tables, when that was done last, and how long it took.
+    reclaim_at: Option<Instant>,
+    reclaimed: Instant,
+    reclaiming_took: Duration,
+    /// What a reader of the numbers must know beside what the capture says.
+    warnings: Vec<String>,
+    target: Target,
+    options: Options,
+    started: Timestamp,
+    since: Instant,
+    sequence: u64,
+}
+
+/// Why the trace is over.
+enum Over {
+    /// Time, reports or processes have run out, or the user has asked.
+    Done,
+    /// The command waits for us to let it end.
+    Exiting(Held),
+}
+
+async fn trace(config: &Config, report: Report<'_>) -> Result<Outcome> {
+    let mut signals = Signals::listen()?;
+    let mut launched = match &config.whom {
+        Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
+        Whom::Pids(_) | Whom::Filtered(_) | Whom::System => None,
+    };
+    // After the command was started, which keeps the limit that it was given.
+    limits::allow_many_descriptors();
+    let mut ends = Ends::default();
+    if let Whom::Pids(pids) = &config.whom {
+        for pid in pids {
+            ends.add(*pid)?;
+        }
+    }
+    let mut held = None;
+    let mut trace = match setup::set_up(config, launched.as_mut(), &mut held).await {
+        Ok(trace) => trace,
+        Err(error) => {
+            // A command that cannot be traced must not run: it has not done anything yet.
+            if let Some(launched) = &launched {
+                let _ = launched.signal(libc::SIGKILL);
+            }
+            return Err(error);
+        }
+    };
+    trace.begin(held)?;
+    let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
+    trace.finish(over, launched, ends).await
+}
+
+impl Trace<'_> {
+    /// Waits until the trace is over, reporting on the way.
+    async fn follow(
+        &mut self,
+        signals: &mut Signals,
+        launched: &mut Option<Launched>,
+        ends: &mut Ends,
+        report: Report<'_>,
+    ) -> Result<Over> {
+        let recording = &self.config.recording;
+        let deadline = recording.duration.map(|duration| self.since + duration);
+        let mut ticks = recording.interval.map(interval);
+        if let Some(ticks) = &mut ticks {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            // The first tick is at once.
+            ticks.tick().await;
+        }
+        let mut show = interval(SHOW_EVERY);
+        show.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut progress = Progress::new(self.config.messages, self.options.sample_bytes.is_some());
+        let mut leave_by = None;
+        loop {
+            tokio::select! {
+                biased;
+                signal = signals.next(), if leave_by.is_none() => {
+                    let Some(launched) = launched else { return Ok(Over::Done) };
+                    if signal == libc::SIGTERM {
+                        // What was sent to us alone is meant for the command as well.
+                        let _ = launched.signal(signal);
+                    }
+                    leave_by = Some(Instant::now() + GRACE);
+                }
+                () = until(leave_by), if leave_by.is_some() => return Ok(Over::Done),
+                event = next_event(launched), if launched.is_some() => match event {
+                    Event::Held(held) => {
+                        // The command has become another program: its mappings are others, its files may be.
+                        if let Some(pid) = launched.as_ref().map(Launched::pid) {
+                            self.take_in();
+                            if let Err(error) = self.probe_process(pid).await {
+                                log::warn!("{error:#}");
+                            }
+                        }
+                        self.follow_mappings();
+                        self.until_tables_are_built().await?;
+                        self.let_go(held, launched.as_ref().map(Launched::pid));
+                    }
+                    Event::Exiting(held) => return Ok(Over::Exiting(held)),
+                    Event::Ended(_) => return Ok(Over::Done),
+                },
+                () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
+                () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
+                () = tick(&mut ticks), if ticks.is_some() => {
+                    let begun = Instant::now();
+                    let snapshot = self.snapshot(false)?;
+                    let over = report(&snapshot).is_break();
+                    log::info!("report {} took {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
+                    if over {
+                        return Ok(Over::Done);
+                    }
+                    if recording.count.is_some_and(|count| self.sequence >= count) {
+                        return Ok(Over::Done);
+                    }
+                }
+                () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
+                _ = show.tick() => {
+                    if let Err(error) = self.make_up_for_lost_records(true) {
+                        log::warn!("{error:#}");
+                    }
+                    self.follow_mappings();
+                    self.unwinding.reclaim();
+                    progress.show(&self.kernel, &self.processes.buried_counters(), self.since.elapsed());
+                }
+                // Last: there may always be more of these.
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
+                progress = self.prober.progress() => {
+                    if let Err(error) = self.prober.settle(&mut self.kernel, progress) {
+                        log::warn!("{error:#}");
+                    }
+                }
+                ready = self.events.readable() => {
+                    ready.context("cannot wait for the programs' events")?.clear_ready();
+                    self.take_in();
+                }
+                ready = self.discovery.ready() => {
+                    ready.context("cannot wait for the kernel's records")?;
+                    self.take_in();
+                }
+            }
+        }
+    }
+
+    /// Stops, reads, names, and lets the command end.
+    async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends) -> Result<Outcome> {
+        self.kernel.stop()?;
+        // Before it is learnt that processes have ended, and their tables with them.
+        self.unwinding.tell();
+        self.take_in();
+        // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
+        self.lost_by_the_end = Some(self.discovery.lost());
+        self.processes.refresh();
+        // A process that has ended is gone from /proc only when its parent has asked for its status.
+        for pid in ends.ended() {
+            self.processes.exited(pid, None);
+        }
+        let command_status = match (over, launched) {
+            (Over::Exiting(held), Some(mut launched)) => {
+                held.release();
+                let pid = launched.pid();
+                let status = loop {
+                    match launched.next_event().await {
+                        Event::Held(held) | Event::Exiting(held) => held.release(),
+                        Event::Ended(ending) => break status_of(ending),
+                    }
+                };
+                self.processes.exited(pid, Some(i32::from(status.code())));
+                Some(status)
+            }
+            (_, Some(mut launched)) => {
+                let pid = launched.pid();
+                let ended = tokio::time::timeout(Duration::ZERO, launched.next_event()).await;
+                match ended {
+                    Ok(Event::Ended(ending)) => {
+                        let status = status_of(ending);
+                        self.processes.exited(pid, Some(i32::from(status.code())));
+                        Some(status)
+                    }
+                    _ => None,
+                }
+            }
+            (_, None) => None,
+        };
+        let snapshot = self.snapshot(true)?;
+        for note in self.symbolizer.notes() {
+            log::info!("{note}");
+        }
+        self.prober.detach();
+        Ok(Outcome { snapshot, command_status })
+    }
+
+    fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
+        self.sequence += 1;
+        if !is_final {
+            self.processes.refresh();
+        }
+        self.reclaim()?;
+        self.make_up_for_lost_records(!is_final)?;
+        let occasion =
+            Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
+        let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
+        capture.notes.extend(notes);
+        capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
+        capture.losses.events_lost += self.lost_records - self.made_up_records;
+        Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
+    }
+}
+
+async fn next_event(launched: &mut Option<Launched>) -> Event {
+    match launched {
+        Some(launched) => launched.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tick(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn status_of(ending: Ending) -> CommandStatus {
+    match ending {
+        Ending::Exited(code) => CommandStatus::Exited(code),
+        Ending::Killed { signal, .. } => CommandStatus::Signaled(signal as u8),
+    }
+}

@@ -1,0 +1,44 @@
+//! Names for the frames of a capture: all addresses of all processes in one batch.
+
+use std::collections::HashMap;
+
+use crate::lives::processes::Processes;
+use crate::model::{Address, Capture, Frame, RawProcess, Snapshot};
+use crate::process::maps::AddressSpace;
+use crate::symbolize::{CodeAddress, Symbolizer};
+
+/// Turns a capture into a snapshot with names.
+pub fn name(capture: Capture, processes: &Processes, symbolizer: &mut Symbolizer) -> Snapshot {
+    let mut wanted: HashMap<u32, Vec<CodeAddress>> = HashMap::new();
+    for site in &capture.sites {
+        if let Some(process) = capture.processes.get(site.process) {
+            let addresses = wanted.entry(process.life).or_default();
+            addresses.extend(site.frames.iter().map(|address| CodeAddress::returning(*address)));
+        }
+    }
+    for addresses in wanted.values_mut() {
+        addresses.sort_unstable_by_key(|address| address.address);
+        addresses.dedup();
+    }
+    let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> = wanted
+        .iter()
+        .filter_map(|(life, addresses)| Some((*life, processes.space(*life)?, addresses.as_slice())))
+        .collect();
+    let request: Vec<(&AddressSpace, &[CodeAddress])> =
+        batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
+    let names = symbolizer.resolve_batch(&request);
+    let mut known: HashMap<(u32, Address), Vec<Frame>> = HashMap::new();
+    for ((life, _, addresses), frames) in batch.iter().zip(names) {
+        known.extend(addresses.iter().zip(frames).map(|(address, frames)| ((*life, address.address), frames)));
+    }
+    let mut resolver = |process: &RawProcess, stack: &[Address]| -> Vec<Frame> {
+        stack
+            .iter()
+            .flat_map(|address| match known.get(&(process.life, *address)) {
+                Some(frames) => frames.clone(),
+                None => vec![Frame::unresolved(*address)],
+            })
+            .collect()
+    };
+    capture.into_snapshot(&mut resolver)
+}

@@ -1,0 +1,274 @@
+//! Everything up to the moment at which tracing begins: the programs loaded, every allocator probed, unwind tables built.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use leaktrace_common::abi::{UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP};
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep_until;
+
+use super::Trace;
+use crate::config::{Config, Whom};
+use crate::host::seccomp;
+use crate::host::version::version;
+use crate::kernel::attach::Scope;
+use crate::kernel::object;
+use crate::kernel::programs::Technique;
+use crate::kernel::selection::Selection;
+use crate::kernel::{Kernel, Limits};
+use crate::lives::discovery::Discovery;
+use crate::lives::processes::{Circle, Processes};
+use crate::lives::unwinding::Unwinding;
+use crate::model::{Pid, Target, Unwind};
+use crate::process::launch::{Held, Launched};
+use crate::process::maps::ObjectStore;
+use crate::sources::allocators::{Found, Prober};
+use crate::symbolize::Symbolizer;
+
+/// 64 MiB: a large program takes 1, everything on a machine some 30.
+const UNWIND_CHUNKS: u32 = 16_384;
+/// How long a command is held for its unwind tables, and how long tracing waits for those of running processes.
+/// `LEAKTRACE_TABLES_WITHIN` says another number of seconds, so that tests need not hurry.
+const TABLES_WITHIN: Duration = Duration::from_millis(500);
+
+/// Everything up to the moment at which tracing begins. `held` takes a launched command as soon as it stands still, and
+/// outlives a failure, so that the command stands still until it is decided what becomes of it.
+pub(super) async fn set_up<'a>(
+    config: &'a Config,
+    launched: Option<&mut Launched>,
+    held: &mut Option<Held>,
+) -> Result<Trace<'a>> {
+    let mut trace = Trace::new(config)?;
+    if let Some(launched) = launched {
+        let pid = launched.pid();
+        trace.target.pids = vec![pid];
+        *held = Some(
+            launched
+                .hold_until_mapped()
+                .await
+                .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?,
+        );
+        trace.probe_process(pid).await?;
+        trace.follow_mappings();
+        // Its first allocations are to have whole stacks; nobody waits for it yet.
+        trace.until_tables_are_built().await?;
+    } else {
+        match &config.whom {
+            Whom::Pids(pids) => {
+                for pid in pids {
+                    trace.probe_process(*pid).await?;
+                }
+            }
+            Whom::Command(_) | Whom::Filtered(_) | Whom::System => trace.probe_system().await?,
+        }
+    }
+    trace.follow_mappings();
+    if matches!(config.whom, Whom::Pids(_)) {
+        // They run meanwhile, unrecorded.
+        trace.until_tables_are_built().await?;
+    }
+    Ok(trace)
+}
+
+impl<'a> Trace<'a> {
+    fn new(config: &'a Config) -> Result<Self> {
+        let recording = &config.recording;
+        let limits = Limits {
+            max_allocs: recording.max_allocs,
+            max_stacks: recording.max_stacks,
+            max_depth: recording.max_depth,
+            min_size: recording.min_size,
+            max_size: recording.max_size.unwrap_or(u64::MAX),
+            sample_bytes: recording.sample_bytes.unwrap_or(0),
+            unwind: match recording.unwind {
+                Unwind::Auto | Unwind::Unknown => UNWIND_AUTO,
+                Unwind::Dwarf => UNWIND_DWARF,
+                Unwind::Fp => UNWIND_FP,
+            },
+            unwind_chunks: UNWIND_CHUNKS,
+        };
+        let mut kernel = Kernel::load(&object::bytes()?, &limits, &Selection::new(config)?, Technique::chosen())?;
+        let log = kernel.take_log()?;
+        let events = kernel.take_events()?;
+        // SAFETY: the ring owns its descriptor and keeps it to its end.
+        let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
+        let circle = match (config.whom.is_named(), config.follow) {
+            (true, true) => Circle::Descendants,
+            (true, false) => Circle::Named,
+            (false, _) => Circle::Everyone,
+        };
+        Ok(Self {
+            config,
+            prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
+            processes: Processes::new(Arc::new(ObjectStore::new()), circle),
+            symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
+            unwinding: Unwinding::new(&mut kernel)?,
+            kernel,
+            events,
+            log,
+            discovery: Discovery::start()?,
+            lost_records: 0,
+            lost_by_the_end: None,
+            made_up_records: 0,
+            ends_before: 0,
+            reclaim_at: None,
+            reclaimed: Instant::now(),
+            reclaiming_took: Duration::ZERO,
+            warnings: Vec::new(),
+            target: config.target(),
+            options: config.options(),
+            started: Timestamp::now(),
+            since: Instant::now(),
+            sequence: 0,
+        })
+    }
+
+    /// Probes the allocators of one process, and has its descendants followed.
+    pub(super) async fn probe_process(&mut self, pid: Pid) -> Result<()> {
+        let scope = self.scope(pid);
+        seccomp::check(Some(pid), scope == Scope::AllProcesses, self.config.force)?;
+        if self.config.follow {
+            // Before the look, which fails where the process has ended; if it does so later, the programs forget it.
+            self.kernel.follow(pid)?;
+        }
+        self.processes.look_at(pid)?;
+        // Tables are built while probes are attached.
+        self.follow_mappings();
+        self.prober.request_all(&mut self.kernel, self.processes.look_at(pid)?, scope)?;
+        self.processes.name(pid);
+        self.probe_named(scope)?;
+        self.until_probed().await?;
+        // One that has ended meanwhile is not at fault: the trace ends at once, with its report.
+        if let Ok(space) = self.processes.look_at(pid) {
+            let found = self.prober.found(space);
+            if found.objects.is_empty() && self.config.recording.objects.is_empty() {
+                bail!("{}", nothing_to_probe(pid, &found));
+            }
+        }
+        Ok(())
+    }
+
+    /// Probes the allocators of every process.
+    async fn probe_system(&mut self) -> Result<()> {
+        seccomp::check(None, true, self.config.force)?;
+        self.request_system()?;
+        self.probe_named(Scope::AllProcesses)?;
+        self.until_probed().await?;
+        if self.prober.is_empty() {
+            bail!("no running process has an allocator that we know; name one with --object PATH");
+        }
+        Ok(())
+    }
+
+    pub(super) fn request_system(&mut self) -> Result<()> {
+        let own = Pid(std::process::id());
+        for process in procfs::process::all_processes().context("cannot list the processes in /proc")? {
+            let Ok(process) = process else { continue };
+            let pid = Pid(process.pid as u32);
+            if pid == own {
+                continue;
+            }
+            // Kernel threads have no mappings, others end meanwhile.
+            let Ok(space) = self.processes.look_at(pid) else { continue };
+            if let Err(error) = self.prober.request_all(&mut self.kernel, space, Scope::AllProcesses) {
+                log::warn!("{error:#}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything requested is probed, or found not to need it.
+    async fn until_probed(&mut self) -> Result<()> {
+        while !self.prober.is_idle() {
+            tokio::select! {
+                progress = self.prober.progress() => self.prober.settle(&mut self.kernel, progress)?,
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
+                ready = self.discovery.ready() => {
+                    ready.context("cannot wait for the kernel's records")?;
+                    self.take_in();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the unwind tables that were asked for, for a while.
+    pub(super) async fn until_tables_are_built(&mut self) -> Result<()> {
+        let deadline = Instant::now() + tables_within();
+        while self.unwinding.is_building() {
+            tokio::select! {
+                built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
+                ready = self.discovery.ready() => {
+                    ready.context("cannot wait for the kernel's records")?;
+                    self.take_in();
+                }
+                () = sleep_until(deadline.into()) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn probe_named(&mut self, scope: Scope) -> Result<()> {
+        for path in &self.config.recording.objects {
+            self.prober.probe_file(&mut self.kernel, path, scope)?;
+        }
+        Ok(())
+    }
+
+    /// All probes are in place: time runs from here, and so do records.
+    pub(super) fn begin(&mut self, held: Option<Held>) -> Result<()> {
+        self.prober.tell(self.processes.spaces());
+        self.started = Timestamp::now();
+        self.since = Instant::now();
+        self.kernel.start()?;
+        if !self.config.messages.quiet {
+            eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", whom(&self.target));
+        }
+        if let Some(held) = held {
+            self.let_go(held, self.target.pids.first().copied());
+        }
+        Ok(())
+    }
+
+    /// Lets the command run its program. LeakSanitizer stops the process that it is in by ptrace, which works once only.
+    pub(super) fn let_go(&mut self, held: Held, pid: Option<Pid>) {
+        let space = pid.and_then(|pid| self.processes.look_at(pid).ok());
+        if space.is_some_and(|space| self.prober.found(space).leak_sanitizer) {
+            held.leave_alone();
+        } else {
+            held.release();
+        }
+    }
+}
+
+fn tables_within() -> Duration {
+    let seconds = std::env::var("LEAKTRACE_TABLES_WITHIN").ok().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(TABLES_WITHIN, Duration::from_secs)
+}
+
+fn whom(target: &Target) -> String {
+    match (target.command.first(), target.pids.as_slice()) {
+        (Some(command), _) => command.clone(),
+        (None, []) => "every process".to_owned(),
+        (None, [pid]) => format!("process {pid}"),
+        (None, pids) => format!("{} processes", pids.len()),
+    }
+}
+
+fn nothing_to_probe(pid: Pid, found: &Found) -> String {
+    if let Some(runtime) = found.runtimes.first() {
+        return format!("no allocator was found in process {pid}, which is run by {runtime}; {}", runtime.note());
+    }
+    match found.hidden.first() {
+        Some((path, allocator)) => format!(
+            "process {pid} has {allocator} in {} without symbols to find it by; install a build that is not stripped",
+            path.display()
+        ),
+        None => format!(
+            "no allocator that we know was found in process {pid}; name its file with --object PATH, or its functions' \
+             prefix with --symbols-prefix"
+        ),
+    }
+}
