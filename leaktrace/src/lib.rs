@@ -16,7 +16,6 @@ pub mod probes;
 pub mod process;
 pub mod report;
 mod run;
-pub mod sampling;
 mod sources;
 pub mod symbolize;
 mod trace;

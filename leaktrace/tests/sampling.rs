@@ -2,7 +2,7 @@
 //! the mix of sizes, and intervals hold as often as they say.
 
 use leaktrace::model::Spread;
-use leaktrace::sampling::{Weights, gaps};
+use leaktrace::model::sampling::{Weights, gaps};
 use leaktrace_common::sampling::{self, BYTES_SHIFT, COUNT_SHIFT};
 
 const MEAN: u64 = 4096;

@@ -1,10 +1,10 @@
-//! Fills the tables that the programs sample by. What stands in them is [`crate::sampling`]'s.
+//! Fills the tables that the programs sample by. What stands in them is [`crate::model::sampling`]'s.
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::Array;
 
-use crate::sampling;
+use crate::model::sampling;
 
 /// Fills the maps for this mean distance in bytes.
 ///

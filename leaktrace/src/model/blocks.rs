@@ -9,7 +9,7 @@ use super::estimate::Spread;
 use super::request::Options;
 use super::snapshot::Block;
 use super::types::Address;
-use crate::sampling::Weights;
+use crate::model::sampling::Weights;
 
 /// One outstanding block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::losses::{Losses, Stacks};
 use super::request::{Options, Target};
 use super::snapshot::{Process, SCHEMA, Site, Snapshot};
 use super::types::{Address, Frame, Pid};
-use crate::sampling::whole;
+use crate::model::sampling::whole;
 
 /// One reading of the maps.
 #[derive(Debug)]

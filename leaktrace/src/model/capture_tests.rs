@@ -2,8 +2,8 @@
 //! below.
 
 use super::*;
+use crate::model::sampling::Weights;
 use crate::model::{RawBlock, SortKey};
-use crate::sampling::Weights;
 
 fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
     RawProcess {

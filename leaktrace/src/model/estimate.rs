@@ -15,7 +15,7 @@
 //! blocks, which a continuous distribution does not know; the lower bound gives one of them away, of the size
 //! sum(s (w - s)) / E that is to be expected, lest three blocks of which none was missed be taken for more than three.
 
-use crate::sampling::Weights;
+use crate::model::sampling::Weights;
 use leaktrace_common::sampling::BYTES_SHIFT;
 
 /// The 0.975 quantile of the normal distribution.

@@ -11,6 +11,7 @@ mod estimate;
 mod json;
 mod losses;
 mod request;
+pub mod sampling;
 mod select;
 mod snapshot;
 mod sums;

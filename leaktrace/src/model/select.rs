@@ -8,7 +8,7 @@ use super::request::SortKey;
 use super::snapshot::{Block, Reachability, Site, Snapshot, Verdict};
 use super::sums::outstanding;
 use super::types::Address;
-use crate::sampling::Weights;
+use crate::model::sampling::Weights;
 
 /// The snapshot does not carry the blocks that filtering by age needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
 use super::snapshot::{Block, Site, Snapshot};
 use super::types::Pid;
-use crate::sampling::{Weights, whole};
+use crate::model::sampling::{Weights, whole};
 
 /// What a whole snapshot adds up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

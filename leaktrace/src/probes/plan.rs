@@ -4,6 +4,7 @@
 //! are left out, and each of the rest gets its site. The result names everything it decided, so that `-v` and `doctor` can
 //! say it. Which processes map the object is for others to know; [`choose`] says which of their objects are worth probing.
 
+mod error;
 mod hidden;
 mod linkage;
 mod outside;
@@ -15,15 +16,13 @@ mod ways_out;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::elf::{ElfError, Image, Sort};
+use super::elf::{Image, Sort};
 use super::functions::{AllocSymbol, Kind, Table};
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
+pub use error::PlanError;
 pub use role::{Allocator, Role};
 pub use runtime::Runtime;
 use survey::Candidate;
-
-/// More functions than this in one object are no allocator's; a hostile symbol table may name any number.
-const MAX_FUNCTIONS: usize = 512;
 
 /// What to look for, and on what kernel.
 #[derive(Debug, Clone, Default)]
@@ -123,17 +122,6 @@ pub enum Why {
     Throws,
     /// It is Go's, whose stacks move and must not hold addresses that Go does not know.
     Go,
-}
-
-/// Why nothing can be planned for an object.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Not an image we can read.
-    #[error(transparent)]
-    Elf(#[from] ElfError),
-    /// A symbol table nobody in good faith would make.
-    #[error("more than {MAX_FUNCTIONS} allocation functions in one object")]
-    TooManyFunctions,
 }
 
 /// Plans the probes of the object with these bytes.

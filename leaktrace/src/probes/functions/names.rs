@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::Kind::{Calloc, Free, Malloc, Memalign, PosixMemalign, Realloc, ReallocArray, Strdup, Xallocx};
-use super::{Family, Kind, Known, Signature};
+use super::kind::Kind::{Calloc, Free, Malloc, Memalign, PosixMemalign, Realloc, ReallocArray, Strdup, Xallocx};
+use super::kind::{Family, Kind, Known, Signature};
 
 type Entry = (&'static str, Signature);
 

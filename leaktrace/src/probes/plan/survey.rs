@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::error::{MAX_FUNCTIONS, PlanError};
 use super::role::Evidence;
-use super::{MAX_FUNCTIONS, PlanError};
 use crate::probes::elf::{Extent, Image, Sort};
 use crate::probes::functions::{Family, Known, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
 use crate::probes::site::{self, Function};

@@ -5,42 +5,14 @@
 //! seen twice looks like a block freed twice. Because they jump, the one they jump to returns to the same caller, so
 //! nothing is lost by leaving the first one out. Of frees nobody asks for the caller, so there a call will do as well.
 
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Register};
 
-use super::super::functions::{Kind, Signature};
+use super::frees;
+use super::function::{Function, Machine};
+use super::leaving::{Destination, MAX_INSTRUCTIONS, Reached, destination, is_read};
 use super::sweep::Sweep;
 use super::track::{Tracker, argument};
-use super::{Function, Machine, frees};
-
-/// Longer functions do something of their own.
-pub(super) const MAX_INSTRUCTIONS: usize = 40;
-
-/// Where a jump out of a function leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination {
-    /// To code of the same object.
-    Address(u64),
-    /// To whatever function's address stands there.
-    Slot(u64),
-}
-
-/// What is at a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reached<T> {
-    /// A function that is probed, and what is known of it.
-    Probed(Signature, T),
-    /// A function that neither allocates nor frees.
-    Harmless,
-}
-
-impl<T> Reached<T> {
-    fn probed(self) -> Option<(Signature, T)> {
-        match self {
-            Self::Probed(signature, known) => Some((signature, known)),
-            Self::Harmless => None,
-        }
-    }
-}
+use crate::probes::functions::{Kind, Signature};
 
 /// The function to which this one passes every call that does anything, if that is all it does.
 ///
@@ -147,25 +119,4 @@ fn guarded<T>(
 fn jump(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
     let is_call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
     destination(instruction, function).filter(|_| !is_call)
-}
-
-/// Where a jump or call leads that leaves the function, if this is one.
-pub(super) fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
-    let within = function.address..function.address.saturating_add(function.code.len() as u64);
-    match instruction.flow_control() {
-        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
-            if matches!(instruction.op0_kind(), OpKind::NearBranch64) =>
-        {
-            let target = instruction.near_branch_target();
-            (!within.contains(&target)).then_some(Destination::Address(target))
-        }
-        FlowControl::IndirectBranch | FlowControl::IndirectCall if instruction.is_ip_rel_memory_operand() => {
-            Some(Destination::Slot(instruction.ip_rel_memory_address()))
-        }
-        _ => None,
-    }
-}
-
-pub(super) fn is_read(access: OpAccess) -> bool {
-    matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
 }

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register, UsedMemory};
 
-use super::Function;
-use super::forward::{Destination, MAX_INSTRUCTIONS, Reached, destination, is_read};
+use super::function::Function;
+use super::leaving::{Destination, MAX_INSTRUCTIONS, Reached, destination, is_read};
 use super::sweep::{Sweep, is_preserved_by_calls};
 use super::track::argument;
 use crate::probes::functions::{Kind, Signature};

@@ -7,7 +7,7 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAcc
 
 use leaktrace_common::cookie::MAX_STACK_SHIFT;
 
-use super::Fallback;
+use super::function::Fallback;
 
 /// The integer argument registers in order: System V AMD64 ABI 3.2.3.
 const ARGUMENTS: [Register; 6] =
