@@ -161,6 +161,14 @@ impl<F: FnMut(&RawProcess, &[Address]) -> Vec<Frame>> Resolver for F {
 }
 
 impl Capture {
+    /// The latest life of a process ended with this status after the reading.
+    pub fn exited(&mut self, pid: Pid, status: u8) {
+        if let Some(process) = self.processes.iter_mut().rev().find(|process| process.pid == pid) {
+            process.exited = true;
+            process.exit_status = Some(i32::from(status));
+        }
+    }
+
     /// Merges, names and sorts: the snapshot that this reading of the maps amounts to.
     ///
     /// Where blocks were read with an `--older-than`, outstanding numbers are those of the blocks that are old enough;

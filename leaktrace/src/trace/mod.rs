@@ -28,7 +28,7 @@ use crate::kernel::Kernel;
 use crate::lives::discovery::Discovery;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Options, Snapshot, Target};
+use crate::model::{Capture, Options, Snapshot, Target};
 use crate::outcome::{CommandStatus, Outcome};
 use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
@@ -237,6 +237,10 @@ impl Trace<'_> {
         for pid in ends.ended() {
             self.processes.exited(pid, None);
         }
+        let mut capture = self.read(true)?;
+        // Nothing more is asked of the traced processes. Naming and rendering allocate millions of times, and at each the
+        // probes in our own libc would take a microsecond.
+        self.prober.detach();
         let command_status = match (over, launched) {
             (Over::Exiting(held), Some(mut launched)) => {
                 held.release();
@@ -247,7 +251,7 @@ impl Trace<'_> {
                         Event::Ended(ending) => break status_of(ending),
                     }
                 };
-                self.processes.exited(pid, Some(i32::from(status.code())));
+                capture.exited(pid, status.code());
                 Some(status)
             }
             (_, Some(mut launched)) => {
@@ -256,7 +260,7 @@ impl Trace<'_> {
                 match ended {
                     Ok(Event::Ended(ending)) => {
                         let status = status_of(ending);
-                        self.processes.exited(pid, Some(i32::from(status.code())));
+                        capture.exited(pid, status.code());
                         Some(status)
                     }
                     _ => None,
@@ -264,15 +268,20 @@ impl Trace<'_> {
             }
             (_, None) => None,
         };
-        let snapshot = self.snapshot(true)?;
+        let snapshot = naming::name(capture, &self.processes, &mut self.symbolizer);
         for note in self.symbolizer.notes() {
             log::info!("{note}");
         }
-        self.prober.detach();
         Ok(Outcome { snapshot, command_status })
     }
 
     fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
+        let capture = self.read(is_final)?;
+        Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
+    }
+
+    /// Reads the tables, and what else a report says of the traced processes.
+    fn read(&mut self, is_final: bool) -> Result<Capture> {
         self.sequence += 1;
         if !is_final {
             self.processes.refresh();
@@ -286,7 +295,7 @@ impl Trace<'_> {
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
         capture.losses.events_lost += self.lost_records - self.made_up_records;
-        Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
+        Ok(capture)
     }
 }
 

@@ -345,9 +345,9 @@ impl Prober {
         self.attachments.is_empty()
     }
 
-    /// Removes all probes.
-    pub fn detach(self) {
-        self.attachments.detach();
+    /// Removes all probes; what was found is still known.
+    pub fn detach(&mut self) {
+        std::mem::take(&mut self.attachments).detach();
     }
 }
 
