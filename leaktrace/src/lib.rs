@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod elf;
 pub mod host;
 mod kernel;
 mod lives;

@@ -16,9 +16,9 @@ use anyhow::{Context, Result};
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use leaktrace_common::abi::Process;
 use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, FileKey, FileTable, ProcessWord};
-use object::ReadCache;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::elf;
 use crate::kernel::Kernel;
 use crate::kernel::mapped::MappedArray;
 use crate::model::Pid;
@@ -261,7 +261,10 @@ fn build_all(queue: &std::sync::Mutex<Receiver<Arc<Object>>>, results: &Unbounde
         drop(queue);
         let began = Instant::now();
         let table = match object.open() {
-            Ok(file) => UnwindTable::build(&ReadCache::new(file)),
+            Ok(file) => match elf::what_is_loaded(&file) {
+                Ok(bytes) => UnwindTable::build(&*bytes),
+                Err(error) => Err(TableError::NotElf(error.to_string())),
+            },
             Err(error) => Err(TableError::NotElf(error.to_string())),
         };
         let built = Built { object, table, took: began.elapsed() };

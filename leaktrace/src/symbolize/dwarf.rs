@@ -1,7 +1,8 @@
 //! Functions, inlined calls and source lines from DWARF, by blazesym.
 //!
-//! blazesym takes paths and remembers what it has read by them. Each object therefore has a symbolizer of its own, for the
-//! descriptor that is kept with it: a `/proc/self/fd` path is never looked up after it means another file.
+//! blazesym takes paths, maps what it finds there, and remembers what it has read by them. Each object therefore has a
+//! symbolizer of its own, for the descriptor that is kept with it: a `/proc/self/fd` path is never looked up after it means
+//! another file. What is mapped is a sealed copy, which nobody can shorten under the reader.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -16,7 +17,7 @@ pub(super) struct Dwarf {
     symbolizer: Symbolizer,
     source: Source<'static>,
     /// What the path in `source` names.
-    _file: Arc<File>,
+    file: Arc<File>,
 }
 
 /// What DWARF says of an address.
@@ -49,7 +50,12 @@ impl Dwarf {
             .set_debug_dirs(Some(directories))
             .build();
         let source = Source::Elf(Elf::new(format!("/proc/self/fd/{}", file.as_raw_fd())));
-        Self { symbolizer, source, _file: file }
+        Self { symbolizer, source, file }
+    }
+
+    /// Bytes of the file.
+    pub(super) fn copied(&self) -> u64 {
+        self.file.metadata().map_or(0, |status| status.len())
     }
 
     /// For each of these ELF virtual addresses what DWARF says of it.

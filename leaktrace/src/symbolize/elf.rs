@@ -16,6 +16,11 @@ use object::{LittleEndian, pod};
 /// A linked program has some forty sections; what the file header can count is the most that is read.
 const MAX_SECTIONS: u64 = 0xffff;
 
+/// The most that is read of one section, bytes: a file may claim terabytes of holes.
+const MAX_READ: u64 = 1 << 30;
+/// The longest file whose checksum is taken, bytes.
+const MAX_SUMMED: u64 = 4 << 30;
+
 /// An ELF file's section table and access to what it lists.
 #[derive(Debug)]
 pub(super) struct Elf {
@@ -95,6 +100,7 @@ impl Elf {
     pub(super) fn crc32(&self) -> io::Result<u32> {
         match &self.bytes {
             Bytes::Memory(bytes) => Ok(crc32fast::hash(bytes)),
+            Bytes::File { size, .. } if *size > MAX_SUMMED => Err(io::Error::other("it is longer than 4 GiB")),
             Bytes::File { file, .. } => {
                 let mut hasher = crc32fast::Hasher::new();
                 let mut chunk = vec![0; 1024 * 1024];
@@ -117,6 +123,9 @@ impl Bytes {
     fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its headers say");
         let end = offset.checked_add(length).ok_or_else(short)?;
+        if length > MAX_READ {
+            return Err(io::Error::other("one of its sections is longer than 1 GiB"));
+        }
         match self {
             Self::File { file, size } => {
                 if end > *size {

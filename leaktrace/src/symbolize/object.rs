@@ -17,6 +17,7 @@ use super::elf::Elf;
 use super::plt::Plt;
 use super::symtab::SymbolTable;
 use super::vetting::{self, Verdict};
+use crate::elf;
 use crate::process::maps::{Object, Root};
 
 /// A frame without what differs between processes: its address and the object's path.
@@ -30,10 +31,21 @@ pub(super) struct SourceFrame {
 /// The frames at one address, innermost first.
 pub(super) type SourceFrames = Arc<[SourceFrame]>;
 
-/// The reader for the debug information in `elf`, which is `file`, unless it would be the reader's end. `directories` are
-/// given for installed files alone.
-fn vetted(elf: &Elf, file: Arc<File>, directories: &[PathBuf], notes: &mut Vec<NoteReason>) -> Option<Dwarf> {
-    let verdict = vetting::vet(elf, !directories.is_empty());
+/// The reader for the debug information in `file`, unless it would be the reader's end. It maps what it reads, so it is
+/// given a copy, and the copy is what is judged. `directories` are given for installed files alone.
+fn vetted(file: &File, directories: &[PathBuf], notes: &mut Vec<NoteReason>) -> Option<Dwarf> {
+    let copied = elf::sealed(file).map_err(|error| error.to_string()).and_then(|copy| {
+        let copy = Arc::new(copy);
+        Elf::read(Arc::clone(&copy)).map(|elf| (copy, elf)).map_err(|error| error.to_string())
+    });
+    let (copy, elf) = match copied {
+        Ok(copied) => copied,
+        Err(error) => {
+            notes.push(NoteReason::DebugInformation(format!("its file {error}")));
+            return None;
+        }
+    };
+    let verdict = vetting::vet(&elf, !directories.is_empty());
     match verdict {
         Verdict::Sound => {}
         Verdict::TooDeep => notes.push(NoteReason::DebugInformation(format!(
@@ -46,7 +58,7 @@ fn vetted(elf: &Elf, file: Arc<File>, directories: &[PathBuf], notes: &mut Vec<N
         )),
     }
     let readable = matches!(verdict, Verdict::Sound | Verdict::TooDeep);
-    readable.then(|| Dwarf::new(file, directories, verdict == Verdict::Sound))
+    readable.then(|| Dwarf::new(copy, directories, verdict == Verdict::Sound))
 }
 
 /// What is said of an address of which nothing is known.
@@ -85,14 +97,14 @@ impl ObjectSymbols {
                 if debug.elf.has_debug_info() {
                     log::debug!("debug information of {} in {}", object.path().display(), debug.path.display());
                     let directories = if debug.installed { directories } else { &[] };
-                    dwarf = vetted(&debug.elf, debug.file, directories, &mut notes);
+                    dwarf = vetted(&debug.file, directories, &mut notes);
                 }
             } else {
                 notes.extend(foreign.into_iter().map(NoteReason::ForeignDebugFile));
             }
         }
         if dwarf.is_none() && elf.has_debug_info() {
-            dwarf = vetted(&elf, file, &[], &mut notes);
+            dwarf = vetted(&file, &[], &mut notes);
         }
         if stripped && table.is_empty() {
             match debugfile::mini(&elf) {
@@ -106,6 +118,11 @@ impl ObjectSymbols {
             notes.push(NoteReason::NoSymbols);
         }
         Ok(Self { elf, table, plt: OnceCell::new(), dwarf, notes })
+    }
+
+    /// Bytes of the copy that its debug information is read from.
+    pub(super) fn copied(&self) -> u64 {
+        self.dwarf.as_ref().map_or(0, Dwarf::copied)
     }
 
     /// What reading it brought to light since the last call.

@@ -19,6 +19,8 @@ use crate::process::maps::{Object, ObjectId, Root};
 /// Objects whose symbols one thread keeps in memory. What they gave is remembered elsewhere; read again, they cost some
 /// milliseconds.
 const KEPT: usize = 32;
+/// Copies of files with debug information that one thread keeps, bytes, as long as it is more than one.
+const COPIED: u64 = 256 << 20;
 /// Bytes: sixteen KiB for each level of inlined calls that a file may nest, which are read by recursion. Untouched, it
 /// costs nothing.
 const STACK: usize = MAX_DEPTH as usize * 16 * 1024;
@@ -71,10 +73,11 @@ fn run(queue: &Receiver<Job>, own_root: &Root, directories: &[PathBuf]) {
     for (now, job) in (0..).zip(queue) {
         let Job { object, addresses, reply } = job;
         let answer = answer(&mut kept, now, object, &addresses, own_root, directories);
-        if kept.len() > KEPT
-            && let Some(oldest) = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(&id, _)| id)
+        while kept.len() > KEPT
+            || kept.len() > 1 && kept.values().map(|kept| kept.symbols.copied()).sum::<u64>() > COPIED
         {
-            kept.remove(&oldest);
+            let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(&id, _)| id);
+            oldest.and_then(|oldest| kept.remove(&oldest));
         }
         // Nobody waits any more: nothing to do.
         let _ = reply.send(answer);
@@ -90,7 +93,7 @@ fn answer(
     directories: &[PathBuf],
 ) -> Answer {
     let id = object.id();
-    // What was read before may have been overwritten since, or shortened, which would kill whoever has it mapped.
+    // What was read before may have been overwritten since.
     let loaded = match kept.remove(&id) {
         Some(kept) if object.open().is_ok() => Ok(kept.symbols),
         _ => guarded(|| ObjectSymbols::load(&object, own_root, directories))

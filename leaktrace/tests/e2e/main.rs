@@ -28,6 +28,7 @@ mod failures;
 mod filters;
 mod following;
 mod frames;
+mod hostile_files;
 mod jitted;
 mod lifecycle;
 mod linked_allocators;

@@ -75,10 +75,12 @@ impl Probed {
 
 /// Whether a breakpoint appears at this offset of the file when it is mapped privately, as code is, and is not in the file itself.
 fn has_breakpoint(file: &File, offset: u64) -> io::Result<bool> {
-    // SAFETY: the mapping is private, is only read, and goes at once; the file is a program or library in use, which is
-    // replaced and not rewritten.
-    let mapped = unsafe { MmapOptions::new().offset(offset).len(1).map_copy_read_only(file) }?;
-    let mut stored = [0];
+    // The mapping is never touched, but read as another process' memory would be: where the file has been shortened
+    // meanwhile that is an error, and not our end.
+    // SAFETY: no reference into the mapping is ever used.
+    let mapping = unsafe { MmapOptions::new().offset(offset).len(1).map_copy_read_only(file) }?;
+    let (mut mapped, mut stored) = ([0], [0]);
+    File::open("/proc/self/mem")?.read_exact_at(&mut mapped, mapping.as_ptr() as u64)?;
     file.read_exact_at(&mut stored, offset)?;
     Ok(mapped[0] == BREAKPOINT && stored[0] != BREAKPOINT)
 }

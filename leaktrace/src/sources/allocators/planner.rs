@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
 use anyhow::Result;
-use memmap2::Mmap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::elf;
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanOptions, Role};
 use crate::probes::site::Emulation;
@@ -103,9 +103,7 @@ impl Wanted {
     /// # Errors
     /// It cannot be read, or is no program or library.
     pub fn plan(&self, file: &File, path: &Path) -> Result<Planned> {
-        // SAFETY: the mapping is private and only read; a file that shrinks meanwhile would raise SIGBUS, which programs
-        // and libraries in use do not do: they are replaced, not rewritten.
-        let bytes = unsafe { Mmap::map(file) }?;
+        let bytes = elf::what_is_loaded(file)?;
         let options = |prefix| PlanOptions { prefix, symbols: &self.symbols, emulation: self.emulation };
         let mut plan = plan::plan(&bytes, &options(None))?;
         for prefix in &self.prefixes {

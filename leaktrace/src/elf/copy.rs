@@ -1,0 +1,305 @@
+//! Copies of files, so that what is read stays as it is.
+//!
+//! A reader that wants the whole of a file at once gets it in memory of our own: [`what_is_loaded`] is what planning probes
+//! and building unwind tables look at, [`sealed`] is a file for libraries that take paths and map them. Both read by
+//! `pread(2)`: of a file that is written to or shortened meanwhile they hold what each read found, and zeros where there
+//! was nothing any more.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use memmap2::{MmapMut, MmapOptions};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
+use object::LittleEndian as LE;
+use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+
+/// The longest file that is looked at, bytes, holes included. The largest program that we have met has 4 GB, by its debug
+/// information.
+const MAX_LENGTH: u64 = 16 << 30;
+/// The most that is copied of one file, bytes. Chromium's code and symbols are 250 MB.
+const MAX_COPIED: u64 = 1 << 30;
+/// Read at once, bytes.
+const PIECE: usize = 1 << 20;
+
+/// Why a file was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// A pipe, a device, a directory.
+    #[error("is no regular file")]
+    NotRegular,
+    /// It claims more bytes than are looked at.
+    #[error("is {0} bytes long, and no more than {MAX_LENGTH} are looked at")]
+    TooLong(u64),
+    /// What would have to be copied is more than we keep of one file.
+    #[error("has more than {MAX_COPIED} bytes to be read")]
+    TooLarge,
+}
+
+impl From<Errno> for CopyError {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// What loading a 64-bit ELF file puts into memory, and its symbols: everything else, such as debug information, is zeros.
+/// The copy is as long as the file; what was not copied takes no memory. Of what is no such file only the beginning is there.
+///
+/// # Errors
+/// The file cannot be read, or asks for more than we read.
+pub fn what_is_loaded(file: &File) -> Result<MmapMut, CopyError> {
+    let length = length(file)?;
+    // Anonymous memory, of which nothing is taken before it is written to.
+    let bytes = MmapOptions::new().len(length.max(1) as usize).no_reserve_swap().map_anon()?;
+    let mut copy = Loaded { file, bytes, copied: 0 };
+    copy.fill(0..size_of::<FileHeader64<LE>>() as u64)?;
+    let Ok(header) = FileHeader64::<LE>::parse(&*copy.bytes).copied() else { return Ok(copy.bytes) };
+    let (segments, sections) = (header.e_phoff(LE), header.e_shoff(LE));
+    let segment_bytes = u64::from(header.e_phnum.get(LE)) * size_of::<ProgramHeader64<LE>>() as u64;
+    copy.fill(range(segments, segment_bytes))?;
+    // The first section says how many there are where that does not fit the header.
+    let section = size_of::<SectionHeader64<LE>>() as u64;
+    copy.fill(range(sections, section))?;
+    let count = header.section_headers(LE, &*copy.bytes).map_or(0, <[_]>::len) as u64;
+    copy.fill(range(sections, count * section))?;
+    for range in copy.wanted(&header) {
+        copy.fill(range)?;
+    }
+    Ok(copy.bytes)
+}
+
+/// A copy of all of a file, in a file of our own that nobody can change any more.
+///
+/// # Errors
+/// The file cannot be read, or is larger than what we copy.
+pub fn sealed(file: &File) -> Result<File, CopyError> {
+    let length = length(file)?;
+    let copy = File::from(memfd_create(c"leaktrace-copy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    copy.set_len(length)?;
+    let mut piece = vec![0; PIECE];
+    let mut copied = 0;
+    let mut position = 0;
+    while let Some(data) = next_data(file, position, length)? {
+        position = data.start;
+        while position < data.end {
+            let wanted = PIECE.min((data.end - position) as usize);
+            let read = file.read_at(&mut piece[..wanted], position)?;
+            if read == 0 {
+                // Shortened meanwhile: zeros from here on.
+                position = length;
+                break;
+            }
+            copied += read as u64;
+            if copied > MAX_COPIED {
+                return Err(CopyError::TooLarge);
+            }
+            copy.write_all_at(&piece[..read], position)?;
+            position += read as u64;
+        }
+    }
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(copy)
+}
+
+fn length(file: &File) -> Result<u64, CopyError> {
+    let status = file.metadata()?;
+    if !status.is_file() {
+        return Err(CopyError::NotRegular);
+    }
+    if status.len() > MAX_LENGTH {
+        return Err(CopyError::TooLong(status.len()));
+    }
+    Ok(status.len())
+}
+
+/// The next run of bytes from `position` on that is no hole. File systems that know no holes have one run.
+fn next_data(file: &File, position: u64, length: u64) -> io::Result<Option<Range<u64>>> {
+    if position >= length {
+        return Ok(None);
+    }
+    let seek = |from: u64, whence| lseek(file.as_fd(), from as i64, whence).map(|at| at as u64);
+    let start = match seek(position, Whence::SeekData) {
+        Ok(start) => start,
+        Err(Errno::ENXIO) => return Ok(None),
+        Err(Errno::EINVAL) => position,
+        Err(error) => return Err(error.into()),
+    };
+    let end = seek(start, Whence::SeekHole).unwrap_or(length).min(length);
+    Ok((start < end).then_some(start..end))
+}
+
+fn range(offset: u64, size: u64) -> Range<u64> {
+    offset..offset.saturating_add(size)
+}
+
+/// A copy in the making.
+struct Loaded<'a> {
+    file: &'a File,
+    bytes: MmapMut,
+    copied: u64,
+}
+
+impl Loaded<'_> {
+    /// Copies a range, as far as the file reaches.
+    fn fill(&mut self, range: Range<u64>) -> Result<(), CopyError> {
+        let length = self.bytes.len() as u64;
+        let mut position = range.start.min(length);
+        let end = range.end.min(length);
+        while let Some(data) = next_data(self.file, position, end)? {
+            position = data.start;
+            self.copied += data.end - data.start;
+            if self.copied > MAX_COPIED {
+                return Err(CopyError::TooLarge);
+            }
+            while position < data.end {
+                let read = self.file.read_at(&mut self.bytes[position as usize..data.end as usize], position)?;
+                if read == 0 {
+                    return Ok(());
+                }
+                position += read as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the file has what the program headers have loaded, and symbols, strings and notes.
+    fn wanted(&self, header: &FileHeader64<LE>) -> Vec<Range<u64>> {
+        let mut wanted = Vec::new();
+        let bytes = &*self.bytes;
+        for segment in header.program_headers(LE, bytes).unwrap_or_default() {
+            if [elf::PT_LOAD, elf::PT_DYNAMIC, elf::PT_NOTE, elf::PT_GNU_EH_FRAME].contains(&segment.p_type(LE)) {
+                wanted.push(range(segment.p_offset(LE), segment.p_filesz(LE)));
+            }
+        }
+        for section in header.section_headers(LE, bytes).unwrap_or_default() {
+            let kinds = [elf::SHT_SYMTAB, elf::SHT_DYNSYM, elf::SHT_STRTAB, elf::SHT_NOTE];
+            let is_wanted = kinds.contains(&section.sh_type(LE)) || section.sh_flags(LE).contains(elf::SHF_ALLOC);
+            if is_wanted && section.sh_type(LE) != elf::SHT_NOBITS {
+                wanted.push(range(section.sh_offset(LE), section.sh_size(LE)));
+            }
+        }
+        merged(wanted)
+    }
+}
+
+/// The same ranges, none of which overlap: many headers may name the same bytes.
+fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    fn own_libc() -> File {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let path =
+            maps.lines().find_map(|line| line.find('/').map(|at| &line[at..]).filter(|it| it.contains("/libc.so")));
+        File::open(path.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_sealed_copy_is_the_file_and_stays_so() {
+        let file = file_of(b"something");
+        let copy = sealed(&file).unwrap();
+        file.set_len(0).unwrap();
+        let mut bytes = [0; 9];
+        copy.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"something");
+        assert!(copy.set_len(4).is_err() && copy.write_all_at(b"x", 0).is_err());
+    }
+
+    #[test]
+    fn what_is_loaded_of_a_library_is_what_its_headers_name() {
+        let file = own_libc();
+        let copy = what_is_loaded(&file).unwrap();
+        let mut all = vec![0; copy.len()];
+        file.read_exact_at(&mut all, 0).unwrap();
+        let header = FileHeader64::<LE>::parse(&*all).unwrap();
+        for segment in header.program_headers(LE, &*all).unwrap() {
+            if segment.p_type(LE) == elf::PT_LOAD {
+                let range = segment.p_offset(LE) as usize..(segment.p_offset(LE) + segment.p_filesz(LE)) as usize;
+                assert!(copy[range.clone()] == all[range], "a segment differs");
+            }
+        }
+        assert_eq!(
+            crate::probes::elf::Image::parse(&copy).unwrap().build_id(),
+            crate::probes::elf::Image::parse(&all).unwrap().build_id()
+        );
+    }
+
+    #[test]
+    fn a_sparse_terabyte_is_refused_and_sparse_gigabytes_cost_nothing() {
+        let file = file_of(b"\x7fELF");
+        file.set_len(1 << 40).unwrap();
+        assert!(matches!(what_is_loaded(&file), Err(CopyError::TooLong(_))));
+        assert!(matches!(sealed(&file), Err(CopyError::TooLong(_))));
+        file.set_len(8 << 30).unwrap();
+        assert_eq!(sealed(&file).unwrap().metadata().unwrap().len(), 8 << 30);
+        assert_eq!(what_is_loaded(&file).unwrap()[..4], *b"\x7fELF");
+    }
+
+    #[test]
+    fn pipes_devices_and_directories_are_refused() {
+        for path in ["/dev/zero", "/dev/null", "/tmp"] {
+            let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+            assert!(matches!(sealed(&file), Err(CopyError::NotRegular)), "{path}");
+            assert!(matches!(what_is_loaded(&file), Err(CopyError::NotRegular)), "{path}");
+        }
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_read_once() {
+        assert_eq!(merged(vec![5..9, 0..3, 2..4, 9..10]), [0..4, 5..10]);
+    }
+
+    #[test]
+    fn a_file_that_is_shortened_while_it_is_read_ends_in_zeros() {
+        let mut libc = Vec::new();
+        io::Read::read_to_end(&mut own_libc(), &mut libc).unwrap();
+        let file = file_of(&libc);
+        std::thread::scope(|scope| {
+            let (done, watch) = std::sync::mpsc::channel::<()>();
+            let other = &file;
+            scope.spawn(move || {
+                while watch.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    other.set_len(4096).unwrap();
+                    other.write_all_at(&libc, 0).unwrap();
+                }
+            });
+            for _ in 0..50 {
+                assert!(what_is_loaded(&file).unwrap().starts_with(b"\x7fELF"));
+                assert!(sealed(&file).is_ok());
+            }
+            done.send(()).unwrap();
+        });
+    }
+}
