@@ -165,29 +165,21 @@ mod tests {
 
     use super::*;
 
-    /// What `pahole` would print, by way of the compiler: bpftool's header of the running kernel's types.
-    fn offsets_by_compiler(fields: &[(&str, &str)]) -> Vec<u32> {
-        let directory = tempfile::tempdir().unwrap();
-        let run = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).current_dir(directory.path()).output().unwrap();
-            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let header = run("bpftool", &["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "c"]);
-        std::fs::write(directory.path().join("types.h"), header).unwrap();
-        let prints: Vec<String> = fields
-            .iter()
-            .map(|(structure, field)| format!("printf(\"%lu\\n\", __builtin_offsetof(struct {structure}, {field}));"))
-            .collect();
-        let prints = prints.concat();
-        let source = format!("#include \"types.h\"\nint printf(const char *, ...);\nint main(void) {{ {prints} }}");
-        std::fs::write(directory.path().join("offsets.c"), source).unwrap();
-        run("cc", &["-w", "-o", "offsets", "offsets.c"]);
-        run("./offsets", &[]).lines().map(|line| line.parse().unwrap()).collect()
+    /// Where pahole, which knows nothing of us, says that a field is: `TYPE NAME; /* OFFSET SIZE */`.
+    fn offset_by_pahole(structure: &str, field: &str) -> u32 {
+        let output = Command::new("pahole").args(["-C", structure, "/sys/kernel/btf/vmlinux"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| {
+            let declared = line.split_once(';').map(|(declared, _)| declared.split('[').next().unwrap_or_default());
+            declared.is_some_and(|declared| declared.split_whitespace().last() == Some(field))
+        });
+        let comment = line.and_then(|line| line.split_once("/*")).map(|(_, comment)| comment.trim());
+        let offset = comment.and_then(|comment| comment.split_whitespace().next()?.parse().ok());
+        offset.unwrap_or_else(|| panic!("pahole does not know {structure}.{field}:\n{text}"))
     }
 
     #[test]
-    fn fields_are_where_the_compiler_puts_them() {
+    fn fields_are_where_pahole_finds_them() {
         let fields = [
             ("task_struct", "tgid"),
             ("task_struct", "comm"),
@@ -207,8 +199,10 @@ mod tests {
         ];
         let bytes = read().expect("the kernel has BTF");
         let btf = Btf::parse(&bytes).unwrap();
-        let found: Vec<u32> = fields.iter().map(|(structure, field)| btf.offset(structure, field).unwrap()).collect();
-        assert_eq!(found, offsets_by_compiler(&fields));
+        for (structure, field) in fields {
+            let found = btf.offset(structure, field).unwrap();
+            assert_eq!(found, offset_by_pahole(structure, field), "{structure}.{field}");
+        }
     }
 
     #[test]
