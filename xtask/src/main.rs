@@ -6,6 +6,7 @@
 //!
 //! Must never: need an answer from whoever runs it (beyond sudo's password), or be needed for `cargo build`.
 
+mod bare;
 mod bench;
 mod build_ebpf;
 mod ci;
@@ -37,6 +38,7 @@ enum Chore {
     Test(test::Args),
     Bench(bench::Args),
     VmTest(vm_test::Args),
+    Bare(bare::Args),
     Ci(ci::Args),
     Tidy(tidy::Args),
 }
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::VmTest(args) => vm_test::run(&args),
+        Chore::Bare(args) => bare::run(&args),
         Chore::Ci(args) => ci::run(&args),
         Chore::Tidy(args) => tidy::run(&args),
     };

@@ -74,6 +74,11 @@ pub fn cargo() -> Command {
     command
 }
 
+/// The compiler beside the cargo that runs us.
+pub fn rustc() -> PathBuf {
+    std::env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from)
+}
+
 /// Reads a file, naming it where that fails.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))

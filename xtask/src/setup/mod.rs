@@ -4,7 +4,7 @@
 //! In: a [`Tier`], that is, what one is about to do. Out: a machine that can do it, or an error with what to install by hand.
 //! Must never: start a service, ask a question, or replace what is there.
 
-mod apt;
+pub mod apt;
 pub mod bpf;
 mod kernel;
 mod needs;

@@ -67,7 +67,7 @@ impl Series {
 }
 
 /// Where Debian's archive is: as the environment says, or where this machine's own apt has it from.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     if let Ok(mirror) = std::env::var("LEAKTRACE_DEBIAN_MIRROR") {
         return Ok(mirror);
     }

@@ -5,7 +5,7 @@
 
 mod archive;
 mod image;
-mod kernels;
+pub mod kernels;
 mod machine;
 mod plan;
 mod suites;
