@@ -86,7 +86,7 @@ fn files() -> Result<Vec<PathBuf>> {
 }
 
 fn is_skipped(dir: &Path) -> bool {
-    dir.ends_with(".git") || dir.join("CACHEDIR.TAG").is_file()
+    dir.ends_with(".git") || dir == workspace::target_dir() || dir.join("CACHEDIR.TAG").is_file()
 }
 
 #[cfg(test)]
