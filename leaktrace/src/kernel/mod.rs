@@ -81,6 +81,8 @@ pub struct Kernel {
     pub processes: MappedArray<Process>,
     /// Unwind tables and mapping lists.
     pub unwind_pool: MappedArray<Chunk>,
+    /// Rules that walks have looked up.
+    pub rule_cache: MappedArray<u64>,
     losses: MappedArray<Losses>,
     control: MappedArray<Control>,
     /// One moment by both clocks, once there was a life.
@@ -154,6 +156,7 @@ impl Kernel {
             threads: MappedArray::new(&ebpf, "THREADS")?,
             processes: MappedArray::new(&ebpf, "PROCESSES")?,
             unwind_pool: MappedArray::new(&ebpf, "UNWIND_POOL")?,
+            rule_cache: MappedArray::new(&ebpf, "RULE_CACHE")?,
             losses: MappedArray::new(&ebpf, "LOSSES")?,
             control: MappedArray::new(&ebpf, "CONTROL")?,
             clocks: OnceLock::new(),
@@ -228,13 +231,8 @@ impl Kernel {
     /// Makes the programs do nothing from now on, so that the tables stand still.
     pub fn stop(&self) -> Result<()> {
         self.set_stopped(1)?;
-        // Programs that were past the question, on other CPUs or preempted, are finished after a grace period of RCU,
-        // which is what this command waits for (kernel/sched/membarrier.c).
-        // SAFETY: takes three numbers.
-        let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-        if result != 0 {
-            log::debug!("the programs were not waited for: {}", std::io::Error::last_os_error());
-        }
+        // Some may be past the question, on other CPUs or preempted.
+        wait_for_programs();
         Ok(())
     }
 
@@ -267,6 +265,15 @@ impl Kernel {
 
     fn control(&self) -> Result<*mut Control> {
         self.control.pointer(0).context("the BPF object's map CONTROL is empty")
+    }
+}
+
+/// Waits until every program that runs now has finished: for a grace period of RCU (kernel/sched/membarrier.c).
+pub fn wait_for_programs() {
+    // SAFETY: takes three numbers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        log::debug!("the programs were not waited for: {}", std::io::Error::last_os_error());
     }
 }
 

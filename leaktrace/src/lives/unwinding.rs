@@ -15,15 +15,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use leaktrace_common::abi::Process;
-use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, FileKey, FileTable, ProcessWord};
+use leaktrace_common::unwind::{CHUNK_WORDS, FileKey, FileTable, ProcessWord};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::elf;
-use crate::kernel::Kernel;
-use crate::kernel::mapped::MappedArray;
+use crate::kernel::{self, Kernel};
 use crate::model::Pid;
 use crate::process::maps::{AddressSpace, Object, ObjectId};
-use crate::unwind_tables::{Code, CodeMapping, PoolWriter, PublishError, Registry, TableError, UnwindTable};
+use crate::unwind_tables::{Code, CodeMapping, PoolWriter, Registry, TableError, UnwindTable};
 
 /// Threads that build tables.
 const BUILDERS: usize = 2;
@@ -70,7 +69,7 @@ impl Unwinding {
                 .context("cannot start the threads that build unwind tables")?;
         }
         Ok(Self {
-            registry: Registry::new(kernel.unwind_pool.elements()),
+            registry: Registry::new(kernel.unwind_pool.elements()).with_generations(generations()),
             presets: kernel.take_unwind_lists()?,
             files: kernel.take_unwind_files()?,
             filed: HashMap::new(),
@@ -160,7 +159,7 @@ impl Unwinding {
         self.pending = self.pending.saturating_sub(1);
         let (size, rows) = table.as_ref().map_or((0, 0), |table| (table.size(), table.rows().len()));
         let failed = table.as_ref().err().map(ToString::to_string);
-        let users = self.registry.table_built(&object.id(), table, &mut Pool(&kernel.unwind_pool));
+        let users = self.registry.table_built(&object.id(), table, &mut Pool(kernel));
         self.forget_dropped();
         self.file(&object);
         for pid in users {
@@ -227,7 +226,7 @@ impl Unwinding {
     }
 
     fn publish(&mut self, kernel: &Kernel, pid: Pid) {
-        match self.registry.publish(pid, &mut Pool(&kernel.unwind_pool)) {
+        match self.registry.publish(pid, &mut Pool(kernel)) {
             Ok(Some(word)) => {
                 self.words.insert(pid, word);
                 if let Err(error) = self.presets.insert(pid.0, word.to_bits(), 0) {
@@ -238,11 +237,17 @@ impl Unwinding {
                 }
             }
             Ok(None) => {}
-            Err(error @ (PublishError::PoolFull | PublishError::TooManyMappings)) => {
+            Err(error) => {
                 log::warn!("process {pid} is unwound by frame pointers: {error}");
             }
         }
     }
+}
+
+/// How many generations of lists there are; `LEAKTRACE_UNWIND_GENERATIONS` says a smaller number, so that tests see their end.
+fn generations() -> u32 {
+    let fewer = std::env::var("LEAKTRACE_UNWIND_GENERATIONS").ok().and_then(|number| number.parse().ok());
+    fewer.unwrap_or(ProcessWord::MAX_GENERATION)
 }
 
 /// Stores the word of the life in a slot.
@@ -275,14 +280,24 @@ fn build_all(queue: &std::sync::Mutex<Receiver<Arc<Object>>>, results: &Unbounde
 }
 
 /// Writes into the map.
-struct Pool<'a>(&'a MappedArray<Chunk>);
+struct Pool<'a>(&'a Kernel);
 
 impl PoolWriter for Pool<'_> {
     fn write(&mut self, first_chunk: u32, words: &[u64]) {
         for (index, chunk) in (first_chunk..).zip(words.chunks_exact(CHUNK_WORDS)) {
-            let Some(to) = self.0.pointer(index) else { return };
+            let Some(to) = self.0.unwind_pool.pointer(index) else { return };
             // SAFETY: in bounds, a whole chunk; the programs do not read it before a word points there.
             unsafe { std::ptr::copy_nonoverlapping(chunk.as_ptr(), to.cast::<u64>(), CHUNK_WORDS) };
         }
+    }
+
+    fn forget_rules(&mut self) {
+        kernel::wait_for_programs();
+        for slot in 0..self.0.rule_cache.elements() {
+            let Some(word) = self.0.rule_cache.pointer(slot) else { return };
+            // SAFETY: in bounds; one aligned word, that the programs read and write whole.
+            unsafe { word.write_volatile(0) };
+        }
+        log::debug!("all generations of mapping lists were given out; the cache of unwind rules is empty again");
     }
 }

@@ -24,6 +24,10 @@ const MAX_IDLE: usize = 1024;
 pub trait PoolWriter {
     /// `words.len()` is a multiple of a chunk's.
     fn write(&mut self, first_chunk: u32, words: &[u64]);
+
+    /// Waits for walks that are under way, and empties the cache of rules: from now on generations are given out that it may
+    /// still have rules of.
+    fn forget_rules(&mut self);
 }
 
 /// What an executable mapping holds.
@@ -59,6 +63,9 @@ pub enum PublishError {
     /// More mappings than a list can count.
     #[error("more than {} executable mappings", ProcessWord::MAX_MAPPINGS)]
     TooManyMappings,
+    /// More processes than generations.
+    #[error("more processes than lists of mappings can be told apart")]
+    TooManyProcesses,
 }
 
 /// What is known of an object's table.
@@ -85,6 +92,8 @@ struct Object {
 struct Process<K> {
     mappings: Vec<CodeMapping<K>>,
     list: Range<u32>,
+    /// Of its list; 0 for none yet.
+    generation: u32,
 }
 
 /// The pool's contents. `K` identifies an object across processes (device, inode and change time of its file).
@@ -93,7 +102,12 @@ pub struct Registry<K> {
     pool: ChunkPool,
     objects: HashMap<K, Object>,
     processes: HashMap<Pid, Process<K>>,
+    /// The one given out last.
     generation: u32,
+    /// The last one there is.
+    generations: u32,
+    /// Those that were in use when the cache of rules was emptied last: it has rules of them again.
+    reserved: HashSet<u32>,
     refused: u64,
     /// Objects with a table and without users, the least recently used first.
     idle: BTreeMap<u64, K>,
@@ -112,12 +126,20 @@ impl<K: Clone + Eq + Hash> Registry<K> {
             objects: HashMap::new(),
             processes: HashMap::new(),
             generation: 0,
+            generations: ProcessWord::MAX_GENERATION,
+            reserved: HashSet::new(),
             refused: 0,
             idle: BTreeMap::new(),
             idle_chunks: 0,
             next_idle: 0,
             dropped: Vec::new(),
         }
+    }
+
+    /// The same with fewer generations, for tests of what happens when they have all been given out.
+    #[must_use]
+    pub fn with_generations(self, generations: u32) -> Self {
+        Self { generations: generations.min(ProcessWord::MAX_GENERATION), ..self }
     }
 
     /// Notes an object that somebody is about to map. True where it is new: its table is to be built and handed to
@@ -147,7 +169,7 @@ impl<K: Clone + Eq + Hash> Registry<K> {
                 self.idle_chunks -= object.state.chunks();
             }
         }
-        let process = self.processes.entry(pid).or_insert(Process { mappings: Vec::new(), list: 0..0 });
+        let process = self.processes.entry(pid).or_insert(Process { mappings: Vec::new(), list: 0..0, generation: 0 });
         let old = std::mem::replace(&mut process.mappings, mappings);
         self.drop_users(&old);
         wanted
@@ -191,7 +213,7 @@ impl<K: Clone + Eq + Hash> Registry<K> {
     /// # Errors
     /// The process keeps the list it had.
     pub fn publish(&mut self, pid: Pid, pool: &mut impl PoolWriter) -> Result<Option<ProcessWord>, PublishError> {
-        let Some(process) = self.processes.get_mut(&pid) else { return Ok(None) };
+        let Some(process) = self.processes.get(&pid) else { return Ok(None) };
         let count = process.mappings.len();
         if count > ProcessWord::MAX_MAPPINGS as usize {
             return Err(PublishError::TooManyMappings);
@@ -201,10 +223,37 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         words.resize(words.len().next_multiple_of(CHUNK_WORDS), PADDING);
         let list = self.pool.allocate((words.len() / CHUNK_WORDS) as u32).ok_or(PublishError::PoolFull)?;
         pool.write(list.start, &words);
-        self.generation = self.generation % ProcessWord::MAX_GENERATION + 1;
-        let word = ProcessWord::new(list.start, count as u32, self.generation);
-        self.pool.release(std::mem::replace(&mut process.list, list));
+        let Some(generation) = self.next_generation(pool) else {
+            self.pool.release(list);
+            return Err(PublishError::TooManyProcesses);
+        };
+        let word = ProcessWord::new(list.start, count as u32, generation);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.generation = generation;
+            self.pool.release(std::mem::replace(&mut process.list, list));
+        }
         Ok(Some(word))
+    }
+
+    /// A generation of which the cache has no rule. When all have been given out they begin anew, with an empty cache and
+    /// without those that are in use at that moment: their processes go on caching rules, also after they have got others.
+    fn next_generation(&mut self, pool: &mut impl PoolWriter) -> Option<u32> {
+        loop {
+            if self.generation == self.generations {
+                pool.forget_rules();
+                self.generation = 0;
+                self.reserved = self.processes.values().map(|process| process.generation).collect();
+                // Zero is that of processes without a list.
+                self.reserved.remove(&0);
+                if self.reserved.len() as u32 >= self.generations {
+                    return None;
+                }
+            }
+            self.generation += 1;
+            if !self.reserved.contains(&self.generation) {
+                return Some(self.generation);
+            }
+        }
     }
 
     /// Forgets a process. Its word must have been cleared before.
@@ -273,13 +322,6 @@ impl<K: Clone + Eq + Hash> Registry<K> {
     #[must_use]
     pub const fn refused_tables(&self) -> u64 {
         self.refused
-    }
-
-    /// True after a call to [`Self::publish`] that started the generations anew: the rule cache is to be cleared, as its
-    /// entries may carry any generation.
-    #[must_use]
-    pub const fn generations_wrapped(&self) -> bool {
-        self.generation == 1
     }
 
     fn drop_users(&mut self, mappings: &[CodeMapping<K>]) {

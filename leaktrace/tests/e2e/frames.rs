@@ -1,11 +1,12 @@
 //! Whole, named stacks of programs without frame pointers (-O2 -fomit-frame-pointer), through every sort of frame.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use crate::harness::build::Recipe;
 use crate::harness::snapshot::Site;
 use crate::harness::tracer::path_str;
-use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim};
+use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim, leaktrace, require_privileges};
 
 const FRAMES: Recipe = Recipe::new("frames", "frames.c", &["-O2", "-fomit-frame-pointer", "-foptimize-sibling-calls"]);
 const STATIC: Recipe = Recipe {
@@ -273,4 +274,36 @@ fn a_return_address_that_another_tracer_has_replaced_ends_the_stack_by_name() {
     assert_eq!(snapshot.loss("unwind_failed"), sites.len() as u64, "{}", snapshot.digest());
     let reason = format!("return address replaced by a return probe {}", sites.len());
     assert!(finished.stdout.contains(&reason), "{}", finished.stdout);
+}
+
+/// Two programs whose functions lie at the same addresses, under frames of different sizes.
+const TWINS: [Recipe; 2] = [
+    Recipe::new("twin-small", "twins.c", &["-no-pie", "-fomit-frame-pointer", "-DROOM=4096"]),
+    Recipe::new("twin-large", "twins.c", &["-no-pie", "-fomit-frame-pointer", "-DROOM=8192"]),
+];
+
+#[test]
+fn no_rule_of_another_program_is_used_when_the_generations_of_lists_begin_anew() {
+    require_privileges();
+    let [small, large] = TWINS.map(|recipe| recipe.built());
+    let script = format!("{0} run; {1} run; ", path_str(&small), path_str(&large)).repeat(30);
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("snapshot.json");
+    let mut command = leaktrace([OsStr::new("--json"), json.as_os_str()]);
+    // As many as there are, so that the test need not publish sixteen million lists.
+    command.env("LEAKTRACE_UNWIND_GENERATIONS", "11").args(["-vv", "--show-allocs", "--", "/bin/sh", "-c", &script]);
+    let finished = Tracer::spawn(&mut command, directory).wait();
+    let accounts = Accounts::parse(&finished.stdout);
+    assert_eq!(accounts.sites.len(), 60);
+    let begun_anew = finished.stderr.lines().filter(|line| line.contains("all generations")).count();
+    assert!(begun_anew > 2, "{begun_anew}:\n{}", finished.stderr);
+    let snapshot = finished.exact();
+    snapshot.assert_equals(&accounts);
+    // The first stacks of a program may come before its table, which is counted. Whatever is there is right.
+    let early = snapshot.loss("unwind_failed");
+    let paths: Vec<_> = snapshot.sites.iter().filter(|site| site.passes("leak_leaf")).map(Site::path).collect();
+    let whole = |path: &&String| path.contains("leak_leaf < twin_inner < twin_outer < main < ");
+    let (whole, other): (Vec<_>, Vec<_>) = paths.iter().partition(whole);
+    assert!(other.iter().all(|path| *path == "leak_leaf") && other.len() as u64 == early, "{early} of {other:?}");
+    assert!(whole.len() > 30, "{paths:?}");
 }

@@ -1,5 +1,7 @@
 //! Sharing, freeing and publishing, seen through the search that the kernel program makes.
 
+use std::collections::{HashMap, HashSet};
+
 use leaktrace_common::unwind::{CHUNK_WORDS, Chunk, ProcessWord, Rule, Stop, find_rule};
 
 use super::image::Image;
@@ -7,7 +9,8 @@ use super::{build, sp};
 use crate::model::Pid;
 use crate::unwind_tables::{Code, CodeMapping, PoolWriter, PublishError, Registry, TableError, UnwindTable};
 
-struct Pool(Vec<Chunk>);
+/// The pool, and how often the cache of rules was emptied.
+struct Pool(Vec<Chunk>, usize);
 
 impl PoolWriter for Pool {
     fn write(&mut self, first_chunk: u32, words: &[u64]) {
@@ -15,10 +18,14 @@ impl PoolWriter for Pool {
         let first = first_chunk as usize;
         self.0[first..first + words.len() / CHUNK_WORDS].as_flattened_mut().copy_from_slice(words);
     }
+
+    fn forget_rules(&mut self) {
+        self.1 += 1;
+    }
 }
 
 fn pool(chunks: usize) -> (Registry<&'static str>, Pool) {
-    (Registry::new(chunks as u32), Pool(vec![[u64::MAX; CHUNK_WORDS]; chunks]))
+    (Registry::new(chunks as u32), Pool(vec![[u64::MAX; CHUNK_WORDS]; chunks], 0))
 }
 
 /// Rows from 0x10 to 0x20 of the text, which starts on the third page of the file.
@@ -179,4 +186,52 @@ fn lists_longer_than_a_chunk_are_searched_through() {
         assert_eq!(rule(&pool, word, 0x10_0fff + i * 0x2000), Rule::unsupported(Stop::NoTable));
         assert_eq!(rule(&pool, word, 0x10_1000 + i * 0x2000), Rule::unsupported(Stop::NoMapping));
     }
+}
+
+#[test]
+fn no_generation_comes_again_while_the_cache_may_have_rules_of_it() {
+    let (registry, mut pool) = pool(256);
+    let mut registry = registry.with_generations(7);
+    let mut publish = |registry: &mut Registry<_>, pool: &mut Pool, pid| {
+        registry.set_mappings(Pid(pid), vec![anonymous(0x1000)]);
+        let generation = registry.publish(Pid(pid), pool).unwrap().unwrap().generation();
+        registry.reclaim();
+        generation
+    };
+    // Generations that were used since the cache was emptied last, or were in use then.
+    let (mut tainted, mut current, mut emptied) = (HashSet::new(), HashMap::new(), 0);
+    for step in 0..10_000u32 {
+        // One process that stays, one that stays for a while, and a new one each time.
+        let pid = match step % 100 {
+            0 => 1,
+            50 => 2,
+            _ => 3 + step,
+        };
+        let generation = publish(&mut registry, &mut pool, pid);
+        if pool.1 != emptied {
+            emptied = pool.1;
+            tainted = current.values().copied().collect();
+        }
+        assert!(tainted.insert(generation), "generation {generation} again, in step {step}");
+        current.insert(pid, generation);
+        if pid > 2 {
+            registry.forget(Pid(pid));
+            current.remove(&pid);
+        }
+    }
+    assert!(emptied > 1000);
+}
+
+#[test]
+fn where_all_generations_are_in_use_a_process_is_refused() {
+    let (registry, mut pool) = pool(64);
+    let mut registry = registry.with_generations(3);
+    for pid in 1..=3 {
+        registry.set_mappings(Pid(pid), vec![anonymous(0x1000)]);
+        assert!(registry.publish(Pid(pid), &mut pool).is_ok());
+    }
+    registry.set_mappings(Pid(4), vec![anonymous(0x1000)]);
+    assert_eq!(registry.publish(Pid(4), &mut pool), Err(PublishError::TooManyProcesses));
+    registry.forget(Pid(2));
+    assert!(registry.publish(Pid(4), &mut pool).is_ok());
 }
