@@ -21,5 +21,6 @@ mod sources;
 pub mod symbolize;
 mod trace;
 pub mod unwind_tables;
+mod workers;
 
 pub use run::main;

@@ -4,19 +4,19 @@
 //! In: files with the probes to set in them. Out: the links that hold these, or why there are none.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
-use anyhow::Result;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use anyhow::{Result, anyhow};
 
 use super::attach::{Scope, links};
 use super::probe::Probe;
 use super::programs::ByHand;
+use crate::workers;
 
 /// They wait for the kernel, not for processors.
 const THREADS: usize = 8;
@@ -56,60 +56,18 @@ pub struct Attached {
     pub links: Result<Vec<OwnedFd>>,
 }
 
-/// The threads.
-pub struct Attacher {
-    orders: Sender<Order>,
-    outcomes: UnboundedReceiver<Attached>,
-    under_way: usize,
-}
-
-impl Attacher {
-    /// Starts them; they end when this is dropped.
-    ///
-    /// # Errors
-    /// No thread can be made.
-    pub fn start() -> io::Result<Self> {
-        let (orders, incoming) = channel();
-        let (outgoing, outcomes) = unbounded_channel();
-        let incoming = Arc::new(Mutex::new(incoming));
-        for _ in 0..THREADS {
-            let (incoming, outgoing) = (Arc::clone(&incoming), outgoing.clone());
-            thread::Builder::new().name("attach".to_owned()).spawn(move || work(&incoming, &outgoing))?;
-        }
-        Ok(Self { orders, outcomes, under_way: 0 })
-    }
-
-    /// Has a file attached.
-    pub fn order(&mut self, order: Order) {
-        // The threads are there as long as we are.
-        self.under_way += usize::from(self.orders.send(order).is_ok());
-    }
-
-    /// Whether nothing is under way.
-    pub fn is_idle(&self) -> bool {
-        self.under_way == 0
-    }
-
-    /// Waits for the next file. May be cancelled without losing one.
-    pub async fn next(&mut self) -> Attached {
-        match self.outcomes.recv().await {
-            Some(attached) => {
-                self.under_way = self.under_way.saturating_sub(1);
-                attached
-            }
-            None => std::future::pending().await,
-        }
-    }
-}
-
-fn work(orders: &Mutex<Receiver<Order>>, outcomes: &UnboundedSender<Attached>) {
-    loop {
-        let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Order { programs, file, probes, scope, about }) = order else { return };
+/// Starts the threads that attach; they end when the sender of orders is dropped.
+///
+/// # Errors
+/// No thread can be made.
+pub fn start<R: From<Attached> + Send + 'static>(results: &async_channel::Sender<R>) -> io::Result<Sender<Order>> {
+    let done =
+        |order: &Order, took, links| R::from(Attached { about: order.about.clone(), scope: order.scope, took, links });
+    let work = move |order: &Order| {
         let began = Instant::now();
-        let links = links(&programs, file.as_fd(), &probes, scope);
-        if outcomes.send(Attached { about, scope, took: began.elapsed(), links }).is_err() {
-            return;
-        }
-    }
+        let links = links(&order.programs, order.file.as_fd(), &order.probes, order.scope);
+        done(order, began.elapsed(), links)
+    };
+    let failed = move |order: &Order, panic| done(order, Duration::ZERO, Err(anyhow!("attaching failed ({panic})")));
+    workers::start("attach", THREADS, results, work, failed)
 }

@@ -8,21 +8,20 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use leaktrace_common::abi::Process;
 use leaktrace_common::unwind::{CHUNK_WORDS, FileKey, FileTable, ProcessWord};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::elf;
 use crate::kernel::{self, Kernel};
 use crate::model::Pid;
 use crate::process::maps::{AddressSpace, Object, ObjectId};
 use crate::unwind_tables::{Code, CodeMapping, PoolWriter, Registry, TableError, UnwindTable};
+use crate::workers;
 
 /// Threads that build tables.
 const BUILDERS: usize = 2;
@@ -51,23 +50,21 @@ pub struct Unwinding {
     words: HashMap<Pid, ProcessWord>,
     slots: HashMap<Pid, u32>,
     jobs: Sender<Arc<Object>>,
-    results: UnboundedReceiver<Built>,
+    results: async_channel::Receiver<Built>,
     pending: usize,
 }
 
 impl Unwinding {
     /// An empty pool.
     pub fn new(kernel: &mut Kernel) -> Result<Self> {
-        let (jobs, queue) = channel();
-        let (sender, results) = unbounded_channel();
-        let queue = Arc::new(std::sync::Mutex::new(queue));
-        for _ in 0..BUILDERS {
-            let (queue, sender) = (Arc::clone(&queue), sender.clone());
-            thread::Builder::new()
-                .name("unwind-tables".to_owned())
-                .spawn(move || build_all(&queue, &sender))
-                .context("cannot start the threads that build unwind tables")?;
-        }
+        let (sender, results) = async_channel::unbounded();
+        let failed = |object: &Arc<Object>, panic| Built {
+            object: Arc::clone(object),
+            table: Err(TableError::NotElf(format!("reading it failed ({panic})"))),
+            took: Duration::ZERO,
+        };
+        let jobs = workers::start("unwind-tables", BUILDERS, &sender, build, failed)
+            .context("cannot start the threads that build unwind tables")?;
         Ok(Self {
             registry: Registry::new(kernel.unwind_pool.elements()).with_generations(generations()),
             presets: kernel.take_unwind_lists()?,
@@ -142,8 +139,8 @@ impl Unwinding {
     /// Waits for the next table. May be cancelled without losing one.
     pub async fn built(&mut self) -> Built {
         match self.results.recv().await {
-            Some(built) => built,
-            None => std::future::pending().await,
+            Ok(built) => built,
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -259,24 +256,15 @@ fn point(kernel: &Kernel, slot: u32, word: ProcessWord) {
     }
 }
 
-fn build_all(queue: &std::sync::Mutex<Receiver<Arc<Object>>>, results: &UnboundedSender<Built>) {
-    loop {
-        let Ok(queue) = queue.lock() else { return };
-        let Ok(object) = queue.recv() else { return };
-        drop(queue);
-        let began = Instant::now();
-        let table = match object.open() {
-            Ok(file) => match elf::what_is_loaded(&file) {
-                Ok(bytes) => UnwindTable::build(&*bytes),
-                Err(error) => Err(TableError::NotElf(error.to_string())),
-            },
-            Err(error) => Err(TableError::NotElf(error.to_string())),
-        };
-        let built = Built { object, table, took: began.elapsed() };
-        if results.send(built).is_err() {
-            return;
-        }
-    }
+fn build(object: &Arc<Object>) -> Built {
+    let began = Instant::now();
+    let unreadable = |error: String| TableError::NotElf(error);
+    let table = object
+        .open()
+        .map_err(|error| unreadable(error.to_string()))
+        .and_then(|file| elf::what_is_loaded(&file).map_err(|error| unreadable(error.to_string())))
+        .and_then(|bytes| UnwindTable::build(&*bytes));
+    Built { object: Arc::clone(object), table, took: began.elapsed() }
 }
 
 /// Writes into the map.

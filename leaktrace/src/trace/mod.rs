@@ -118,7 +118,12 @@ async fn trace(config: &Config, report: Report<'_>) -> Result<Outcome> {
         }
     }
     let mut held = None;
-    let mut trace = match setup::set_up(config, launched.as_mut(), &mut held).await {
+    let set_up = tokio::select! {
+        biased;
+        signal = signals.next() => Err(interrupted(signal)),
+        set_up = setup::set_up(config, launched.as_mut(), &mut held) => set_up,
+    };
+    let mut trace = match set_up {
         Ok(trace) => trace,
         Err(error) => {
             // A command that cannot be traced must not run: it has not done anything yet.
@@ -297,6 +302,11 @@ impl Trace<'_> {
         capture.losses.events_lost += self.lost_records - self.made_up_records;
         Ok(capture)
     }
+}
+
+fn interrupted(signal: libc::c_int) -> anyhow::Error {
+    let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
+    anyhow::anyhow!("ended by {name} before tracing began: nothing was recorded")
 }
 
 async fn next_event(launched: &mut Option<Launched>) -> Event {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use leaktrace_common::abi::{UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP};
 use tokio::io::unix::AsyncFd;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::Trace;
 use crate::config::{Config, Whom};
@@ -29,6 +29,8 @@ use crate::symbolize::Symbolizer;
 
 /// 64 MiB: a large program takes 1, everything on a machine some 30.
 const UNWIND_CHUNKS: u32 = 16_384;
+/// How long set-up waits for the next file to be read or attached before it goes on without.
+const PROGRESS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a command is held for its unwind tables, and how long tracing waits for those of running processes.
 /// `LEAKTRACE_TABLES_WITHIN` says another number of seconds, so that tests need not hurry.
 const TABLES_WITHIN: Duration = Duration::from_millis(500);
@@ -183,6 +185,10 @@ impl<'a> Trace<'a> {
     async fn until_probed(&mut self) -> Result<()> {
         while !self.prober.is_idle() {
             tokio::select! {
+                () = sleep(PROGRESS_WITHIN) => {
+                    self.warn_of_stall();
+                    break;
+                }
                 progress = self.prober.progress() => self.prober.settle(&mut self.kernel, progress)?,
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 ready = self.discovery.ready() => {
@@ -192,6 +198,21 @@ impl<'a> Trace<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tracing begins without what has not come; should it come later, it is probed then.
+    fn warn_of_stall(&mut self) {
+        let files: Vec<_> = self.prober.being_planned().map(|path| path.display().to_string()).collect();
+        let what = match files.as_slice() {
+            [] => "probes are still being attached".to_owned(),
+            [file] => format!("{file} is still being read"),
+            [file, others @ ..] => format!("{file} and {} other files are still being read", others.len()),
+        };
+        self.warnings.push(format!(
+            "{what} after {} s without progress: allocations there are missing until then; is a file system or the disk stuck?",
+            PROGRESS_WITHIN.as_secs()
+        ));
+        log::warn!("{}", self.warnings.last().map_or("", String::as_str));
     }
 
     /// Waits for the unwind tables that were asked for, for a while.

@@ -41,6 +41,7 @@ mod processes;
 mod real_programs;
 mod sampling;
 mod schema;
+mod set_up;
 mod system_wide;
 mod threads;
 mod victims;

@@ -88,6 +88,9 @@ impl PoolWriter for Pool {
         let first = first_chunk as usize;
         self.0[first..first + words.len() / CHUNK_WORDS].as_flattened_mut().copy_from_slice(words);
     }
+
+    // Walks on the host search every time.
+    fn forget_rules(&mut self) {}
 }
 
 /// What gimli says of a stack.

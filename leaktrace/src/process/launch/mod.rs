@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{self, Sender};
 use std::{io, thread};
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use async_channel::Receiver as Notices;
 
 use crate::model::Pid;
 use crate::process::pidfd::PidFd;
@@ -134,7 +134,7 @@ impl Held {
 pub struct Launched {
     started: Started,
     words: Sender<Word>,
-    notices: UnboundedReceiver<Notice>,
+    notices: Notices<Notice>,
     ended: Option<Ending>,
 }
 
@@ -152,7 +152,7 @@ impl Launched {
     pub fn spawn(command: &[OsString], options: LaunchOptions) -> Result<Self, LaunchError> {
         let executable = Executable::find(command, std::env::var_os("PATH").as_deref())?;
         let (word_sender, words) = mpsc::channel();
-        let (notice_sender, notices) = unbounded_channel();
+        let (notice_sender, notices) = async_channel::unbounded();
         let (started_sender, started) = mpsc::channel();
         thread::Builder::new()
             .name("command".to_owned())
@@ -198,13 +198,13 @@ impl Launched {
         }
         let held = |at| Held { words: self.words.clone(), at };
         match self.notices.recv().await {
-            Some(Notice::Held(HeldAt::Exit)) => Event::Exiting(held(HeldAt::Exit)),
-            Some(Notice::Held(at)) => Event::Held(held(at)),
-            Some(Notice::Ended(ending)) => {
+            Ok(Notice::Held(HeldAt::Exit)) => Event::Exiting(held(HeldAt::Exit)),
+            Ok(Notice::Held(at)) => Event::Held(held(at)),
+            Ok(Notice::Ended(ending)) => {
                 self.ended = Some(ending);
                 Event::Ended(ending)
             }
-            None => {
+            Err(_) => {
                 log::error!("process {} ended unseen", self.started.pid);
                 let ending = Ending::Exited(1);
                 self.ended = Some(ending);

@@ -12,8 +12,8 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender};
 
+use async_channel::Sender as Notices;
 use libc::{c_int, pid_t};
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::command::Executable;
 use super::jobs::JobControl;
@@ -61,7 +61,7 @@ pub(super) fn run(
     options: LaunchOptions,
     started: &Sender<Result<Started, LaunchError>>,
     words: Receiver<Word>,
-    notices: UnboundedSender<Notice>,
+    notices: Notices<Notice>,
 ) {
     // Before the fork: what the terminal sends to the command's group must never stop us with the command untended.
     let jobs = options.job_control.then(JobControl::take);
@@ -134,7 +134,7 @@ struct Tracer {
     /// Code of the command's own has been let run.
     released: bool,
     words: Receiver<Word>,
-    notices: UnboundedSender<Notice>,
+    notices: Notices<Notice>,
 }
 
 impl Tracer {
@@ -170,7 +170,7 @@ impl Tracer {
 
     fn tell(&self, notice: Notice) {
         // Nobody listens once leaktrace has finished with the command; it is seen through all the same.
-        let _ = self.notices.send(notice);
+        let _ = self.notices.send_blocking(notice);
     }
 
     fn await_word(&mut self) -> Result<Word, Stopped> {

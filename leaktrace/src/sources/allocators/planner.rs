@@ -3,19 +3,19 @@
 //! In: objects. Out: their plans, in the order in which they are ready.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{io, thread};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use anyhow::Result;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::elf;
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanOptions, Role};
 use crate::probes::site::Emulation;
 use crate::process::maps::{Object, ObjectId};
+use crate::workers;
 
 /// More than the processors of a small machine: the kernel shares them out, and small files wait for no large one.
 const THREADS: usize = 4;
@@ -43,57 +43,42 @@ pub struct Wanted {
     pub emulation: Emulation,
 }
 
-/// The threads.
-pub struct Planner {
-    orders: Sender<Arc<Object>>,
-    outcomes: UnboundedReceiver<Outcome>,
+/// Starts the threads that plan; they end when the sender of objects is dropped.
+///
+/// # Errors
+/// No thread can be made.
+pub fn start<R: From<Outcome> + Send + 'static>(
+    wanted: &Wanted,
+    results: &async_channel::Sender<R>,
+) -> io::Result<Sender<Arc<Object>>> {
+    let wanted = wanted.clone();
+    let work = move |object: &Arc<Object>| R::from((object.id(), outcome(&wanted, object)));
+    workers::start("plan", THREADS, results, work, |object, panic| {
+        log::warn!("{} is not probed: reading it failed ({panic}); please report this", object.path().display());
+        R::from((object.id(), None))
+    })
 }
 
-impl Planner {
-    /// Starts them; they end when this is dropped.
-    ///
-    /// # Errors
-    /// No thread can be made.
-    pub fn start(wanted: &Wanted) -> io::Result<Self> {
-        let (orders, incoming) = channel();
-        let (outgoing, outcomes) = unbounded_channel();
-        let incoming = Arc::new(Mutex::new(incoming));
-        for _ in 0..THREADS {
-            let (wanted, incoming, outgoing) = (wanted.clone(), Arc::clone(&incoming), outgoing.clone());
-            thread::Builder::new().name("plan".to_owned()).spawn(move || work(&wanted, &incoming, &outgoing))?;
-        }
-        Ok(Self { orders, outcomes })
-    }
-
-    /// Has an object planned.
-    pub fn order(&self, object: &Arc<Object>) {
-        // The threads are there as long as we are.
-        let _ = self.orders.send(Arc::clone(object));
-    }
-
-    /// Waits for the next plan. May be cancelled.
-    pub async fn next(&mut self) -> Outcome {
-        match self.outcomes.recv().await {
-            Some(outcome) => outcome,
-            None => std::future::pending().await,
-        }
-    }
+fn outcome(wanted: &Wanted, object: &Object) -> Option<Arc<Planned>> {
+    #[cfg(debug_assertions)]
+    misbehave(object.path());
+    object
+        .open()
+        .map_err(anyhow::Error::from)
+        .and_then(|file| wanted.plan(&file, object.path()))
+        .inspect_err(|error| log::debug!("{} is not probed: {error:#}", object.path().display()))
+        .ok()
+        .map(Arc::new)
 }
 
-fn work(wanted: &Wanted, orders: &Mutex<Receiver<Arc<Object>>>, outcomes: &UnboundedSender<Outcome>) {
-    loop {
-        let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(object) = order else { return };
-        let planned = object
-            .open()
-            .map_err(anyhow::Error::from)
-            .and_then(|file| wanted.plan(&file, object.path()))
-            .inspect_err(|error| log::debug!("{} is not probed: {error:#}", object.path().display()))
-            .ok()
-            .map(Arc::new);
-        if outcomes.send((object.id(), planned)).is_err() {
-            return;
-        }
+/// Panics or does not come back where `LEAKTRACE_PLAN_PANICS` or `LEAKTRACE_PLAN_HANGS` names a part of the path: so that tests
+/// see what the rest of the program does then.
+#[cfg(debug_assertions)]
+fn misbehave(path: &Path) {
+    let names = |variable| std::env::var(variable).is_ok_and(|part| path.to_string_lossy().contains(&part));
+    assert!(!names("LEAKTRACE_PLAN_PANICS"), "a test wants it");
+    while names("LEAKTRACE_PLAN_HANGS") {
+        std::thread::park();
     }
 }
 

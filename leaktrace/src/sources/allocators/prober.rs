@@ -8,16 +8,17 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::layers::{Known, Probed};
-use super::planner::{Outcome, Planned, Planner, Wanted};
+use super::planner::{self, Outcome, Planned, Wanted};
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::attach::{Attachments, Scope};
-use crate::kernel::attacher::{About, Attached, Attacher, Order};
+use crate::kernel::attacher::{self, About, Attached, Order};
 use crate::kernel::probe;
 use crate::kernel::programs::Programs;
 use crate::probes::functions::AllocSymbol;
@@ -28,8 +29,11 @@ use crate::process::maps::{AddressSpace, Object, ObjectId};
 /// Plans and attaches.
 pub struct Prober {
     attachments: Attachments,
-    attacher: Attacher,
-    planner: Planner,
+    attacher: Sender<Order>,
+    /// Files that are being attached.
+    attaching: usize,
+    planner: Sender<Arc<Object>>,
+    results: async_channel::Receiver<Progress>,
     wanted: Wanted,
     plans: HashMap<ObjectId, Planning>,
     /// How many are being planned.
@@ -99,10 +103,13 @@ impl Prober {
     pub fn new(prefixes: &[String], symbols: &[AllocSymbol], kernel_version: (u32, u32)) -> Result<Self> {
         let emulation = Emulation::for_kernel(kernel_version.0, kernel_version.1);
         let wanted = Wanted { prefixes: prefixes.to_vec(), symbols: symbols.to_vec(), emulation };
+        let (sender, results) = async_channel::unbounded();
         Ok(Self {
             attachments: Attachments::default(),
-            attacher: Attacher::start().context("cannot start the threads that attach probes")?,
-            planner: Planner::start(&wanted).context("cannot start the threads that read programs")?,
+            attacher: attacher::start(&sender).context("cannot start the threads that attach probes")?,
+            planner: planner::start(&wanted, &sender).context("cannot start the threads that read programs")?,
+            results,
+            attaching: 0,
             wanted,
             plans: HashMap::new(),
             pending: 0,
@@ -126,8 +133,8 @@ impl Prober {
                 }
             }
             None => {
-                self.planner.order(&request.object);
-                self.pending += 1;
+                // The threads are there as long as we are.
+                self.pending += usize::from(self.planner.send(Arc::clone(&request.object)).is_ok());
                 self.plans.insert(request.object.id(), Planning::Pending(vec![request]));
             }
         }
@@ -146,14 +153,22 @@ impl Prober {
 
     /// Whether everything requested is in place.
     pub fn is_idle(&self) -> bool {
-        self.pending == 0 && self.attacher.is_idle() && self.waiting.is_empty()
+        self.pending == 0 && self.attaching == 0 && self.waiting.is_empty()
+    }
+
+    /// Files that are still being read for their probes.
+    pub fn being_planned(&self) -> impl Iterator<Item = &Path> {
+        self.plans.values().filter_map(|planning| match planning {
+            Planning::Pending(requests) => requests.first().map(|request| request.object.path()),
+            Planning::Done(_) => None,
+        })
     }
 
     /// Waits for what comes of requests. May be cancelled.
     pub async fn progress(&mut self) -> Progress {
-        tokio::select! {
-            attached = self.attacher.next() => Progress::Attached(attached),
-            planned = self.planner.next() => Progress::Planned(planned),
+        match self.results.recv().await {
+            Ok(progress) => progress,
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -170,7 +185,8 @@ impl Prober {
                     self.attachments.hold(links, scope);
                     about.tell(took)
                 });
-                if self.attacher.is_idle() {
+                self.attaching = self.attaching.saturating_sub(1);
+                if self.attaching == 0 {
                     for waiting in std::mem::take(&mut self.waiting) {
                         self.attach_layered(kernel, waiting)?;
                     }
@@ -266,7 +282,7 @@ impl Prober {
                 Ok(())
             }
             // What is being attached may be this one.
-            Known::Maybe if !self.attacher.is_idle() => {
+            Known::Maybe if self.attaching > 0 => {
                 self.waiting.push(Waiting { file, planned, mapped_ns });
                 Ok(())
             }
@@ -305,7 +321,7 @@ impl Prober {
         let about = About { path: planned.path.clone(), mapped_ns };
         if let Programs::ByHand(programs) = &kernel.programs {
             let programs = Arc::clone(programs);
-            self.attacher.order(Order { programs, file, probes, scope, about });
+            self.attaching += usize::from(self.attacher.send(Order { programs, file, probes, scope, about }).is_ok());
             return Ok(());
         }
         let began = Instant::now();
@@ -348,6 +364,18 @@ impl Prober {
     /// Removes all probes; what was found is still known.
     pub fn detach(&mut self) {
         std::mem::take(&mut self.attachments).detach();
+    }
+}
+
+impl From<planner::Outcome> for Progress {
+    fn from(outcome: planner::Outcome) -> Self {
+        Self::Planned(outcome)
+    }
+}
+
+impl From<Attached> for Progress {
+    fn from(attached: Attached) -> Self {
+        Self::Attached(attached)
     }
 }
 

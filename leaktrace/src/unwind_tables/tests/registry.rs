@@ -192,7 +192,7 @@ fn lists_longer_than_a_chunk_are_searched_through() {
 fn no_generation_comes_again_while_the_cache_may_have_rules_of_it() {
     let (registry, mut pool) = pool(256);
     let mut registry = registry.with_generations(7);
-    let mut publish = |registry: &mut Registry<_>, pool: &mut Pool, pid| {
+    let publish = |registry: &mut Registry<_>, pool: &mut Pool, pid| {
         registry.set_mappings(Pid(pid), vec![anonymous(0x1000)]);
         let generation = registry.publish(Pid(pid), pool).unwrap().unwrap().generation();
         registry.reclaim();
