@@ -1,32 +1,27 @@
 //! News of address spaces: what the kernel records of mappings, forks, programs and ends, on every CPU.
 //!
-//! A dummy software event on each CPU counts nothing; it is there for the records that `perf_event_open(2)` writes beside
-//! the counts. Out: [`Record`]s of all CPUs in the order in which they happened.
+//! In: a [`Ring`] for each CPU that is online, those that come online later included. Out: [`Record`]s of all CPUs in the order
+//! in which they happened, and how many were lost.
 //!
 //! Never touches a process: what the records mean is decided elsewhere.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::{io, mem, ptr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::{io, mem};
 
 use anyhow::{Context, Result};
-use aya_obj::generated::{
-    PERF_FLAG_FD_CLOEXEC, perf_event_attr, perf_event_mmap_page, perf_event_sample_format, perf_sw_ids, perf_type_id,
-};
-use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::mmap_records::{self, Record, What};
+use super::ring::Ring;
+use crate::host::cpus;
 
 /// Memory of one CPU's ring, a power of two: at 1,500 new processes a second on one CPU, records of half a second, and of
 /// four seconds where there are few CPUs: as long as a report of many sites keeps us.
 const RING_BYTES: (usize, usize) = (512 << 10, 4 << 20);
 /// Memory of all rings, where CPUs are few.
 const ALL_RINGS_BYTES: usize = 16 << 20;
-/// `PERF_FORMAT_LOST` (Linux 6.0): reading the event tells how many records found the ring full.
-const FORMAT_LOST: u64 = 1 << 4;
 
 /// The rings of all CPUs.
 pub struct Discovery {
@@ -36,6 +31,12 @@ pub struct Discovery {
     later: Vec<Record>,
     /// By records that say so.
     told_lost: u64,
+    /// By rings of CPUs that have gone offline.
+    lost_with_cpus: u64,
+    /// CPUs that came online after the start: what happened there before they had a ring is lost.
+    came_online: u64,
+    /// Of each ring.
+    bytes: usize,
 }
 
 /// All rings' descriptors in one.
@@ -53,7 +54,7 @@ impl Discovery {
     /// # Errors
     /// The kernel does not let us, by its `perf_event_paranoid`, lockdown or lack of memory that may be locked.
     pub fn start() -> Result<Self> {
-        let cpus = aya::util::online_cpus().map_err(|(_, error)| error).context("cannot list the CPUs")?;
+        let cpus = cpus::online().context("cannot list the CPUs")?;
         let (least, most) = RING_BYTES;
         let share = ALL_RINGS_BYTES / cpus.len().next_power_of_two();
         Self::with_rings(&cpus, share.clamp(least, most))
@@ -62,18 +63,54 @@ impl Discovery {
     /// With rings of so many bytes.
     fn with_rings(cpus: &[u32], bytes: usize) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
-        let mut rings = Vec::with_capacity(cpus.len());
-        for &cpu in cpus {
-            let ring = Ring::open(cpu, bytes).with_context(|| {
-                format!("the kernel does not let us record mappings on CPU {cpu} (perf_event_open)")
-            })?;
-            epoll.add(&ring.event, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(cpu)))?;
-            rings.push(ring);
-        }
         // SAFETY: the epoll owns its descriptor and keeps it to its end.
         let wakeups = unsafe { AsyncFd::register_with_interest(Wakeups(epoll), Interest::READABLE) }
             .context("cannot wait for records of mappings")?;
-        Ok(Self { rings, wakeups, later: Vec::new(), told_lost: 0 })
+        let mut discovery = Self {
+            rings: Vec::with_capacity(cpus.len()),
+            wakeups,
+            later: Vec::new(),
+            told_lost: 0,
+            lost_with_cpus: 0,
+            came_online: 0,
+            bytes,
+        };
+        cpus.iter().try_for_each(|cpu| discovery.open(*cpu))?;
+        Ok(discovery)
+    }
+
+    fn open(&mut self, cpu: u32) -> Result<()> {
+        let ring = Ring::open(cpu, self.bytes)
+            .with_context(|| format!("the kernel does not let us record mappings on CPU {cpu} (perf_event_open)"))?;
+        self.wakeups.get_ref().0.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(cpu)))?;
+        self.rings.push(ring);
+        Ok(())
+    }
+
+    /// Gives CPUs that have come online since the last time a ring, and takes those of CPUs that have gone. To be called
+    /// once a second or so, and before the last reading.
+    ///
+    /// # Errors
+    /// A new CPU cannot be recorded; what happens there is counted as lost.
+    pub fn follow_cpus(&mut self) -> Result<()> {
+        let online = cpus::online().context("cannot list the CPUs")?;
+        let (gone, rings): (Vec<_>, Vec<_>) =
+            mem::take(&mut self.rings).into_iter().partition(|ring| !online.contains(&ring.cpu));
+        self.rings = rings;
+        for mut ring in gone {
+            log::info!("CPU {} is offline", ring.cpu);
+            self.told_lost += keep(mmap_records::parse(ring.take()), &mut self.later);
+            self.lost_with_cpus += ring.lost().unwrap_or(0);
+            // It is not told of again: the event goes with the ring. Should the CPU come back, it gets a new one.
+        }
+        for cpu in online {
+            if self.rings.iter().all(|ring| ring.cpu != cpu) {
+                log::info!("CPU {cpu} is online; what was mapped there until now may be missing");
+                self.came_online += 1;
+                self.open(cpu)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until there is something to read. May be cancelled.
@@ -111,119 +148,28 @@ impl Discovery {
 
     fn collect(&mut self, records: &mut Vec<Record>) {
         for ring in &mut self.rings {
-            for record in mmap_records::parse(ring.take()) {
-                match record.what {
-                    What::Lost(count) => self.told_lost += count,
-                    _ => records.push(record),
-                }
-            }
+            self.told_lost += keep(mmap_records::parse(ring.take()), records);
         }
     }
 
     /// Records that found no room so far.
     pub fn lost(&self) -> u64 {
         // Records tell only once there is room again; older kernels tell by them alone.
-        self.rings.iter().filter_map(Ring::lost).sum::<u64>().max(self.told_lost)
+        let by_rings = self.lost_with_cpus + self.rings.iter().filter_map(Ring::lost).sum::<u64>();
+        by_rings.max(self.told_lost) + self.came_online
     }
 }
 
-/// One CPU's event and the memory that the kernel writes its records to.
-struct Ring {
-    event: OwnedFd,
-    memory: MmapRaw,
-    page: usize,
-    /// Of its data pages.
-    bytes: usize,
-    tells_lost: bool,
-    /// What was taken last, in one piece.
-    taken: Vec<u8>,
-}
-
-impl Ring {
-    fn open(cpu: u32, bytes: usize) -> io::Result<Self> {
-        let (event, tells_lost) = match open(cpu, FORMAT_LOST) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (open(cpu, 0)?, false),
-            opened => (opened?, true),
-        };
-        // SAFETY: takes a number, returns one.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
-        let memory = MmapOptions::new().len(page + bytes).map_raw(event.as_raw_fd())?;
-        Ok(Self { event, memory, page, bytes, tells_lost, taken: Vec::new() })
-    }
-
-    fn control(&self) -> *mut perf_event_mmap_page {
-        self.memory.as_mut_ptr().cast()
-    }
-
-    /// Moves out what the kernel has written.
-    fn take(&mut self) -> &[u8] {
-        let control = self.control();
-        // SAFETY: the first page of the mapping, aligned; the kernel writes `data_head` and we alone write `data_tail`,
-        // both as whole words.
-        let (head, tail) = unsafe {
-            (AtomicU64::from_ptr(&raw mut (*control).data_head), AtomicU64::from_ptr(&raw mut (*control).data_tail))
-        };
-        let (from, to) = (tail.load(Ordering::Relaxed), head.load(Ordering::Acquire));
-        self.taken.clear();
-        if from == to {
-            return &self.taken;
+/// Adds records to those that are kept; returns how many others they say were lost.
+fn keep(from: impl Iterator<Item = Record>, records: &mut Vec<Record>) -> u64 {
+    let mut lost = 0;
+    for record in from {
+        match record.what {
+            What::Lost(count) => lost += count,
+            _ => records.push(record),
         }
-        let length = usize::try_from(to.wrapping_sub(from)).unwrap_or(0).min(self.bytes);
-        let start = from as usize % self.bytes;
-        let first = length.min(self.bytes - start);
-        self.taken.reserve(length);
-        // SAFETY: both parts lie in the data pages behind the first page, were written before `data_head` was, and are not
-        // written again before `data_tail` is; there is room for both.
-        unsafe {
-            let data = self.memory.as_ptr().add(self.page);
-            ptr::copy_nonoverlapping(data.add(start), self.taken.as_mut_ptr(), first);
-            ptr::copy_nonoverlapping(data, self.taken.as_mut_ptr().add(first), length - first);
-            self.taken.set_len(length);
-        }
-        tail.store(to, Ordering::Release);
-        &self.taken
     }
-
-    /// Records that found no room, where the kernel tells.
-    fn lost(&self) -> Option<u64> {
-        if !self.tells_lost {
-            return None;
-        }
-        // The value of the dummy, always 0, and the number lost.
-        let mut words = [0_u8; 16];
-        let read = nix::unistd::read(&self.event, &mut words).ok()?;
-        (read == words.len()).then(|| u64::from_ne_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|at| words[at])))
-    }
-}
-
-/// The event that counts nothing, on one CPU, for all processes.
-fn open(cpu: u32, read_format: u64) -> io::Result<OwnedFd> {
-    // SAFETY: a structure of plain integers; the kernel demands that what is not used be 0.
-    let mut attr = unsafe { mem::zeroed::<perf_event_attr>() };
-    attr.type_ = perf_type_id::PERF_TYPE_SOFTWARE as u32;
-    attr.size = size_of::<perf_event_attr>() as u32;
-    attr.config = perf_sw_ids::PERF_COUNT_SW_DUMMY as u64;
-    attr.sample_type = perf_event_sample_format::PERF_SAMPLE_TIME as u64;
-    attr.read_format = read_format;
-    attr.set_mmap(1);
-    attr.set_mmap2(1);
-    attr.set_comm(1);
-    attr.set_comm_exec(1);
-    attr.set_task(1);
-    attr.set_sample_id_all(1);
-    attr.set_use_clockid(1);
-    attr.clockid = libc::CLOCK_MONOTONIC;
-    // Wakes at every record: `wakeup_events` would count samples, of which there are none.
-    attr.set_watermark(1);
-    attr.__bindgen_anon_2.wakeup_watermark = 1;
-    let cpu = i32::try_from(cpu).map_err(io::Error::other)?;
-    // SAFETY: `attr` is what the call reads and outlives it; the others are numbers.
-    let event = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
-    if event < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call returned a new descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(event as RawFd) })
+    lost
 }
 
 #[cfg(test)]
@@ -297,5 +243,27 @@ mod tests {
         churn(1);
         discovery.read();
         assert!(discovery.told_lost >= 1900 && discovery.lost() >= discovery.told_lost, "{}", discovery.told_lost);
+    }
+
+    #[test]
+    fn a_cpu_that_had_no_ring_gets_one_and_counts_as_a_loss_until_it_has() {
+        let online = cpus::online().unwrap();
+        assert!(online.len() > 1, "this test needs two CPUs");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        let mut discovery = Discovery::with_rings(&online[..1], RING_BYTES.0).expect("needs root");
+        discovery.follow_cpus().unwrap();
+        assert_eq!(discovery.rings.len(), online.len());
+        assert_eq!(discovery.lost(), online.len() as u64 - 1);
+        discovery.follow_cpus().unwrap();
+        assert_eq!(discovery.lost(), online.len() as u64 - 1, "nothing has changed");
+        // A process on a CPU that came later.
+        let other = online[1].to_string();
+        let mut child = Command::new("taskset").args(["-c", &other, "/bin/true"]).spawn().unwrap();
+        let pid = Pid(child.id());
+        let told = runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(30), life_of(&mut discovery, pid)).await });
+        child.wait().unwrap();
+        assert!(told.unwrap().iter().any(|what| matches!(what, What::Executed { comm, .. } if comm == "true")));
     }
 }

@@ -7,4 +7,5 @@ pub(crate) mod discovery;
 pub(crate) mod life;
 pub(crate) mod mmap_records;
 pub(crate) mod processes;
+mod ring;
 pub(crate) mod unwinding;

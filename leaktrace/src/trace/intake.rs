@@ -145,6 +145,9 @@ impl Trace<'_> {
     /// Where records were lost, mappings may have been missed: looks at the processes themselves, and has what is new in them
     /// probed while the trace goes on.
     pub(super) fn make_up_for_lost_records(&mut self, goes_on: bool) -> Result<()> {
+        if goes_on && let Err(error) = self.discovery.follow_cpus() {
+            log::warn!("{error:#}");
+        }
         let ends = self.kernel.followed_ends();
         let lost = self.lost_by_the_end.unwrap_or_else(|| self.discovery.lost());
         let before = self.lost_records;

@@ -231,6 +231,10 @@ impl Trace<'_> {
 
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends) -> Result<Outcome> {
+        // A CPU that came online a moment ago may have been missed.
+        if let Err(error) = self.discovery.follow_cpus() {
+            log::warn!("{error:#}");
+        }
         self.kernel.stop()?;
         // Before it is learnt that processes have ended, and their tables with them.
         self.unwinding.tell();
