@@ -1,10 +1,13 @@
 //! Messages on standard error: warnings, and with `-v` what is being done.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::panic;
 
 use log::{Level, LevelFilter};
 
+use crate::clean::clean;
 use crate::config::Messages;
+use crate::workers;
 
 /// Sends log records to standard error as `leaktrace: warning: …`, from now on.
 pub fn start(messages: Messages) {
@@ -18,13 +21,23 @@ pub fn start(messages: Messages) {
     let started = env_logger::Builder::new()
         .filter_level(libraries)
         .filter_module(env!("CARGO_CRATE_NAME"), own)
-        .format(|out, record| match record.level() {
-            Level::Error => writeln!(out, "leaktrace: error: {}", record.args()),
-            Level::Warn => writeln!(out, "leaktrace: warning: {}", record.args()),
-            Level::Info => writeln!(out, "leaktrace: {}", record.args()),
-            Level::Debug | Level::Trace => writeln!(out, "leaktrace: {}: {}", record.target(), record.args()),
+        .format(|out, record| {
+            let message = record.args().to_string();
+            let message = clean(&message);
+            match record.level() {
+                Level::Error => writeln!(out, "leaktrace: error: {message}"),
+                Level::Warn => writeln!(out, "leaktrace: warning: {message}"),
+                Level::Info => writeln!(out, "leaktrace: {message}"),
+                Level::Debug | Level::Trace => writeln!(out, "leaktrace: {}: {message}", record.target()),
+            }
         })
         .try_init();
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
+        let message = workers::message(panic.payload());
+        // Where standard error is closed there is nobody to tell.
+        let _ = writeln!(io::stderr(), "leaktrace: internal error: {}{place}; please report this", clean(&message));
+    }));
     // A program that embeds the library may have its own logger; that one stays.
     drop(started);
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
 use crate::model::Snapshot;
@@ -152,5 +153,5 @@ fn print(bytes: &[u8]) -> anyhow::Result<u8> {
 fn complain(message: &str) {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "leaktrace: {line}");
+    let _ = writeln!(io::stderr(), "leaktrace: {}", clean(&line));
 }

@@ -1,7 +1,14 @@
-//! The snapshot as JSON, schema `leaktrace/1`: one line, so that interval reports on one stream are JSON Lines.
+//! The snapshot as JSON: one line, so that interval reports on one stream are JSON Lines.
+//!
+//! Names are data here and stay whole, but none may act on a terminal that the line is printed to: what JSON itself does not
+//! escape and is unsafe stands as `\u….`
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+
+use crate::clean::is_unsafe;
 use crate::model::Snapshot;
 
 /// Writes the snapshot and a newline. The order of keys is the model's and does not change within a schema.
@@ -9,6 +16,53 @@ use crate::model::Snapshot;
 /// # Errors
 /// What `out` reports.
 pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, snapshot)?;
+    snapshot.serialize(&mut Serializer::with_formatter(&mut *out, Safe(CompactFormatter)))?;
     out.write_all(b"\n")
+}
+
+/// Compact, with every unsafe character escaped.
+struct Safe(CompactFormatter);
+
+impl Formatter for Safe {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_unsafe) {
+            let (before, from) = rest.split_at(at);
+            self.0.write_string_fragment(out, before)?;
+            let mut characters = from.chars();
+            let mut units = [0; 2];
+            for unit in characters.next().unwrap_or_default().encode_utf16(&mut units) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+            rest = characters.as_str();
+        }
+        self.0.write_string_fragment(out, rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_name_comes_back_and_none_acts_on_a_terminal(name: String) {
+            let mut line = Vec::new();
+            name.serialize(&mut Serializer::with_formatter(&mut line, Safe(CompactFormatter))).unwrap();
+            let line = String::from_utf8(line).unwrap();
+            prop_assert!(!line.contains(is_unsafe), "{:?}", line);
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn controls_of_direction_and_tags_are_escaped() {
+        let mut line = Vec::new();
+        "a\u{202e}b\u{e0041}\u{85}"
+            .serialize(&mut Serializer::with_formatter(&mut line, Safe(CompactFormatter)))
+            .unwrap();
+        assert_eq!(line, br#""a\u202eb\udb40\udc41\u0085""#);
+    }
 }

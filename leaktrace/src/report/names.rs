@@ -1,11 +1,10 @@
 //! What frames, processes and targets are called in every format.
 //!
-//! Names come from the traced processes and may hold anything; what leaves this module holds no control characters, so
-//! that no name can move a terminal's cursor, end a line or make an XML file ill-formed.
+//! Names come from the traced processes and may hold anything; what leaves this module is clean.
 
-use std::borrow::Cow;
 use std::path::Path;
 
+use crate::clean::{clean, elide};
 use crate::model::{Frame, Process, Site, Snapshot, TraceMode};
 
 /// What stands for the frames of a site whose stack could not be recorded.
@@ -13,13 +12,6 @@ pub const NO_STACK: &str = "[no stack recorded]";
 
 /// Characters shown of a traced command: it shares one line with the totals.
 const LONGEST_COMMAND: usize = 80;
-
-/// `text` with every character replaced that is not text: control characters, and the two noncharacters that XML 1.0
-/// forbids beside them (<https://www.w3.org/TR/xml/#charsets>).
-pub fn clean(text: &str) -> Cow<'_, str> {
-    let is_bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
-    if text.contains(is_bad) { Cow::Owned(text.replace(is_bad, "?")) } else { Cow::Borrowed(text) }
-}
 
 /// The function, or `module+0xoffset` where no symbol covers the address, or the bare address.
 pub fn function(frame: &Frame) -> String {
@@ -80,19 +72,6 @@ fn one(process: &Process) -> String {
     }
 }
 
-/// `text` in at most `room` characters, its middle replaced by an ellipsis.
-pub fn elide(text: &str, room: usize) -> String {
-    let length = text.chars().count();
-    if length <= room {
-        return text.to_owned();
-    }
-    let tail = room.saturating_sub(1) / 2;
-    let head = room.saturating_sub(1) - tail;
-    let front: String = text.chars().take(head).collect();
-    let back: String = text.chars().skip(length - tail).collect();
-    format!("{front}…{back}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,19 +87,5 @@ mod tests {
         assert_eq!(function(&frame), "libx.so.1+0x1139");
         frame.function = Some("leak".into());
         assert_eq!(function(&frame), "leak");
-    }
-
-    #[test]
-    fn no_name_can_reach_the_terminal_or_the_xml_as_control() {
-        let text = clean("a\u{1b}[2Jb\n\u{7f}\u{85}\u{ffff}c");
-        assert_eq!(text, "a?[2Jb????c");
-    }
-
-    #[test]
-    fn what_is_too_long_loses_its_middle() {
-        assert_eq!(elide("abcdefgh", 8), "abcdefgh");
-        assert_eq!(elide("abcdefghi", 8), "abcd…ghi");
-        assert_eq!(elide("äöüäöü", 5), "äö…öü");
-        assert_eq!(elide("abc", 0), "…");
     }
 }

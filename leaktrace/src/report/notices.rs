@@ -1,7 +1,7 @@
 //! What a reader must know before believing the numbers: each loss in words, with its number and the next step.
 
 use super::human::{Bytes, Count, counted};
-use super::names::clean;
+use crate::clean::clean;
 use crate::model::{Options, Snapshot, Stacks};
 
 /// One thing to know about a snapshot's numbers.

@@ -8,6 +8,7 @@ use super::estimates;
 use super::human::{Bytes, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
+use crate::clean::{clean, elide};
 use crate::model::{Block, Frame, Options, Site, Snapshot, Totals};
 
 /// How the report is to look.
@@ -42,7 +43,7 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
     }
 
     for note in &snapshot.notes {
-        writeln!(out, "{} {}", paint.with(HEADER, "note:"), names::clean(note))?;
+        writeln!(out, "{} {}", paint.with(HEADER, "note:"), clean(note))?;
     }
 
     let outstanding: Vec<&Site> = snapshot.sites.iter().filter(|site| site.outstanding_count > 0).collect();
@@ -150,7 +151,7 @@ fn write_stack(site: &Site, style: TextStyle, options: &Options, paint: Paint, o
 fn fit(frame: &Frame, columns: Option<usize>) -> (String, String) {
     const SHORTEST_FUNCTION: usize = 24;
     let function = names::function(frame);
-    let file = frame.file.as_ref().map(|file| names::clean(&file.to_string_lossy()).into_owned());
+    let file = frame.file.as_ref().map(|file| clean(&file.to_string_lossy()).into_owned());
     let full = place(frame, file.as_deref());
     let length = |text: &str| text.chars().count();
     let Some(columns) = columns else { return (function, full) };
@@ -159,7 +160,7 @@ fn fit(frame: &Frame, columns: Option<usize>) -> (String, String) {
     }
     let short = place(frame, frame.file.as_deref().map(names::base_name).as_deref());
     let room = columns.saturating_sub(2 + length(&short)).max(SHORTEST_FUNCTION);
-    (names::elide(&function, room), short)
+    (elide(&function, room), short)
 }
 
 /// `file:line (module)` with the parts that are known.

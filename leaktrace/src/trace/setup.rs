@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, sleep_until};
 
 use super::Trace;
+use crate::clean::clean;
 use crate::config::{Config, Whom};
 use crate::host::seccomp;
 use crate::host::version::version;
@@ -189,7 +190,11 @@ impl<'a> Trace<'a> {
                     self.warn_of_stall();
                     break;
                 }
-                progress = self.prober.progress() => self.prober.settle(&mut self.kernel, progress)?,
+                progress = self.prober.progress() => match self.prober.settle(&mut self.kernel, progress) {
+                    // One process' file is not to keep the whole machine from being traced.
+                    Err(error) if !self.config.whom.is_named() => log::warn!("{error:#}"),
+                    settled => settled?,
+                },
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 ready = self.discovery.ready() => {
                     ready.context("cannot wait for the kernel's records")?;
@@ -245,7 +250,7 @@ impl<'a> Trace<'a> {
         self.since = Instant::now();
         self.kernel.start()?;
         if !self.config.messages.quiet {
-            eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", whom(&self.target));
+            eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", clean(&whom(&self.target)));
         }
         if let Some(held) = held {
             self.let_go(held, self.target.pids.first().copied());

@@ -5,7 +5,7 @@
 //! those of the README, read out of the README itself.
 //!
 //! The root is a directory that is made anew each time, in a mount namespace of its own (see [`enter`]). Nothing of it is
-//! left afterwards, neither mounts nor processes, whatever ends us.
+//! left afterwards, neither mounts nor processes; where the chore itself is killed, the next run ends what still runs there.
 
 mod enter;
 mod readme;

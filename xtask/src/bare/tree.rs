@@ -2,6 +2,7 @@
 //!
 //! The Debian is made once by debootstrap, without anything that this machine's root has, and copied for each run.
 
+use super::enter;
 use crate::setup::apt;
 use crate::vm_test::kernels;
 use crate::{shell, workspace};
@@ -34,6 +35,7 @@ impl Tree {
             let name = left.file_name().to_string_lossy().into_owned();
             let owner = name.strip_prefix("run-").and_then(|pid| pid.parse::<u32>().ok());
             if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                enter::end_all_in(&left.path())?;
                 remove(&left.path())?;
             }
         }

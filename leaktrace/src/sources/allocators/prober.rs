@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -232,8 +232,14 @@ impl Prober {
             return Ok(());
         }
         self.attached.insert((object.id(), *scope), Arc::clone(object));
-        let file = object.open().with_context(|| format!("cannot open {}", planned.path.display()))?;
-        self.attach(kernel, file, planned, *scope, *mapped_ns)
+        match object.open() {
+            Ok(file) => self.attach(kernel, file, planned, *scope, *mapped_ns),
+            // Whoever owns the file can bring this about; the trace of others goes on.
+            Err(error) => {
+                log::warn!("{} is not probed: {error}", planned.path.display());
+                Ok(())
+            }
+        }
     }
 
     /// Probes a file that the user named.
@@ -241,7 +247,11 @@ impl Prober {
     /// # Errors
     /// The file cannot be read, has no allocation functions, or the kernel refuses a probe.
     pub fn probe_file(&mut self, kernel: &mut Kernel, path: &Path, scope: Scope) -> Result<()> {
-        let file = File::open(path)
+        // Never waits for a pipe's writer.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
         let planned =
             self.wanted.plan(&file, path).with_context(|| format!("cannot use --object {}", path.display()))?;

@@ -43,6 +43,7 @@ pub struct Stacks {
 pub struct Process {
     pub pid: u32,
     pub comm: String,
+    pub exe: Option<String>,
     pub exited: bool,
     pub outstanding_bytes: u64,
     pub outstanding_count: u64,
