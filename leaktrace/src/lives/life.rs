@@ -39,6 +39,8 @@ pub struct Life {
     pub ended: bool,
     /// How it ended where that is known.
     pub exit_status: Option<i32>,
+    /// Variables that say how it allocates, as it was started with them; `None` where they could not be read in time.
+    pub environment: Option<Vec<(&'static str, String)>>,
     /// As last read.
     pub memory: Memory,
     /// As last read from the tables.
@@ -65,6 +67,7 @@ impl Life {
             leaderless: false,
             ended: false,
             exit_status: None,
+            environment: None,
             memory: Memory::default(),
             counters: Process::default(),
             merged: 0,

@@ -101,10 +101,13 @@ impl Processes {
     pub fn look_at(&mut self, pid: Pid) -> Result<&AddressSpace, CaptureError> {
         let number = match self.current(pid) {
             Some(number) => {
-                if let Some(life) = self.lives.get_mut(&number)
-                    && life.space.recapture(&self.store)?
-                {
-                    self.changed.insert(pid);
+                if let Some(life) = self.lives.get_mut(&number) {
+                    if life.environment.is_none() {
+                        life.environment = facts::environment(pid);
+                    }
+                    if life.space.recapture(&self.store)? {
+                        self.changed.insert(pid);
+                    }
                 }
                 number
             }
@@ -248,7 +251,7 @@ impl Processes {
         // Before the reading: what is recorded from now on may or may not be in it, and does no harm twice.
         let captured_ns = monotonic_ns().unwrap_or(0);
         let space = AddressSpace::capture(pid, &self.store)?;
-        let mut life = Life { captured_ns, ..Life::new(pid, 0, space) };
+        let mut life = Life { captured_ns, environment: facts::environment(pid), ..Life::new(pid, 0, space) };
         if let Some(identity) = facts::identity(pid) {
             life.identify(identity);
         }
@@ -296,7 +299,12 @@ impl Processes {
             // Its beginning was not recorded.
             _ => self.capture(pid).unwrap_or_else(|_| self.add(Life::new(pid, 0, AddressSpace::empty(pid)))),
         };
+        let is_current = self.current(pid) == Some(number);
         if let Some(life) = self.lives.get_mut(&number) {
+            // Now, since it may have ended by the next report.
+            if life.environment.is_none() && is_current {
+                life.environment = facts::environment(pid);
+            }
             life.slot = Some(slot);
             life.observe(process);
             self.by_slot.insert(slot, number);
@@ -316,16 +324,26 @@ impl Processes {
     }
 
     /// Forgets lives that ended before anything was booked for them. To be called when everything that was told has been
-    /// taken in. Returns the processes of which no life is left.
-    pub fn forget_unclaimed(&mut self) -> Vec<Pid> {
+    /// taken in. `about` is told of each before, and says whether enough is known of it; else it stays for a while. Returns the
+    /// processes of which no life is left.
+    pub fn forget_unclaimed(&mut self, mut about: impl FnMut(Pid, &str, &AddressSpace) -> bool) -> Vec<Pid> {
         let [old, new] = &mut self.unclaimed;
-        let forgotten = std::mem::replace(old, std::mem::take(new));
+        let mut forgotten = std::mem::replace(old, std::mem::take(new));
+        let mut stays = Vec::new();
+        forgotten.retain(|number| {
+            let Some(life) = self.lives.get(number).filter(|life| !life.is_reported()) else { return false };
+            let is_known = about(life.pid, &life.comm, &life.space);
+            if !is_known {
+                stays.push(*number);
+            }
+            is_known
+        });
+        self.unclaimed[1].extend(stays);
         forgotten.into_iter().filter_map(|number| self.forget(number)).collect()
     }
 
     fn forget(&mut self, number: u32) -> Option<Pid> {
-        let pid = self.lives.get(&number).filter(|life| !life.is_reported())?.pid;
-        self.lives.remove(&number);
+        let pid = self.lives.remove(&number)?.pid;
         let numbers = self.by_pid.get_mut(&pid)?;
         numbers.retain(|known| *known != number);
         if !numbers.is_empty() {
@@ -368,6 +386,17 @@ impl Processes {
             roster.processes.push(life.raw(*number));
         }
         roster
+    }
+
+    /// The variables of a life, by its number in [`RawProcess::life`], that say how it allocates; `None` where they are not known.
+    pub fn environment(&self, life: u32) -> Option<&[(&'static str, String)]> {
+        self.lives.get(&life)?.environment.as_deref()
+    }
+
+    /// Lives of which nothing was booked and that are not forgotten yet, with their names and mappings.
+    pub fn unreported(&self) -> impl Iterator<Item = (Pid, &str, &AddressSpace)> {
+        let lives = self.lives.values().filter(|life| !life.is_reported());
+        lives.map(|life| (life.pid, life.comm.as_str(), &life.space))
     }
 
     /// The address space of a life by its number in [`RawProcess::life`].

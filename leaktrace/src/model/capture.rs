@@ -18,6 +18,7 @@ use super::losses::{Losses, Stacks};
 use super::request::{Options, Target};
 use super::snapshot::{Process, SCHEMA, Site, Snapshot};
 use super::types::{Address, Frame, Pid};
+use super::untraced::Untraced;
 use crate::model::sampling::whole;
 
 /// One reading of the maps.
@@ -43,6 +44,8 @@ pub struct Capture {
     pub blocks: Option<BlockTally>,
     /// How many stacks are whole, where that is known.
     pub stacks: Option<Stacks>,
+    /// Processes that were seen and not traced.
+    pub untraced: Vec<Untraced>,
     /// What could not be recorded.
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
@@ -161,6 +164,13 @@ impl<F: FnMut(&RawProcess, &[Address]) -> Vec<Frame>> Resolver for F {
 }
 
 impl Capture {
+    /// Whether not one call of an allocation function was seen.
+    #[must_use]
+    pub fn saw_nothing(&self) -> bool {
+        self.sites.iter().all(|site| site.counters.alloc_count == 0)
+            && self.processes.iter().all(|process| process.untracked_frees == 0)
+    }
+
     /// The latest life of a process ended with this status after the reading.
     pub fn exited(&mut self, pid: Pid, status: u8) {
         if let Some(process) = self.processes.iter_mut().rev().find(|process| process.pid == pid) {
@@ -232,12 +242,16 @@ impl Capture {
             processes,
             sites,
             stacks: self.stacks,
+            untraced: self.untraced,
             losses: self.losses,
             warnings: self.warnings,
             notes: self.notes,
         };
         if snapshot.saw_nothing() {
-            snapshot.warnings.push(nothing_seen(&snapshot));
+            // Where it is known why, that says more.
+            if !snapshot.warnings.iter().any(|warning| warning.starts_with(NOTHING_SEEN)) {
+                snapshot.warnings.push(nothing_seen(&snapshot));
+            }
         }
         snapshot.sort_sites(snapshot.options.sort);
         snapshot
@@ -339,13 +353,16 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
     }
 }
 
+/// How the warning begins that says that there was no event at all.
+pub const NOTHING_SEEN: &str = "not one allocation was seen";
+
 fn nothing_seen(snapshot: &Snapshot) -> String {
     let next = if snapshot.options.filters_sizes() {
         "trace again without --min-size and --max-size"
     } else {
         "trace for longer, or name the allocator with --object"
     };
-    format!("not one allocation was seen, which does not mean that nothing leaks; {next}")
+    format!("{NOTHING_SEEN}, which does not mean that nothing leaks; {next}")
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ fn capture(options: Options) -> Capture {
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
         stacks: None,
+        untraced: Vec::new(),
         losses: Losses::default(),
         warnings: vec![],
         notes: vec![],

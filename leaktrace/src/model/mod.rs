@@ -16,9 +16,10 @@ mod select;
 mod snapshot;
 mod sums;
 mod types;
+mod untraced;
 
 pub use blocks::{BlockTally, RawBlock, SiteTally};
-pub use capture::{Capture, Counters, RawProcess, RawSite, Resolver};
+pub use capture::{Capture, Counters, NOTHING_SEEN, RawProcess, RawSite, Resolver};
 pub use estimate::Spread;
 pub use json::SnapshotError;
 pub use losses::{Losses, Stacks};
@@ -27,3 +28,4 @@ pub use select::NoBlocks;
 pub use snapshot::{Block, Process, Reachability, SCHEMA, Site, Snapshot, Tally, Trend, Verdict};
 pub use sums::{SumMismatch, Totals};
 pub use types::{Address, Frame, Pid};
+pub use untraced::Untraced;

@@ -13,6 +13,7 @@ use super::json::{lossy_path, optional_seconds, seconds};
 use super::losses::{Losses, Stacks};
 use super::request::{Options, Target};
 use super::types::{Address, Frame, Pid};
+use super::untraced::Untraced;
 
 /// The schema that this version writes and reads.
 pub const SCHEMA: &str = "leaktrace/1";
@@ -56,6 +57,9 @@ pub struct Snapshot {
     /// How many stacks are whole; `None` where that cannot be known, as by frame pointers alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stacks: Option<Stacks>,
+    /// Processes that were seen and not traced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untraced: Vec<Untraced>,
     /// What could not be recorded.
     #[serde(default)]
     pub losses: Losses,

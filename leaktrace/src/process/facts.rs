@@ -1,5 +1,7 @@
 //! What /proc says of a living process.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -41,6 +43,53 @@ pub fn memory(pid: Pid) -> Option<Memory> {
     let values = &rollup.memory_map_rollup.0.first()?.extension.map;
     let bytes = |name: &str| values.get(name).copied();
     Some(Memory { rss_bytes: bytes("Rss"), pss_bytes: bytes("Pss") })
+}
+
+/// Variables by which a runtime or an allocator is told how to allocate.
+const VARIABLES: [&str; 1] = ["PYTHONMALLOC"];
+/// The most that is read of an environment, bytes: the kernel lets it have a quarter of the stack.
+const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// The longest value that is kept, bytes.
+const MAX_VALUE: usize = 256;
+
+/// Those of the process' variables, as it was started with them, that say how it allocates; `None` where they cannot be read.
+pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/environ")).ok()?.take(MAX_ENVIRONMENT).read_to_end(&mut bytes).ok()?;
+    let value = |name: &'static str| {
+        let mut values =
+            bytes.split(|byte| *byte == 0).filter_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        values.next().map(|value| (name, String::from_utf8_lossy(&value[..value.len().min(MAX_VALUE)]).into_owned()))
+    };
+    Some(VARIABLES.into_iter().filter_map(value).collect())
+}
+
+/// The processes that descend from these and run now, parents before their children.
+pub fn descendants(of: &[Pid]) -> Vec<Pid> {
+    let mut found: Vec<Pid> = Vec::new();
+    // A process that is forked while the list is read may be missed, but not by the next reading.
+    loop {
+        let Ok(processes) = procfs::process::all_processes() else { return found };
+        let parents: Vec<(Pid, Pid)> = processes
+            .filter_map(|process| process.ok()?.stat().ok())
+            .map(|stat| (Pid(stat.pid as u32), Pid(stat.ppid as u32)))
+            .collect();
+        let before = found.len();
+        let mut grew = true;
+        while grew {
+            grew = false;
+            for (pid, parent) in &parents {
+                let is_new = !of.contains(pid) && !found.contains(pid);
+                if is_new && (of.contains(parent) || found.contains(parent)) {
+                    found.push(*pid);
+                    grew = true;
+                }
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
 }
 
 /// The moment of a reading of `CLOCK_MONOTONIC`.

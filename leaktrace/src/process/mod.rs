@@ -5,6 +5,7 @@
 
 pub(crate) mod candidate;
 pub(crate) mod facts;
+pub(crate) mod growth;
 pub mod launch;
 pub mod maps;
 pub(crate) mod pidfd;

@@ -1,5 +1,7 @@
 //! What a reader must know before believing the numbers: each loss in words, with its number and the next step.
 
+use std::collections::BTreeMap;
+
 use super::human::{Bytes, Count, counted};
 use crate::clean::clean;
 use crate::model::{Options, Snapshot, Stacks};
@@ -100,12 +102,26 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "lost".to_owned(),
         "processes or names may be missing, trace fewer processes with --pid".to_owned(),
     );
+    for (reason, processes) in untraced(snapshot) {
+        let what = clean(&format!("not traced: {processes}: {reason}")).into_owned();
+        notices.push(Notice { short: what.clone(), what, next: String::new(), is_loss: false });
+    }
     let warning = |text: &String| {
         let what = clean(text).into_owned();
         Notice { short: what.clone(), what, next: String::new(), is_loss: false }
     };
     notices.extend(snapshot.warnings.iter().map(warning));
     notices
+}
+
+/// Processes that were not traced, by the reason.
+fn untraced(snapshot: &Snapshot) -> BTreeMap<&str, String> {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for process in &snapshot.untraced {
+        let more = if process.more == 0 { String::new() } else { format!(" and {} more", Count(process.more)) };
+        reasons.entry(&process.reason).or_default().push(format!("{} (pid {}){more}", process.comm, process.pid));
+    }
+    reasons.into_iter().map(|(reason, processes)| (reason, processes.join(", "))).collect()
 }
 
 /// How many of the stacks are whole; `None` where that is not known, or there is none.

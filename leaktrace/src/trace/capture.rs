@@ -100,6 +100,7 @@ pub fn capture(
         target: target.clone(),
         options: options.clone(),
         processes: raw_processes,
+        untraced: Vec::new(),
         sites,
         blocks,
         // Where frame pointers end cannot be told from where they are missing.

@@ -83,7 +83,8 @@ impl Trace<'_> {
                 _ => {}
             }
         }
-        for pid in self.processes.forget_unclaimed() {
+        let (untraced, prober) = (&mut self.untraced, &self.prober);
+        for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
             self.unwinding.ended(&self.kernel, pid);
         }
         self.plan_reclaim();

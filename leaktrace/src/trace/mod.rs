@@ -10,6 +10,7 @@ mod progress;
 mod remarks;
 mod setup;
 mod signals;
+mod untraced;
 mod waiting;
 
 use std::ops::ControlFlow;
@@ -28,8 +29,9 @@ use crate::kernel::Kernel;
 use crate::lives::discovery::Discovery;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Capture, Options, Snapshot, Target};
+use crate::model::{Capture, Options, Pid, Snapshot, Target};
 use crate::outcome::{CommandStatus, Outcome};
+use crate::process::growth::Resident;
 use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use crate::symbolize::Symbolizer;
@@ -37,6 +39,7 @@ use capture::Occasion;
 use progress::Progress;
 use remarks::Remarks;
 use signals::Signals;
+use untraced::UntracedProcesses;
 use waiting::Ends;
 
 /// Traces what `config` says, calls `report` at each interval until it breaks, and hands back the last report
@@ -60,6 +63,8 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// How long the records of the dead stay in the tables, so that those of many are taken out in one go.
 const RECLAIM_AFTER: Duration = Duration::from_millis(50);
+/// How long the last report waits for files that are being read.
+const PLANNED_WITHIN: Duration = Duration::from_millis(300);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -86,6 +91,12 @@ struct Trace<'a> {
     reclaim_at: Option<Instant>,
     reclaimed: Instant,
     reclaiming_took: Duration,
+    /// Processes of which nothing could be recorded.
+    untraced: UntracedProcesses,
+    /// Resident memory of the named processes when tracing began, for the case that nothing else is seen.
+    resident: Vec<(Pid, Resident)>,
+    /// Descendants of the named processes that ran and were not followed.
+    left_out: usize,
     /// What a reader of the numbers must know beside what the capture says.
     warnings: Vec<String>,
     target: Target,
@@ -246,6 +257,7 @@ impl Trace<'_> {
         for pid in ends.ended() {
             self.processes.exited(pid, None);
         }
+        self.until_planned().await;
         let mut capture = self.read(true)?;
         // Nothing more is asked of the traced processes. Naming and rendering allocate millions of times, and at each the
         // probes in our own libc would take a microsecond.
@@ -284,6 +296,21 @@ impl Trace<'_> {
         Ok(Outcome { snapshot, command_status })
     }
 
+    /// Waits a little for files that are being read: whether there was anything to trace in processes that have just ended.
+    async fn until_planned(&mut self) {
+        let deadline = Instant::now() + PLANNED_WITHIN;
+        while self.prober.being_planned().next().is_some() {
+            tokio::select! {
+                progress = self.prober.progress() => {
+                    if let Err(error) = self.prober.settle(&mut self.kernel, progress) {
+                        log::debug!("{error:#}");
+                    }
+                }
+                () = sleep_until(deadline.into()) => return,
+            }
+        }
+    }
+
     fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
         let capture = self.read(is_final)?;
         Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
@@ -301,6 +328,10 @@ impl Trace<'_> {
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
+        capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
+        if capture.saw_nothing() {
+            capture.warnings.extend(remarks::of_silence(&self.resident, self.left_out));
+        }
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
         capture.losses.events_lost += self.lost_records - self.made_up_records;

@@ -4,11 +4,11 @@
 //! their own, and warnings, for allocators that are there and cannot be found.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
 use crate::lives::processes::Processes;
-use crate::model::{Pid, RawProcess};
+use crate::model::{NOTHING_SEEN, Pid, RawProcess};
 use crate::probes::plan::Runtime;
+use crate::process::growth::Resident;
 use crate::sources::allocators::Prober;
 
 /// Processes named in one remark.
@@ -31,7 +31,7 @@ pub fn of(reported: &[RawProcess], processes: &Processes, prober: &Prober) -> Re
         let Some(space) = processes.space(process.life) else { continue };
         let found = prober.found(space);
         for runtime in found.runtimes {
-            if !shows_everything(runtime, process) {
+            if !shows_everything(runtime, processes.environment(process.life)) {
                 runtimes.entry(runtime).or_default().insert(process.pid);
             }
         }
@@ -47,12 +47,40 @@ pub fn of(reported: &[RawProcess], processes: &Processes, prober: &Prober) -> Re
     Remarks { notes, warnings: hidden.into_iter().map(warning).collect() }
 }
 
-/// Whether a process was started so that its runtime's heap is traced as well. Of one that has ended nobody knows.
-fn shows_everything(runtime: Runtime, process: &RawProcess) -> bool {
-    let environment = || fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
-    runtime == Runtime::CPython
-        && !process.exited
-        && environment().split(|byte| *byte == 0).any(|variable| variable.starts_with(b"PYTHONMALLOC=malloc"))
+/// What to say where not one allocation was seen, beside that: what there was to be seen elsewhere. `then` is what the processes
+/// had when tracing began, `left_out` is how many of their descendants run and are not traced.
+pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (pid, then) in then {
+        let grown = Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default();
+        if grown.is_empty() {
+            continue;
+        }
+        let sum: u64 = grown.iter().map(|(bytes, _)| bytes).sum();
+        let parts: Vec<_> = grown.iter().map(|(bytes, what)| format!("{} in {what}", mebibytes(*bytes))).collect();
+        warnings.push(format!(
+            "{NOTHING_SEEN}, but the memory of process {pid} grew by {} without malloc: {}; look for calls of mmap, brk or \
+             shmat in it, as by strace -k -e memory",
+            mebibytes(sum),
+            parts.join(", ")
+        ));
+    }
+    if left_out > 0 {
+        warnings.push(format!(
+            "{NOTHING_SEEN} in the processes named, which have descendants that run and are left out; trace without --no-follow"
+        ));
+    }
+    warnings
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Whether a process was started so that its runtime's heap is traced as well.
+fn shows_everything(runtime: Runtime, environment: Option<&[(&'static str, String)]>) -> bool {
+    let is_set = |(name, value): &(&str, String)| *name == "PYTHONMALLOC" && value.starts_with("malloc");
+    runtime == Runtime::CPython && environment.is_some_and(|environment| environment.iter().any(is_set))
 }
 
 fn named(pids: &BTreeSet<Pid>) -> String {

@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, sleep_until};
 
 use super::Trace;
+use super::untraced::UntracedProcesses;
 use crate::clean::clean;
 use crate::config::{Config, Whom};
 use crate::host::seccomp;
@@ -23,6 +24,8 @@ use crate::lives::discovery::Discovery;
 use crate::lives::processes::{Circle, Processes};
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, Unwind};
+use crate::process::facts;
+use crate::process::growth::Resident;
 use crate::process::launch::{Held, Launched};
 use crate::process::maps::ObjectStore;
 use crate::sources::allocators::{Found, Prober};
@@ -63,6 +66,7 @@ pub(super) async fn set_up<'a>(
                 for pid in pids {
                     trace.probe_process(*pid).await?;
                 }
+                trace.probe_descendants(pids).await;
             }
             Whom::Command(_) | Whom::Filtered(_) | Whom::System => trace.probe_system().await?,
         }
@@ -119,6 +123,9 @@ impl<'a> Trace<'a> {
             reclaim_at: None,
             reclaimed: Instant::now(),
             reclaiming_took: Duration::ZERO,
+            untraced: UntracedProcesses::default(),
+            resident: Vec::new(),
+            left_out: 0,
             warnings: Vec::new(),
             target: config.target(),
             options: config.options(),
@@ -146,11 +153,56 @@ impl<'a> Trace<'a> {
         // One that has ended meanwhile is not at fault: the trace ends at once, with its report.
         if let Ok(space) = self.processes.look_at(pid) {
             let found = self.prober.found(space);
+            if found.objects.is_empty() && found.foreign.is_some() {
+                bail!("process {pid} cannot be traced: {}", found.untraceable().unwrap_or_default());
+            }
             if found.objects.is_empty() && self.config.recording.objects.is_empty() {
                 bail!("{}", nothing_to_probe(pid, &found));
             }
         }
         Ok(())
+    }
+
+    /// Probes the allocators of the processes that descend from these and run already, and has their descendants followed. What
+    /// cannot be traced of them is no reason to trace nothing.
+    async fn probe_descendants(&mut self, pids: &[Pid]) {
+        let mut known = Vec::new();
+        loop {
+            let descendants = facts::descendants(pids);
+            let new: Vec<Pid> = descendants.into_iter().filter(|pid| !known.contains(pid)).collect();
+            if !self.config.follow {
+                self.left_out = new.len();
+                if self.left_out > 0 {
+                    let are = if self.left_out == 1 {
+                        "process that descends from those named is"
+                    } else {
+                        "processes that descend from those named are"
+                    };
+                    self.warnings.push(format!("{} running {are} left out (--no-follow)", self.left_out));
+                }
+                return;
+            }
+            // Each is followed before its own children are looked for: those that it makes from then on are followed too.
+            if new.is_empty() {
+                return;
+            }
+            for pid in new {
+                known.push(pid);
+                if let Err(error) = self.probe_descendant(pid).await {
+                    log::info!("process {pid}: {error:#}");
+                }
+            }
+        }
+    }
+
+    async fn probe_descendant(&mut self, pid: Pid) -> Result<()> {
+        let scope = self.scope(pid);
+        seccomp::check(Some(pid), scope == Scope::AllProcesses, self.config.force)?;
+        self.kernel.follow(pid)?;
+        let space = self.processes.look_at(pid)?;
+        self.prober.request_all(&mut self.kernel, space, scope)?;
+        self.follow_mappings();
+        self.until_probed().await
     }
 
     /// Probes the allocators of every process.
@@ -248,6 +300,9 @@ impl<'a> Trace<'a> {
         self.prober.tell(self.processes.spaces());
         self.started = Timestamp::now();
         self.since = Instant::now();
+        if self.config.whom.is_named() {
+            self.resident = self.target.pids.iter().filter_map(|pid| Some((*pid, Resident::of(*pid)?))).collect();
+        }
         self.kernel.start()?;
         if !self.config.messages.quiet {
             eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", clean(&whom(&self.target)));

@@ -44,4 +44,5 @@ mod schema;
 mod set_up;
 mod system_wide;
 mod threads;
+mod untraced;
 mod victims;

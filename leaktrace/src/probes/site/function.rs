@@ -116,7 +116,7 @@ impl Site {
     ///
     /// # Panics
     ///
-    /// Never for a site that [`select`] made: its registers are numbered below 32, and its shift fits.
+    /// Never for a site that [`super::select`] made: its registers are numbered below 32, and its shift fits.
     #[must_use]
     pub fn cookie(&self, machine: Machine, kind: Kind) -> u64 {
         if self.is_plain(machine, kind) {

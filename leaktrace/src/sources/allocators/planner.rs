@@ -11,8 +11,9 @@ use std::sync::mpsc::Sender;
 use anyhow::Result;
 
 use crate::elf;
+use crate::probes::elf::ElfError;
 use crate::probes::functions::AllocSymbol;
-use crate::probes::plan::{self, Plan, PlanOptions, Role};
+use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
 use crate::probes::site::Emulation;
 use crate::process::maps::{Object, ObjectId};
 use crate::workers;
@@ -29,8 +30,26 @@ pub struct Planned {
     pub plan: Plan,
 }
 
-/// What is planned for an object; `None` for one that cannot be read or is no program or library.
-pub type Outcome = (ObjectId, Option<Arc<Planned>>);
+/// What is planned for an object.
+pub type Outcome = (ObjectId, Result<Arc<Planned>, Unplanned>);
+
+/// Why nothing is planned for an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unplanned {
+    /// Code of another machine or word size: this one.
+    Foreign(String),
+    /// It cannot be read, or is no program or library.
+    Unreadable(String),
+}
+
+impl Unplanned {
+    fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<PlanError>() {
+            Some(PlanError::Elf(ElfError::Foreign(machine))) => Self::Foreign(machine.clone()),
+            _ => Self::Unreadable(format!("{error:#}")),
+        }
+    }
+}
 
 /// What to look for.
 #[derive(Debug, Clone)]
@@ -55,11 +74,11 @@ pub fn start<R: From<Outcome> + Send + 'static>(
     let work = move |object: &Arc<Object>| R::from((object.id(), outcome(&wanted, object)));
     workers::start("plan", THREADS, results, work, |object, panic| {
         log::warn!("{} is not probed: reading it failed ({panic}); please report this", object.path().display());
-        R::from((object.id(), None))
+        R::from((object.id(), Err(Unplanned::Unreadable(format!("reading it failed ({panic})")))))
     })
 }
 
-fn outcome(wanted: &Wanted, object: &Object) -> Option<Arc<Planned>> {
+fn outcome(wanted: &Wanted, object: &Object) -> Result<Arc<Planned>, Unplanned> {
     #[cfg(debug_assertions)]
     misbehave(object.path());
     object
@@ -67,8 +86,8 @@ fn outcome(wanted: &Wanted, object: &Object) -> Option<Arc<Planned>> {
         .map_err(anyhow::Error::from)
         .and_then(|file| wanted.plan(&file, object.path()))
         .inspect_err(|error| log::debug!("{} is not probed: {error:#}", object.path().display()))
-        .ok()
         .map(Arc::new)
+        .map_err(|error| Unplanned::of(&error))
 }
 
 /// Panics or does not come back where `LEAKTRACE_PLAN_PANICS` or `LEAKTRACE_PLAN_HANGS` names a part of the path: so that tests

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::layers::{Known, Probed};
-use super::planner::{self, Outcome, Planned, Wanted};
+use super::planner::{self, Outcome, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::attach::{Attachments, Scope};
@@ -60,7 +60,7 @@ enum Planning {
     /// Being made; then it is to be attached for these.
     Pending(Vec<Request>),
     /// Made, or impossible.
-    Done(Option<Arc<Planned>>),
+    Done(Result<Arc<Planned>, Unplanned>),
 }
 
 /// An object to be probed.
@@ -93,6 +93,37 @@ pub struct Found {
     pub runtimes: Vec<Runtime>,
     /// LeakSanitizer is in it.
     pub leak_sanitizer: bool,
+    /// Of another machine or word size: this one.
+    pub foreign: Option<String>,
+    /// Files that could not be read, with the reason.
+    pub unreadable: Vec<(PathBuf, String)>,
+    /// Whether some of its files are still being read.
+    pub is_pending: bool,
+}
+
+impl Found {
+    /// Why nothing of the process can be traced, as half a sentence; `None` where something can, or where that is not known yet.
+    #[must_use]
+    pub fn untraceable(&self) -> Option<String> {
+        if !self.objects.is_empty() || self.is_pending {
+            return None;
+        }
+        if let Some(machine) = &self.foreign {
+            return Some(format!(
+                "it is a program of {machine}, and leaktrace traces 64-bit programs of this machine only"
+            ));
+        }
+        if let Some((path, allocator)) = self.hidden.first() {
+            return Some(format!("{allocator} in {} has no symbols to find it by", path.display()));
+        }
+        if let Some(runtime) = self.runtimes.first() {
+            return Some(format!("it is run by {runtime}, which has a heap of its own"));
+        }
+        if let Some((path, error)) = self.unreadable.first() {
+            return Some(format!("{} cannot be read ({error})", path.display()));
+        }
+        Some("no allocator that we know was found in it".to_owned())
+    }
 }
 
 impl Prober {
@@ -128,7 +159,7 @@ impl Prober {
         match self.plans.get_mut(&request.object.id()) {
             Some(Planning::Pending(requests)) => requests.push(request),
             Some(Planning::Done(planned)) => {
-                if let Some(planned) = planned.clone() {
+                if let Ok(planned) = planned.clone() {
                     self.attach_once(kernel, &request, &planned)?;
                 }
             }
@@ -198,7 +229,7 @@ impl Prober {
         let Some(Planning::Pending(requests)) = self.plans.insert(id, Planning::Done(planned.clone())) else {
             return Ok(());
         };
-        let Some(planned) = planned else { return Ok(()) };
+        let Ok(planned) = planned else { return Ok(()) };
         requests.iter().try_for_each(|request| self.attach_once(kernel, request, &planned))
     }
 
@@ -208,10 +239,20 @@ impl Prober {
         let planned: Vec<&Planned> = objects(space)
             .into_iter()
             .filter_map(|object| match self.plans.get(&object.id())? {
-                Planning::Done(planned) => planned.as_deref(),
+                Planning::Done(planned) => planned.as_deref().ok(),
                 Planning::Pending(_) => None,
             })
             .collect();
+        for object in objects(space) {
+            match self.plans.get(&object.id()) {
+                Some(Planning::Done(Err(Unplanned::Foreign(machine)))) => found.foreign = Some(machine.clone()),
+                Some(Planning::Done(Err(Unplanned::Unreadable(error)))) => {
+                    found.unreadable.push((object.path().to_path_buf(), error.clone()));
+                }
+                Some(Planning::Done(Ok(_))) => {}
+                Some(Planning::Pending(_)) | None => found.is_pending = true,
+            }
+        }
         for planned in &planned {
             if let Some(allocator) = planned.plan.hidden {
                 found.hidden.push((planned.path.clone(), allocator));

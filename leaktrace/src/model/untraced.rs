@@ -1,0 +1,26 @@
+//! Processes that were seen and whose allocations were not.
+
+use serde::{Deserialize, Serialize};
+
+use super::Pid;
+
+/// A process that was in the trace's way and is not in its numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untraced {
+    /// The process.
+    pub pid: Pid,
+    /// The kernel's short name of it.
+    #[serde(default)]
+    pub comm: String,
+    /// Why nothing of it was recorded: half a sentence.
+    #[serde(default)]
+    pub reason: String,
+    /// How many processes of that name, with that reason, this one stands for beside itself; absent for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
