@@ -14,6 +14,7 @@ use crate::cli::{
     Action, Cli, ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs,
     UnwindArg, UsageError, WhomArgs,
 };
+use crate::host::memory;
 use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
 use crate::probes::functions::AllocSymbol;
 use crate::report::output::Destination;
@@ -139,6 +140,8 @@ pub struct Surroundings {
     pub columns: Option<usize>,
     /// Whether a person watches standard error.
     pub interactive: bool,
+    /// Bytes of memory that can be had; `None` where that is not known.
+    pub available_memory: Option<u64>,
 }
 
 impl Surroundings {
@@ -150,6 +153,7 @@ impl Surroundings {
             color: anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
             columns: size.map(|(width, _)| usize::from(width.0)).filter(|columns| *columns > 0),
             interactive: io::stderr().is_terminal(),
+            available_memory: memory::available(),
         }
     }
 }
@@ -175,7 +179,7 @@ impl Config {
         let TraceArgs { whom, record, output, gate, messages, no_progress } = args;
         let (follow, force) = (!whom.no_follow, whom.force);
         Ok(Self {
-            recording: Recording::resolve(&whom, &record, &output)?,
+            recording: Recording::resolve(&whom, &record, &output, surroundings)?,
             whom: Whom::resolve(whom)?,
             follow,
             force,
@@ -232,7 +236,13 @@ impl Config {
 }
 
 impl Recording {
-    fn resolve(whom: &WhomArgs, args: &RecordArgs, output: &OutputArgs) -> Result<Self, UsageError> {
+    fn resolve(
+        whom: &WhomArgs,
+        args: &RecordArgs,
+        output: &OutputArgs,
+        surroundings: Surroundings,
+    ) -> Result<Self, UsageError> {
+        let room = Room::of(whom, surroundings);
         let min_size = args.min_size.unwrap_or(0);
         if let Some(max_size) = args.max_size
             && min_size > max_size
@@ -257,14 +267,35 @@ impl Recording {
                 UnwindArg::Fp => Unwind::Fp,
             },
             older_than: output.older_than.unwrap_or_default(),
-            max_allocs: args.max_allocs,
-            max_stacks: args.max_stacks,
+            max_allocs: args.max_allocs.unwrap_or(room.allocs),
+            max_stacks: args.max_stacks.unwrap_or(room.stacks),
             max_depth: args.max_depth,
             objects: whom.objects.clone(),
             symbols_prefixes: whom.symbols_prefixes.clone(),
             alloc_symbols: whom.alloc_symbols.clone(),
             show_allocs: output.show_allocs,
         })
+    }
+}
+
+/// How many allocations and stacks there is room for where the user does not say.
+struct Room {
+    allocs: u32,
+    stacks: u32,
+}
+
+impl Room {
+    /// Two compilers at work make 6,000 stacks a second, and a machine has more than one process: there a 32nd of the memory
+    /// that is available is taken, half for each, as far as it is of use.
+    fn of(whom: &WhomArgs, surroundings: Surroundings) -> Self {
+        // What the tables take each, bytes: see `kernel::memory`.
+        const ALLOC: u64 = 45;
+        const STACK: u64 = 1_925;
+        let (allocs, stacks) = (Options::MAX_ALLOCS as u32, Options::MAX_STACKS as u32);
+        let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
+        let share = surroundings.available_memory.filter(|_| !is_named).unwrap_or(0) / 64;
+        let room = |bytes: u64, least: u32, most: u32| u32::try_from(share / bytes).unwrap_or(most).clamp(least, most);
+        Self { allocs: room(ALLOC, allocs, 4 * allocs), stacks: room(STACK, stacks, 8 * stacks) }
     }
 }
 

@@ -40,6 +40,23 @@ fn nothing_said_is_the_whole_system_with_the_documented_defaults() {
 }
 
 #[test]
+fn traces_of_the_whole_machine_take_room_by_its_memory_unless_the_user_says_otherwise() {
+    let room = |words: &[&str], gibibytes: u64| {
+        let surroundings = Surroundings { available_memory: Some(gibibytes << 30), ..Surroundings::default() };
+        match resolve_with(words, surroundings).unwrap() {
+            Invocation::Trace(config) => (config.recording.max_allocs, config.recording.max_stacks),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(room(&[], 1), (1_000_000, 16_384));
+    assert_eq!(room(&[], 4), (1_491_308, 34_861));
+    assert_eq!(room(&["--comm", "cc1"], 64), (4_000_000, 131_072));
+    assert_eq!(room(&["--max-stacks", "500"], 64), (4_000_000, 500));
+    assert_eq!(room(&["-p", "1"], 64), (1_000_000, 16_384));
+    assert_eq!(room(&["--", "true"], 64), (1_000_000, 16_384));
+}
+
+#[test]
 fn pids_come_once_each_in_the_order_given() {
     assert_eq!(config(&["-p", "30,10", "--pid", "10,20"]).whom, Whom::Pids(vec![Pid(30), Pid(10), Pid(20)]));
     assert_eq!(config(&["-p", "30 10"]).whom, Whom::Pids(vec![Pid(30), Pid(10)]));
@@ -179,7 +196,7 @@ fn reports_do_not_share_a_place() {
 
 #[test]
 fn surroundings_decide_colours_width_and_progress() {
-    let terminal = Surroundings { color: true, columns: Some(100), interactive: true };
+    let terminal = Surroundings { color: true, columns: Some(100), interactive: true, available_memory: None };
     let resolved = |words: &[&str]| match resolve_with(words, terminal).unwrap() {
         Invocation::Trace(config) => (config.outputs.text.color, config.outputs.text.width, config.messages.progress),
         other => panic!("{other:?}"),

@@ -169,15 +169,18 @@ pub struct RecordArgs {
 
     /// Record at most N outstanding allocations at a time
     ///
-    /// More are counted as losses. Room for them is taken at the start, some 45 bytes each.
-    #[arg(long, value_name = "N", default_value_t = Options::MAX_ALLOCS as u32, value_parser = capacity())]
-    pub max_allocs: u32,
+    /// More are counted as losses. Room for them is taken at the start, some 45 bytes each. The default is 1,000,000; for traces
+    /// of the whole machine it grows with the memory that is available, up to 4,000,000.
+    #[arg(long, value_name = "N", value_parser = capacity())]
+    pub max_allocs: Option<u32>,
 
     /// Record at most N different stacks
     ///
-    /// More are counted as losses, and their allocations under a site without stack.
-    #[arg(long, value_name = "N", default_value_t = Options::MAX_STACKS as u32, value_parser = capacity())]
-    pub max_stacks: u32,
+    /// More are counted as losses, and their allocations under a site without stack. Room for them is taken at the start, some
+    /// 1.9 KB each. The default is 16,384; for traces of the whole machine it grows with the memory that is available, up to
+    /// 131,072.
+    #[arg(long, value_name = "N", value_parser = capacity())]
+    pub max_stacks: Option<u32>,
 
     /// Record at most N frames of a stack, 127 at most
     #[arg(long, value_name = "N", default_value_t = Options::MAX_DEPTH,

@@ -11,5 +11,6 @@ pub(crate) mod cpus;
 pub(crate) mod features;
 pub(crate) mod fields;
 pub(crate) mod limits;
+pub(crate) mod memory;
 pub(crate) mod seccomp;
 pub(crate) mod version;

@@ -1,13 +1,13 @@
 //! Whether there is memory for the tables, asked before the kernel is asked for it.
 //!
-//! In: the sizes of the tables and /proc/meminfo. Out: one line that names the option to lower. The kernel takes all of a
+//! In: the sizes of the tables. Out: one line that names the option to lower. The kernel takes all of a
 //! table at once, and where it has not that much it first takes it from everybody else.
-
-use std::fs;
 
 use anyhow::{Result, bail};
 use leaktrace_common::abi::{Block, FRAMES_PER_CHUNK, Site};
 use leaktrace_common::table::Bucket;
+
+use crate::host::memory;
 
 /// How many elements the larger tables have.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ impl Tables {
     /// Fails if there is not so much memory now. Where the kernel does not tell how much there is, it will tell whether
     /// it is enough.
     pub fn check(self) -> Result<()> {
-        match fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(available) {
+        match memory::available() {
             Some(available) => self.fit(available),
             None => Ok(()),
         }
@@ -64,17 +64,11 @@ fn bytes<T>(elements: u32) -> u64 {
     u64::from(elements) * size_of::<T>() as u64
 }
 
-/// The line `MemAvailable` of `proc_meminfo(5)`, in bytes.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use leaktrace_common::table;
 
-    use super::{Tables, available};
+    use super::Tables;
 
     const GIB: u64 = 1 << 30;
 
@@ -101,12 +95,5 @@ mod tests {
         assert!(error.contains("20480 are available; lower --max-allocs"), "{error}");
         let error = tables(1_000_000, 100_000_000).fit(20 * GIB).unwrap_err().to_string();
         assert!(error.ends_with("lower --max-stacks"), "{error}");
-    }
-
-    #[test]
-    fn available_memory_is_read_as_the_kernel_writes_it() {
-        let meminfo = "MemTotal:       24683520 kB\nMemFree:         5361664 kB\nMemAvailable:   21837824 kB\n";
-        assert_eq!(available(meminfo), Some(21_837_824 * 1024));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
     }
 }

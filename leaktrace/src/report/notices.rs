@@ -48,7 +48,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         losses.allocs_dropped,
         "allocation",
         "",
-        format!("not recorded ({}table of {} full)", bytes_dropped(losses.bytes_dropped), Count(max_allocs)),
+        format!("not recorded ({}table for at least {} full)", bytes_dropped(losses.bytes_dropped), Count(max_allocs)),
         // Where no process has room for a single stack any more, its blocks have nowhere to be booked.
         if losses.stacks_dropped > 0 {
             "totals are too low, raise --max-stacks or --max-allocs".to_owned()
@@ -74,7 +74,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         losses.stacks_dropped,
         "stack",
         "",
-        format!("not recorded (table of {} full)", Count(max_stacks)),
+        format!("not recorded (table for at least {} full)", Count(max_stacks)),
         "raise --max-stacks".to_owned(),
     );
     lose(
