@@ -18,6 +18,7 @@ pub mod probes;
 pub mod process;
 pub mod report;
 mod run;
+mod show;
 mod sources;
 pub mod symbolize;
 mod trace;

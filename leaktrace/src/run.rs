@@ -10,9 +10,10 @@ use anyhow::Context;
 use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
-use crate::model::Snapshot;
+use crate::model::{Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
+use crate::show::StatusLine;
 use crate::{cli, doctor, logging, model, report, trace};
 
 /// Exit status of a failure, said in one line on standard error.
@@ -71,17 +72,40 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
 fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let reporter = Reporter::prepare(&config.outputs)?;
     doctor::preflight()?;
-    let mut report = |snapshot: &Snapshot| {
-        let delivery = reporter.deliver(snapshot);
+    let mut outputs = Outputs { reporter: &reporter, line: config.messages.progress.then(StatusLine::new) };
+    let traced = trace::run(config, &mut outputs);
+    // The status line is gone before anything is said behind it.
+    drop(outputs);
+    let Outcome { snapshot, command_status } = traced?;
+    deliver_last(&reporter, &snapshot)?;
+    Ok(exit_code(&snapshot, command_status, config.gate))
+}
+
+/// The files, standard output and the status line.
+struct Outputs<'a> {
+    reporter: &'a Reporter,
+    line: Option<StatusLine>,
+}
+
+impl Sink for Outputs<'_> {
+    fn take(&mut self, snapshot: &Snapshot) -> ControlFlow<()> {
+        let delivery = self.reporter.deliver(snapshot);
         // The trace goes on: the next report may find room again, and the last one decides about success.
         for failure in &delivery.failures {
             log::warn!("{failure:#}");
         }
         if delivery.stdout_open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    };
-    let Outcome { snapshot, command_status } = trace::run(config, &mut report)?;
-    deliver_last(&reporter, &snapshot)?;
-    Ok(exit_code(&snapshot, command_status, config.gate))
+    }
+
+    fn wants_status(&self) -> bool {
+        self.line.is_some()
+    }
+
+    fn show(&mut self, status: &Status) {
+        if let Some(line) = &self.line {
+            line.show(status);
+        }
+    }
 }
 
 /// Says what this machine lacks.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{optional_seconds, seconds};
+use super::notation::{optional_seconds, seconds};
 use super::types::Pid;
 
 /// How the traced processes were chosen.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::json::{lossy_path, optional_seconds, seconds};
 use super::losses::{Losses, Stacks};
+use super::notation::{lossy_path, optional_seconds, seconds};
 use super::request::{Options, Target};
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{hex, lossy_path, optional_hex};
+use super::notation::{hex, lossy_path, optional_hex};
 
 /// A process as the kernel's tgid in the initial pid namespace names it (what users call a pid).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -7,12 +7,11 @@ mod deliver;
 mod estimates;
 pub mod flamegraph;
 pub mod folded;
-mod human;
+pub(crate) mod human;
 pub mod json;
 mod names;
 mod notices;
 pub mod output;
-pub mod status;
 pub mod text;
 
 pub use deliver::{Delivery, Outputs, Reporter};

@@ -13,7 +13,6 @@ mod signals;
 mod untraced;
 mod waiting;
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -29,7 +28,7 @@ use crate::kernel::Kernel;
 use crate::lives::discovery::Discovery;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Capture, Options, Pid, Snapshot, Target};
+use crate::model::{Capture, Options, Pid, Sink, Snapshot, Target};
 use crate::outcome::{CommandStatus, Outcome};
 use crate::process::growth::Resident;
 use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
@@ -42,22 +41,19 @@ use signals::Signals;
 use untraced::UntracedProcesses;
 use waiting::Ends;
 
-/// Traces what `config` says, calls `report` at each interval until it breaks, and hands back the last report
+/// Traces what `config` says, gives `sink` a snapshot at each interval until it breaks, and hands back the last one
 /// undelivered.
 ///
 /// # Errors
 /// One line each that names what stands in the way and the next step.
-pub fn run(config: &Config, report: Report<'_>) -> Result<Outcome> {
+pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(trace(config, report))
+        .block_on(trace(config, sink))
 }
-
-/// What is called with every report but the last; says whether to go on.
-pub type Report<'a> = &'a mut (dyn FnMut(&Snapshot) -> ControlFlow<()> + Send);
 
 /// How often the status line is drawn.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
@@ -114,7 +110,7 @@ enum Over {
     Exiting(Held),
 }
 
-async fn trace(config: &Config, report: Report<'_>) -> Result<Outcome> {
+async fn trace(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
@@ -145,7 +141,7 @@ async fn trace(config: &Config, report: Report<'_>) -> Result<Outcome> {
         }
     };
     trace.begin(held)?;
-    let over = trace.follow(&mut signals, &mut launched, &mut ends, report).await?;
+    let over = trace.follow(&mut signals, &mut launched, &mut ends, sink).await?;
     trace.finish(over, launched, ends).await
 }
 
@@ -156,7 +152,7 @@ impl Trace<'_> {
         signals: &mut Signals,
         launched: &mut Option<Launched>,
         ends: &mut Ends,
-        report: Report<'_>,
+        sink: &mut dyn Sink,
     ) -> Result<Over> {
         let recording = &self.config.recording;
         let deadline = recording.duration.map(|duration| self.since + duration);
@@ -168,7 +164,7 @@ impl Trace<'_> {
         }
         let mut show = interval(SHOW_EVERY);
         show.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut progress = Progress::new(self.config.messages, self.options.sample_bytes.is_some());
+        let mut progress = Progress::new(self.options.sample_bytes.is_some());
         let mut leave_by = None;
         loop {
             tokio::select! {
@@ -203,7 +199,7 @@ impl Trace<'_> {
                 () = tick(&mut ticks), if ticks.is_some() => {
                     let begun = Instant::now();
                     let snapshot = self.snapshot(false)?;
-                    let over = report(&snapshot).is_break();
+                    let over = sink.take(&snapshot).is_break();
                     log::info!("report {} took {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
                     if over {
                         return Ok(Over::Done);
@@ -219,7 +215,10 @@ impl Trace<'_> {
                     }
                     self.follow_mappings();
                     self.unwinding.reclaim();
-                    progress.show(&self.kernel, &self.processes.buried_counters(), self.since.elapsed());
+                    if sink.wants_status() {
+                        let buried = self.processes.buried_counters();
+                        sink.show(&progress.status(&self.kernel, &buried, self.since.elapsed()));
+                    }
                 }
                 // Last: there may always be more of these.
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),

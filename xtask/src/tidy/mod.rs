@@ -1,9 +1,10 @@
 //! `cargo xtask tidy`: the invariants of ARCHITECTURE.md that a compiler does not see.
 //!
 //! In: the files of the repository. Out: a line `file:line: what is wrong` for each breach, and failure where there is one.
-//! The rules are in [`rules`]; [`rust`] turns a source file into what the rules look at.
+//! The rules are in [`rules`] and [`rooms`]; [`rust`] turns a source file into what the rules look at.
 
 mod dependencies;
+mod rooms;
 mod rules;
 mod rust;
 
@@ -28,6 +29,7 @@ pub struct Breach {
 pub fn run(_: &Args) -> Result<()> {
     let mut count = 0;
     let mut words = BTreeMap::<String, Vec<rust::Word>>::new();
+    let mut house = rooms::House::default();
     for path in files()? {
         let name = path.strip_prefix(workspace::root()).unwrap_or(&path).to_string_lossy().into_owned();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
@@ -45,7 +47,12 @@ pub fn run(_: &Args) -> Result<()> {
         if let Some(hint) = rules::hint(&name, &text) {
             println!("   {name}: {hint}");
         }
+        house.add(&name, &in_file);
         words.entry(member.to_owned()).or_default().extend(in_file);
+    }
+    for (name, breach) in house.breaches() {
+        println!("{name}:{}: {}", breach.line, breach.what);
+        count += 1;
     }
     let metadata = dependencies::Metadata::read()?;
     for breach in metadata.unlicensed().chain(metadata.unused(&words)) {

@@ -23,12 +23,14 @@ pub struct Word {
     pub line: usize,
     /// Inside an item under `#[cfg(test)]` or `#[test]`.
     pub in_test: bool,
+    /// In a `use` that passes the name on: `pub use`, `pub(crate) use`.
+    pub passed_on: bool,
 }
 
 /// The words of a source file in order.
 pub fn words(source: &str) -> Result<Vec<Word>> {
     let tokens: TokenStream = source.parse().map_err(|error| anyhow!("not Rust: {error}"))?;
-    let mut reader = Reader { words: Vec::new(), attribute: false };
+    let mut reader = Reader { words: Vec::new(), attribute: false, passes_on: false };
     reader.read(tokens, "", false);
     Ok(reader.words)
 }
@@ -37,6 +39,8 @@ struct Reader {
     words: Vec<Word>,
     /// Inside an attribute's brackets.
     attribute: bool,
+    /// Inside a `pub use`.
+    passes_on: bool,
 }
 
 impl Reader {
@@ -65,10 +69,16 @@ impl Reader {
                 TokenTree::Punct(punct) => {
                     if punct.as_char() == ';' {
                         item_is_test = false;
+                        self.passes_on = false;
                     }
                 }
                 TokenTree::Ident(ident) => {
                     let line = ident.span().start().line;
+                    if ident == "pub" {
+                        let restricted = matches!(tokens.get(at), Some(TokenTree::Group(_)));
+                        let next = tokens.get(at + usize::from(restricted));
+                        self.passes_on = matches!(next, Some(TokenTree::Ident(next)) if next == "use");
+                    }
                     let mut path = format!("{prefix}{ident}");
                     while punctuation(at, ':') && punctuation(at + 1, ':') {
                         at += 2;
@@ -86,7 +96,13 @@ impl Reader {
                     let kind = if called || self.attribute { Kind::Macro } else { Kind::Path };
                     let unread = path == "extern" && matches!(tokens.get(at), Some(TokenTree::Literal(_)));
                     let assembly = called && path.ends_with("asm");
-                    self.words.push(Word { kind, text: path, line, in_test: in_test || item_is_test });
+                    self.words.push(Word {
+                        kind,
+                        text: path,
+                        line,
+                        in_test: in_test || item_is_test,
+                        passed_on: self.passes_on,
+                    });
                     at += usize::from(unread) + 2 * usize::from(assembly);
                 }
                 TokenTree::Group(group) => {
@@ -99,7 +115,13 @@ impl Reader {
                     let text = literal.to_string();
                     if text.ends_with(['"', '#']) && !self.attribute {
                         let line = literal.span().start().line;
-                        self.words.push(Word { kind: Kind::String, text, line, in_test: in_test || item_is_test });
+                        self.words.push(Word {
+                            kind: Kind::String,
+                            text,
+                            line,
+                            in_test: in_test || item_is_test,
+                            passed_on: self.passes_on,
+                        });
                     }
                 }
             }
