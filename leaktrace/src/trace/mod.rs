@@ -8,11 +8,13 @@ mod intake;
 mod naming;
 mod progress;
 mod remarks;
+mod reports;
 mod setup;
 mod signals;
 mod untraced;
 mod waiting;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -28,15 +30,17 @@ use crate::kernel::Kernel;
 use crate::lives::discovery::Discovery;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Capture, Options, Pid, Sink, Snapshot, Target};
+use crate::model::{Capture, Options, Pid, Sink, Target};
 use crate::outcome::{CommandStatus, Outcome};
 use crate::process::growth::Resident;
 use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use crate::symbolize::Symbolizer;
 use capture::Occasion;
+use naming::Spaces;
 use progress::Progress;
 use remarks::Remarks;
+use reports::{Done, Reports};
 use signals::Signals;
 use untraced::UntracedProcesses;
 use waiting::Ends;
@@ -47,12 +51,17 @@ use waiting::Ends;
 /// # Errors
 /// One line each that names what stands in the way and the next step.
 pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?
-        .block_on(trace(config, sink))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let symbolizer = Symbolizer::new().context("cannot start the threads that name addresses")?;
+    let (reports, desk) = reports::new(sink, symbolizer);
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("reports".to_owned())
+            .spawn_scoped(scope, || desk.work())
+            .context("cannot start the thread that makes reports")?;
+        runtime.block_on(trace(config, reports))
+    })
 }
 
 /// How often the status line is drawn.
@@ -70,7 +79,6 @@ struct Trace<'a> {
     kernel: Kernel,
     prober: Prober,
     processes: Processes,
-    symbolizer: Symbolizer,
     unwinding: Unwinding,
     events: AsyncFd<RingBuf<MapData>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -110,7 +118,7 @@ enum Over {
     Exiting(Held),
 }
 
-async fn trace(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
+async fn trace(config: &Config, mut reports: Reports) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
@@ -141,8 +149,8 @@ async fn trace(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
         }
     };
     trace.begin(held)?;
-    let over = trace.follow(&mut signals, &mut launched, &mut ends, sink).await?;
-    trace.finish(over, launched, ends).await
+    let over = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports).await?;
+    trace.finish(over, launched, ends, reports).await
 }
 
 impl Trace<'_> {
@@ -152,7 +160,7 @@ impl Trace<'_> {
         signals: &mut Signals,
         launched: &mut Option<Launched>,
         ends: &mut Ends,
-        sink: &mut dyn Sink,
+        reports: &mut Reports,
     ) -> Result<Over> {
         let recording = &self.config.recording;
         let deadline = recording.duration.map(|duration| self.since + duration);
@@ -197,15 +205,23 @@ impl Trace<'_> {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
-                    let begun = Instant::now();
-                    let snapshot = self.snapshot(false)?;
-                    let over = sink.take(&snapshot).is_break();
-                    log::info!("report {} took {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
-                    if over {
-                        return Ok(Over::Done);
+                    if reports.is_busy() {
+                        // It comes later than the user has asked for, and is said to.
+                        log::warn!("a report is left out: the one before is still being made; raise --interval");
+                        continue;
                     }
-                    if recording.count.is_some_and(|count| self.sequence >= count) {
-                        return Ok(Over::Done);
+                    let begun = Instant::now();
+                    let capture = self.read(false)?;
+                    let spaces = self.spaces(&capture);
+                    log::info!("report {}: tables read in {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
+                    reports.order(capture, spaces);
+                }
+                done = reports.done(), if reports.is_busy() => {
+                    if let Done::Report { sequence, took, over } = done? {
+                        log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
+                        if over || recording.count.is_some_and(|count| sequence >= count) {
+                            return Ok(Over::Done);
+                        }
                     }
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
@@ -215,9 +231,9 @@ impl Trace<'_> {
                     }
                     self.follow_mappings();
                     self.unwinding.reclaim();
-                    if sink.wants_status() {
+                    if reports.wants_status() {
                         let buried = self.processes.buried_counters();
-                        sink.show(&progress.status(&self.kernel, &buried, self.since.elapsed()));
+                        reports.show(progress.status(&self.kernel, &buried, self.since.elapsed()));
                     }
                 }
                 // Last: there may always be more of these.
@@ -240,7 +256,7 @@ impl Trace<'_> {
     }
 
     /// Stops, reads, names, and lets the command end.
-    async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends) -> Result<Outcome> {
+    async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
         // A CPU that came online a moment ago may have been missed.
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
@@ -288,10 +304,8 @@ impl Trace<'_> {
             }
             (_, None) => None,
         };
-        let snapshot = naming::name(capture, &self.processes, &mut self.symbolizer);
-        for note in self.symbolizer.notes() {
-            log::info!("{note}");
-        }
+        let spaces = self.spaces(&capture);
+        let snapshot = reports.last(capture, spaces).await?;
         Ok(Outcome { snapshot, command_status })
     }
 
@@ -310,9 +324,10 @@ impl Trace<'_> {
         }
     }
 
-    fn snapshot(&mut self, is_final: bool) -> Result<Snapshot> {
-        let capture = self.read(is_final)?;
-        Ok(naming::name(capture, &self.processes, &mut self.symbolizer))
+    /// The address spaces of the lives in a capture, as they are now.
+    fn spaces(&self, capture: &Capture) -> Spaces {
+        let lives = capture.processes.iter().map(|process| process.life);
+        lives.filter_map(|life| Some((life, self.processes.space(life)?.clone()))).collect()
     }
 
     /// Reads the tables, and what else a report says of the traced processes.

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
-use crate::lives::processes::Processes;
 use crate::model::{Address, Capture, Frame, RawProcess, Snapshot};
 use crate::process::maps::AddressSpace;
 use crate::symbolize::{CodeAddress, Symbolizer};
 
+/// Address spaces by the number of their life, as they were at a capture. Later changes leave them alone.
+pub type Spaces = HashMap<u32, AddressSpace>;
+
 /// Turns a capture into a snapshot with names.
-pub fn name(capture: Capture, processes: &Processes, symbolizer: &mut Symbolizer) -> Snapshot {
+pub fn name(capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> Snapshot {
     let mut wanted: HashMap<u32, Vec<CodeAddress>> = HashMap::new();
     for site in &capture.sites {
         if let Some(process) = capture.processes.get(site.process) {
@@ -20,10 +22,8 @@ pub fn name(capture: Capture, processes: &Processes, symbolizer: &mut Symbolizer
         addresses.sort_unstable_by_key(|address| address.address);
         addresses.dedup();
     }
-    let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> = wanted
-        .iter()
-        .filter_map(|(life, addresses)| Some((*life, processes.space(*life)?, addresses.as_slice())))
-        .collect();
+    let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> =
+        wanted.iter().filter_map(|(life, addresses)| Some((*life, spaces.get(life)?, addresses.as_slice()))).collect();
     let request: Vec<(&AddressSpace, &[CodeAddress])> =
         batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
     let names = symbolizer.resolve_batch(&request);

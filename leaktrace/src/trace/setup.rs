@@ -29,7 +29,6 @@ use crate::process::growth::Resident;
 use crate::process::launch::{Held, Launched};
 use crate::process::maps::ObjectStore;
 use crate::sources::allocators::{Found, Prober};
-use crate::symbolize::Symbolizer;
 
 /// 64 MiB: a large program takes 1, everything on a machine some 30.
 const UNWIND_CHUNKS: u32 = 16_384;
@@ -110,7 +109,6 @@ impl<'a> Trace<'a> {
             config,
             prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
             processes: Processes::new(Arc::new(ObjectStore::new()), circle),
-            symbolizer: Symbolizer::new().context("cannot start the threads that name addresses")?,
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,
             events,

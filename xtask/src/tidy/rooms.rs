@@ -17,7 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("logging", &["config", "workers"]),
     ("doctor", &["host"]),
     ("outcome", &["config"]),
-    ("trace", &["config", "host", "kernel", "lives", "outcome", "probes", "process", "sources", "symbolize"]),
+    (
+        "trace",
+        &["config", "host", "kernel", "lives", "outcome", "probes", "process", "sources", "symbolize", "workers"],
+    ),
     ("sources", &["elf", "host", "kernel", "probes", "process", "workers"]),
     ("lives", &["elf", "host", "kernel", "process", "unwind_tables", "workers"]),
     ("symbolize", &["elf", "process"]),

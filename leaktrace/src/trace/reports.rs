@@ -1,0 +1,153 @@
+//! The thread that names what was captured and hands it to the sink: reading debug information may take seconds, writing a
+//! report to a pipe as long as its reader likes, and meanwhile the trace must go on.
+//!
+//! In: captures, each with the address spaces as they were then. Out: snapshots to the sink, and the last one back to the trace.
+//! One is made at a time: where the next is due before the last one is done, it is left out, and that is said.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::naming::{self, Spaces};
+use crate::model::{Capture, Sink, Snapshot, Status};
+use crate::symbolize::Symbolizer;
+use crate::workers;
+
+/// What the thread is to do.
+enum Job {
+    Report(Box<Capture>, Spaces),
+    Last(Box<Capture>, Spaces),
+    Status(Status),
+}
+
+/// What it has done.
+pub enum Done {
+    /// A report on the way.
+    Report {
+        /// Its number.
+        sequence: u64,
+        /// How long it took.
+        took: Duration,
+        /// Whether the trace is to end, since nobody reads any more.
+        over: bool,
+    },
+    /// The last one, which is not handed to the sink.
+    Last(Box<Snapshot>),
+    /// Making a report panicked, with this message.
+    Failed(String),
+}
+
+/// The trace's end of it.
+pub struct Reports {
+    jobs: Sender<Job>,
+    done: async_channel::Receiver<Done>,
+    busy: bool,
+    wants_status: bool,
+}
+
+/// The thread's end of it.
+pub struct Desk<'a> {
+    jobs: Receiver<Job>,
+    done: async_channel::Sender<Done>,
+    sink: &'a mut dyn Sink,
+    symbolizer: Symbolizer,
+}
+
+/// Both ends.
+pub fn new(sink: &mut dyn Sink, symbolizer: Symbolizer) -> (Reports, Desk<'_>) {
+    let ((jobs, orders), (results, done)) = (channel(), async_channel::unbounded());
+    let reports = Reports { jobs, done, busy: false, wants_status: sink.wants_status() };
+    (reports, Desk { jobs: orders, done: results, sink, symbolizer })
+}
+
+impl Reports {
+    /// Whether a report is being made.
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Has a report made and handed to the sink.
+    pub fn order(&mut self, capture: Capture, spaces: Spaces) {
+        // The thread is there as long as we are.
+        self.busy = self.jobs.send(Job::Report(Box::new(capture), spaces)).is_ok();
+    }
+
+    /// Whether anybody wants to see how the trace stands, and can now.
+    pub fn wants_status(&self) -> bool {
+        self.wants_status && !self.busy
+    }
+
+    /// Shows how the trace stands.
+    pub fn show(&self, status: Status) {
+        let _ = self.jobs.send(Job::Status(status));
+    }
+
+    /// Waits for the report that was ordered. May be cancelled.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn done(&mut self) -> Result<Done> {
+        match self.done.recv().await {
+            Ok(Done::Failed(message)) => Err(anyhow!("a report could not be made ({message}); please report this")),
+            Ok(done) => {
+                self.busy = false;
+                Ok(done)
+            }
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Has the last report made, after whatever is being made.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn last(mut self, capture: Capture, spaces: Spaces) -> Result<Snapshot> {
+        let _ = self.jobs.send(Job::Last(Box::new(capture), spaces));
+        loop {
+            if let Done::Last(snapshot) = self.done().await? {
+                return Ok(*snapshot);
+            }
+        }
+    }
+}
+
+impl Desk<'_> {
+    /// Works until the trace is over.
+    pub fn work(mut self) {
+        while let Ok(job) = self.jobs.recv() {
+            let done = match job {
+                Job::Status(status) => {
+                    self.sink.show(&status);
+                    continue;
+                }
+                Job::Report(capture, spaces) => self.guarded(|desk| desk.report(*capture, &spaces)),
+                Job::Last(capture, spaces) => self.guarded(|desk| {
+                    let snapshot = naming::name(*capture, &spaces, &mut desk.symbolizer);
+                    for note in desk.symbolizer.notes() {
+                        log::info!("{note}");
+                    }
+                    Done::Last(Box::new(snapshot))
+                }),
+            };
+            // Nobody waits any more: the trace has failed.
+            if self.done.send_blocking(done).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn report(&mut self, capture: Capture, spaces: &Spaces) -> Done {
+        let begun = Instant::now();
+        let snapshot = naming::name(capture, spaces, &mut self.symbolizer);
+        let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
+        Done::Report { sequence: snapshot.sequence, took: begun.elapsed(), over }
+    }
+
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Done) -> Done {
+        catch_unwind(AssertUnwindSafe(|| work(self)))
+            .unwrap_or_else(|panic| Done::Failed(workers::message(panic.as_ref())))
+    }
+}
