@@ -17,6 +17,10 @@ pub struct Args {
     /// Fail where a test case fails, even if it would pass when it is run again, alone
     #[arg(long)]
     strict: bool,
+    /// Run the end-to-end cases about exact numbers and processes' health N times, and nothing else, to find what shows up
+    /// rarely; names behind -- choose others
+    #[arg(long, value_name = "N", conflicts_with = "strict")]
+    repeat: Option<u32>,
     /// Passed on to `cargo test`: names of tests, and after another `--` options of the test programs
     #[arg(last = true, value_name = "ARGS")]
     passed_on: Vec<String>,
@@ -24,7 +28,7 @@ pub struct Args {
 
 impl Default for Args {
     fn default() -> Self {
-        Self { object: Object::Committed, strict: false, passed_on: Vec::new() }
+        Self { object: Object::Committed, strict: false, repeat: None, passed_on: Vec::new() }
     }
 }
 
@@ -53,6 +57,9 @@ const RUST_VICTIMS: &str = "leaktrace/tests/victims/allocators/Cargo.toml";
 
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Tier::Test)?;
+    if let Some(times) = args.repeat {
+        return repeat(args, times);
+    }
     shell::step("formatting");
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
     shell::step("tidy");
@@ -73,6 +80,19 @@ pub fn run(args: &Args) -> Result<()> {
         return shell::run(tests.args(&args.passed_on));
     }
     second_run::run(&mut tests)
+}
+
+/// Runs end-to-end cases again and again, until one fails.
+fn repeat(args: &Args, times: u32) -> Result<()> {
+    let strict = second_run::STRICT.map(|group| format!("{group}::"));
+    let chosen: &[String] = if args.passed_on.is_empty() { &strict } else { &args.passed_on };
+    for time in 1..=times {
+        shell::step(&format!("{time} of {times}"));
+        let mut test = tests(&args.object)?;
+        shell::run(test.args(["--package", "leaktrace", "--test", "e2e", "--"]).args(chosen))
+            .with_context(|| format!("in repetition {time} of {times}"))?;
+    }
+    Ok(())
 }
 
 /// The end-to-end tests alone, on a BPF object that is built now.

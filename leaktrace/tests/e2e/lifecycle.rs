@@ -182,28 +182,35 @@ fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_ascii_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
+/// How often a launch is tried until a moment of it is met.
+const LAUNCHES: usize = 20;
+
 /// Kills the tracer of a launched victim once `moment` holds for what it launched; the victim must go on or be gone.
 fn killed_while_launching(moment: impl Fn(u32) -> bool) {
     let victim = build::victim("family.c");
-    let mut tracer = Tracer::start_unready(&["--", path_str(&victim), "run"]);
-    let launched = {
+    for _ in 0..LAUNCHES {
+        let mut tracer = Tracer::start_unready(&["--", path_str(&victim), "run"]);
         let end = Instant::now() + DEADLINE;
-        loop {
-            // A launch passes through moments that nothing announces: look again and again.
+        // A launch passes through moments that nothing announces: look again and again.
+        let launched = loop {
             let found = children(tracer.pid()).into_iter().find(|child| moment(*child));
-            if let Some(child) = found {
-                break child;
-            }
-            if tracer.has_ended() {
-                return;
+            if found.is_some() || tracer.has_ended() {
+                break found;
             }
             assert!(Instant::now() < end, "the victim was never launched");
             std::thread::yield_now();
-        }
-    };
-    tracer.signal(Signal::SIGKILL);
-    assert_eq!(tracer.wait_status().signal(), Some(9));
-    eventually("the launched process goes on and ends, or is gone", || matches!(state(launched), 'X' | 'Z'));
+        };
+        let Some(launched) = launched else {
+            // The moment passed unseen.
+            assert!(tracer.wait_status().success(), "the launch failed");
+            continue;
+        };
+        tracer.signal(Signal::SIGKILL);
+        assert_eq!(tracer.wait_status().signal(), Some(9));
+        eventually("the launched process goes on and ends, or is gone", || matches!(state(launched), 'X' | 'Z'));
+        return;
+    }
+    panic!("none of {LAUNCHES} launches was met at that moment");
 }
 
 fn runs_victim(pid: u32) -> bool {

@@ -1,6 +1,13 @@
 //! A trace without a target: every process of the machine that maps what was mapped when it began.
 
-use crate::harness::{Tracer, Victim, locks};
+use std::io::Read;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::lines::Lines;
+use crate::harness::{Snapshot, Tracer, Victim, leaktrace, locks};
 
 /// Room for what the rest of the machine does meanwhile, and of its stacks no more than the victims' own take: a compiler's
 /// would be many, deep, and long to name.
@@ -67,4 +74,47 @@ fn leaktrace_does_not_trace_itself() {
     let snapshot = tracer.stop().snapshot();
     assert!(snapshot.processes.iter().all(|process| process.pid != own));
     assert!(snapshot.sites.iter().all(|site| site.pid != own));
+}
+
+#[test]
+fn a_report_that_nobody_reads_keeps_no_new_process_from_being_traced() {
+    /// Rare, and small enough for many.
+    const SIZE: &str = "4099";
+    let _machine = locks::whole_machine();
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("snapshot.json");
+    let mut child = leaktrace(["-z", SIZE, "-Z", SIZE, "-vv", "-i", "200ms", "--show-allocs", "--top", "all"])
+        .arg("--json")
+        .arg(&json)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = Lines::of("leaktrace's standard error", child.stderr.take().unwrap());
+    stderr.wait_for("the line that tracing has begun", |line| line.starts_with("leaktrace: tracing"));
+    let mut first = Victim::start("puppet.c", &[]);
+    first.go();
+    // A line for each: more than a pipe holds.
+    first.tell(&format!("a a {SIZE} 20000"));
+    let mut stdout = child.stdout.take().unwrap();
+    let mut report = Vec::new();
+    while report.windows(7).filter(|window| window == b" bytes,").count() < 100 {
+        let mut piece = [0; 4096];
+        let read = stdout.read(&mut piece).unwrap();
+        assert!(read > 0, "it ended:\n{}", stderr.text());
+        report.extend_from_slice(&piece[..read]);
+    }
+    // Its report stands still now. A C library that nobody has mapped yet is probed all the same.
+    let mut second = Victim::start_with_own_libc("puppet.c", &[]);
+    let own = second.own_libc().display().to_string();
+    stderr.wait_for("the probes of the new C library", |line| line.contains(&own) && line.contains(": probed "));
+    second.go();
+    second.tell(&format!("a b {SIZE} 7"));
+    let accounts = second.report();
+    let reader = std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()).unwrap());
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    assert!(child.wait().unwrap().success(), "{}", stderr.text());
+    reader.join().unwrap();
+    let snapshot = Snapshot::parse(&std::fs::read(&json).unwrap());
+    snapshot.assert_equals(&accounts);
 }

@@ -68,8 +68,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Runs a command in the root, and ends whatever it leaves running there.
 fn run_in(root: &Path, command: &[String]) -> Result<()> {
-    let own = std::env::current_exe().context("finding this program")?;
-    let mut inside = Command::new(own);
+    // By this name it is found even if it was built anew meanwhile.
+    let mut inside = Command::new("/proc/self/exe");
     inside.args(["bare", "--enter"]).arg(root).arg("--").args(command);
     let mut child = inside.spawn().context("starting this program again")?;
     let status = child.wait().context("waiting for the command")?;

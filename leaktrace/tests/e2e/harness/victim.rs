@@ -1,6 +1,7 @@
 //! A victim that runs: starts, waits where the test says, and is gone when the test is.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use tempfile::TempDir;
@@ -41,6 +42,11 @@ impl Victim {
         victim.wait_until_ready();
         victim.libc = Some(directory);
         victim
+    }
+
+    /// The directory of its own C library.
+    pub fn own_libc(&self) -> &Path {
+        self.libc.as_ref().expect("it has one").path()
     }
 
     /// Waits for its word that it is ready.
