@@ -7,6 +7,7 @@ use crate::setup::apt;
 use crate::vm_test::kernels;
 use crate::{shell, workspace};
 use anyhow::{Context as _, Result, ensure};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +49,15 @@ impl Tree {
                 fs::copy(file, &to).with_context(|| format!("copying {file}"))?;
             }
         }
+        let (mirror, mut sources) = (kernels::mirror()?, String::new());
+        for suite in [SUITE, &format!("{SUITE}-updates")] {
+            let _ = writeln!(sources, "deb {mirror} {suite} main");
+        }
+        // Part of every Debian; without it some packages are older, or not there at all.
+        if let Some(security) = kernels::repository("Debian-Security", "/debian-security")? {
+            let _ = writeln!(sources, "deb {security} {SUITE}-security main");
+        }
+        fs::write(tree.root.join("etc/apt/sources.list"), sources).context("naming apt's sources")?;
         for (from, to) in shared()? {
             fs::create_dir_all(&from).with_context(|| format!("creating {}", from.display()))?;
             let to = tree.root.join(to.trim_start_matches('/'));

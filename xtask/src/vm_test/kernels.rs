@@ -71,17 +71,22 @@ pub fn mirror() -> Result<String> {
     if let Ok(mirror) = std::env::var("LEAKTRACE_DEBIAN_MIRROR") {
         return Ok(mirror);
     }
+    let uri = repository("Debian", "/debian")?;
+    uri.context(
+        "this machine's apt has no source of Debian's packages: name a mirror of Debian with LEAKTRACE_DEBIAN_MIRROR=URL",
+    )
+}
+
+/// Where this machine's apt has the repository of this label from, if it has.
+pub fn repository(label: &str, ending: &str) -> Result<Option<String>> {
     let mut targets = Command::new("apt-get");
     let sources = shell::output(targets.args(["indextargets", "--format", "$(LABEL)|$(REPO_URI)"]))?;
     let sources = || sources.lines().filter_map(|source| source.split_once('|'));
     // Lists that were never fetched have no label.
-    let archive = sources()
-        .find(|(label, _)| *label == "Debian")
-        .or_else(|| sources().find(|(label, uri)| label.is_empty() && uri.trim_end_matches('/').ends_with("/debian")));
-    let (_, uri) = archive.context(
-        "this machine's apt has no source of Debian's packages: name a mirror of Debian with LEAKTRACE_DEBIAN_MIRROR=URL",
-    )?;
-    Ok(uri.to_owned())
+    let found = sources()
+        .find(|(it, _)| *it == label)
+        .or_else(|| sources().find(|(it, uri)| it.is_empty() && uri.trim_end_matches('/').ends_with(ending)));
+    Ok(found.map(|(_, uri)| uri.to_owned()))
 }
 
 /// apt in a directory of its own.
