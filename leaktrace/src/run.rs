@@ -71,7 +71,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
 /// Traces, reports on the way and at the end.
 fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let reporter = Reporter::prepare(&config.outputs)?;
-    doctor::preflight()?;
+    doctor::preflight(config.force)?;
     let mut outputs = Outputs { reporter: &reporter, line: config.messages.progress.then(StatusLine::new) };
     let traced = trace::run(config, &mut outputs);
     // The status line is gone before anything is said behind it.

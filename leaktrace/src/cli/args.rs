@@ -80,10 +80,10 @@ pub struct WhomArgs {
     #[arg(long)]
     pub no_follow: bool,
 
-    /// Trace even where the kernel may kill what is traced
+    /// Trace even where the kernel may kill what is traced, or is too old to be tested
     ///
     /// Linux 6.11 to 6.13 kill processes under a seccomp filter, such as those in containers and browsers, when they
-    /// return from a probed function.
+    /// return from a probed function. Linux 5.15 to 6.0 have what leaktrace needs, but nobody has tried them.
     #[arg(long)]
     pub force: bool,
 

@@ -40,9 +40,17 @@ pub struct Problem {
 /// Finds out within a millisecond whether a trace can be tried at all.
 ///
 /// # Errors
-/// The first need that stands in the way.
-pub fn preflight() -> Result<(), Problem> {
-    first_problem(&Facts::gather_quickly())
+/// The first need that stands in the way; a kernel that is too old to be tested does not where the user takes the risk.
+pub fn preflight(forced: bool) -> Result<(), Problem> {
+    first_problem(&taking_risks(Facts::gather_quickly(), forced))
+}
+
+/// With a kernel that may work but is not tested taken for the oldest that is.
+fn taking_risks(facts: Facts, forced: bool) -> Facts {
+    if forced && (needs::OLDEST..needs::OLDEST_TESTED).contains(&facts.version) {
+        return Facts { version: needs::OLDEST_TESTED, ..facts };
+    }
+    facts
 }
 
 fn first_problem(facts: &Facts) -> Result<(), Problem> {

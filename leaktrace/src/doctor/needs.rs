@@ -34,8 +34,10 @@ pub fn all(facts: &Facts) -> Vec<Need> {
     ]
 }
 
-/// The oldest kernel that works: attach cookies and links of perf events came with 5.15.
-const OLDEST: (u32, u32) = (5, 15);
+/// The oldest kernel that may work: attach cookies and links of perf events came with 5.15.
+pub const OLDEST: (u32, u32) = (5, 15);
+/// The oldest kernel that is tested.
+pub const OLDEST_TESTED: (u32, u32) = (6, 1);
 
 fn architecture(facts: &Facts) -> Need {
     let (what, found) = ("architecture", facts.architecture);
@@ -49,11 +51,16 @@ fn architecture(facts: &Facts) -> Need {
 fn kernel(facts: &Facts) -> Need {
     let (what, found) = ("kernel", format!("Linux {}", facts.release));
     match facts.version {
-        (0, 0) => Need::unknown(what, found, "leaktrace needs Linux 5.15 or later"),
+        (0, 0) => Need::unknown(what, found, "leaktrace needs Linux 6.1 or later"),
         version if version < OLDEST => Need::missing(
             what,
             found,
-            "leaktrace needs Linux 5.15 or later, for cookies of uprobes: boot a newer kernel",
+            "leaktrace needs Linux 6.1 or later, and before 5.15 uprobes have no cookies: boot a newer kernel",
+        ),
+        version if version < OLDEST_TESTED => Need::missing(
+            what,
+            found,
+            "leaktrace is tested on Linux 6.1 and later: boot a newer kernel, or try this one with --force",
         ),
         _ => Need::ok(what, found),
     }
