@@ -89,7 +89,8 @@ struct Outputs<'a> {
 
 impl Sink for Outputs<'_> {
     fn take(&mut self, snapshot: &Snapshot) -> ControlFlow<()> {
-        let delivery = self.reporter.deliver(snapshot);
+        let deliver = || self.reporter.deliver(snapshot);
+        let delivery = self.line.as_ref().map_or_else(deliver, |line| line.without(deliver));
         // The trace goes on: the next report may find room again, and the last one decides about success.
         for failure in &delivery.failures {
             log::warn!("{failure:#}");

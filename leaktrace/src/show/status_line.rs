@@ -31,6 +31,11 @@ impl StatusLine {
         self.0.set_message(line(status, width.saturating_sub(1)));
         self.0.tick();
     }
+
+    /// Takes the line away while something else is written to the terminal.
+    pub fn without<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.0.suspend(write)
+    }
 }
 
 impl Default for StatusLine {
