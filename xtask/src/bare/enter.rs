@@ -9,7 +9,7 @@ use anyhow::{Context as _, Error, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, chdir, pivot_root};
+use nix::unistd::{Pid, chdir, getppid, pivot_root};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -39,7 +39,11 @@ const KEPT: [&str; 14] = [
 pub fn become_command(root: &Path, command: &[String]) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else { bail!("no command to run in {}", root.display()) };
     // Whoever waits for us may be killed: nothing is to go on without it.
+    let chore = getppid();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("asking to be ended with the chore")?;
+    if getppid() != chore {
+        bail!("the chore has ended");
+    }
     enter(root)?;
     let mut command = Command::new(program);
     command.args(arguments).current_dir(tree::CHECKOUT).env_clear();
