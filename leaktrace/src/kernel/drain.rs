@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
-use leaktrace_common::abi::{self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_TRUNCATED};
+use leaktrace_common::abi::{
+    self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_STOP_SHIFT, SITE_TRUNCATED,
+    SITE_UNREADY,
+};
 use leaktrace_common::table::BUCKET_KEYS;
 use leaktrace_common::unwind::Stop;
 
 use super::Kernel;
-use crate::model::{Address, Counters, RawBlock};
+use crate::model::{Address, Counters, RawBlock, StackState};
 
 /// Attempts at a record that changes under our eyes.
 const ATTEMPTS: u32 = 4;
@@ -27,6 +30,8 @@ pub struct Account {
     pub counters: Counters,
     /// Whether the stack was cut.
     pub truncated: bool,
+    /// Whether it is all there.
+    pub stack_state: StackState,
     /// Why the walk ended before the outermost frame, where it did.
     pub broken: Option<Stop>,
 }
@@ -85,8 +90,21 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
             free_count: site.free_count,
         },
         truncated: site.flags & SITE_TRUNCATED != 0,
+        stack_state: stack_state(site.flags),
         broken: abi::site_stop(site.flags).filter(|stop| !stop.is_complete()),
     })
+}
+
+/// What a site's flags say of its stack.
+fn stack_state(flags: u32) -> StackState {
+    let ended = Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff);
+    if flags & (SITE_TRUNCATED | SITE_FRAMELESS) != 0 || ended != Some(Stop::Outermost) {
+        StackState::Cut
+    } else if flags & SITE_UNREADY != 0 {
+        StackState::Gap
+    } else {
+        StackState::Whole
+    }
 }
 
 /// All outstanding blocks whose site `wanted` knows by its index, with the number that it says for it, as old as they were

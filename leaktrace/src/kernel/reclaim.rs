@@ -22,7 +22,7 @@ use super::Kernel;
 use super::drain::{self, Account, Clock};
 use super::mapped::MappedArray;
 use crate::host::clock::monotonic_ns;
-use crate::model::{Address, BlockTally, Counters, Options, RawBlock, SiteTally};
+use crate::model::{Address, BlockTally, Counters, Options, RawBlock, SiteTally, StackState};
 
 /// The account of one stack of a life that is over.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct DeadSite {
     pub counters: Counters,
     /// Whether the stack was cut.
     pub truncated: bool,
+    /// Whether it is all there.
+    pub stack_state: StackState,
     /// Why the walk ended before the outermost frame, where it did.
     pub broken: Option<Stop>,
     /// How many lives' accounts these are.
@@ -112,9 +114,17 @@ pub fn reclaim(kernel: &mut Kernel, slots: &HashSet<u32>, options: &Options) -> 
     let tallies = BlockTally::read(accounts.len(), options, blocks).into_sites();
     let mut remains: HashMap<u32, Vec<DeadSite>> = slots.iter().map(|slot| (*slot, Vec::new())).collect();
     for (account, blocks) in accounts.into_iter().zip(tallies) {
-        let Account { slot, frames, counters, truncated, broken, .. } = account;
+        let Account { slot, frames, counters, truncated, stack_state, broken, .. } = account;
         let frames = frames.into_boxed_slice();
-        remains.entry(slot).or_default().push(DeadSite { frames, counters, truncated, broken, stacks: 1, blocks });
+        remains.entry(slot).or_default().push(DeadSite {
+            frames,
+            counters,
+            truncated,
+            stack_state,
+            broken,
+            stacks: 1,
+            blocks,
+        });
     }
     Ok(remains)
 }

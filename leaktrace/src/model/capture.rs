@@ -15,8 +15,9 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
 use super::losses::{Losses, Stacks};
-use super::request::{Options, Target};
+use super::request::{Options, Target, Unwind};
 use super::snapshot::{Process, SCHEMA, Site, Snapshot};
+use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
 use crate::model::sampling::whole;
@@ -148,6 +149,8 @@ pub struct RawSite {
     pub counters: Counters,
     /// Whether the stack was cut at `--max-depth`.
     pub truncated: bool,
+    /// Whether it is all there.
+    pub stack_state: StackState,
 }
 
 /// Gives names to addresses.
@@ -193,6 +196,8 @@ impl Capture {
         let by_age = filters_age && self.blocks.is_some();
 
         let mean = self.options.sample_bytes;
+        // Where frame pointers end cannot be told from where they are missing.
+        let knows_stacks = self.options.unwind != Unwind::Fp;
         let has_blocks = self.blocks.is_some();
         let mut processes: Vec<Process> = self.processes.iter().map(|raw| process(raw, mean.is_some())).collect();
         let mut spreads = vec![Spread::default(); processes.len()];
@@ -205,7 +210,7 @@ impl Capture {
             }
             // Of many processes, addresses say nothing.
             let keeps_blocks = keeps_blocks && owner.merged == 0;
-            let site = site(owner.pid, &raw, tally, frames, &Manner { by_age, keeps_blocks, mean });
+            let site = site(owner.pid, &raw, tally, frames, &Manner { by_age, keeps_blocks, knows_stacks, mean });
             if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
                 process.outstanding_bytes = process.outstanding_bytes.saturating_add(site.outstanding_bytes);
                 process.outstanding_count = process.outstanding_count.saturating_add(site.outstanding_count);
@@ -274,6 +279,7 @@ fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Optio
                 let Some((first, first_tally)) = merged.get_mut(*entry.get()) else { continue };
                 first.counters.add(&site.counters);
                 first.truncated |= site.truncated;
+                first.stack_state = first.stack_state.max(site.stack_state);
                 if let (Some(first), Some(other)) = (first_tally.as_mut(), tally) {
                     first.merge(other);
                 }
@@ -289,12 +295,14 @@ struct Manner {
     by_age: bool,
     /// The blocks are wanted.
     keeps_blocks: bool,
+    /// Whether it is known how much of its stack is there.
+    knows_stacks: bool,
     /// Mean distance between hits where the numbers are estimates.
     mean: Option<u64>,
 }
 
 fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, stack: Vec<Frame>, manner: &Manner) -> Site {
-    let Manner { by_age, keeps_blocks, mean } = *manner;
+    let Manner { by_age, keeps_blocks, mean, knows_stacks } = *manner;
     let has_tally = tally.is_some();
     let mut tally = tally.unwrap_or_default();
     // Oldest first is what a reader looks for; the address makes the order one.
@@ -320,6 +328,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, stack: Vec<Frame>, ma
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
+        stack_state: knows_stacks.then_some(raw.stack_state),
         sampled: mean.is_some(),
         outstanding_bytes_ci95: mean.filter(|_| has_tally).map(|mean| tally.spread.interval(mean)),
         stack,

@@ -34,6 +34,7 @@ fn raw_site(process: usize, frames: &[u64], allocated: (u64, u64), freed: (u64, 
             free_count: freed.1,
         },
         truncated: false,
+        stack_state: StackState::Whole,
     }
 }
 

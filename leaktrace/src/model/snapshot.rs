@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::losses::{Losses, Stacks};
 use super::notation::{lossy_path, optional_seconds, seconds};
 use super::request::{Options, Target};
+use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
 
@@ -177,6 +178,9 @@ pub struct Site {
     /// Whether the stack was cut at `--max-depth`.
     #[serde(default)]
     pub truncated: bool,
+    /// Whether the stack is all there; `None` where that is not known, as by frame pointers alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack_state: Option<StackState>,
     /// Present and true where the numbers are estimates from a sample.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::human::{Bytes, Count, counted};
 use crate::clean::clean;
-use crate::model::{Options, Snapshot, Stacks};
+use crate::model::{Options, Site, Snapshot, StackState, Stacks};
 
 /// One thing to know about a snapshot's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,14 +86,15 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
             format!("raise --max-depth (at most {})", Options::MAX_DEPTH)
         } else {
             "their outermost frames are missing".to_owned()
-        },
+        } + &weight(snapshot, |site| site.truncated),
     );
     lose(
         losses.unwind_failed_total(),
         "stack",
         " incomplete",
         format!("incomplete{}", reasons(snapshot)),
-        "their outer frames are missing, sites may be split or merged".to_owned(),
+        "their outer frames are missing, sites may be split or merged".to_owned()
+            + &weight(snapshot, |site| !site.truncated && site.stack_state != Some(StackState::Whole)),
     );
     lose(
         losses.events_lost,
@@ -136,6 +137,21 @@ pub fn whole_stacks(snapshot: &Snapshot) -> Option<String> {
     let permille = u128::from(complete) * 1000 / u128::from(recorded);
     let stacks = counted(recorded, "stack");
     Some(format!("{} of {stacks} complete ({}.{}%)", Count(complete), permille / 10, permille % 10))
+}
+
+/// How much of what is outstanding stands under stacks that are not whole: one such stack may hold most of it.
+fn weight(snapshot: &Snapshot, is_one: impl Fn(&Site) -> bool) -> String {
+    if snapshot.sites.iter().any(|site| site.stack_state.is_none()) {
+        return String::new();
+    }
+    let bytes =
+        |sites: &mut dyn Iterator<Item = &Site>| sites.fold(0u64, |sum, it| sum.saturating_add(it.outstanding_bytes));
+    let under = bytes(&mut snapshot.sites.iter().filter(|site| is_one(site)));
+    let all = bytes(&mut snapshot.sites.iter());
+    if under == 0 {
+        return "; nothing that is outstanding stands under them".to_owned();
+    }
+    format!("; {} of the {} outstanding stand under them", Bytes(under), Bytes(all))
 }
 
 fn bytes_dropped(bytes: u64) -> String {

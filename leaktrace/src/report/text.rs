@@ -9,7 +9,7 @@ use super::human::{Bytes, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
 use crate::clean::{clean, elide};
-use crate::model::{Block, Frame, Options, Site, Snapshot, Totals};
+use crate::model::{Block, Frame, Options, Site, Snapshot, StackState, Totals};
 
 /// How the report is to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +139,14 @@ fn write_stack(site: &Site, style: TextStyle, options: &Options, paint: Paint, o
         let (function, place) = fit(frame, columns);
         let gap = if place.is_empty() { "" } else { "  " };
         writeln!(out, "    {}{gap}{}", paint.with(FUNCTION, &function), paint.with(PLACE, &place))?;
+    }
+    let note = match site.stack_state {
+        Some(StackState::Cut) if !site.truncated && !site.stack.is_empty() => "[outer frames are missing]",
+        Some(StackState::Gap) => "[callers may be missing in between]",
+        _ => "",
+    };
+    if !note.is_empty() {
+        writeln!(out, "    {note}")?;
     }
     if site.truncated {
         writeln!(out, "    [cut at {}]", counted(u64::from(options.max_depth), "frame"))?;

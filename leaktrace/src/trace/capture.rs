@@ -51,14 +51,14 @@ pub fn capture(
     let mut losses = losses(kernel);
     let mut stacks = Stacks::default();
     let mut incomplete = Incomplete::default();
-    for Account { index, slot, frames, counters, truncated, broken } in drain::accounts(kernel) {
+    for Account { index, slot, frames, counters, truncated, stack_state, broken } in drain::accounts(kernel) {
         let Some(&process) = by_slot.get(&slot) else { continue };
         if let Some(reason) = broken {
             incomplete.add(processes.space(raw_processes[process].life), &frames, reason, 1);
         }
         count(&mut stacks, &frames, truncated, broken, 1);
         by_index.insert(index, (sites.len(), ended_ago(kernel, slot, now_ns)));
-        sites.push(RawSite { process, frames, counters, truncated });
+        sites.push(RawSite { process, frames, counters, truncated, stack_state });
     }
     let outstanding = recorded_blocks(&sites, options.sample_bytes);
     let places = u64::from(table::positions(kernel.block_keys.elements())) + 2 * outstanding;
@@ -76,9 +76,10 @@ pub fn capture(
         if let Some(reason) = site.broken {
             incomplete.add(processes.space(raw_processes[process].life), &site.frames, reason, site.stacks);
         }
-        let DeadSite { frames, counters, truncated, .. } = site;
+        let DeadSite { frames, counters, truncated, stack_state, .. } = site;
         count(&mut stacks, frames, *truncated, site.broken, site.stacks);
-        sites.push(RawSite { process, frames: frames.to_vec(), counters: *counters, truncated: *truncated });
+        let (frames, truncated, stack_state) = (frames.to_vec(), *truncated, *stack_state);
+        sites.push(RawSite { process, frames, counters: *counters, truncated, stack_state });
         if let Some(blocks) = &mut blocks {
             blocks.append(site.blocks.clone());
         }

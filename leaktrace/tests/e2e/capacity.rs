@@ -154,6 +154,9 @@ fn a_stack_deeper_than_max_depth_is_cut_there_and_marked() {
     assert!(snapshot.loss("stacks_truncated") > 0);
     let sites = snapshot.sites_through(pid, "leak_deep");
     assert_eq!(sites.len(), 1);
+    assert_eq!(sites[0].stack_state.as_deref(), Some("cut"));
+    // Said by bytes: one stack may hold most of them.
+    assert!(finished.stdout.contains("outstanding stand under them"), "{}", finished.stdout);
     let physical = sites[0].stack.iter().filter(|frame| !frame.inlined).count();
     assert_eq!(physical, 16, "{}", sites[0].path());
     // The innermost are kept: the leaking function and fifteen of the recursion.

@@ -127,6 +127,7 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
                 ("verdict", Kind::Maybe(&Kind::Object)),
                 ("trend", Kind::Maybe(&Kind::Text)),
                 ("growth_bytes_per_s", Kind::Number),
+                ("stack_state", Kind::Text),
                 ("stack", Kind::Array),
             ],
         );

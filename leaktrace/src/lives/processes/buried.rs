@@ -13,7 +13,7 @@ use leaktrace_common::unwind::Stop;
 use super::Processes;
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::life::Life;
-use crate::model::{Address, Counters, Pid};
+use crate::model::{Address, Counters, Pid, StackState};
 use crate::process::maps::{AddressSpace, Pooled};
 
 /// Memory that lives take one by one, in bytes, give or take.
@@ -156,7 +156,7 @@ impl Processes {
             if over_budget && !crowd.sites.contains_key(&kind) {
                 self.buried.merged.without_stack += site.counters.alloc_count;
                 kind = (Box::default(), false, None);
-                site = DeadSite { frames: Box::default(), truncated: false, ..site };
+                site = DeadSite { frames: Box::default(), truncated: false, stack_state: StackState::Cut, ..site };
             }
             if let Some(known) = crowd.sites.get(&kind).and_then(|position| remains.get_mut(*position)) {
                 known.absorb(site);
@@ -225,6 +225,7 @@ mod tests {
             frames: frames.iter().copied().map(Address).collect(),
             counters: Counters { alloc_bytes: 20, alloc_count: 2, free_bytes: 10, free_count: 1 },
             truncated: false,
+            stack_state: StackState::Whole,
             broken: None,
             stacks: 1,
             blocks: BlockTally::read(1, &options, [block]).into_sites().remove(0),

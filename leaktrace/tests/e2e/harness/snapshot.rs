@@ -59,6 +59,7 @@ pub struct Process {
 #[derive(Debug, Deserialize)]
 pub struct Site {
     pub pid: u32,
+    pub stack_state: Option<String>,
     /// Index into `processes`: a pid has several lives where it calls exec.
     pub process: usize,
     pub outstanding_bytes: u64,

@@ -1,0 +1,19 @@
+//! Whether a site's stack is all there.
+
+use serde::{Deserialize, Serialize};
+
+/// What a stack lacks; the more it lacks the greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StackState {
+    /// Nothing: every frame from the caller of the allocation function to the outermost.
+    #[default]
+    Whole,
+    /// It was followed by frame pointers for want of a table that was still to come, and these may skip callers.
+    Gap,
+    /// Its outer frames, or all of them.
+    Cut,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
