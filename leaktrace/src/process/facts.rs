@@ -1,7 +1,9 @@
 //! What /proc says of a living process.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::iter;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -64,22 +66,27 @@ pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
     Some(VARIABLES.into_iter().filter_map(value).collect())
 }
 
-/// The processes that descend from these and run now, parents before their children.
+/// The processes that descend from these and run now, parents before their children. Neither this program nor what started it
+/// is among them.
 pub fn descendants(of: &[Pid]) -> Vec<Pid> {
+    // Those that have ended and whose parents have not asked for their status yet.
+    const ENDED: [char; 3] = ['Z', 'X', 'x'];
     let mut found: Vec<Pid> = Vec::new();
     // A process that is forked while the list is read may be missed, but not by the next reading.
     loop {
         let Ok(processes) = procfs::process::all_processes() else { return found };
-        let parents: Vec<(Pid, Pid)> = processes
+        let parents: HashMap<Pid, Pid> = processes
             .filter_map(|process| process.ok()?.stat().ok())
+            .filter(|stat| !ENDED.contains(&stat.state))
             .map(|stat| (Pid(stat.pid as u32), Pid(stat.ppid as u32)))
             .collect();
+        let own: Vec<Pid> = iter::successors(Some(Pid(std::process::id())), |pid| parents.get(pid).copied()).collect();
         let before = found.len();
         let mut grew = true;
         while grew {
             grew = false;
             for (pid, parent) in &parents {
-                let is_new = !of.contains(pid) && !found.contains(pid);
+                let is_new = !of.contains(pid) && !found.contains(pid) && !own.contains(pid);
                 if is_new && (of.contains(parent) || found.contains(parent)) {
                     found.push(*pid);
                     grew = true;

@@ -343,8 +343,15 @@ impl Trace<'_> {
         let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
         capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
+        if let Whom::Filtered(filters) = &self.config.whom {
+            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
+            let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
+            capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
+        }
         if capture.saw_nothing() {
             capture.warnings.extend(remarks::of_silence(&self.resident, self.left_out));
+        } else if is_final && self.options.sample_bytes.is_none() {
+            capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
         }
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));

@@ -73,6 +73,33 @@ pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<String> {
     warnings
 }
 
+/// What to say of memory that grew far beyond what was ever outstanding: it is not malloc's.
+pub fn of_growth(then: &[(Pid, Resident)], processes: &[RawProcess]) -> Vec<String> {
+    /// What allocators keep for themselves at most, beside as much again as was asked for.
+    const KEPT: u64 = 16 << 20;
+    let mut warnings = Vec::new();
+    for (pid, then) in then {
+        let Some(process) = processes.iter().rev().find(|process| process.pid == *pid && !process.exited) else {
+            continue;
+        };
+        let grown = Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default();
+        let own: Vec<_> = grown.iter().filter(|(_, what)| !what.contains("files")).collect();
+        let sum: u64 = own.iter().map(|(bytes, _)| bytes).sum();
+        if sum <= KEPT + 2 * process.peak_bytes {
+            continue;
+        }
+        let parts: Vec<_> = own.iter().map(|(bytes, what)| format!("{} in {what}", mebibytes(*bytes))).collect();
+        warnings.push(format!(
+            "the memory of process {pid} grew by {}, and no more than {} of allocations were ever outstanding: the rest is not \
+             malloc's; {}",
+            mebibytes(sum),
+            mebibytes(process.peak_bytes),
+            parts.join(", ")
+        ));
+    }
+    warnings
+}
+
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

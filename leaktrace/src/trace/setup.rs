@@ -187,7 +187,11 @@ impl<'a> Trace<'a> {
             for pid in new {
                 known.push(pid);
                 if let Err(error) = self.probe_descendant(pid).await {
-                    log::info!("process {pid}: {error:#}");
+                    // Of one that has ended meanwhile nobody knows the name.
+                    match facts::identity(pid) {
+                        Some(identity) => self.untraced.refused(pid, &identity.comm, format!("{error:#}")),
+                        None => log::info!("process {pid}: {error:#}"),
+                    }
                 }
             }
         }

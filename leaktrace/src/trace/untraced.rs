@@ -47,6 +47,11 @@ impl UntracedProcesses {
         !found.is_pending
     }
 
+    /// A process could not be probed, for this reason.
+    pub fn refused(&mut self, pid: Pid, comm: &str, reason: String) {
+        add(&mut self.ended, pid, comm, reason);
+    }
+
     /// Those that were forgotten, and those of these that are not.
     #[must_use]
     pub fn list<'a>(

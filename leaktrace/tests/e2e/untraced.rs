@@ -92,6 +92,14 @@ fn memory_that_grows_without_malloc_is_said_with_where() {
 }
 
 #[test]
+fn memory_that_grows_far_beyond_what_was_ever_outstanding_is_said_not_to_be_mallocs() {
+    let finished = Tracer::start_unready(&["--", path_str(&build::victim("mapping.c")), "run", "60", "40"]).wait();
+    finished.assert_success();
+    let line = finished.stdout.lines().find(|line| line.contains("is not malloc's")).unwrap_or_default();
+    assert!(line.contains("grew by 60.") && line.contains("anonymous mappings (mmap)"), "{}", finished.stdout);
+}
+
+#[test]
 fn a_python_that_has_ended_is_known_to_have_shown_everything() {
     let python = "/usr/bin/python3";
     assert!(Path::new(python).exists(), "set-up installs it");
