@@ -21,6 +21,7 @@ pub const fn is_unsafe(c: char) -> bool {
         c,
         '\0'..='\u{1f}'
             | '\u{7f}'..='\u{9f}'
+            | '\u{ad}'
             | '\u{61c}'
             | '\u{180e}'
             | '\u{200b}'
