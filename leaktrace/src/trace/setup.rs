@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use leaktrace_common::abi::{UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP};
 use tokio::io::unix::AsyncFd;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::Trace;
 use super::untraced::UntracedProcesses;
@@ -238,17 +238,21 @@ impl<'a> Trace<'a> {
 
     /// Waits until everything requested is probed, or found not to need it.
     async fn until_probed(&mut self) -> Result<()> {
+        let mut stalled = Instant::now() + PROGRESS_WITHIN;
         while !self.prober.is_idle() {
             tokio::select! {
-                () = sleep(PROGRESS_WITHIN) => {
+                () = sleep_until(stalled.into()) => {
                     self.warn_of_stall();
                     break;
                 }
-                progress = self.prober.progress() => match self.prober.settle(&mut self.kernel, progress) {
-                    // One process' file is not to keep the whole machine from being traced.
-                    Err(error) if !self.config.whom.is_named() => log::warn!("{error:#}"),
-                    settled => settled?,
-                },
+                progress = self.prober.progress() => {
+                    stalled = Instant::now() + PROGRESS_WITHIN;
+                    match self.prober.settle(&mut self.kernel, progress) {
+                        // One process' file is not to keep the whole machine from being traced.
+                        Err(error) if !self.config.whom.is_named() => log::warn!("{error:#}"),
+                        settled => settled?,
+                    }
+                }
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 ready = self.discovery.ready() => {
                     ready.context("cannot wait for the kernel's records")?;

@@ -69,3 +69,19 @@ fn a_command_that_is_held_by_a_set_up_that_is_ended_never_runs() {
     });
     assert!(!made.exists(), "the command ran");
 }
+
+#[test]
+fn a_file_that_is_never_read_is_named_and_all_others_are_traced() {
+    let mut victim = Victim::start("family.c", &[]);
+    let pid = victim.pid().to_string();
+    // Its own file, which has no allocator. Set-up waits for it for half a minute.
+    let tracer = tracer("LEAKTRACE_PLAN_HANGS", "/family-", &["-p", &pid, "--show-allocs"]);
+    tracer.wait_until_tracing();
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.lossless().assert_equals(&accounts);
+    let told =
+        |line: &str| line.contains("/family-") && line.contains("is still being read after 30 s without progress");
+    assert!(finished.stdout.lines().any(told), "{}", finished.stdout);
+    victim.finish();
+}
