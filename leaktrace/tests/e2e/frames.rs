@@ -307,3 +307,33 @@ fn no_rule_of_another_program_is_used_when_the_generations_of_lists_begin_anew()
     assert!(other.iter().all(|path| *path == "leak_leaf") && other.len() as u64 == early, "{early} of {other:?}");
     assert!(whole.len() > 30, "{paths:?}");
 }
+
+/// Traces a command that is held for its tables for the time that this variable says, or as long as users have it.
+fn held_for(seconds: Option<&str>) -> (Finished, Accounts) {
+    require_privileges();
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("snapshot.json");
+    let mut command = leaktrace([OsStr::new("--json"), json.as_os_str()]);
+    command.env_remove("LEAKTRACE_TABLES_WITHIN");
+    command.envs(seconds.map(|seconds| ("LEAKTRACE_TABLES_WITHIN", seconds)));
+    command.args(["--show-allocs", "--", path_str(&FRAMES.built()), "run"]).arg(PLUGIN.built());
+    let finished = Tracer::spawn(&mut command, directory).wait();
+    let accounts = Accounts::parse(&finished.stdout);
+    (finished, accounts)
+}
+
+#[test]
+fn the_time_that_users_wait_for_tables_is_enough_or_what_it_cost_is_counted() {
+    for seconds in [None, Some("0")] {
+        let (finished, accounts) = held_for(seconds);
+        finished.assert_success();
+        let snapshot = finished.snapshot();
+        snapshot.assert_equals(&accounts);
+        // Two stacks of this program never are whole.
+        let early = snapshot.loss("unwind_failed").saturating_sub(1);
+        let cut = snapshot.sites.iter().filter(|site| site.stack_state.as_deref() != Some("whole")).count() as u64;
+        assert!(cut <= early + 2, "{cut} of {early}: {}", snapshot.digest());
+        let told = finished.stdout.contains("unwind table not ready yet");
+        assert_eq!(early > 0, told, "{}", finished.stdout);
+    }
+}
