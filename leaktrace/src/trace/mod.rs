@@ -274,12 +274,16 @@ impl Trace<'_> {
         }
         self.until_planned().await;
         let mut capture = self.read(true)?;
-        // Nothing more is asked of the traced processes. Naming and rendering allocate millions of times, and at each the
+        // Nothing more is asked of the traced processes, the command at its exit first.
+        let exits = matches!(over, Over::Exiting(_));
+        if let Over::Exiting(held) = over {
+            held.release();
+        }
+        // Naming and rendering allocate millions of times, and at each the
         // probes in our own libc would take a microsecond.
         self.prober.detach();
-        let command_status = match (over, launched) {
-            (Over::Exiting(held), Some(mut launched)) => {
-                held.release();
+        let command_status = match (exits, launched) {
+            (true, Some(mut launched)) => {
                 let pid = launched.pid();
                 let status = loop {
                     match launched.next_event().await {

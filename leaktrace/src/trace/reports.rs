@@ -34,6 +34,8 @@ pub enum Done {
         /// Whether the trace is to end, since nobody reads any more.
         over: bool,
     },
+    /// How the trace stands was shown.
+    Shown,
     /// The last one, which is not handed to the sink.
     Last(Box<Snapshot>),
     /// Making a report panicked, with this message.
@@ -96,7 +98,7 @@ impl Reports {
                 self.busy = false;
                 Ok(done)
             }
-            Err(_) => std::future::pending().await,
+            Err(_) => Err(anyhow!("the thread that makes reports has ended; please report this")),
         }
     }
 
@@ -120,8 +122,14 @@ impl Desk<'_> {
         while let Ok(job) = self.jobs.recv() {
             let done = match job {
                 Job::Status(status) => {
-                    self.sink.show(&status);
-                    continue;
+                    let shown = self.guarded(|desk| {
+                        desk.sink.show(&status);
+                        Done::Shown
+                    });
+                    match shown {
+                        Done::Shown => continue,
+                        failed => failed,
+                    }
                 }
                 Job::Report(capture, spaces) => self.guarded(|desk| desk.report(*capture, &spaces)),
                 Job::Last(capture, spaces) => self.guarded(|desk| {
