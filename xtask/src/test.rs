@@ -89,7 +89,7 @@ fn repeat(args: &Args, times: u32) -> Result<()> {
     for time in 1..=times {
         shell::step(&format!("{time} of {times}"));
         let mut test = tests(&args.object)?;
-        shell::run(test.args(["--package", "leaktrace", "--test", "e2e", "--"]).args(chosen))
+        shell::run(test.args(["--package", "leaktrace", "--test", "e2e", "--test", "launch", "--"]).args(chosen))
             .with_context(|| format!("in repetition {time} of {times}"))?;
     }
     Ok(())
