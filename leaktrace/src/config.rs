@@ -285,8 +285,8 @@ struct Room {
 }
 
 impl Room {
-    /// Two compilers at work make 6,000 stacks a second, and a machine has more than one process: there a 32nd of the memory
-    /// that is available is taken, half for each, as far as it is of use.
+    /// Two compilers at work made 240,000 stacks in ten seconds, of which those of the dead went in between. So for whole machines a
+    /// 32nd of the memory that is available is taken, half for each, as far as it is of use.
     fn of(whom: &WhomArgs, surroundings: Surroundings) -> Self {
         // What the tables take each, bytes: see `kernel::memory`.
         const ALLOC: u64 = 45;

@@ -20,10 +20,10 @@ use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
-/// The longest file that is looked at, bytes, holes included. The largest program that we have met has 4 GB, by its debug
-/// information.
+/// The longest file of which a part is looked at, bytes: nearly all of a larger one would be debug information.
 const MAX_LENGTH: u64 = 16 << 30;
-/// The most that is copied of one file, bytes. Chromium's code and symbols are 250 MB.
+/// The most that is read of one file, bytes, holes included: whoever reads a copy goes through its holes as well, and those of a
+/// file in memory are filled by that.
 const MAX_COPIED: u64 = 1 << 30;
 /// Read at once, bytes.
 const PIECE: usize = 1 << 20;
@@ -83,10 +83,12 @@ pub fn what_is_loaded(file: &File) -> Result<MmapMut, CopyError> {
 /// The file cannot be read, or is larger than what we copy.
 pub fn sealed(file: &File) -> Result<File, CopyError> {
     let length = length(file)?;
+    if length > MAX_COPIED {
+        return Err(CopyError::TooLarge);
+    }
     let copy = File::from(memfd_create(c"leaktrace-copy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     copy.set_len(length)?;
     let mut piece = vec![0; PIECE];
-    let mut copied = 0;
     let mut position = 0;
     while let Some(data) = next_data(file, position, length)? {
         position = data.start;
@@ -97,10 +99,6 @@ pub fn sealed(file: &File) -> Result<File, CopyError> {
                 // Shortened meanwhile: zeros from here on.
                 position = length;
                 break;
-            }
-            copied += read as u64;
-            if copied > MAX_COPIED {
-                return Err(CopyError::TooLarge);
             }
             copy.write_all_at(&piece[..read], position)?;
             position += read as u64;
@@ -155,12 +153,12 @@ impl Loaded<'_> {
         let length = self.bytes.len() as u64;
         let mut position = range.start.min(length);
         let end = range.end.min(length);
+        self.copied += end.saturating_sub(position);
+        if self.copied > MAX_COPIED {
+            return Err(CopyError::TooLarge);
+        }
         while let Some(data) = next_data(self.file, position, end)? {
             position = data.start;
-            self.copied += data.end - data.start;
-            if self.copied > MAX_COPIED {
-                return Err(CopyError::TooLarge);
-            }
             while position < data.end {
                 let read = self.file.read_at(&mut self.bytes[position as usize..data.end as usize], position)?;
                 if read == 0 {
@@ -257,14 +255,23 @@ mod tests {
     }
 
     #[test]
-    fn a_sparse_terabyte_is_refused_and_sparse_gigabytes_cost_nothing() {
+    fn a_sparse_terabyte_is_refused_and_so_are_gigabytes_that_headers_name() {
         let file = file_of(b"\x7fELF");
         file.set_len(1 << 40).unwrap();
         assert!(matches!(what_is_loaded(&file), Err(CopyError::TooLong(_))));
         assert!(matches!(sealed(&file), Err(CopyError::TooLong(_))));
         file.set_len(8 << 30).unwrap();
-        assert_eq!(sealed(&file).unwrap().metadata().unwrap().len(), 8 << 30);
+        assert!(matches!(sealed(&file), Err(CopyError::TooLarge)));
         assert_eq!(what_is_loaded(&file).unwrap()[..4], *b"\x7fELF");
+        // A library of which one segment claims all the holes behind it.
+        let mut libc = Vec::new();
+        io::Read::read_to_end(&mut own_libc(), &mut libc).unwrap();
+        let first = FileHeader64::<LE>::parse(&*libc).unwrap().e_phoff(LE) as usize;
+        let header = &mut libc[first..first + size_of::<ProgramHeader64<LE>>()];
+        header[..4].copy_from_slice(&elf::PT_LOAD.0.to_le_bytes());
+        header[32..40].copy_from_slice(&(8_u64 << 30).to_le_bytes());
+        file.write_all_at(&libc, 0).unwrap();
+        assert!(matches!(what_is_loaded(&file), Err(CopyError::TooLarge)));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! In: the mappings of a process now and as they were. Out: resident bytes of what was not there then, by kind.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use procfs::process::{MMapPath, Process};
@@ -13,11 +12,15 @@ use crate::model::Pid;
 const NOTEWORTHY: u64 = 1 << 20;
 
 /// What memory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Mappings without a file.
     Anonymous,
+    /// What lies below the program break.
     Break,
+    /// Of threads.
     Stack,
+    /// Mappings of files.
     File,
 }
 
@@ -32,9 +35,9 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Resident bytes of each mapping of a process, by its first address.
+/// Resident bytes of each mapping of a process.
 #[derive(Debug, Default, Clone)]
-pub struct Resident(BTreeMap<u64, (Kind, u64)>);
+pub struct Resident(Vec<(Kind, u64)>);
 
 impl Resident {
     /// As they are now; `None` where the process is gone or may not be read. Takes the kernel a walk through all of its memory.
@@ -47,16 +50,16 @@ impl Resident {
                 MMapPath::Path(_) => Kind::File,
                 _ => Kind::Anonymous,
             };
-            (map.address.0, (kind, map.extension.map.get("Rss").copied().unwrap_or(0)))
+            (kind, map.extension.map.get("Rss").copied().unwrap_or(0))
         });
         Some(Self(resident.collect()))
     }
 
     /// How much more there is now than there was then, by kind, the largest first; nothing that is not worth a word.
-    pub fn since(&self, then: &Self) -> Vec<(u64, String)> {
-        let sum = |of: &Self, kind| of.0.values().filter(|(it, _)| *it == kind).map(|(_, bytes)| bytes).sum::<u64>();
+    pub fn since(&self, then: &Self) -> Vec<(u64, Kind)> {
+        let sum = |of: &Self, kind| of.0.iter().filter(|(it, _)| *it == kind).map(|(_, bytes)| bytes).sum::<u64>();
         let kinds = [Kind::Anonymous, Kind::Break, Kind::Stack, Kind::File];
-        let grown = kinds.map(|kind| (sum(self, kind).saturating_sub(sum(then, kind)), kind.to_string()));
+        let grown = kinds.map(|kind| (sum(self, kind).saturating_sub(sum(then, kind)), kind));
         let mut grown: Vec<_> = grown.into_iter().filter(|(bytes, _)| *bytes >= NOTEWORTHY).collect();
         grown.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         grown
@@ -75,7 +78,7 @@ mod tests {
         mapped.fill(1);
         let grown = Resident::of(own).unwrap().since(&before);
         let (bytes, kind) = &grown[0];
-        assert_eq!(kind, "anonymous mappings (mmap)");
+        assert_eq!(*kind, Kind::Anonymous);
         // Other tests run in this process, too.
         assert!(*bytes >= 60 << 20, "{bytes}");
     }

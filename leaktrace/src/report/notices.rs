@@ -94,7 +94,10 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         " incomplete",
         format!("incomplete{}", reasons(snapshot)),
         "their outer frames are missing, sites may be split or merged".to_owned()
-            + &weight(snapshot, |site| !site.truncated && site.stack_state != Some(StackState::Whole)),
+            + &weight(snapshot, |site| {
+                // Those without any frame have a notice of their own.
+                !site.truncated && !site.stack.is_empty() && site.stack_state != Some(StackState::Whole)
+            }),
     );
     lose(
         losses.events_lost,

@@ -101,18 +101,21 @@ impl Elf {
         match &self.bytes {
             Bytes::Memory(bytes) => Ok(crc32fast::hash(bytes)),
             Bytes::File { size, .. } if *size > MAX_SUMMED => Err(io::Error::other("it is longer than 4 GiB")),
-            Bytes::File { file, .. } => {
+            Bytes::File { file, size } => {
                 let mut hasher = crc32fast::Hasher::new();
                 let mut chunk = vec![0; 1024 * 1024];
                 let mut position = 0;
-                loop {
-                    let read = file.read_at(&mut chunk, position)?;
+                // No further than it reached when it was opened: it may grow as fast as it is read.
+                while position < *size {
+                    let wanted = chunk.len().min((*size - position) as usize);
+                    let read = file.read_at(&mut chunk[..wanted], position)?;
                     if read == 0 {
-                        return Ok(hasher.finalize());
+                        break;
                     }
                     hasher.update(&chunk[..read]);
                     position += read as u64;
                 }
+                Ok(hasher.finalize())
             }
         }
     }
@@ -219,6 +222,14 @@ impl<'a> Strings<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_checksum_of_a_file_that_has_grown_is_that_of_what_was_opened() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"abcdefgh", 0).unwrap();
+        let elf = Elf { bytes: Bytes::File { file: Arc::new(file), size: 4 }, sections: Vec::new() };
+        assert_eq!(elf.crc32().unwrap(), crc32fast::hash(b"abcd"));
+    }
 
     #[test]
     fn strings_end_at_zero_and_may_share_their_tails() {

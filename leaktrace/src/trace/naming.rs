@@ -6,7 +6,8 @@ use crate::model::{Address, Capture, Frame, RawProcess, Snapshot};
 use crate::process::maps::AddressSpace;
 use crate::symbolize::{CodeAddress, Symbolizer};
 
-/// Address spaces by the number of their life, as they were at a capture. Later changes leave them alone.
+/// Address spaces by the number of their life, as they were at a capture. Later changes leave them alone, but for the names of
+/// code made at run time, which are those that its compiler has written by the time of naming.
 pub type Spaces = HashMap<u32, AddressSpace>;
 
 /// Turns a capture into a snapshot with names.

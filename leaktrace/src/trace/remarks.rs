@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::lives::processes::Processes;
 use crate::model::{NOTHING_SEEN, Pid, RawProcess};
 use crate::probes::plan::Runtime;
-use crate::process::growth::Resident;
+use crate::process::growth::{Kind, Resident};
 use crate::sources::allocators::Prober;
 
 /// Processes named in one remark.
@@ -60,7 +60,7 @@ pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<String> {
         let parts: Vec<_> = grown.iter().map(|(bytes, what)| format!("{} in {what}", mebibytes(*bytes))).collect();
         warnings.push(format!(
             "{NOTHING_SEEN}, but the memory of process {pid} grew by {} without malloc: {}; look for calls of mmap, brk or \
-             shmat in it, as by strace -k -e memory",
+             shmat in it, as by strace -k -e %memory",
             mebibytes(sum),
             parts.join(", ")
         ));
@@ -83,7 +83,7 @@ pub fn of_growth(then: &[(Pid, Resident)], processes: &[RawProcess]) -> Vec<Stri
             continue;
         };
         let grown = Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default();
-        let own: Vec<_> = grown.iter().filter(|(_, what)| !what.contains("files")).collect();
+        let own: Vec<_> = grown.iter().filter(|(_, kind)| *kind != Kind::File).collect();
         let sum: u64 = own.iter().map(|(bytes, _)| bytes).sum();
         if sum <= KEPT + 2 * process.peak_bytes {
             continue;
