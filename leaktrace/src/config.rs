@@ -3,23 +3,21 @@
 //! In: [`Cli`] and what kind of terminal there is. Out: an [`Invocation`] in which every default is filled in and every
 //! conflict is settled, or a [`UsageError`].
 
+mod outputs;
 mod whom;
 
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{
-    Action, Cli, ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs,
-    UnwindArg, UsageError, WhomArgs,
+    Action, Cli, GateArgs, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs, UnwindArg, UsageError,
+    WhomArgs,
 };
 use crate::host::memory;
 use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
 use crate::probes::functions::AllocSymbol;
-use crate::report::output::Destination;
-use crate::report::text::TextStyle;
-use crate::report::{Measure, Outputs};
+use crate::report::Outputs;
 
 pub use whom::{Filters, Whom};
 
@@ -92,6 +90,8 @@ pub struct Recording {
     pub alloc_symbols: Vec<AllocSymbol>,
     /// Whether sites carry their blocks.
     pub show_allocs: bool,
+    /// Whether sites with nothing outstanding are kept.
+    pub all_sites: bool,
 }
 
 /// When leaks are a failure.
@@ -184,7 +184,7 @@ impl Config {
             follow,
             force,
             sort: output.sort.map_or(SortKey::Bytes, sort_key),
-            outputs: resolve_outputs(&output, messages.color, surroundings)?,
+            outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
             messages: Messages::resolve(&messages, no_progress, surroundings),
         })
@@ -230,6 +230,7 @@ impl Config {
             unwind: recording.unwind,
             sort: self.sort,
             show_allocs: recording.show_allocs,
+            all_sites: recording.all_sites,
             follow: self.follow,
         }
     }
@@ -274,6 +275,7 @@ impl Recording {
             symbols_prefixes: whom.symbols_prefixes.clone(),
             alloc_symbols: whom.alloc_symbols.clone(),
             show_allocs: output.show_allocs,
+            all_sites: outputs::want_all_sites(output),
         })
     }
 }
@@ -306,7 +308,7 @@ impl ReportConfig {
             snapshot: (snapshot != Path::new("-")).then_some(snapshot),
             older_than: output.older_than,
             sort: output.sort.map(sort_key),
-            outputs: resolve_outputs(&output, messages.color, surroundings)?,
+            outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
             messages: Messages::resolve(&messages, true, surroundings),
         })
@@ -324,67 +326,6 @@ impl Messages {
         let progress = surroundings.interactive && !args.quiet && !no_progress;
         Self { quiet: args.quiet, verbose: args.verbose, progress }
     }
-}
-
-fn resolve_outputs(args: &OutputArgs, color: ColorArg, surroundings: Surroundings) -> Result<Outputs, UsageError> {
-    let destination = |path: &PathBuf| Destination::from_arg(path.as_os_str());
-    let measure = match args.flamegraph_by {
-        MeasureArg::Bytes => Measure::Bytes,
-        MeasureArg::Count => Measure::Count,
-    };
-    let color = match color {
-        ColorArg::Auto => surroundings.color,
-        ColorArg::Always => true,
-        ColorArg::Never => false,
-    };
-    let outputs = Outputs {
-        flamegraph: args.flamegraph.as_ref().map(|path| (destination(path), measure)),
-        folded: args.folded.as_ref().map(destination),
-        json: args.json.as_ref().map(destination),
-        text: TextStyle { top: args.top.0, show_allocs: args.show_allocs, color, width: surroundings.columns },
-    };
-    check_distinct(&outputs)?;
-    Ok(outputs)
-}
-
-/// Two reports in one file would leave the second one only, and two on standard output a mixture.
-fn check_distinct(outputs: &Outputs) -> Result<(), UsageError> {
-    let named: Vec<_> = outputs.destinations().collect();
-    for (index, (option, destination)) in named.iter().enumerate() {
-        let Some((other, _)) = named.iter().take(index).find(|(_, earlier)| is_same(earlier, destination)) else {
-            continue;
-        };
-        return Err(UsageError::new(match destination {
-            Destination::Stdout => {
-                format!("{other} and {option} cannot both be on standard output; give one of them a file")
-            }
-            Destination::File(path) => {
-                format!("{other} and {option} name the same file, {}; give each its own", path.display())
-            }
-        }));
-    }
-    Ok(())
-}
-
-fn is_same(one: &Destination, other: &Destination) -> bool {
-    match (one, other) {
-        (Destination::Stdout, Destination::Stdout) => true,
-        (Destination::File(one), Destination::File(other)) => {
-            // A device such as /dev/null takes any number of reports.
-            let is_device = fs::metadata(one).is_ok_and(|metadata| !metadata.is_file());
-            !is_device && canonical(one) == canonical(other)
-        }
-        _ => false,
-    }
-}
-
-/// One name for a file, whether it is there or not.
-fn canonical(path: &Path) -> PathBuf {
-    let beside = || {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(fs::canonicalize(parent).ok()?.join(path.file_name()?))
-    };
-    fs::canonicalize(path).ok().or_else(beside).unwrap_or_else(|| path.to_owned())
 }
 
 fn sort_key(arg: SortArg) -> SortKey {

@@ -126,6 +126,7 @@ fn options_reach_the_snapshot_as_resolved() {
         unwind: Unwind::Fp,
         sort: SortKey::Age,
         show_allocs: true,
+        all_sites: false,
         follow: true,
     };
     assert_eq!(options, expected);
@@ -215,7 +216,7 @@ fn report_takes_a_snapshot_and_outputs() {
     assert_eq!(config.snapshot.as_deref(), Some(Path::new("a.json")));
     assert_eq!((config.outputs.text.top, config.sort), (None, Some(SortKey::Count)));
     assert_eq!(config.older_than, Some(Duration::from_secs(5)));
-    assert_eq!(config.outputs.folded, Some(Destination::Stdout));
+    assert_eq!(format!("{:?}", config.outputs.files), "[(Folded, Stdout)]");
     assert!(refused(&["report"]).contains("<SNAPSHOT>"));
     assert!(refused(&["report", "a", "-p", "1"]).contains("unexpected argument '-p'"));
 }

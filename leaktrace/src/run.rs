@@ -72,12 +72,14 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
 fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let reporter = Reporter::prepare(&config.outputs)?;
     doctor::preflight(config.force)?;
-    let mut outputs = Outputs { reporter: &reporter, line: config.messages.progress.then(StatusLine::new) };
+    let line = config.messages.progress.then(StatusLine::new);
+    let mut outputs = Outputs { reporter: &reporter, line, last: Ok(()) };
     let traced = trace::run(config, &mut outputs);
+    let Outputs { line, last, .. } = outputs;
     // The status line is gone before anything is said behind it.
-    drop(outputs);
+    drop(line);
     let Outcome { snapshot, command_status } = traced?;
-    deliver_last(&reporter, &snapshot)?;
+    last?;
     Ok(exit_code(&snapshot, command_status, config.gate))
 }
 
@@ -85,10 +87,17 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
 struct Outputs<'a> {
     reporter: &'a Reporter,
     line: Option<StatusLine>,
+    /// How the last report's delivery went.
+    last: anyhow::Result<()>,
 }
 
 impl Sink for Outputs<'_> {
     fn take(&mut self, snapshot: &Snapshot) -> ControlFlow<()> {
+        if snapshot.is_final {
+            self.line = None;
+            self.last = deliver_last(self.reporter, snapshot);
+            return ControlFlow::Break(());
+        }
         let deliver = || self.reporter.deliver(snapshot);
         let delivery = self.line.as_ref().map_or_else(deliver, |line| line.without(deliver));
         // The trace goes on: the next report may find room again, and the last one decides about success.
@@ -124,6 +133,10 @@ fn report_again(config: &ReportConfig) -> anyhow::Result<u8> {
     let mut snapshot = Snapshot::from_json(&read(config)?).with_context(cannot_use)?;
     if let Some(age) = config.older_than {
         snapshot.retain_older_than(age).with_context(cannot_use)?;
+    }
+    if config.outputs.wants_all_sites() && snapshot.sites_left_out > 0 {
+        let left_out = snapshot.sites_left_out;
+        log::warn!("--all-sites: {name} was written without {left_out} sites that have nothing outstanding");
     }
     if config.outputs.text.show_allocs && !snapshot.has_blocks() {
         return Err(model::NoBlocks).with_context(cannot_use);

@@ -135,7 +135,7 @@ fn what_is_no_snapshot_is_said_in_one_line() {
         ("empty", String::new(), "it is empty"),
         ("text", "main;f 12\n".to_owned(), "it is not a snapshot"),
         ("other", r#"{"schema": "speedscope"}"#.to_owned(), "names no leaktrace schema"),
-        ("newer", whole.replace("leaktrace/1", "leaktrace/2"), "leaktrace/2, newer than the leaktrace/1"),
+        ("newer", whole.replace("leaktrace/1", "leaktrace/3"), "leaktrace/3, newer than the leaktrace/2"),
         ("half", whole[..whole.len() / 2].to_owned(), "it is truncated"),
     ];
     for (name, text, part) in cases {

@@ -6,9 +6,10 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use leaktrace::model::{Address, Pid, Snapshot, TraceMode};
+use leaktrace::model::{Address, Pid, Schema, Snapshot, TraceMode, Written};
 use leaktrace::report::text::TextStyle;
 use leaktrace::report::{Measure, flamegraph, folded, json, text};
 use quick_xml::Reader;
@@ -66,12 +67,29 @@ fn reading_gives_each_field_its_meaning() {
 
 #[test]
 fn json_written_equals_the_json_of_the_contract() {
-    let text = rendered(|out| json::write(&fixture(), out));
+    let snapshot = fixture();
+    let old = Written { snapshot: &snapshot, schema: Schema::V1, all_sites: true };
+    let text = rendered(|out| json::write(&old, out));
     assert_eq!(text.matches('\n').count(), 1, "one line, so that reports on one stream are JSON Lines");
     let written: serde_json::Value = serde_json::from_str(&text).unwrap();
     let contract: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("snapshot.json")).unwrap()).unwrap();
     assert_eq!(written, contract);
-    assert_golden("report.json", &text);
+    assert_golden("report-schema-1.json", &text);
+}
+
+#[test]
+fn json_with_a_table_of_frames() {
+    let snapshot = fixture();
+    let written = |all_sites| {
+        let written = Written { snapshot: &snapshot, schema: Schema::V2, all_sites };
+        rendered(|out| json::write(&written, out))
+    };
+    assert_golden("report.json", &written(false));
+    let all = written(true);
+    assert_eq!(Snapshot::from_json(all.as_bytes()).unwrap(), snapshot, "both forms say the same");
+    let short = Snapshot::from_json(written(false).as_bytes()).unwrap();
+    assert_eq!(short.sites.len() as u64 + short.sites_left_out, snapshot.sites.len() as u64);
+    assert_eq!(rendered(|out| text::write(&short, PLAIN, out)), rendered(|out| text::write(&snapshot, PLAIN, out)));
 }
 
 #[test]
@@ -194,8 +212,8 @@ fn an_empty_snapshot_says_so_in_every_format() {
 fn hostile_names_leave_the_svg_well_formed_and_the_terminal_alone() {
     let mut snapshot = fixture();
     snapshot.processes[0].comm = "# \u{1b}[2J<&>".to_owned();
-    snapshot.sites[0].stack[0].function = Some("]]>--\u{0}<script>\n\"'&amp;".to_owned());
-    snapshot.sites[0].stack[4].file = Some("/tmp/\u{7}.c".into());
+    Arc::make_mut(&mut snapshot.sites[0].stack[0]).function = Some("]]>--\u{0}<script>\n\"'&amp;".to_owned());
+    Arc::make_mut(&mut snapshot.sites[0].stack[4]).file = Some("/tmp/\u{7}.c".into());
     let texts = svg_texts(&rendered(|out| flamegraph::write(&snapshot, Measure::Bytes, out)));
     assert!(texts.iter().any(|text| text.starts_with("]]>--?<script>?\"'&amp: (")), "{texts:?}");
     let report = rendered(|out| text::write(&snapshot, PLAIN, out));

@@ -212,6 +212,20 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
+    /// Write sites with nothing outstanding to --json too
+    ///
+    /// Everything that they allocated was freed again. Of a program that allocates much they are most of the sites. The
+    /// numbers of the processes hold them in any case.
+    #[arg(long, requires = "json")]
+    pub all_sites: bool,
+
+    /// Write --json in this schema
+    ///
+    /// 2 has each frame once, in a table that stacks refer to. 1 is the form of the first versions, with every site and all
+    /// frames of each; it is many times as large.
+    #[arg(long, value_name = "1|2", default_value = "2", requires = "json")]
+    pub json_schema: SchemaArg,
+
     /// Report only allocations at least this old
     ///
     /// What is just being used is not leaked yet. Totals count old allocations only, too.
@@ -283,6 +297,17 @@ pub struct ReportArgs {
     /// Messages.
     #[command(flatten)]
     pub messages: MessageArgs,
+}
+
+/// Values of `--json-schema`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaArg {
+    /// leaktrace/1
+    #[value(name = "1")]
+    V1,
+    /// leaktrace/2
+    #[value(name = "2")]
+    V2,
 }
 
 /// Values of `--flamegraph-by`.

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use leaktrace_common::abi::{
-    self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_STOP_SHIFT, SITE_TRUNCATED,
-    SITE_UNREADY,
+    self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT,
+    SITE_TRUNCATED, SITE_UNREADY,
 };
 use leaktrace_common::table::BUCKET_KEYS;
 use leaktrace_common::unwind::Stop;
@@ -100,7 +100,7 @@ fn stack_state(flags: u32) -> StackState {
     let ended = Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff);
     if flags & (SITE_TRUNCATED | SITE_FRAMELESS) != 0 || ended != Some(Stop::Outermost) {
         StackState::Cut
-    } else if flags & SITE_UNREADY != 0 {
+    } else if flags & (SITE_UNREADY | SITE_GUESSED) != 0 {
         StackState::Gap
     } else {
         StackState::Whole

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,7 +17,8 @@ use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
 use super::losses::{Losses, Stacks};
 use super::request::{Options, Target, Unwind};
-use super::snapshot::{Process, SCHEMA, Site, Snapshot};
+use super::site_id::SiteId;
+use super::snapshot::{Process, Site, Snapshot};
 use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
@@ -155,13 +157,22 @@ pub struct RawSite {
 
 /// Gives names to addresses.
 pub trait Resolver {
-    /// The frames of a stack of `process`, innermost first; at least one for each address, more where functions are
+    /// The names of a stack of `process`, innermost first; at least one frame for each address, more where functions are
     /// inlined, [`Frame::unresolved`] where nothing is known.
-    fn resolve(&mut self, process: &RawProcess, stack: &[Address]) -> Vec<Frame>;
+    fn resolve(&mut self, process: &RawProcess, stack: &[Address]) -> Named;
 }
 
-impl<F: FnMut(&RawProcess, &[Address]) -> Vec<Frame>> Resolver for F {
-    fn resolve(&mut self, process: &RawProcess, stack: &[Address]) -> Vec<Frame> {
+/// A stack with names.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// Innermost first; a frame that many stacks have is held once.
+    pub frames: Vec<Arc<Frame>>,
+    /// The stack's name among all runs.
+    pub id: SiteId,
+}
+
+impl<F: FnMut(&RawProcess, &[Address]) -> Named> Resolver for F {
+    fn resolve(&mut self, process: &RawProcess, stack: &[Address]) -> Named {
         self(process, stack)
     }
 }
@@ -182,6 +193,19 @@ impl Capture {
         }
     }
 
+    /// The sites that the snapshot will have, and where only old blocks count those with young ones as well.
+    pub fn reported_sites(&self) -> impl Iterator<Item = &RawSite> {
+        // Counters and blocks of a running process are not read at one instant, so each is asked.
+        let has_blocks = |index| {
+            let tally = self.blocks.as_ref().and_then(|blocks| blocks.sites.get(index));
+            tally.is_some_and(|tally: &SiteTally| tally.count > 0)
+        };
+        let is_reported = move |(index, site): &(usize, &RawSite)| {
+            self.options.all_sites || site.counters.outstanding_count() > 0 || has_blocks(*index)
+        };
+        self.sites.iter().enumerate().filter(is_reported).map(|(_, site)| site)
+    }
+
     /// Merges, names and sorts: the snapshot that this reading of the maps amounts to.
     ///
     /// Where blocks were read with an `--older-than`, outstanding numbers are those of the blocks that are old enough;
@@ -196,21 +220,21 @@ impl Capture {
         let by_age = filters_age && self.blocks.is_some();
 
         let mean = self.options.sample_bytes;
-        // Where frame pointers end cannot be told from where they are missing.
-        let knows_stacks = self.options.unwind != Unwind::Fp;
+        // Where frame pointers end, and where they pass a caller by, cannot be told.
+        let all_skip_callers = self.options.unwind == Unwind::Fp;
         let has_blocks = self.blocks.is_some();
         let mut processes: Vec<Process> = self.processes.iter().map(|raw| process(raw, mean.is_some())).collect();
         let mut spreads = vec![Spread::default(); processes.len()];
-        let mut sites = Vec::new();
+        let all_sites = self.options.all_sites;
+        let (mut sites, mut sites_left_out) = (Vec::new(), 0);
         for (raw, tally) in merge(self.sites, self.blocks) {
             let Some(owner) = self.processes.get(raw.process) else { continue };
-            let frames = if raw.frames.is_empty() { Vec::new() } else { resolver.resolve(owner, &raw.frames) };
             if let (Some(spread), Some(tally)) = (spreads.get_mut(raw.process), &tally) {
                 spread.merge(&tally.spread);
             }
             // Of many processes, addresses say nothing.
             let keeps_blocks = keeps_blocks && owner.merged == 0;
-            let site = site(owner.pid, &raw, tally, frames, &Manner { by_age, keeps_blocks, knows_stacks, mean });
+            let mut site = site(owner.pid, &raw, tally, &Manner { by_age, keeps_blocks, all_skip_callers, mean });
             if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
                 process.outstanding_bytes = process.outstanding_bytes.saturating_add(site.outstanding_bytes);
                 process.outstanding_count = process.outstanding_count.saturating_add(site.outstanding_count);
@@ -218,6 +242,17 @@ impl Capture {
                 process.alloc_count = process.alloc_count.saturating_add(site.alloc_count);
                 process.free_bytes = process.free_bytes.saturating_add(site.free_bytes);
                 process.free_count = process.free_count.saturating_add(site.free_count);
+            }
+            if !all_sites && !site.is_outstanding() {
+                // Naming them would take most of the time.
+                sites_left_out += 1;
+                continue;
+            }
+            if raw.frames.is_empty() {
+                site.id = Some(SiteId::of([]));
+            } else {
+                let named = resolver.resolve(owner, &raw.frames);
+                (site.stack, site.id) = (named.frames, Some(named.id));
             }
             sites.push(site);
         }
@@ -234,7 +269,6 @@ impl Capture {
         }
 
         let mut snapshot = Snapshot {
-            schema: SCHEMA.to_owned(),
             leaktrace_version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
             elapsed: self.elapsed,
@@ -246,6 +280,7 @@ impl Capture {
             options: self.options,
             processes,
             sites,
+            sites_left_out,
             stacks: self.stacks,
             untraced: self.untraced,
             losses: self.losses,
@@ -295,14 +330,15 @@ struct Manner {
     by_age: bool,
     /// The blocks are wanted.
     keeps_blocks: bool,
-    /// Whether it is known how much of its stack is there.
-    knows_stacks: bool,
+    /// Whether stacks were walked in a way that may pass callers by.
+    all_skip_callers: bool,
     /// Mean distance between hits where the numbers are estimates.
     mean: Option<u64>,
 }
 
-fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, stack: Vec<Frame>, manner: &Manner) -> Site {
-    let Manner { by_age, keeps_blocks, mean, knows_stacks } = *manner;
+/// A site without names.
+fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> Site {
+    let Manner { by_age, keeps_blocks, mean, all_skip_callers } = *manner;
     let has_tally = tally.is_some();
     let mut tally = tally.unwrap_or_default();
     // Oldest first is what a reader looks for; the address makes the order one.
@@ -316,6 +352,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, stack: Vec<Frame>, ma
     Site {
         pid,
         process: Some(raw.process),
+        id: None,
         outstanding_bytes: if by_age { tally.bytes } else { counters.outstanding_bytes() },
         outstanding_count: if by_age { tally.count } else { counters.outstanding_count() },
         alloc_bytes,
@@ -328,10 +365,10 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, stack: Vec<Frame>, ma
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
-        stack_state: knows_stacks.then_some(raw.stack_state),
+        stack_state: Some(if all_skip_callers { raw.stack_state.max(StackState::Gap) } else { raw.stack_state }),
         sampled: mean.is_some(),
         outstanding_bytes_ci95: mean.filter(|_| has_tally).map(|mean| tally.spread.interval(mean)),
-        stack,
+        stack: Vec::new(),
         blocks: (has_tally && keeps_blocks).then_some(tally.blocks),
     }
 }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::model::sampling::Weights;
-use crate::model::{RawBlock, SortKey};
+use crate::model::{Code, RawBlock, Schema, SortKey, Written};
 
 fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
     RawProcess {
@@ -81,8 +81,9 @@ fn capture(options: Options) -> Capture {
     }
 }
 
-fn resolve(_: &RawProcess, stack: &[Address]) -> Vec<Frame> {
-    stack.iter().copied().map(Frame::unresolved).collect()
+fn resolve(_: &RawProcess, stack: &[Address]) -> Named {
+    let frames = stack.iter().copied().map(Frame::unresolved).map(Arc::new).collect();
+    Named { frames, id: SiteId::of(stack.iter().map(|address| Code::File(b"a", address.0))) }
 }
 
 fn numbers(snapshot: &Snapshot) -> Vec<(Option<usize>, u64, u64)> {
@@ -113,7 +114,8 @@ fn processes_sum_their_sites() {
 
 #[test]
 fn age_filter_counts_the_blocks_that_remain() {
-    let options = Options { older_than: Duration::from_secs(5), show_allocs: true, ..Options::default() };
+    let options =
+        Options { older_than: Duration::from_secs(5), show_allocs: true, all_sites: true, ..Options::default() };
     let snapshot = capture(options).into_snapshot(&mut resolve);
     assert_eq!(numbers(&snapshot), [(Some(1), 230, 3), (Some(0), 100, 2), (Some(1), 0, 0)]);
     assert_eq!(snapshot.sites[0].alloc_bytes, 1030, "what was allocated does not depend on age");
@@ -121,10 +123,34 @@ fn age_filter_counts_the_blocks_that_remain() {
 }
 
 #[test]
+fn sites_with_nothing_outstanding_are_named_only_where_asked_for() {
+    let mut named = 0;
+    let mut counting = |process: &RawProcess, stack: &[Address]| {
+        named += 1;
+        resolve(process, stack)
+    };
+    let mut freed = capture(Options::default());
+    freed.sites.push(raw_site(0, &[0x70], (500, 5), (500, 5)));
+    let snapshot = freed.into_snapshot(&mut counting);
+    assert_eq!((snapshot.sites.len(), snapshot.sites_left_out, named), (3, 1, 2));
+    assert_eq!(snapshot.processes[0].alloc_bytes, 600, "the process has them in its sums");
+    assert_eq!(snapshot.totals().alloc_count, 19);
+    snapshot.check_sums().unwrap();
+
+    let mut freed = capture(Options { all_sites: true, ..Options::default() });
+    freed.sites.push(raw_site(0, &[0x70], (500, 5), (500, 5)));
+    let snapshot = freed.into_snapshot(&mut resolve);
+    assert_eq!((snapshot.sites.len(), snapshot.sites_left_out), (4, 0));
+    assert_eq!(snapshot.sites[3].stack.len(), 1);
+    snapshot.check_sums().unwrap();
+}
+
+#[test]
 fn streaming_and_filtering_afterwards_agree() {
     let age = Duration::from_secs(3);
-    let while_read = capture(Options { older_than: age, show_allocs: true, ..Options::default() });
-    let mut afterwards = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    let while_read = capture(Options { older_than: age, show_allocs: true, all_sites: true, ..Options::default() });
+    let mut afterwards =
+        capture(Options { show_allocs: true, all_sites: true, ..Options::default() }).into_snapshot(&mut resolve);
     afterwards.retain_older_than(age).unwrap();
     afterwards.sort_sites(SortKey::Bytes);
     assert_eq!(while_read.into_snapshot(&mut resolve), afterwards);
@@ -156,7 +182,9 @@ fn resolver_sees_the_life_and_may_add_inlined_frames() {
         lives.push((process.life, stack.len()));
         let mut inlined = Frame::unresolved(stack[0]);
         inlined.inlined = true;
-        [vec![inlined], resolve(process, stack)].concat()
+        let mut named = resolve(process, stack);
+        named.frames.insert(0, Arc::new(inlined));
+        named
     };
     let snapshot = capture(Options::default()).into_snapshot(&mut resolver);
     assert_eq!(snapshot.sites[0].stack.len(), 3);
@@ -174,15 +202,20 @@ fn estimates_are_marked_beside_every_number() {
     let snapshot = capture(Options { sample_bytes: Some(512 << 10), ..Options::default() }).into_snapshot(&mut resolve);
     assert!(snapshot.sampled && snapshot.sites.iter().all(|site| site.sampled));
     assert!(snapshot.processes.iter().all(|process| process.sampled));
-    let exact = serde_json::to_string(&capture(Options::default()).into_snapshot(&mut resolve)).unwrap();
+    let exact = json(&capture(Options::default()).into_snapshot(&mut resolve), Schema::V2);
     assert!(!exact.contains("\"sampled\""));
 }
 
 #[test]
 fn json_written_is_json_read() {
     let snapshot = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
-    let text = serde_json::to_vec(&snapshot).unwrap();
-    assert_eq!(Snapshot::from_json(&text).unwrap(), snapshot);
+    for schema in [Schema::V1, Schema::V2] {
+        assert_eq!(Snapshot::from_json(json(&snapshot, schema).as_bytes()).unwrap(), snapshot, "{schema:?}");
+    }
+}
+
+fn json(snapshot: &Snapshot, schema: Schema) -> String {
+    serde_json::to_string(&Written { snapshot, schema, all_sites: true }).unwrap()
 }
 
 /// The same blocks, hit once in 100 bytes: one of 100 bytes stands for 158.198 and 1.58198 blocks, one of 30 for 115.749
@@ -230,12 +263,13 @@ fn blocks_of_a_sample_count_with_their_weights_and_all_sums_hold() {
 #[test]
 fn age_filters_an_estimate_the_same_while_tracing_and_afterwards() {
     let older_than = Duration::from_secs(5);
-    let traced = sample(Options { show_allocs: true, older_than, ..Options::default() }).into_snapshot(&mut resolve);
+    let all = Options { show_allocs: true, all_sites: true, ..Options::default() };
+    let traced = sample(Options { older_than, ..all.clone() }).into_snapshot(&mut resolve);
     let site = traced.sites.iter().find(|site| site.process == Some(1) && !site.stack.is_empty()).unwrap();
     assert_eq!((site.outstanding_bytes, site.outstanding_count), (432, 7), "2 * 158.198 + 115.749, 3.164 + 3.858");
     assert_eq!(traced.check_sums(), Ok(()));
 
-    let mut filtered = sample(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
+    let mut filtered = sample(all).into_snapshot(&mut resolve);
     filtered.retain_older_than(older_than).unwrap();
     assert_eq!(filtered.check_sums(), Ok(()));
     filtered.sort_sites(SortKey::Bytes);

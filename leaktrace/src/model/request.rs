@@ -132,6 +132,8 @@ pub struct Options {
     pub sort: SortKey,
     /// `--show-allocs`: whether sites carry their blocks.
     pub show_allocs: bool,
+    /// `--all-sites`: whether sites with nothing outstanding are there, too.
+    pub all_sites: bool,
     /// Whether children of named processes and of a command were traced as well: not so with `--no-follow`.
     pub follow: bool,
 }
@@ -170,6 +172,7 @@ impl Default for Options {
             unwind: Unwind::Auto,
             sort: SortKey::Bytes,
             show_allocs: false,
+            all_sites: false,
             follow: true,
         }
     }

@@ -22,7 +22,8 @@ pub struct Status {
 
 /// A consumer of snapshots.
 pub trait Sink: Send {
-    /// Takes a snapshot of a trace that goes on. Breaks where the trace is to end, since nobody reads any more.
+    /// Takes a snapshot. Where it is not the last one, [`Snapshot::is_final`], breaks if the trace is to end, since nobody reads
+    /// any more.
     fn take(&mut self, snapshot: &Snapshot) -> ControlFlow<()>;
 
     /// Whether [`Self::show`] is to be called, which takes reading the tables.

@@ -1,74 +1,57 @@
-//! The snapshot: what one report says, and exactly what `--json` writes (schema [`SCHEMA`]).
-//!
-//! Units are in the names: `_bytes`, `_count`; durations and ages are seconds in JSON. Fields may be added within a schema
-//! version, so reading ignores what it does not know and fills in what an older version did not write.
+//! The snapshot: what one report says. How it stands in a file is [`super::schema`]'s.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::losses::{Losses, Stacks};
-use super::notation::{lossy_path, optional_seconds, seconds};
+use super::notation::{lossy_path, seconds};
 use super::request::{Options, Target};
+use super::site_id::SiteId;
 use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
 
-/// The schema that this version writes and reads.
-pub const SCHEMA: &str = "leaktrace/1";
-
 /// State of the traced processes' memory at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Always [`SCHEMA`] in memory; other values are refused while reading.
-    pub schema: String,
     /// Version of the leaktrace that made the snapshot.
-    #[serde(default)]
     pub leaktrace_version: String,
     /// When tracing began.
     pub started: Timestamp,
     /// How long tracing had lasted.
-    #[serde(rename = "elapsed_s", with = "seconds")]
     pub elapsed: Duration,
     /// Number of this report within the trace, from 1.
-    #[serde(default)]
     pub sequence: u64,
     /// Whether it is the trace's last report.
-    #[serde(default, rename = "final")]
     pub is_final: bool,
     /// Present and true where the numbers are estimates from a sample.
-    #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
     /// Where the numbers are estimates: bounds that the bytes outstanding in all lie within with a probability of 95 %.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outstanding_bytes_ci95: Option<[u64; 2]>,
     /// Whom the trace was pointed at.
     pub target: Target,
     /// The options as resolved.
-    #[serde(default)]
     pub options: Options,
     /// Every process of which an event was seen, and every process named.
-    #[serde(default)]
     pub processes: Vec<Process>,
-    /// Every pair of process and stack that allocated, in the order of `options.sort`.
-    #[serde(default)]
+    /// Pairs of process and stack that allocated, in the order of `options.sort`: every one that has something outstanding, and
+    /// the others with `options.all_sites`.
     pub sites: Vec<Site>,
+    /// How many more sites there are, with nothing outstanding.
+    pub sites_left_out: u64,
     /// How many stacks are whole; `None` where that cannot be known, as by frame pointers alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stacks: Option<Stacks>,
     /// Processes that were seen and not traced.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untraced: Vec<Untraced>,
     /// What could not be recorded.
-    #[serde(default)]
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
-    #[serde(default)]
     pub warnings: Vec<String>,
     /// What of the traced processes' memory is beyond any tracer of allocation functions, a sentence each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
@@ -137,61 +120,47 @@ pub struct Process {
 }
 
 /// One place that allocates: a stack of one process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// The process.
     pub pid: Pid,
     /// Index into the snapshot's `processes`: tells the lives of one pid apart. See [`Snapshot::process_of`].
-    #[serde(default)]
     pub process: Option<usize>,
+    /// Its name among all runs of the program; `None` where the snapshot does not say.
+    pub id: Option<SiteId>,
     /// Bytes allocated here and not freed; with `--older-than`, only those old enough.
     pub outstanding_bytes: u64,
     /// Allocations made here and not freed; with `--older-than`, only those old enough.
     pub outstanding_count: u64,
     /// Bytes allocated here since tracing began.
-    #[serde(default)]
     pub alloc_bytes: u64,
     /// Allocations made here since tracing began.
-    #[serde(default)]
     pub alloc_count: u64,
     /// Bytes freed again of those.
-    #[serde(default)]
     pub free_bytes: u64,
     /// Allocations freed again of those.
-    #[serde(default)]
     pub free_count: u64,
     /// Age of the oldest outstanding allocation; `None` where nothing is outstanding.
-    #[serde(default, rename = "oldest_s", with = "optional_seconds")]
     pub oldest: Option<Duration>,
     /// Age of the youngest outstanding allocation; `None` where nothing is outstanding.
-    #[serde(default, rename = "youngest_s", with = "optional_seconds")]
     pub youngest: Option<Duration>,
     /// What the leak check found; `None` where none ran.
-    #[serde(default)]
     pub verdict: Option<Verdict>,
     /// Shape of the growth over time; `None` where it was not followed.
-    #[serde(default)]
     pub trend: Option<Trend>,
     /// Growth of the outstanding bytes; 0 where it was not followed.
-    #[serde(default)]
     pub growth_bytes_per_s: f64,
     /// Whether the stack was cut at `--max-depth`.
-    #[serde(default)]
     pub truncated: bool,
-    /// Whether the stack is all there; `None` where that is not known, as by frame pointers alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Whether the stack is all there; `None` where the snapshot does not say.
     pub stack_state: Option<StackState>,
     /// Present and true where the numbers are estimates from a sample.
-    #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
     /// Where they are: bounds that the outstanding bytes lie within with a probability of 95 %.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outstanding_bytes_ci95: Option<[u64; 2]>,
     /// Innermost first, from the caller of the allocation function; empty where no stack could be recorded.
-    #[serde(default)]
-    pub stack: Vec<Frame>,
+    pub stack: Vec<Arc<Frame>>,
     /// The outstanding allocations, oldest first; only with `--show-allocs`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Vec<Block>>,
 }
 
@@ -275,6 +244,14 @@ impl Tally {
     pub fn add(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.count = self.count.saturating_add(1);
+    }
+}
+
+impl Site {
+    /// Whether anything is outstanding here.
+    #[must_use]
+    pub fn is_outstanding(&self) -> bool {
+        self.outstanding_count > 0 || self.outstanding_bytes > 0
     }
 }
 

@@ -7,37 +7,31 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
+use super::Format;
 use super::output::{Destination, OutputFile, reason};
-use super::text::TextStyle;
-use super::{Measure, flamegraph, folded, json, text};
+use super::text::{self, TextStyle};
 use crate::model::Snapshot;
 
 /// The reports asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outputs {
-    /// `--flamegraph`, and what its widths stand for.
-    pub flamegraph: Option<(Destination, Measure)>,
-    /// `--folded`.
-    pub folded: Option<Destination>,
-    /// `--json`.
-    pub json: Option<Destination>,
+    /// Which report goes where, beside the text.
+    pub files: Vec<(Format, Destination)>,
     /// The text report's looks.
     pub text: TextStyle,
 }
 
 impl Outputs {
-    /// The destinations with the options that name them.
-    pub fn destinations(&self) -> impl Iterator<Item = (&'static str, &Destination)> {
-        let flamegraph = self.flamegraph.as_ref().map(|(destination, _)| ("--flamegraph", destination));
-        let folded = self.folded.as_ref().map(|destination| ("--folded", destination));
-        let json = self.json.as_ref().map(|destination| ("--json", destination));
-        [flamegraph, folded, json].into_iter().flatten()
+    /// Whether a report asks for sites that have nothing outstanding.
+    #[must_use]
+    pub fn wants_all_sites(&self) -> bool {
+        self.files.iter().any(|(format, _)| matches!(format, Format::Json { all_sites: true, .. }))
     }
 
     /// Whether the text report goes to standard output: it does unless another report was sent there.
     #[must_use]
     pub fn text_on_stdout(&self) -> bool {
-        self.destinations().all(|(_, destination)| *destination != Destination::Stdout)
+        self.files.iter().all(|(_, destination)| *destination != Destination::Stdout)
     }
 }
 
@@ -50,19 +44,11 @@ pub struct Reporter {
 
 #[derive(Debug)]
 struct Output {
-    option: &'static str,
     format: Format,
     /// `None` is standard output.
     file: Option<OutputFile>,
     /// For messages.
     name: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Flamegraph(Measure),
-    Folded,
-    Json,
 }
 
 /// How a delivery went.
@@ -80,28 +66,18 @@ impl Reporter {
     /// # Errors
     /// The first destination that cannot be written.
     pub fn prepare(outputs: &Outputs) -> anyhow::Result<Self> {
-        let mut others = Vec::new();
-        let mut add = |option: &'static str, format: Format, destination: &Destination| -> anyhow::Result<()> {
+        let prepared = |(format, destination): &(Format, Destination)| -> anyhow::Result<Output> {
             let (file, name) = match destination {
                 Destination::Stdout => (None, "-".to_owned()),
                 Destination::File(path) => {
                     let name = path.display().to_string();
-                    let file = OutputFile::check(path).with_context(|| cannot_write(option, &name))?;
+                    let file = OutputFile::check(path).with_context(|| cannot_write(*format, &name))?;
                     (Some(file), name)
                 }
             };
-            others.push(Output { option, format, file, name });
-            Ok(())
+            Ok(Output { format: *format, file, name })
         };
-        if let Some((destination, measure)) = &outputs.flamegraph {
-            add("--flamegraph", Format::Flamegraph(*measure), destination)?;
-        }
-        if let Some(destination) = &outputs.folded {
-            add("--folded", Format::Folded, destination)?;
-        }
-        if let Some(destination) = &outputs.json {
-            add("--json", Format::Json, destination)?;
-        }
+        let others = outputs.files.iter().map(prepared).collect::<anyhow::Result<_>>()?;
         Ok(Self { text: outputs.text_on_stdout().then_some(outputs.text), others })
     }
 
@@ -128,26 +104,16 @@ impl Reporter {
         }
         for output in &self.others {
             match &output.file {
-                // A stream cannot take back an earlier picture; JSON alone is readable one after the other.
-                None if !snapshot.is_final && output.format != Format::Json => {}
+                // A stream cannot take back an earlier picture.
+                None if !snapshot.is_final && !output.format.can_follow_itself() => {}
                 None => delivery.stdout(stdout, |out| output.format.write(snapshot, out)),
                 Some(file) => {
                     let written = file.write(|out| output.format.write(snapshot, out));
-                    delivery.failures.extend(written.with_context(|| cannot_write(output.option, &output.name)).err());
+                    delivery.failures.extend(written.with_context(|| cannot_write(output.format, &output.name)).err());
                 }
             }
         }
         delivery
-    }
-}
-
-impl Format {
-    fn write(self, snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
-        match self {
-            Self::Flamegraph(measure) => flamegraph::write(snapshot, measure, out),
-            Self::Folded => folded::write(snapshot, out),
-            Self::Json => json::write(snapshot, out),
-        }
     }
 }
 
@@ -167,8 +133,8 @@ impl Delivery {
     }
 }
 
-fn cannot_write(option: &str, name: &str) -> String {
-    format!("cannot write {option} {name}")
+fn cannot_write(format: Format, name: &str) -> String {
+    format!("cannot write {} {name}", format.option())
 }
 
 #[cfg(test)]
@@ -176,6 +142,7 @@ mod tests {
     use std::ffi::OsStr;
 
     use super::*;
+    use crate::model::Schema;
 
     const TEXT: TextStyle = TextStyle { top: None, show_allocs: false, color: false, width: None };
 
@@ -190,8 +157,10 @@ mod tests {
         Destination::from_arg(arg.as_ref())
     }
 
-    fn nothing_else() -> Outputs {
-        Outputs { flamegraph: None, folded: None, json: None, text: TEXT }
+    const JSON: Format = Format::Json { schema: Schema::V2, all_sites: false };
+
+    fn outputs<const N: usize>(files: [(Format, Destination); N]) -> Outputs {
+        Outputs { files: files.into(), text: TEXT }
     }
 
     fn delivered(outputs: &Outputs, snapshot: &Snapshot) -> (String, Delivery) {
@@ -214,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_report_on_standard_output_takes_the_place_of_the_text() {
-        let outputs = Outputs { json: Some(to("-")), ..nothing_else() };
+        let outputs = outputs([(JSON, to("-"))]);
         let (out, _) = delivered(&outputs, &snapshot(false));
         let (last, _) = delivered(&outputs, &snapshot(true));
         assert!(Snapshot::from_json(out.as_bytes()).is_ok() && Snapshot::from_json(last.as_bytes()).is_ok());
@@ -222,7 +191,7 @@ mod tests {
 
     #[test]
     fn pictures_on_a_stream_come_once() {
-        let outputs = Outputs { folded: Some(to("-")), ..nothing_else() };
+        let outputs = outputs([(Format::Folded, to("-"))]);
         assert_eq!(delivered(&outputs, &snapshot(false)).0, "");
         assert_eq!(delivered(&outputs, &snapshot(true)).0, "?-7;[no stack recorded] 10\n");
     }
@@ -231,7 +200,7 @@ mod tests {
     fn the_text_arrives_though_a_file_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.json");
-        let outputs = Outputs { folded: Some(to("/dev/full")), json: Some(to(&path)), ..nothing_else() };
+        let outputs = outputs([(Format::Folded, to("/dev/full")), (JSON, to(&path))]);
         let (out, delivery) = delivered(&outputs, &snapshot(true));
         assert!(out.starts_with("10 B outstanding in 1 allocation at 1 site"), "{out}");
         assert!(path.exists(), "the other file is written");
@@ -244,7 +213,7 @@ mod tests {
     fn a_broken_pipe_is_no_failure_and_files_are_still_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.json");
-        let outputs = Outputs { json: Some(to(&path)), ..nothing_else() };
+        let outputs = outputs([(JSON, to(&path))]);
         let delivery = Reporter::prepare(&outputs).unwrap().deliver_to(&snapshot(true), &mut Closed);
         assert!(!delivery.stdout_open && delivery.failures.is_empty());
         assert!(path.exists());
@@ -252,7 +221,7 @@ mod tests {
 
     #[test]
     fn an_unwritable_destination_is_found_in_preparation() {
-        let outputs = Outputs { json: Some(to("/nowhere/at/all.json")), ..nothing_else() };
+        let outputs = outputs([(JSON, to("/nowhere/at/all.json"))]);
         let error = format!("{:#}", Reporter::prepare(&outputs).unwrap_err());
         assert_eq!(
             error,

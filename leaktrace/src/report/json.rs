@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
 use crate::clean::is_unsafe;
-use crate::model::Snapshot;
+use crate::model::Written;
 
-/// Writes the snapshot and a newline. The order of keys is the model's and does not change within a schema.
+/// Writes the snapshot and a newline. The order of keys does not change within a schema.
 ///
 /// # Errors
 /// What `out` reports.
-pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
+pub fn write(snapshot: &Written<'_>, out: &mut dyn Write) -> io::Result<()> {
     snapshot.serialize(&mut Serializer::with_formatter(&mut *out, Safe(CompactFormatter)))?;
     out.write_all(b"\n")
 }

@@ -7,6 +7,7 @@ mod deliver;
 mod estimates;
 pub mod flamegraph;
 pub mod folded;
+mod format;
 pub(crate) mod human;
 pub mod json;
 mod names;
@@ -15,6 +16,7 @@ pub mod output;
 pub mod text;
 
 pub use deliver::{Delivery, Outputs, Reporter};
+pub use format::Format;
 pub use notices::notices;
 
 /// What the width of a flame graph's frame stands for.

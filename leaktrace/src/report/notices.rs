@@ -77,27 +77,27 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         format!("not recorded (table for at least {} full)", Count(max_stacks)),
         "raise --max-stacks".to_owned(),
     );
+    let cut = Weight::of(snapshot, |site| site.truncated);
     lose(
         losses.stacks_truncated,
         "stack",
-        " cut",
+        &format!(" cut{}", cut.short()),
         format!("cut at {}", counted(u64::from(max_depth), "frame")),
         if max_depth < Options::MAX_DEPTH {
             format!("raise --max-depth (at most {})", Options::MAX_DEPTH)
         } else {
             "their outermost frames are missing".to_owned()
-        } + &weight(snapshot, |site| site.truncated),
+        } + &cut.line(),
     );
+    // Those without any frame have a notice of their own.
+    let has_gaps = |site: &Site| !site.truncated && !site.stack.is_empty();
+    let incomplete = Weight::of(snapshot, |site| has_gaps(site) && site.stack_state != Some(StackState::Whole));
     lose(
         losses.unwind_failed_total(),
         "stack",
-        " incomplete",
+        &format!(" incomplete{}", incomplete.short()),
         format!("incomplete{}", reasons(snapshot)),
-        "their outer frames are missing, sites may be split or merged".to_owned()
-            + &weight(snapshot, |site| {
-                // Those without any frame have a notice of their own.
-                !site.truncated && !site.stack.is_empty() && site.stack_state != Some(StackState::Whole)
-            }),
+        "their outer frames are missing, sites may be split or merged".to_owned() + &incomplete.line(),
     );
     lose(
         losses.events_lost,
@@ -143,18 +143,38 @@ pub fn whole_stacks(snapshot: &Snapshot) -> Option<String> {
 }
 
 /// How much of what is outstanding stands under stacks that are not whole: one such stack may hold most of it.
-fn weight(snapshot: &Snapshot, is_one: impl Fn(&Site) -> bool) -> String {
-    if snapshot.sites.iter().any(|site| site.stack_state.is_none()) {
-        return String::new();
+struct Weight {
+    under: u64,
+    all: u64,
+    /// Whether the snapshot says which stacks they are.
+    is_known: bool,
+}
+
+impl Weight {
+    fn of(snapshot: &Snapshot, is_one: impl Fn(&Site) -> bool) -> Self {
+        let sum = |sum: u64, site: &Site| sum.saturating_add(site.outstanding_bytes);
+        Self {
+            under: snapshot.sites.iter().filter(|site| is_one(site)).fold(0, sum),
+            all: snapshot.sites.iter().fold(0, sum),
+            is_known: snapshot.sites.iter().all(|site| site.stack_state.is_some()),
+        }
     }
-    let bytes =
-        |sites: &mut dyn Iterator<Item = &Site>| sites.fold(0u64, |sum, it| sum.saturating_add(it.outstanding_bytes));
-    let under = bytes(&mut snapshot.sites.iter().filter(|site| is_one(site)));
-    let all = bytes(&mut snapshot.sites.iter());
-    if under == 0 {
-        return "; nothing that is outstanding stands under them".to_owned();
+
+    /// For a subtitle.
+    fn short(&self) -> String {
+        if !self.is_known || self.under == 0 { String::new() } else { format!(" ({} under such)", Bytes(self.under)) }
     }
-    format!("; {} of the {} outstanding stand under them", Bytes(under), Bytes(all))
+
+    /// For the end of a line.
+    fn line(&self) -> String {
+        match self {
+            Self { is_known: false, .. } => String::new(),
+            Self { under: 0, .. } => "; nothing that is outstanding stands under them".to_owned(),
+            Self { under, all, .. } => {
+                format!("; {} of the {} outstanding stand under stacks like these", Bytes(*under), Bytes(*all))
+            }
+        }
+    }
 }
 
 fn bytes_dropped(bytes: u64) -> String {

@@ -64,7 +64,9 @@ impl CodeAddress {
         Self { address, exact: true }
     }
 
-    fn lookup(self) -> Address {
+    /// An address inside the instruction: for a return address the last byte of the call.
+    #[must_use]
+    pub fn lookup(self) -> Address {
         if self.exact { self.address } else { Address(self.address.0.wrapping_sub(1)) }
     }
 }

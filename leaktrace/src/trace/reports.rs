@@ -1,7 +1,7 @@
 //! The thread that names what was captured and hands it to the sink: reading debug information may take seconds, writing a
 //! report to a pipe as long as its reader likes, and meanwhile the trace must go on.
 //!
-//! In: captures, each with the address spaces as they were then. Out: snapshots to the sink, and the last one back to the trace.
+//! In: captures, each with the address spaces as they were then. Out: snapshots to the sink, the last one to the trace as well.
 //! One is made at a time: where the next is due before the last one is done, it is left out, and that is said.
 
 use std::ops::ControlFlow;
@@ -36,7 +36,7 @@ pub enum Done {
     },
     /// How the trace stands was shown.
     Shown,
-    /// The last one, which is not handed to the sink.
+    /// The last one.
     Last(Box<Snapshot>),
     /// Making a report panicked, with this message.
     Failed(String),
@@ -137,6 +137,8 @@ impl Desk<'_> {
                     for note in desk.symbolizer.notes() {
                         log::info!("{note}");
                     }
+                    // Nothing is left to break off.
+                    let _ = desk.sink.take(&snapshot);
                     Done::Last(Box::new(snapshot))
                 }),
             };

@@ -270,11 +270,11 @@ fn report_refuses_a_truncated_snapshot_at_whatever_place() {
 #[test]
 fn report_refuses_a_newer_schema_and_says_so() {
     require_privileges();
-    let newer = a_snapshot().replace("leaktrace/1\"", "leaktrace/2\"");
+    let newer = a_snapshot().replace("leaktrace/2\"", "leaktrace/3\"");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("snapshot.json");
     fs::write(&file, newer).unwrap();
-    run(&["report", path_str(&file)]).assert_refused(1, &[path_str(&file), "leaktrace/2"]);
+    run(&["report", path_str(&file)]).assert_refused(1, &[path_str(&file), "leaktrace/3"]);
 }
 
 #[test]

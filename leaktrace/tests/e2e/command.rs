@@ -123,7 +123,7 @@ fn ctrl_c_at_the_terminal_ends_both_with_a_report() {
     let json = directory.path().join("snapshot.json");
     let victim = build::victim("outstanding.c");
     // A group of its own, as a shell gives a job: Ctrl-C reaches all of it.
-    let mut command = leaktrace(["--json", path_str(&json), "--", path_str(&victim), "wait", "100"]);
+    let mut command = leaktrace(["--all-sites", "--json", path_str(&json), "--", path_str(&victim), "wait", "100"]);
     command.process_group(0).stdin(Stdio::piped());
     let tracer = Tracer::spawn(&mut command, directory);
     tracer.wait_for_output("the victim's word", |line| line == "ready");

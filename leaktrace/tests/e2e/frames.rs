@@ -289,7 +289,7 @@ fn no_rule_of_another_program_is_used_when_the_generations_of_lists_begin_anew()
     let script = format!("{0} run; {1} run; ", path_str(&small), path_str(&large)).repeat(30);
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("snapshot.json");
-    let mut command = leaktrace([OsStr::new("--json"), json.as_os_str()]);
+    let mut command = leaktrace([OsStr::new("--all-sites"), OsStr::new("--json"), json.as_os_str()]);
     // As many as there are, so that the test need not publish sixteen million lists.
     command.env("LEAKTRACE_UNWIND_GENERATIONS", "11").args(["-vv", "--show-allocs", "--", "/bin/sh", "-c", &script]);
     let finished = Tracer::spawn(&mut command, directory).wait();
@@ -313,7 +313,7 @@ fn held_for(seconds: Option<&str>) -> (Finished, Accounts) {
     require_privileges();
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("snapshot.json");
-    let mut command = leaktrace([OsStr::new("--json"), json.as_os_str()]);
+    let mut command = leaktrace([OsStr::new("--all-sites"), OsStr::new("--json"), json.as_os_str()]);
     command.env_remove("LEAKTRACE_TABLES_WITHIN");
     command.envs(seconds.map(|seconds| ("LEAKTRACE_TABLES_WITHIN", seconds)));
     command.args(["--show-allocs", "--", path_str(&FRAMES.built()), "run"]).arg(PLUGIN.built());
@@ -329,10 +329,11 @@ fn the_time_that_users_wait_for_tables_is_enough_or_what_it_cost_is_counted() {
         finished.assert_success();
         let snapshot = finished.snapshot();
         snapshot.assert_equals(&accounts);
-        // Two stacks of this program never are whole.
+        // Three stacks of this program never are whole: one is deeper than is kept, one ends in code without a row, and one was
+        // walked by a frame pointer on the way.
         let early = snapshot.loss("unwind_failed").saturating_sub(1);
         let cut = snapshot.sites.iter().filter(|site| site.stack_state.as_deref() != Some("whole")).count() as u64;
-        assert!(cut <= early + 2, "{cut} of {early}: {}", snapshot.digest());
+        assert!(cut <= early + 3, "{cut} of {early}: {}", snapshot.digest());
         let told = finished.stdout.contains("unwind table not ready yet");
         assert_eq!(early > 0, told, "{}", finished.stdout);
     }

@@ -1,9 +1,12 @@
 //! The snapshot has every field that its documentation names, of the type it names.
 
+use std::collections::BTreeMap;
+use std::fs;
+
 use serde_json::Value;
 
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, Victim, build, trace_command};
+use crate::harness::{Finished, Tracer, Victim, build, leaktrace, require_privileges, trace_command};
 
 /// What a field may hold. `Maybe` fields may be null, never absent.
 #[derive(Clone, Copy)]
@@ -74,13 +77,14 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
             ("target", Kind::Object),
             ("options", Kind::Object),
             ("processes", Kind::Array),
+            ("frames", Kind::Array),
             ("sites", Kind::Array),
             ("stacks", Kind::Object),
             ("losses", Kind::Object),
         ],
     );
     check("stacks", &snapshot["stacks"], &[("recorded", Kind::Count), ("complete", Kind::Count)]);
-    assert_eq!(snapshot["schema"], "leaktrace/1");
+    assert_eq!(snapshot["schema"], "leaktrace/2");
     assert_eq!(snapshot["leaktrace_version"], env!("CARGO_PKG_VERSION"));
     assert!(snapshot.get("sampled").is_none(), "nothing was sampled");
     check("target", &snapshot["target"], &[("mode", Kind::Text), ("pids", Kind::Array), ("command", Kind::Array)]);
@@ -115,6 +119,21 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
             ],
         );
     }
+    for frame in snapshot["frames"].as_array().unwrap() {
+        check(
+            "a frame",
+            frame,
+            &[
+                ("function", Kind::Maybe(&Kind::Text)),
+                ("module", Kind::Maybe(&Kind::Text)),
+                ("file", Kind::Maybe(&Kind::Text)),
+                ("line", Kind::Maybe(&Kind::Count)),
+                ("inlined", Kind::Flag),
+                ("address", Kind::Hex),
+                ("module_offset", Kind::Maybe(&Kind::Hex)),
+            ],
+        );
+    }
     for site in snapshot["sites"].as_array().unwrap() {
         check("a site", site, &ACCOUNT);
         check(
@@ -122,6 +141,7 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
             site,
             &[
                 ("pid", Kind::Count),
+                ("id", Kind::Text),
                 ("oldest_s", Kind::Maybe(&Kind::Seconds)),
                 ("youngest_s", Kind::Maybe(&Kind::Seconds)),
                 ("verdict", Kind::Maybe(&Kind::Object)),
@@ -131,21 +151,8 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
                 ("stack", Kind::Array),
             ],
         );
-        for frame in site["stack"].as_array().unwrap() {
-            check(
-                "a frame",
-                frame,
-                &[
-                    ("function", Kind::Maybe(&Kind::Text)),
-                    ("module", Kind::Maybe(&Kind::Text)),
-                    ("file", Kind::Maybe(&Kind::Text)),
-                    ("line", Kind::Maybe(&Kind::Count)),
-                    ("inlined", Kind::Flag),
-                    ("address", Kind::Hex),
-                    ("module_offset", Kind::Maybe(&Kind::Hex)),
-                ],
-            );
-        }
+        let frames = snapshot["frames"].as_array().unwrap().len() as u64;
+        assert!(site["stack"].as_array().unwrap().iter().all(|place| place.as_u64().unwrap() < frames), "{site}");
         assert_eq!(site.get("blocks").is_some(), blocks, "blocks only with --show-allocs");
         for block in site["blocks"].as_array().into_iter().flatten() {
             check("a block", block, &[("address", Kind::Hex), ("size", Kind::Count), ("age_s", Kind::Seconds)]);
@@ -178,7 +185,8 @@ fn a_snapshot_of_a_running_process_has_every_field() {
     assert!(process["pss_bytes"].as_u64().unwrap() <= process["rss_bytes"].as_u64().unwrap(), "{process}");
 
     let source = |frame: &Value| frame["file"].as_str().is_some_and(|file| file.ends_with("family.c"));
-    let leak = snapshot["sites"].as_array().unwrap().iter().map(|site| &site["stack"][0]);
+    let innermost = |site: &Value| site["stack"][0].as_u64().map(|place| &snapshot["frames"][place as usize]);
+    let leak = snapshot["sites"].as_array().unwrap().iter().filter_map(innermost);
     let leak = leak.filter(|frame| frame["function"] == "leak_malloc").collect::<Vec<_>>();
     assert!(!leak.is_empty() && leak.iter().all(|frame| source(frame)), "{leak:?}");
     // The line of the call, or the one after it: a return address lies behind the call.
@@ -209,6 +217,74 @@ fn the_exit_status_of_a_killed_command_is_in_the_snapshot() {
     assert_eq!(snapshot["processes"][0]["exited"], true);
     // 128 and the signal's number, as shells have it.
     assert_eq!(snapshot["processes"][0]["exit_status"], 128 + 9);
+}
+
+/// A program that frees again some of what it allocates.
+const LIST: [&str; 2] = ["ls", "/"];
+
+/// A command in two runs.
+fn traced_twice(options: &[&str], command: &[&str]) -> [Value; 2] {
+    require_privileges();
+    [(); 2].map(|()| {
+        let words = [options, &["--"], command].concat();
+        let directory = tempfile::tempdir().unwrap();
+        let json = directory.path().join("out.json");
+        Finished::of(leaktrace(["--json", path_str(&json)]).args(words)).assert_success();
+        serde_json::from_slice(&fs::read(json).unwrap()).unwrap()
+    })
+}
+
+#[test]
+fn sites_have_the_same_ids_in_two_runs_of_a_program() {
+    let [one, other] = traced_twice(&["--all-sites"], &[path_str(&build::victim("family.c")), "run"]).map(|snapshot| {
+        let sites = snapshot["sites"].as_array().unwrap();
+        let site = |site: &Value| (site["id"].as_str().unwrap().to_owned(), site["alloc_bytes"].as_u64().unwrap());
+        let ids: BTreeMap<_, _> = sites.iter().map(site).collect();
+        assert_eq!(ids.len(), sites.len(), "ids tell the sites of a process apart");
+        assert!(ids.len() > 10, "{ids:?}");
+        ids
+    });
+    assert_eq!(one, other, "ids, and what was allocated there");
+}
+
+#[test]
+fn sites_with_nothing_outstanding_are_counted_and_left_out() {
+    let [all, _] = traced_twice(&["--all-sites"], &LIST);
+    let [short, _] = traced_twice(&[], &LIST);
+    let outstanding = |site: &&Value| site["outstanding_count"].as_u64().unwrap() > 0;
+    let sites = |snapshot: &Value| snapshot["sites"].as_array().unwrap().clone();
+    assert!(sites(&short).iter().all(|site| outstanding(&site)));
+    assert_eq!(sites(&short).len(), sites(&all).iter().filter(outstanding).count());
+    assert!(sites(&short).len() < sites(&all).len(), "the program frees something for good");
+    assert_eq!(short["sites_left_out"].as_u64().unwrap() as usize, sites(&all).len() - sites(&short).len());
+    assert!(all.get("sites_left_out").is_none());
+    for sum in ["alloc_bytes", "alloc_count", "free_bytes", "free_count", "outstanding_bytes"] {
+        assert_eq!(short["processes"][0][sum], all["processes"][0][sum], "{sum}");
+    }
+}
+
+#[test]
+fn the_first_schema_is_still_written_and_both_are_read() {
+    let [old, _] = traced_twice(&["--json-schema", "1", "--show-allocs"], &LIST);
+    assert_eq!(old["schema"], "leaktrace/1");
+    assert!(old.get("frames").is_none());
+    let sites = old["sites"].as_array().unwrap();
+    assert!(sites.iter().any(|site| site["outstanding_count"] == 0), "it has every site");
+    assert!(sites.iter().any(|site| site["stack"][0]["address"].is_string()));
+    // From the first schema to the second and back nothing is lost.
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let convert = |from: &str, to: &str, options: &[&str]| {
+        let (from, to) = (file(from), file(to));
+        let words = ["report", path_str(&from), "--json", path_str(&to)];
+        Finished::of(leaktrace(words).args(options)).assert_success();
+    };
+    fs::write(file("one"), old.to_string()).unwrap();
+    convert("one", "two", &["--all-sites"]);
+    convert("two", "three", &["--json-schema", "1"]);
+    let read = |name: &str| serde_json::from_slice::<Value>(&fs::read(file(name)).unwrap()).unwrap();
+    assert_eq!(read("two")["schema"], "leaktrace/2");
+    assert_eq!(read("three"), old);
 }
 
 #[test]

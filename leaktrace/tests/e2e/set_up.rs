@@ -16,7 +16,7 @@ use crate::lifecycle::eventually;
 fn tracer(variable: &str, part: &str, arguments: &[&str]) -> Tracer {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("snapshot.json");
-    let mut command: Command = leaktrace([OsStr::new("--json"), json.as_os_str()]);
+    let mut command: Command = leaktrace([OsStr::new("--all-sites"), OsStr::new("--json"), json.as_os_str()]);
     Tracer::spawn(command.env(variable, part).args(arguments), directory)
 }
 

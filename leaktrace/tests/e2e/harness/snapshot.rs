@@ -15,6 +15,7 @@ pub struct Snapshot {
     pub target: Target,
     pub options: serde_json::Value,
     pub processes: Vec<Process>,
+    pub frames: Vec<Frame>,
     pub sites: Vec<Site>,
     /// All of them, also those that were added after the documentation's list.
     pub stacks: Option<Stacks>,
@@ -70,12 +71,16 @@ pub struct Site {
     pub free_count: u64,
     pub oldest_s: Option<f64>,
     pub youngest_s: Option<f64>,
+    #[serde(rename = "stack")]
+    places: Vec<usize>,
+    /// The frames at these places of the table.
+    #[serde(skip)]
     pub stack: Vec<Frame>,
     /// Only with `--show-allocs`.
     pub blocks: Option<Vec<Block>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Frame {
     pub function: Option<String>,
     pub inlined: bool,
@@ -163,9 +168,13 @@ impl Sums {
 
 impl Snapshot {
     pub fn parse(json: &[u8]) -> Self {
-        serde_json::from_slice(json).unwrap_or_else(|e| {
+        let mut snapshot: Self = serde_json::from_slice(json).unwrap_or_else(|e| {
             panic!("the snapshot does not have the documented form: {e}\n{:.2000}", String::from_utf8_lossy(json))
-        })
+        });
+        for site in &mut snapshot.sites {
+            site.stack = site.places.iter().map(|&place| snapshot.frames[place].clone()).collect();
+        }
+        snapshot
     }
 
     /// The process with that pid, which has had one life only.

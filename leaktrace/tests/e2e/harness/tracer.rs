@@ -56,12 +56,15 @@ impl Tracer {
         tracer
     }
 
-    /// Starts with those arguments and `--json`, and returns at once.
+    /// Starts with those arguments, `--json` and `--all-sites`, and returns at once.
     pub fn start_unready(arguments: &[&str]) -> Self {
         require_privileges();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let json = directory.path().join("snapshot.json");
-        Self::spawn(leaktrace([OsStr::new("--json"), json.as_os_str()]).args(arguments), directory)
+        Self::spawn(
+            leaktrace([OsStr::new("--all-sites"), OsStr::new("--json"), json.as_os_str()]).args(arguments),
+            directory,
+        )
     }
 
     /// Starts a command prepared by the test; `directory` goes when the tracer goes.

@@ -2,12 +2,21 @@
 //!
 //! In: the bytes of a file. Out: a [`Snapshot`] whose sums are known not to overflow, or a [`SnapshotError`].
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::error::Category;
 
-use super::snapshot::{SCHEMA, Snapshot};
+use super::Schema;
+use super::forms::{Document, Frames, Places, SiteForm};
+use crate::model::snapshot::{Site, Snapshot};
+use crate::model::types::Frame;
+
+/// The latest schema that this version reads.
+const LATEST: &str = "leaktrace/2";
 
 /// Why bytes are not a snapshot. Each message names the next step.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +44,13 @@ pub enum SnapshotError {
     #[error("it is not a snapshot: it names no leaktrace schema; give a file that --json wrote")]
     NotASnapshot,
     /// A later leaktrace wrote it.
-    #[error("its schema is {found}, newer than the {SCHEMA} that this leaktrace reads; use a newer leaktrace")]
+    #[error("its schema is {found}, newer than the {LATEST} that this leaktrace reads; use a newer leaktrace")]
     Newer {
         /// The schema it names.
         found: String,
     },
     /// The schema is right and the contents are not.
-    #[error("it breaks its own schema {SCHEMA}: {what}; take the snapshot again")]
+    #[error("it breaks its own schema: {what}; take the snapshot again")]
     Broken {
         /// What is wrong, and where.
         what: String,
@@ -71,15 +80,32 @@ impl Snapshot {
             return Err(SnapshotError::NotASnapshot);
         }
         let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
-        match head.schema {
-            Some(Value::String(schema)) if schema == SCHEMA => {}
-            Some(Value::String(schema)) if is_newer(&schema) => return Err(SnapshotError::Newer { found: schema }),
+        let schema = match head.schema {
+            Some(Value::String(name)) => match Schema::named(&name) {
+                Some(schema) => schema,
+                None if is_newer(&name) => return Err(SnapshotError::Newer { found: name }),
+                None => return Err(SnapshotError::NotASnapshot),
+            },
             _ => return Err(SnapshotError::NotASnapshot),
+        };
+        let broken = |what: String| SnapshotError::Broken { what };
+        let snapshot = match schema {
+            Schema::V1 => {
+                let document: Document<'_, Frames<'_>> =
+                    serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+                in_memory(document, |_, stack| Ok(stack.into_owned()))
+            }
+            Schema::V2 => {
+                let mut document: Document<'_, Places> =
+                    serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+                let frames = document.frames.take().unwrap_or_default();
+                let table: Vec<_> = frames.into_iter().map(|frame| Arc::new(frame.into_owned())).collect();
+                in_memory(document, |site, stack| look_up(&table, site, &stack))
+            }
         }
-        let snapshot: Self =
-            serde_json::from_slice(bytes).map_err(|error| SnapshotError::Broken { what: error.to_string() })?;
+        .map_err(broken)?;
         if snapshot.overflows() {
-            return Err(SnapshotError::Broken { what: "its sites add up to more than 64 bits hold".to_owned() });
+            return Err(broken("its sites add up to more than 64 bits hold".to_owned()));
         }
         Ok(snapshot)
     }
@@ -91,6 +117,111 @@ impl Snapshot {
         });
         sums.is_none()
     }
+}
+
+/// What a file says, in the types of memory; `frames` makes the frames of a site's stack.
+fn in_memory<S>(
+    document: Document<'_, S>,
+    frames: impl Fn(usize, S) -> Result<Vec<Arc<Frame>>, String>,
+) -> Result<Snapshot, String> {
+    let Document {
+        schema: _,
+        leaktrace_version,
+        started,
+        elapsed,
+        sequence,
+        is_final,
+        sampled,
+        outstanding_bytes_ci95,
+        target,
+        options,
+        processes,
+        frames: _,
+        sites,
+        sites_left_out,
+        stacks,
+        untraced,
+        losses,
+        warnings,
+        notes,
+    } = document;
+    let sites = sites.into_iter().enumerate().map(|(index, form)| site(form, |stack| frames(index, stack)));
+    Ok(Snapshot {
+        leaktrace_version: leaktrace_version.into_owned(),
+        started,
+        elapsed,
+        sequence,
+        is_final,
+        sampled,
+        outstanding_bytes_ci95,
+        target: target.into_owned(),
+        options: options.into_owned(),
+        processes: processes.into_owned(),
+        sites: sites.collect::<Result<_, _>>()?,
+        sites_left_out,
+        stacks,
+        untraced: untraced.into_owned(),
+        losses: losses.into_owned(),
+        warnings: warnings.into_owned(),
+        notes: notes.into_owned(),
+    })
+}
+
+fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame>>, String>) -> Result<Site, String> {
+    let SiteForm {
+        pid,
+        process,
+        id,
+        outstanding_bytes,
+        outstanding_count,
+        alloc_bytes,
+        alloc_count,
+        free_bytes,
+        free_count,
+        oldest,
+        youngest,
+        verdict,
+        trend,
+        growth_bytes_per_s,
+        truncated,
+        stack_state,
+        sampled,
+        outstanding_bytes_ci95,
+        stack,
+        blocks,
+    } = form;
+    Ok(Site {
+        pid,
+        process,
+        id,
+        outstanding_bytes,
+        outstanding_count,
+        alloc_bytes,
+        alloc_count,
+        free_bytes,
+        free_count,
+        oldest,
+        youngest,
+        verdict,
+        trend,
+        growth_bytes_per_s,
+        truncated,
+        stack_state,
+        sampled,
+        outstanding_bytes_ci95,
+        stack: frames(stack)?,
+        blocks: blocks.map(Cow::into_owned),
+    })
+}
+
+/// The frames that a stack names by their places in the table. They are shared: a small file must not become large in memory by
+/// naming one long frame a million times.
+fn look_up(table: &[Arc<Frame>], site: usize, stack: &[u32]) -> Result<Vec<Arc<Frame>>, String> {
+    let frame = |place: &u32| {
+        let frame = table.get(*place as usize).map(Arc::clone);
+        frame.ok_or_else(|| format!("stack of site {site}: there is no frame {place} in a table of {}", table.len()))
+    };
+    stack.iter().map(frame).collect()
 }
 
 fn is_object(bytes: &[u8]) -> bool {
@@ -113,7 +244,7 @@ fn unreadable(error: &serde_json::Error, bytes: &[u8]) -> SnapshotError {
 
 /// Whether `schema` is one of ours with a version above the one read here.
 fn is_newer(schema: &str) -> bool {
-    let (family, version) = SCHEMA.split_once('/').unwrap_or((SCHEMA, ""));
+    let (family, version) = LATEST.split_once('/').unwrap_or((LATEST, ""));
     let known: u64 = version.parse().unwrap_or(0);
     schema
         .strip_prefix(family)
@@ -170,7 +301,7 @@ mod tests {
         assert!(matches!(error(r#"{"schema":"heaptrack/1"}"#), SnapshotError::NotASnapshot));
         assert!(matches!(error(r#"{"schema":"leaktrace/0"}"#), SnapshotError::NotASnapshot));
         assert!(matches!(error(r#"{"schema":7}"#), SnapshotError::NotASnapshot));
-        assert!(matches!(error(r#"{"schema":"leaktrace/2","new":true}"#), SnapshotError::Newer { .. }));
+        assert!(matches!(error(r#"{"schema":"leaktrace/3","new":true}"#), SnapshotError::Newer { .. }));
         assert!(matches!(error(r#"{"schema":"leaktrace/10.1"}"#), SnapshotError::Newer { .. }));
         assert!(matches!(error(r#"{"schema":"leaktrace/1"}"#), SnapshotError::Broken { .. }));
         assert!(matches!(error(&format!("{MINIMAL}{MINIMAL}")), SnapshotError::NotJson { line: 2, .. }));
@@ -189,6 +320,30 @@ mod tests {
             let text = MINIMAL.replace("\"elapsed_s\"", &format!("\"sites\":[{site}],\"elapsed_s\""));
             assert!(error(&text).to_string().contains("hexadecimal"), "{address}");
         }
+    }
+
+    const TABLE: &str = r#"{"schema":"leaktrace/2","started":"2026-01-31T12:00:00Z","elapsed_s":1.5,
+        "target":{"mode":"system"},"frames":[{"function":"f","address":"0x1"},{"function":"main","address":"0x2"}],
+        "sites":[{"pid":1,"outstanding_bytes":1,"outstanding_count":1,"stack":[0,1]},
+                 {"pid":1,"outstanding_bytes":1,"outstanding_count":1,"stack":[1]}]}"#;
+
+    #[test]
+    fn stacks_are_looked_up_in_the_table() {
+        let snapshot = Snapshot::from_json(TABLE.as_bytes()).unwrap();
+        let names: Vec<_> = snapshot.sites[0].stack.iter().map(|frame| frame.function.as_deref()).collect();
+        assert_eq!(names, [Some("f"), Some("main")]);
+        assert!(Arc::ptr_eq(&snapshot.sites[0].stack[1], &snapshot.sites[1].stack[0]), "shared, not copied");
+    }
+
+    #[test]
+    fn a_place_outside_the_table_is_refused() {
+        for wrong in ["[2]", "[0,4294967295]", "[-1]", "[0.5]", "[4294967296]", "[\"f\"]", "[{}]"] {
+            let error = error(&TABLE.replace("[0,1]", wrong));
+            assert!(matches!(error, SnapshotError::Broken { .. }), "{wrong}: {error}");
+        }
+        assert!(error(&TABLE.replace("[0,1]", "[2]")).to_string().contains("no frame 2 in a table of 2"));
+        // Without a table there is nothing to name.
+        assert!(matches!(error(&TABLE.replace("\"frames\"", "\"other\"")), SnapshotError::Broken { .. }));
     }
 
     #[test]

@@ -1,0 +1,36 @@
+//! The JSON that `--json` writes and `report` reads: the types in memory know nothing of it.
+//!
+//! `forms` says what stands in a file, `write` makes it of a snapshot, `read` makes a snapshot of it and says what is wrong
+//! with what is none.
+
+mod forms;
+mod read;
+mod write;
+
+pub use read::SnapshotError;
+pub use write::Written;
+
+/// The form of a snapshot in a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Schema {
+    /// `leaktrace/1`: each stack holds its frames, every site is there.
+    V1,
+    /// `leaktrace/2`: a table of frames and stacks of places in it.
+    #[default]
+    V2,
+}
+
+impl Schema {
+    /// What stands in a file under `schema`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "leaktrace/1",
+            Self::V2 => "leaktrace/2",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::V1, Self::V2].into_iter().find(|schema| schema.name() == name)
+    }
+}

@@ -1,0 +1,154 @@
+//! Writing a snapshot in one of its forms, without a copy of what it holds.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use serde::{Serialize, Serializer};
+
+use super::Schema;
+use super::forms::{Document, SiteForm};
+use crate::model::snapshot::{Site, Snapshot};
+use crate::model::types::Frame;
+
+/// A snapshot as it is to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    /// What to write.
+    pub snapshot: &'a Snapshot,
+    /// In which form.
+    pub schema: Schema,
+    /// Whether sites without outstanding blocks are written, too.
+    pub all_sites: bool,
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.schema {
+            Schema::V1 => self.document(|site| Cow::Borrowed(site.stack.as_slice())).serialize(serializer),
+            Schema::V2 => {
+                let mut table = Table::default();
+                let mut document =
+                    self.document(|site| site.stack.iter().map(|frame| table.place(frame)).collect::<Vec<_>>());
+                document.frames = Some(table.frames);
+                document.serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'a> Written<'a> {
+    fn document<S>(&self, mut stack: impl FnMut(&'a Site) -> S) -> Document<'a, S> {
+        // Destructured so that a field added later cannot be forgotten here.
+        let Snapshot {
+            leaktrace_version,
+            started,
+            elapsed,
+            sequence,
+            is_final,
+            sampled,
+            outstanding_bytes_ci95,
+            target,
+            options,
+            processes,
+            sites,
+            sites_left_out,
+            stacks,
+            untraced,
+            losses,
+            warnings,
+            notes,
+        } = self.snapshot;
+        let kept = |site: &&Site| self.all_sites || site.is_outstanding();
+        let sites_in: Vec<_> = sites.iter().filter(kept).map(|site| form(site, stack(site))).collect();
+        Document {
+            schema: Cow::Borrowed(self.schema.name()),
+            leaktrace_version: Cow::Borrowed(leaktrace_version),
+            started: *started,
+            elapsed: *elapsed,
+            sequence: *sequence,
+            is_final: *is_final,
+            sampled: *sampled,
+            outstanding_bytes_ci95: *outstanding_bytes_ci95,
+            target: Cow::Borrowed(target),
+            options: Cow::Borrowed(options),
+            processes: Cow::Borrowed(processes),
+            frames: None,
+            sites_left_out: *sites_left_out + (sites.len() - sites_in.len()) as u64,
+            sites: sites_in,
+            stacks: *stacks,
+            untraced: Cow::Borrowed(untraced),
+            losses: Cow::Borrowed(losses),
+            warnings: Cow::Borrowed(warnings),
+            notes: Cow::Borrowed(notes),
+        }
+    }
+}
+
+fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
+    let Site {
+        pid,
+        process,
+        id,
+        outstanding_bytes,
+        outstanding_count,
+        alloc_bytes,
+        alloc_count,
+        free_bytes,
+        free_count,
+        oldest,
+        youngest,
+        verdict,
+        trend,
+        growth_bytes_per_s,
+        truncated,
+        stack_state,
+        sampled,
+        outstanding_bytes_ci95,
+        stack: _,
+        blocks,
+    } = site;
+    SiteForm {
+        pid: *pid,
+        process: *process,
+        id: *id,
+        outstanding_bytes: *outstanding_bytes,
+        outstanding_count: *outstanding_count,
+        alloc_bytes: *alloc_bytes,
+        alloc_count: *alloc_count,
+        free_bytes: *free_bytes,
+        free_count: *free_count,
+        oldest: *oldest,
+        youngest: *youngest,
+        verdict: *verdict,
+        trend: *trend,
+        growth_bytes_per_s: *growth_bytes_per_s,
+        truncated: *truncated,
+        stack_state: *stack_state,
+        sampled: *sampled,
+        outstanding_bytes_ci95: *outstanding_bytes_ci95,
+        stack: stack_form,
+        blocks: blocks.as_deref().map(Cow::Borrowed),
+    }
+}
+
+/// The frames of all stacks, each once, in the order of their first appearance.
+#[derive(Default)]
+struct Table<'a> {
+    frames: Vec<Cow<'a, Frame>>,
+    places: HashMap<&'a Frame, u32>,
+}
+
+impl<'a> Table<'a> {
+    fn place(&mut self, frame: &'a Frame) -> u32 {
+        match self.places.entry(frame) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                // As many frames as 32 bits count take a terabyte.
+                let place = *entry.insert(self.frames.len() as u32);
+                self.frames.push(Cow::Borrowed(frame));
+                place
+            }
+        }
+    }
+}
