@@ -160,6 +160,8 @@ pub struct Process {
     /// Frees of blocks we do not know, and reallocations of such. One that is not to be recorded and smaller than 64 KiB
     /// counts even if it fails, as it does where memory has run out.
     pub untracked_frees: u64,
+    /// Of these, frees by which the C library gave up at threads' ends what it had kept for them.
+    pub thread_end_frees: u64,
     /// Calls that never returned: left by longjmp, an exception, or the thread's end.
     pub abandoned_calls: u64,
     /// Index of its frameless site plus one; 0 where there was no room even for that.
@@ -215,6 +217,8 @@ pub struct Thread {
     pub place: u32,
     /// Way to go to the next hit, in the units of `sampling::GAP_SHIFT`; 0 before the first draw.
     pub gap: u64,
+    /// Frees of blocks we do not know that the C library has made since the last call of another kind.
+    pub library_frees: u64,
 }
 
 /// The call returns the address of a new block.
@@ -390,8 +394,8 @@ pub const fn split_block_key(key: u64) -> (u32, u64) {
 const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
-    assert!(size_of::<Process>() == 96);
-    assert!(size_of::<Thread>() == 88);
+    assert!(size_of::<Process>() == 104);
+    assert!(size_of::<Thread>() == 96);
     assert!(size_of::<Losses>() == 64);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);

@@ -59,6 +59,9 @@ const NO_TICKET: u64 = 0;
 /// only blocks that were mapped one by one, of 128 KiB and more by default, may come to that.
 const SMALL: u64 = 64 << 10;
 
+/// More than the code of a C library takes, and less than what lies between it and a program's.
+const LIBRARY_BYTES: u64 = 2 << 20;
+
 /// An allocation function's arguments, whatever the function.
 pub struct Request {
     /// One of the `CALL_` constants.
@@ -188,6 +191,7 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
     }
     // SAFETY: the thread's own state.
     unsafe {
+        (*thread).library_frees = 0;
         let mut old = Block { size: 0, site: 0, time: 0 };
         if request.old != 0
             // Taken aside before its address can be handed out again.
@@ -242,12 +246,22 @@ fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
     let Some(thread) = threads::current(Id::current()) else { return };
     // SAFETY: the thread's own state.
     let (process, pending) = unsafe { ((*thread).process, (*thread).sp) };
+    // SAFETY: as above.
+    let library_frees = unsafe { &mut (*thread).library_frees };
     if let Some(record) = blocks::take(process, address) {
+        *library_frees = 0;
         blocks::settle(process, &record);
     } else if entry.sp() >= pending {
         // Not from inside an allocation function, which may free memory of its own.
         count_untracked(process);
+        *library_frees = if is_called_from_near(entry) { *library_frees + 1 } else { 0 };
     }
+}
+
+/// Whether a function was called from its own library, as far as nearness tells.
+#[inline(always)]
+fn is_called_from_near<P: Placement>(entry: &Entry<'_, P>) -> bool {
+    entry.return_address().wrapping_sub(entry.ip()).wrapping_add(LIBRARY_BYTES) < 2 * LIBRARY_BYTES
 }
 
 /// A probed function returns: what it gave is booked.
@@ -323,12 +337,23 @@ fn is_tail_call<P: Placement>(entry: &Entry<'_, P>) -> bool {
     address != 0 && address & 0xfff == 0
 }
 
-/// A thread ends: a block that `realloc` had taken aside stays with its process.
+/// A thread ends: a block that `realloc` had taken aside stays with its process. `by_itself` says that the thread has left, its
+/// process goes on.
 #[inline(always)]
-pub fn leave(thread: *mut Thread) {
-    // SAFETY: the thread's own state.
-    if unsafe { (*thread).sp } != 0 {
-        abandon(thread);
+pub fn leave(thread: *mut Thread, by_itself: bool) {
+    // SAFETY: the thread's own state, and its process' element.
+    unsafe {
+        if (*thread).sp != 0 {
+            abandon(thread);
+        }
+        // glibc's last act in a thread is to free the blocks that it had kept for it, which the program had freed before, and
+        // where it had kept them.
+        if by_itself
+            && (*thread).library_frees != 0
+            && let Some(process) = PROCESSES.get_ptr_mut((*thread).process)
+        {
+            atomic::add(&raw mut (*process).thread_end_frees, (*thread).library_frees);
+        }
     }
 }
 

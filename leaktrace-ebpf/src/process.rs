@@ -90,6 +90,7 @@ unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
         (*process).live_bytes = 0;
         (*process).peak_bytes = 0;
         (*process).untracked_frees = 0;
+        (*process).thread_end_frees = 0;
         (*process).abandoned_calls = 0;
         (*process).seen_ns = bpf_ktime_get_ns();
         (*process).seen_jiffies = bpf_jiffies64();

@@ -121,6 +121,12 @@ mod arch {
             self.regs().rbp
         }
 
+        /// The address of the probe.
+        #[inline(always)]
+        pub fn ip(&self) -> u64 {
+            self.regs().rip
+        }
+
         /// Where the function will return to, if a register says; 0 where it stands on the stack.
         #[inline(always)]
         pub fn caller(&self) -> u64 {
@@ -243,6 +249,12 @@ mod arch {
         #[inline(always)]
         pub fn fp(&self) -> u64 {
             self.regs().regs[29]
+        }
+
+        /// The address of the probe.
+        #[inline(always)]
+        pub fn ip(&self) -> u64 {
+            self.regs().pc
         }
 
         /// Where the function will return to, if a register says; 0 where it stands on the stack.

@@ -97,6 +97,7 @@ impl Life {
         let add = |sum: &mut u64, number: u64| *sum = sum.saturating_add(number);
         add(&mut self.counters.peak_bytes, other.peak_bytes);
         add(&mut self.counters.untracked_frees, other.untracked_frees);
+        add(&mut self.counters.thread_end_frees, other.thread_end_frees);
         add(&mut self.counters.abandoned_calls, other.abandoned_calls);
     }
 
@@ -111,7 +112,9 @@ impl Life {
             exited: self.ended,
             exit_status: self.exit_status,
             peak_bytes: self.counters.peak_bytes,
-            untracked_frees: self.counters.untracked_frees,
+            // Counted among them first, since only a thread's end tells.
+            untracked_frees: self.counters.untracked_frees.saturating_sub(self.counters.thread_end_frees),
+            thread_end_frees: self.counters.thread_end_frees,
             abandoned_calls: self.counters.abandoned_calls,
             merged: self.merged,
             rss_bytes: self.memory.rss_bytes,

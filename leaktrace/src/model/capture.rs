@@ -78,6 +78,8 @@ pub struct RawProcess {
     pub peak_bytes: u64,
     /// Frees of blocks that were not recorded.
     pub untracked_frees: u64,
+    /// Frees of the C library's at threads' ends.
+    pub thread_end_frees: u64,
     /// Calls of allocation functions that never returned to their caller.
     pub abandoned_calls: u64,
     /// How many lives that have ended this stands for; 0 for one life, which has a pid.
@@ -182,7 +184,7 @@ impl Capture {
     #[must_use]
     pub fn saw_nothing(&self) -> bool {
         self.sites.iter().all(|site| site.counters.alloc_count == 0)
-            && self.processes.iter().all(|process| process.untracked_frees == 0)
+            && self.processes.iter().all(|process| process.untracked_frees + process.thread_end_frees == 0)
     }
 
     /// The latest life of a process ended with this status after the reading.
@@ -390,6 +392,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         free_bytes: 0,
         free_count: 0,
         untracked_frees: raw.untracked_frees,
+        thread_end_frees: raw.thread_end_frees,
         abandoned_calls: raw.abandoned_calls,
         merged: raw.merged,
         rss_bytes: raw.rss_bytes,

@@ -16,6 +16,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         exit_status: None,
         peak_bytes: 0,
         untracked_frees: 0,
+        thread_end_frees: 0,
         abandoned_calls: 0,
         merged: 0,
         rss_bytes: None,

@@ -94,10 +94,13 @@ pub struct Process {
     /// Allocations freed again of those.
     #[serde(default)]
     pub free_count: u64,
-    /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost; also what the C library
-    /// gives back at a thread's end of what it had kept for the thread, which was freed before.
+    /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost.
     #[serde(default)]
     pub untracked_frees: u64,
+    /// Frees by which the C library, as a thread ended, gave up what it had kept for the thread: small blocks that the program
+    /// had freed before, and the list of them. They are no blocks of the program's.
+    #[serde(default)]
+    pub thread_end_frees: u64,
     /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).
     #[serde(default)]
     pub abandoned_calls: u64,
@@ -279,7 +282,10 @@ impl Snapshot {
     #[must_use]
     pub fn saw_nothing(&self) -> bool {
         self.sites.iter().all(|site| site.alloc_count == 0)
-            && self.processes.iter().all(|process| process.alloc_count == 0 && process.untracked_frees == 0)
+            && self
+                .processes
+                .iter()
+                .all(|process| process.alloc_count == 0 && process.untracked_frees + process.thread_end_frees == 0)
     }
 }
 

@@ -114,6 +114,7 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
                 ("exit_status", Kind::Maybe(&Kind::Number)),
                 ("peak_bytes", Kind::Count),
                 ("untracked_frees", Kind::Count),
+                ("thread_end_frees", Kind::Count),
                 ("rss_bytes", Kind::Maybe(&Kind::Count)),
                 ("pss_bytes", Kind::Maybe(&Kind::Count)),
             ],

@@ -54,6 +54,28 @@ fn many_threads_are_booked_exactly_when_launched() {
     finished.lossless().assert_equals(&accounts);
 }
 
+/// glibc keeps small blocks that a thread frees for the thread, and frees them and its list of them at the thread's end.
+#[test]
+fn what_the_c_library_frees_at_a_threads_end_is_told_from_blocks_of_the_time_before() {
+    let threads = 6;
+    let mut victim = Victim::start("ending_threads.c", &[&threads.to_string()]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    let snapshot = tracer.stop().lossless();
+    snapshot.assert_equals(&accounts);
+    let process = snapshot.process(victim.pid());
+    // The last that each thread does is to free blocks from before the trace.
+    assert_eq!(process.untracked_frees, accounts.fact("early_frees"));
+    assert!(process.thread_end_frees >= threads, "{}", process.thread_end_frees);
+    victim.finish();
+
+    let (finished, accounts) = trace_command(&[], "ending_threads.c", &[&threads.to_string()]);
+    let snapshot = finished.lossless();
+    let process = snapshot.process(accounts.sites[0].pid);
+    assert_eq!(process.untracked_frees, 0, "traced from its start");
+    assert!(process.thread_end_frees >= threads, "{}", process.thread_end_frees);
+}
+
 #[test]
 fn what_a_thread_leaked_outlives_the_thread() {
     let mut victim = Victim::start("churn.c", &["800"]);

@@ -54,6 +54,7 @@ pub struct Process {
     pub free_bytes: u64,
     pub free_count: u64,
     pub untracked_frees: u64,
+    pub thread_end_frees: u64,
     pub abandoned_calls: u64,
 }
 
