@@ -67,7 +67,8 @@ pub struct Snapshot {
     /// What else a reader of the numbers must know, a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// What of the traced processes' memory is beyond any tracer of allocation functions, a sentence each.
+    /// What of the traced processes' memory is beyond any tracer of allocation functions, and what more could be named, a sentence
+    /// each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

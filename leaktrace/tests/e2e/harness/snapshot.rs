@@ -78,6 +78,8 @@ pub struct Site {
 #[derive(Debug, Deserialize)]
 pub struct Frame {
     pub function: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
     pub inlined: bool,
 }
 
