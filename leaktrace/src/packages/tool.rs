@@ -81,6 +81,7 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_end_costs_its_time_and_no_more() {
+        assert_eq!(tools(Duration::ZERO).output("echo", &["x"]), None, "its time is over before it begins");
         let begun = Instant::now();
         assert_eq!(tools(Duration::from_millis(100)).output("sleep", &["1000"]), None);
         assert!(begun.elapsed() < Duration::from_mins(2), "{:?}", begun.elapsed());

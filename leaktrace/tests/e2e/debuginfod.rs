@@ -130,6 +130,18 @@ fn the_file_of_another_build_is_refused() {
 }
 
 #[test]
+fn a_file_beyond_the_users_limit_is_not_fetched() {
+    let scene = Scene::new();
+    let server = scene.server();
+    let (snapshot, _, accounts) = scene.trace(&["--debuginfod"], &server.url(), &[("DEBUGINFOD_MAXSIZE", "1000")]);
+    assert!(scene.split.debug.len() > 1000 && server.asked().contains(&scene.split.path()), "{:?}", server.asked());
+    assert_nameless(&snapshot, &accounts);
+    let refused = |note: &String| note.contains("its file is larger than 1000 bytes");
+    assert_eq!(snapshot.notes.iter().filter(|note| refused(note)).count(), 1, "{:?}", snapshot.notes);
+    assert!(!scene.cached().exists());
+}
+
+#[test]
 fn a_server_that_says_nothing_costs_its_time_once_and_the_report_comes() {
     let scene = Scene::new();
     let server = Server::silent();

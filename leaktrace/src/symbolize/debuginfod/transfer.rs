@@ -116,3 +116,39 @@ impl Transfer {
         Trouble::Refused(format!("its file is larger than {} bytes", self.max_size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transfer(timeout: Duration, max_size: u64, stopped: bool) -> Transfer {
+        let settings = Settings { timeout, max_size, ..Settings::from_variables(&|_| None) };
+        Transfer::new(&settings, Arc::new(AtomicBool::new(stopped)))
+    }
+
+    fn copied(transfer: &Transfer, bytes: usize) -> Result<u64, Trouble> {
+        let mut out = Vec::new();
+        let result = transfer.copy(&mut io::repeat(1).take(bytes as u64), &mut out);
+        assert!(out.len() as u64 <= transfer.max_size, "no more is stored than is wanted");
+        result
+    }
+
+    #[test]
+    fn a_file_is_copied_up_to_its_largest_size() {
+        let transfer = transfer(Duration::from_mins(10), 300_000, false);
+        assert_eq!(copied(&transfer, 300_000), Ok(300_000));
+        assert_eq!(copied(&transfer, 300_001), Err(transfer.too_large()));
+    }
+
+    #[test]
+    fn a_server_that_trickles_is_given_up() {
+        // No time at all: what comes first is less than must come in each interval.
+        let transfer = transfer(Duration::ZERO, 300_000, false);
+        assert!(matches!(copied(&transfer, 1000), Err(Trouble::Unreachable(_))));
+    }
+
+    #[test]
+    fn nothing_is_copied_that_nobody_wants_any_more() {
+        assert_eq!(copied(&transfer(Duration::from_mins(10), 300_000, true), 1000), Err(Trouble::Stopped));
+    }
+}
