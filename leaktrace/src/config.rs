@@ -18,6 +18,7 @@ use crate::host::memory;
 use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
 use crate::probes::functions::AllocSymbol;
 use crate::report::Outputs;
+use crate::symbolize::debuginfod::Settings;
 
 pub use whom::{Filters, Whom};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub force: bool,
     /// What to record.
     pub recording: Recording,
+    /// `--debuginfod`: fetch debug information that is missing.
+    pub debuginfod: bool,
     /// `--sort`.
     pub sort: SortKey,
     /// Where reports go.
@@ -142,6 +145,8 @@ pub struct Surroundings {
     pub interactive: bool,
     /// Bytes of memory that can be had; `None` where that is not known.
     pub available_memory: Option<u64>,
+    /// Whether `DEBUGINFOD_URLS` names a server that we can ask.
+    pub debuginfod: bool,
 }
 
 impl Surroundings {
@@ -154,6 +159,7 @@ impl Surroundings {
             columns: size.map(|(width, _)| usize::from(width.0)).filter(|columns| *columns > 0),
             interactive: io::stderr().is_terminal(),
             available_memory: memory::available(),
+            debuginfod: Settings::from_environment().has_servers(),
         }
     }
 }
@@ -176,13 +182,20 @@ impl Invocation {
 
 impl Config {
     fn resolve(args: TraceArgs, surroundings: Surroundings) -> Result<Self, UsageError> {
-        let TraceArgs { whom, record, output, gate, messages, no_progress } = args;
+        let TraceArgs { whom, record, output, gate, messages, debuginfod, no_progress } = args;
+        if debuginfod && !surroundings.debuginfod {
+            return Err(UsageError::new(
+                "--debuginfod asks the servers in DEBUGINFOD_URLS, which names none; set it to the http or https URL of your \
+                 distribution's, and under sudo give --preserve-env=DEBUGINFOD_URLS to sudo",
+            ));
+        }
         let (follow, force) = (!whom.no_follow, whom.force);
         Ok(Self {
             recording: Recording::resolve(&whom, &record, &output, surroundings)?,
             whom: Whom::resolve(whom)?,
             follow,
             force,
+            debuginfod,
             sort: output.sort.map_or(SortKey::Bytes, sort_key),
             outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),

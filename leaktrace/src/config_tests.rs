@@ -57,6 +57,19 @@ fn traces_of_the_whole_machine_take_room_by_its_memory_unless_the_user_says_othe
 }
 
 #[test]
+fn debug_information_is_fetched_where_it_is_asked_for_and_there_is_a_server() {
+    let surroundings = Surroundings { debuginfod: true, ..Surroundings::default() };
+    let fetches = |words: &[&str]| match resolve_with(words, surroundings).unwrap() {
+        Invocation::Trace(config) => config.debuginfod,
+        other => panic!("{other:?}"),
+    };
+    assert!(fetches(&["--debuginfod"]));
+    assert!(!fetches(&[]), "a server that is there is not asked unasked");
+    let message = refused(&["--debuginfod"]);
+    assert!(message.contains("DEBUGINFOD_URLS") && message.contains("--preserve-env"), "{message}");
+}
+
+#[test]
 fn pids_come_once_each_in_the_order_given() {
     assert_eq!(config(&["-p", "30,10", "--pid", "10,20"]).whom, Whom::Pids(vec![Pid(30), Pid(10), Pid(20)]));
     assert_eq!(config(&["-p", "30 10"]).whom, Whom::Pids(vec![Pid(30), Pid(10)]));
@@ -197,7 +210,7 @@ fn reports_do_not_share_a_place() {
 
 #[test]
 fn surroundings_decide_colours_width_and_progress() {
-    let terminal = Surroundings { color: true, columns: Some(100), interactive: true, available_memory: None };
+    let terminal = Surroundings { color: true, columns: Some(100), interactive: true, ..Surroundings::default() };
     let resolved = |words: &[&str]| match resolve_with(words, terminal).unwrap() {
         Invocation::Trace(config) => (config.outputs.text.color, config.outputs.text.width, config.messages.progress),
         other => panic!("{other:?}"),

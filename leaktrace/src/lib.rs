@@ -14,6 +14,7 @@ mod lives;
 mod logging;
 pub mod model;
 pub mod outcome;
+mod packages;
 pub mod probes;
 pub mod process;
 pub mod report;

@@ -98,6 +98,16 @@ fn functions_of_the_user_are_understood_or_explained() {
 }
 
 #[test]
+fn debug_information_without_a_server_to_ask_is_a_usage_error() {
+    for urls in [None, Some(""), Some("file:///var/debug")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
+        command.args(["--debuginfod", "--", "true"]).env_remove("DEBUGINFOD_URLS");
+        let output = run(command.envs(urls.map(|urls| ("DEBUGINFOD_URLS", urls))));
+        assert_fails(&output, 2, &["--debuginfod", "DEBUGINFOD_URLS", "--preserve-env"]);
+    }
+}
+
+#[test]
 fn quiet_still_prints_the_report() {
     assert_eq!(stdout(&report(&["-q"])), golden("report.txt"));
 }

@@ -195,6 +195,7 @@ fn an_empty_snapshot_says_so_in_every_format() {
     for process in &mut snapshot.processes {
         process.alloc_count = 0;
         process.untracked_frees = 0;
+        process.thread_end_frees = 0;
     }
     snapshot.warnings = vec!["not one allocation was seen".to_owned()];
     let texts = svg_texts(&rendered(|out| flamegraph::write(&snapshot, Measure::Bytes, out)));

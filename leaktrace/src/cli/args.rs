@@ -36,6 +36,19 @@ pub struct TraceArgs {
     /// Messages.
     #[command(flatten)]
     pub messages: MessageArgs,
+    /// Fetch the debug information that stripped files lack, from the servers in `DEBUGINFOD_URLS`
+    #[arg(
+        long,
+        help_heading = "What to report",
+        help = "Fetch the debug information that stripped files lack, from the servers in DEBUGINFOD_URLS",
+        long_help = "Fetch the debug information that stripped files lack, from the servers in DEBUGINFOD_URLS\n\n\
+                     For names and source lines where the distribution keeps them apart. Files are asked for by build id, after \
+                     tracing or between reports, and kept in the cache that other debuginfod clients use. DEBUGINFOD_TIMEOUT, \
+                     DEBUGINFOD_MAXTIME, DEBUGINFOD_MAXSIZE and DEBUGINFOD_CACHE_PATH are heeded. Ctrl-C while the last report \
+                     waits for files has it made without them. sudo drops the variable unless it is run with \
+                     --preserve-env=DEBUGINFOD_URLS."
+    )]
+    pub debuginfod: bool,
     /// Show no status line on a terminal while tracing
     #[arg(long, help_heading = "Messages")]
     pub no_progress: bool,

@@ -51,7 +51,8 @@ pub struct Snapshot {
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
     pub warnings: Vec<String>,
-    /// What of the traced processes' memory is beyond any tracer of allocation functions, a sentence each.
+    /// What of the traced processes' memory is beyond any tracer of allocation functions, and what more could be named, a sentence
+    /// each.
     pub notes: Vec<String>,
 }
 

@@ -58,6 +58,17 @@ pub(super) fn find(
     (None, foreign)
 }
 
+/// What came from a debuginfod server for an object, if it is of the object's build.
+pub(super) fn fetched(object: &Object, file: &Arc<File>) -> Option<DebugFile> {
+    let elf = check(object, file, None).ok()?;
+    Some(DebugFile { path: PathBuf::from("(debuginfod)"), installed: false, file: Arc::clone(file), elf })
+}
+
+/// Whether a file has an object's build id.
+pub(super) fn belongs(object: &Object, file: &Arc<File>) -> bool {
+    check(object, file, None).is_ok()
+}
+
 /// `.build-id/ab/cdef….debug` under each directory.
 fn by_build_id<'a>(id: &[u8], directories: &'a [PathBuf]) -> impl Iterator<Item = PathBuf> + use<'a> {
     let hex = id.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));

@@ -3,13 +3,14 @@
 //! In: an [`AddressSpace`], captured while the process lived, and addresses in it. Out: [`Frame`]s. What an object gave
 //! is remembered for every process and every later report.
 //!
-//! - `elf` reads sections, `vetting` keeps from readers what would end them, `symtab` and `plt` make names of them, `debugfile` finds what is kept apart, `dwarf` asks
-//!   blazesym, `object` puts these together for one object, `worker` runs that on threads.
+//! - `elf` reads sections, `vetting` keeps from readers what would end them, `symtab` and `plt` make names of them, `debugfile` finds
+//!   what is kept apart, `debuginfod` fetches what is not here, `dwarf` asks blazesym, `object` puts these together for one object, `worker` runs that on threads.
 //!
 //! Invariants: a report never fails because of a symbol; no name reaches past its symbol's size; nothing is read by a
 //! path that might have come to mean another file.
 
 mod debugfile;
+pub mod debuginfod;
 mod demangle;
 mod dwarf;
 mod elf;
@@ -21,6 +22,7 @@ mod worker;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -28,7 +30,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use self::object::SourceFrames;
-use self::worker::{Answer, Worker};
+use self::worker::{Answer, Question, Worker};
 use crate::model::{Address, Frame};
 use crate::process::maps::{AddressSpace, Location, Object, ObjectId};
 
@@ -69,6 +71,15 @@ impl CodeAddress {
     pub fn lookup(self) -> Address {
         if self.exact { self.address } else { Address(self.address.0.wrapping_sub(1)) }
     }
+}
+
+/// What there was to name an object's code by, beside the functions that it exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coverage {
+    /// Debug information, which has lines and inlined calls, readable or not.
+    pub debug_info: bool,
+    /// A table of all its functions, which stripping takes away.
+    pub symbols: bool,
 }
 
 /// Why some frames of an object lack names or lines.
@@ -135,14 +146,16 @@ struct Known {
     worker: usize,
     /// Whether reading it was given up.
     hopeless: bool,
+    coverage: Option<Coverage>,
+    /// Its debug file, where that was fetched.
+    fetched: Option<Arc<File>>,
     frames: HashMap<u64, SourceFrames>,
 }
 
 /// What a worker was asked.
 struct Asked {
     worker: usize,
-    object: Arc<Object>,
-    addresses: Vec<u64>,
+    question: Question,
 }
 
 impl Symbolizer {
@@ -192,6 +205,20 @@ impl Symbolizer {
         self.notes.iter()
     }
 
+    /// What there is to name an object's code by; `None` where it was not read.
+    #[must_use]
+    pub fn coverage(&self, object: &Object) -> Option<Coverage> {
+        self.objects.get(&object.id())?.coverage
+    }
+
+    /// Has an object's code named from now on by this debug file too, which is of its build.
+    pub fn give(&mut self, object: &Object, file: Arc<File>) {
+        if let Some(known) = self.objects.get_mut(&object.id()) {
+            known.fetched = Some(file);
+            known.frames.clear();
+        }
+    }
+
     /// Has the workers read whatever is not known yet.
     fn read(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) {
         let mut wanted: HashMap<ObjectId, (Arc<Object>, HashSet<u64>)> = HashMap::new();
@@ -224,7 +251,14 @@ impl Symbolizer {
         for (object, addresses) in wanted {
             let known = self.objects.entry(object.id()).or_insert_with(|| {
                 self.next = (self.next + 1) % self.workers.len();
-                Known { object: Arc::downgrade(&object), worker: self.next, hopeless: false, frames: HashMap::new() }
+                Known {
+                    object: Arc::downgrade(&object),
+                    worker: self.next,
+                    hopeless: false,
+                    coverage: None,
+                    fetched: None,
+                    frames: HashMap::new(),
+                }
             });
             if known.hopeless {
                 continue;
@@ -232,7 +266,8 @@ impl Symbolizer {
             // In order: neighbours share compilation units.
             let mut addresses: Vec<_> = addresses.into_iter().collect();
             addresses.sort_unstable();
-            asked.push(Asked { worker: known.worker, object, addresses });
+            let fetched = known.fetched.clone();
+            asked.push(Asked { worker: known.worker, question: Question { object, fetched, addresses } });
         }
         self.ask(asked);
     }
@@ -241,11 +276,11 @@ impl Symbolizer {
     fn ask(&mut self, mut asked: Vec<Asked>) {
         let (reply, answers) = channel();
         for asked in &asked {
-            self.workers[asked.worker].ask(Arc::clone(&asked.object), asked.addresses.clone(), reply.clone());
+            self.workers[asked.worker].ask(asked.question.clone(), reply.clone());
         }
         while !asked.is_empty() {
             if let Ok(answer) = answers.recv_timeout(self.patience) {
-                asked.retain(|asked| asked.object.id() != answer.object.id());
+                asked.retain(|asked| asked.question.object.id() != answer.object.id());
                 self.learn(answer);
                 continue;
             }
@@ -260,7 +295,7 @@ impl Symbolizer {
                 !first
             });
             for asked in &asked {
-                self.workers[asked.worker].ask(Arc::clone(&asked.object), asked.addresses.clone(), reply.clone());
+                self.workers[asked.worker].ask(asked.question.clone(), reply.clone());
             }
         }
     }
@@ -269,14 +304,16 @@ impl Symbolizer {
         let module = answer.object.path();
         self.notes.extend(answer.notes.into_iter().map(|reason| Note { module: module.to_path_buf(), reason }));
         if let Some(known) = self.objects.get_mut(&answer.object.id()) {
+            known.coverage = answer.coverage;
             known.frames.extend(answer.frames);
         }
     }
 
     fn give_up(&mut self, asked: &Asked) {
-        log::debug!("given up: {}", asked.object.path().display());
-        self.notes.insert(Note { module: asked.object.path().to_path_buf(), reason: NoteReason::TookTooLong });
-        if let Some(known) = self.objects.get_mut(&asked.object.id()) {
+        let object = &asked.question.object;
+        log::debug!("given up: {}", object.path().display());
+        self.notes.insert(Note { module: object.path().to_path_buf(), reason: NoteReason::TookTooLong });
+        if let Some(known) = self.objects.get_mut(&object.id()) {
             known.hopeless = true;
         }
         if let Ok(worker) = Worker::start(Arc::clone(&self.directories)) {
@@ -317,6 +354,12 @@ impl Symbolizer {
     fn forget_gone(&mut self) {
         self.objects.retain(|_, known| known.object.strong_count() > 0);
     }
+}
+
+/// The object whose code stands at an address.
+#[must_use]
+pub fn object_at(space: &AddressSpace, address: CodeAddress) -> Option<&Arc<Object>> {
+    in_object(&space.locate(address.lookup())?).map(|(object, _)| object)
 }
 
 /// The ELF object at a location and the address in the object's own numbering; `None` where code has no ELF file.

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::NoteReason;
 use super::debugfile;
 use super::demangle::{demangle, is_mangled};
 use super::dwarf::{Dwarf, DwarfFrames, Place};
@@ -17,6 +16,7 @@ use super::elf::Elf;
 use super::plt::Plt;
 use super::symtab::SymbolTable;
 use super::vetting::{self, Verdict};
+use super::{Coverage, NoteReason};
 use crate::elf;
 use crate::process::maps::{Object, Root};
 
@@ -72,14 +72,21 @@ pub(super) struct ObjectSymbols {
     table: SymbolTable,
     plt: OnceCell<Plt>,
     dwarf: Option<Dwarf>,
+    coverage: Coverage,
     notes: Vec<NoteReason>,
 }
 
 impl ObjectSymbols {
-    /// Reads the symbol tables and finds the debug information. Its own content is read as it is asked for.
+    /// Reads the symbol tables and finds the debug information, which may have been `fetched`. Its own content is read as it is
+    /// asked for.
     ///
     /// Errors: the object is not what was mapped any more, or not an ELF file.
-    pub(super) fn load(object: &Object, own_root: &Root, directories: &[PathBuf]) -> Result<Self, NoteReason> {
+    pub(super) fn load(
+        object: &Object,
+        own_root: &Root,
+        directories: &[PathBuf],
+        fetched: Option<&Arc<File>>,
+    ) -> Result<Self, NoteReason> {
         let unreadable = |error: std::io::Error| NoteReason::Unreadable(error.to_string());
         let file = Arc::new(object.open().map_err(unreadable)?);
         let elf = Elf::read(Arc::clone(&file)).map_err(|_| NoteReason::NotElf)?;
@@ -89,12 +96,17 @@ impl ObjectSymbols {
         let stripped = table.is_empty();
 
         let mut dwarf = None;
+        let mut debug_info = elf.has_debug_info();
         // Where a program has both, the DWARF reader would follow the link by itself.
         if !elf.has_debug_info() || elf.section(".gnu_debuglink").is_some() {
-            let (found, foreign) = debugfile::find(object, &elf, own_root, directories);
+            let (found, foreign) = match fetched.and_then(|file| debugfile::fetched(object, file)) {
+                Some(debug) => (Some(debug), Vec::new()),
+                None => debugfile::find(object, &elf, own_root, directories),
+            };
             if let Some(debug) = found {
                 table.add(&debug.elf, ".symtab");
                 if debug.elf.has_debug_info() {
+                    debug_info = true;
                     log::debug!("debug information of {} in {}", object.path().display(), debug.path.display());
                     let directories = if debug.installed { directories } else { &[] };
                     dwarf = vetted(&debug.file, directories, &mut notes);
@@ -113,11 +125,17 @@ impl ObjectSymbols {
                 Err(error) => notes.push(NoteReason::DebugInformation(format!(".gnu_debugdata: {error}"))),
             }
         }
+        let coverage = Coverage { debug_info, symbols: !table.is_empty() };
         table.add(&elf, ".dynsym");
         if table.is_empty() && dwarf.is_none() {
             notes.push(NoteReason::NoSymbols);
         }
-        Ok(Self { elf, table, plt: OnceCell::new(), dwarf, notes })
+        Ok(Self { elf, table, plt: OnceCell::new(), dwarf, coverage, notes })
+    }
+
+    /// What there is to name its code by.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     /// Bytes of the copy that its debug information is read from.

@@ -4,6 +4,7 @@
 //! traced program put into its debug information may make a reader panic: that costs the object its DWARF, nothing else.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::NoteReason;
 use super::object::{ObjectSymbols, SourceFrames, unnamed};
 use super::vetting::MAX_DEPTH;
+use super::{Coverage, NoteReason};
 use crate::process::maps::{Object, ObjectId, Root};
 
 /// Objects whose symbols one thread keeps in memory. What they gave is remembered elsewhere; read again, they cost some
@@ -31,9 +32,17 @@ pub(super) struct Worker {
     jobs: Sender<Job>,
 }
 
+/// What is asked of one object.
+#[derive(Clone)]
+pub(super) struct Question {
+    pub(super) object: Arc<Object>,
+    /// Its debug file, where that was fetched.
+    pub(super) fetched: Option<Arc<File>>,
+    pub(super) addresses: Vec<u64>,
+}
+
 struct Job {
-    object: Arc<Object>,
-    addresses: Vec<u64>,
+    question: Question,
     reply: Sender<Answer>,
 }
 
@@ -41,6 +50,8 @@ struct Job {
 pub(super) struct Answer {
     pub(super) object: Arc<Object>,
     pub(super) frames: Vec<(u64, SourceFrames)>,
+    /// `None` where it could not be read.
+    pub(super) coverage: Option<Coverage>,
     pub(super) notes: Vec<NoteReason>,
 }
 
@@ -57,22 +68,24 @@ impl Worker {
 
     /// Asks for the frames at these ELF virtual addresses of an object; the answer comes on `reply`, or, should the thread
     /// have died, never.
-    pub(super) fn ask(&self, object: Arc<Object>, addresses: Vec<u64>, reply: Sender<Answer>) {
+    pub(super) fn ask(&self, question: Question, reply: Sender<Answer>) {
         // A failure means that the thread died, which the missing answer tells.
-        let _ = self.jobs.send(Job { object, addresses, reply });
+        let _ = self.jobs.send(Job { question, reply });
     }
 }
 
 struct Kept {
     symbols: ObjectSymbols,
+    /// Whether a fetched debug file is among what was read.
+    fetched: bool,
     used: u64,
 }
 
 fn run(queue: &Receiver<Job>, own_root: &Root, directories: &[PathBuf]) {
     let mut kept: HashMap<ObjectId, Kept> = HashMap::new();
     for (now, job) in (0..).zip(queue) {
-        let Job { object, addresses, reply } = job;
-        let answer = answer(&mut kept, now, object, &addresses, own_root, directories);
+        let Job { question, reply } = job;
+        let answer = answer(&mut kept, now, question, own_root, directories);
         while kept.len() > KEPT
             || kept.len() > 1 && kept.values().map(|kept| kept.symbols.copied()).sum::<u64>() > COPIED
         {
@@ -87,33 +100,33 @@ fn run(queue: &Receiver<Job>, own_root: &Root, directories: &[PathBuf]) {
 fn answer(
     kept: &mut HashMap<ObjectId, Kept>,
     now: u64,
-    object: Arc<Object>,
-    addresses: &[u64],
+    question: Question,
     own_root: &Root,
     directories: &[PathBuf],
 ) -> Answer {
+    let Question { object, fetched, addresses } = question;
     let id = object.id();
     // What was read before may have been overwritten since.
     let loaded = match kept.remove(&id) {
-        Some(kept) if object.open().is_ok() => Ok(kept.symbols),
-        _ => guarded(|| ObjectSymbols::load(&object, own_root, directories))
+        Some(kept) if kept.fetched == fetched.is_some() && object.open().is_ok() => Ok(kept.symbols),
+        _ => guarded(|| ObjectSymbols::load(&object, own_root, directories, fetched.as_ref()))
             .unwrap_or_else(|panic| Err(NoteReason::Unreadable(panic))),
     };
     let mut symbols = match loaded {
         Ok(symbols) => symbols,
         Err(reason) => {
             let frames = addresses.iter().map(|&address| (address, unnamed())).collect();
-            return Answer { object, frames, notes: vec![reason] };
+            return Answer { object, frames, coverage: None, notes: vec![reason] };
         }
     };
-    let frames = guarded(|| symbols.resolve(addresses)).unwrap_or_else(|panic| {
+    let frames = guarded(|| symbols.resolve(&addresses)).unwrap_or_else(|panic| {
         symbols.distrust_dwarf(panic);
-        guarded(|| symbols.resolve(addresses)).unwrap_or_default()
+        guarded(|| symbols.resolve(&addresses)).unwrap_or_default()
     });
     let frames = addresses.iter().copied().zip(frames).collect();
-    let notes = symbols.take_notes();
-    kept.insert(id, Kept { symbols, used: now });
-    Answer { object, frames, notes }
+    let (coverage, notes) = (Some(symbols.coverage()), symbols.take_notes());
+    kept.insert(id, Kept { symbols, fetched: fetched.is_some(), used: now });
+    Answer { object, frames, coverage, notes }
 }
 
 /// Runs what may panic on a hostile file. Whatever it leaves half-done must be thrown away by the caller.

@@ -21,6 +21,10 @@ use crate::process::maps::AddressSpace;
 /// blocks and twice the blocks outstanding: some 40 ms of looking. (4 ns a place, 8 a block.)
 const MANY_PLACES: u64 = 8_000_000;
 
+/// Address spaces by the number of their life, as they were at a capture. Later changes leave them alone, but for the names of
+/// code made at run time, which are those that its compiler has written by the time of naming.
+pub type Spaces = HashMap<u32, AddressSpace>;
+
 /// When and what for.
 pub struct Occasion {
     /// When tracing began.

@@ -4,6 +4,7 @@
 //! which the last report is exact: first the programs stop writing, then the tables are read.
 
 mod capture;
+mod gaps;
 mod intake;
 mod naming;
 mod progress;
@@ -14,6 +15,8 @@ mod signals;
 mod untraced;
 mod waiting;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,15 +38,14 @@ use crate::outcome::{CommandStatus, Outcome};
 use crate::process::growth::Resident;
 use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
-use crate::symbolize::Symbolizer;
-use capture::Occasion;
-use naming::Spaces;
+use capture::{Occasion, Spaces};
+use naming::Namer;
 use progress::Progress;
 use remarks::Remarks;
 use reports::{Done, Reports};
 use signals::Signals;
 use untraced::UntracedProcesses;
-use waiting::Ends;
+use waiting::{Ends, tick, until};
 
 /// Traces what `config` says, gives `sink` a snapshot at each interval until it breaks, and hands back the last one
 /// undelivered.
@@ -53,14 +55,15 @@ use waiting::Ends;
 pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
-    let symbolizer = Symbolizer::new().context("cannot start the threads that name addresses")?;
-    let (reports, desk) = reports::new(sink, symbolizer);
+    let namer = Namer::start(config.debuginfod).context("cannot start the threads that name addresses")?;
+    let stop = namer.stop();
+    let (reports, desk) = reports::new(sink, namer);
     thread::scope(|scope| {
         thread::Builder::new()
             .name("reports".to_owned())
             .spawn_scoped(scope, || desk.work())
             .context("cannot start the thread that makes reports")?;
-        runtime.block_on(trace(config, reports))
+        runtime.block_on(trace(config, reports, stop))
     })
 }
 
@@ -118,7 +121,7 @@ enum Over {
     Exiting(Held),
 }
 
-async fn trace(config: &Config, mut reports: Reports) -> Result<Outcome> {
+async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
@@ -150,7 +153,12 @@ async fn trace(config: &Config, mut reports: Reports) -> Result<Outcome> {
     };
     trace.begin(held)?;
     let over = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports).await?;
-    trace.finish(over, launched, ends, reports).await
+    let last = trace.finish(over, launched, ends, reports);
+    match stop {
+        None => last.await,
+        // What is fetched for the last report may take minutes, and its reader may want it as it is.
+        Some(stop) => signals.one_more(last, || stop.store(true, Ordering::Relaxed)).await,
+    }
 }
 
 impl Trace<'_> {
@@ -372,22 +380,6 @@ fn interrupted(signal: libc::c_int) -> anyhow::Error {
 async fn next_event(launched: &mut Option<Launched>) -> Event {
     match launched {
         Some(launched) => launched.next_event().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn tick(ticks: &mut Option<tokio::time::Interval>) {
-    match ticks {
-        Some(ticks) => {
-            ticks.tick().await;
-        }
         None => std::future::pending().await,
     }
 }

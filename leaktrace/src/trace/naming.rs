@@ -1,19 +1,117 @@
-//! Names for the frames of a capture: all addresses of all processes in one batch.
+//! Names for the frames of a capture: all addresses of all processes in one batch, and again where debug information was fetched
+//! for them.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use super::capture::Spaces;
+use super::gaps::{self, Fetching};
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot};
-use crate::process::maps::AddressSpace;
-use crate::symbolize::{CodeAddress, Symbolizer};
+use crate::process::maps::{AddressSpace, Object};
+use crate::symbolize::debuginfod::{Debuginfod, Settings};
+use crate::symbolize::{CodeAddress, Note, Symbolizer};
 
-/// Address spaces by the number of their life, as they were at a capture. Later changes leave them alone, but for the names of
-/// code made at run time, which are those that its compiler has written by the time of naming.
-pub type Spaces = HashMap<u32, AddressSpace>;
+/// The frames at each address of each life.
+type Names = HashMap<(u32, Address), Vec<Arc<Frame>>>;
 
-/// Turns a capture into a snapshot with names.
-pub fn name(capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> Snapshot {
+/// Turns captures into snapshots with names.
+pub struct Namer {
+    symbolizer: Symbolizer,
+    /// With `--debuginfod`.
+    debuginfod: Option<Debuginfod>,
+    /// Whether it could be had.
+    has_servers: bool,
+}
+
+impl Namer {
+    /// With the threads that read debug information and, if that is asked for, those that fetch it.
+    ///
+    /// # Errors
+    /// Threads cannot be started.
+    pub fn start(fetches: bool) -> io::Result<Self> {
+        let settings = Settings::from_environment();
+        let has_servers = settings.has_servers();
+        let debuginfod = fetches.then(|| Debuginfod::start(settings)).transpose()?;
+        Ok(Self { symbolizer: Symbolizer::new()?, debuginfod, has_servers })
+    }
+
+    /// What ends the fetching when it is set; `None` where nothing is fetched.
+    pub fn stop(&self) -> Option<Arc<AtomicBool>> {
+        self.debuginfod.as_ref().map(Debuginfod::stop)
+    }
+
+    /// What kept frames from being named.
+    pub fn notes(&self) -> impl Iterator<Item = &Note> {
+        self.symbolizer.notes()
+    }
+
+    /// Names what was captured. What has to be fetched for that is waited for at the last report only, and is there at a later
+    /// one otherwise.
+    pub fn name(&mut self, capture: Capture, spaces: &Spaces) -> Snapshot {
+        let wanted = wanted(&capture);
+        let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
+        let names = self.resolve(&wanted, spaces);
+        let mut snapshot = snapshot(capture, &names, spaces);
+        if self.debuginfod.is_some() {
+            let objects = gaps::worth_fetching(&snapshot, &lives, spaces, &self.symbolizer);
+            if self.fetch(&objects, snapshot.is_final) {
+                rename(&mut snapshot, &lives, &self.resolve(&wanted, spaces));
+            }
+        }
+        // Only when nothing is traced any more: package managers allocate too.
+        if snapshot.is_final {
+            snapshot.notes.extend(self.debuginfod.as_ref().and_then(Debuginfod::failures));
+            let fetching = match (&self.debuginfod, self.has_servers) {
+                (Some(_), _) => Fetching::Done,
+                (None, true) => Fetching::Possible,
+                (None, false) => Fetching::Unknown,
+            };
+            snapshot.notes.extend(gaps::find(&snapshot, &lives, spaces, &self.symbolizer).note(fetching));
+        }
+        snapshot
+    }
+
+    fn resolve(&mut self, wanted: &HashMap<u32, Vec<CodeAddress>>, spaces: &Spaces) -> Names {
+        let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> = wanted
+            .iter()
+            .filter_map(|(life, addresses)| Some((*life, spaces.get(life)?, addresses.as_slice())))
+            .collect();
+        let request: Vec<(&AddressSpace, &[CodeAddress])> =
+            batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
+        let frames = self.symbolizer.resolve_batch(&request);
+        let mut names = Names::new();
+        for ((life, _, addresses), frames) in batch.iter().zip(frames) {
+            let shared = |frames: Vec<Frame>| frames.into_iter().map(Arc::new).collect();
+            names.extend(addresses.iter().zip(frames).map(|(at, frames)| ((*life, at.address), shared(frames))));
+        }
+        names
+    }
+
+    /// Orders what these objects lack, and has their code named by what has come; whether there was any.
+    fn fetch(&mut self, objects: &[Arc<Object>], waits: bool) -> bool {
+        let Some(debuginfod) = &mut self.debuginfod else { return false };
+        for object in objects {
+            debuginfod.order(object);
+        }
+        if waits {
+            debuginfod.wait();
+        }
+        let mut any = false;
+        for object in objects {
+            if let Some(file) = debuginfod.file(object) {
+                self.symbolizer.give(object, file);
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+/// Every address of a capture once, by life.
+fn wanted(capture: &Capture) -> HashMap<u32, Vec<CodeAddress>> {
     let mut wanted: HashMap<u32, Vec<CodeAddress>> = HashMap::new();
     for site in capture.reported_sites() {
         if let Some(process) = capture.processes.get(site.process) {
@@ -25,27 +123,38 @@ pub fn name(capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> S
         addresses.sort_unstable_by_key(|address| address.address);
         addresses.dedup();
     }
-    let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> =
-        wanted.iter().filter_map(|(life, addresses)| Some((*life, spaces.get(life)?, addresses.as_slice()))).collect();
-    let request: Vec<(&AddressSpace, &[CodeAddress])> =
-        batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
-    let names = symbolizer.resolve_batch(&request);
-    let mut known: HashMap<(u32, Address), Vec<Arc<Frame>>> = HashMap::new();
-    for ((life, _, addresses), frames) in batch.iter().zip(names) {
-        let shared = |frames: Vec<Frame>| frames.into_iter().map(Arc::new).collect();
-        known.extend(addresses.iter().zip(frames).map(|(address, frames)| ((*life, address.address), shared(frames))));
-    }
+    wanted
+}
+
+fn snapshot(capture: Capture, names: &Names, spaces: &Spaces) -> Snapshot {
     let mut resolver = |process: &RawProcess, stack: &[Address]| -> Named {
-        let of = |address: &Address| known.get(&(process.life, *address)).map_or(&[][..], Vec::as_slice);
-        let frames = stack.iter().flat_map(|address| match of(address) {
-            [] => vec![Arc::new(Frame::unresolved(*address))],
-            frames => frames.to_vec(),
-        });
         let space = spaces.get(&process.life);
-        let id = SiteId::of(stack.iter().map(|address| code(space, *address, of(address))));
-        Named { frames: frames.collect(), id }
+        let code = |address: &Address| code(space, *address, at(names, process.life, *address));
+        let id = SiteId::of(stack.iter().map(code));
+        Named { frames: stack.iter().flat_map(|address| frames(names, process.life, *address)).collect(), id }
     };
     capture.into_snapshot(&mut resolver)
+}
+
+/// Gives the stacks of a snapshot better names.
+fn rename(snapshot: &mut Snapshot, lives: &[u32], names: &Names) {
+    for site in &mut snapshot.sites {
+        let Some(life) = site.process.and_then(|index| lives.get(index)) else { continue };
+        // One frame of each address stands for its function, whatever is inlined there.
+        let whole = site.stack.iter().filter(|frame| !frame.inlined);
+        site.stack = whole.flat_map(|frame| frames(names, *life, frame.address)).collect();
+    }
+}
+
+fn frames(names: &Names, life: u32, address: Address) -> Vec<Arc<Frame>> {
+    match at(names, life, address) {
+        [] => vec![Arc::new(Frame::unresolved(address))],
+        frames => frames.to_vec(),
+    }
+}
+
+fn at(names: &Names, life: u32, address: Address) -> &[Arc<Frame>] {
+    names.get(&(life, address)).map_or(&[], Vec::as_slice)
 }
 
 /// Where the code that returns to an address comes from; `frames` are those at the address.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use super::naming::{self, Spaces};
+use super::capture::Spaces;
+use super::naming::Namer;
 use crate::model::{Capture, Sink, Snapshot, Status};
-use crate::symbolize::Symbolizer;
 use crate::workers;
 
 /// What the thread is to do.
@@ -55,14 +55,14 @@ pub struct Desk<'a> {
     jobs: Receiver<Job>,
     done: async_channel::Sender<Done>,
     sink: &'a mut dyn Sink,
-    symbolizer: Symbolizer,
+    namer: Namer,
 }
 
 /// Both ends.
-pub fn new(sink: &mut dyn Sink, symbolizer: Symbolizer) -> (Reports, Desk<'_>) {
+pub fn new(sink: &mut dyn Sink, namer: Namer) -> (Reports, Desk<'_>) {
     let ((jobs, orders), (results, done)) = (channel(), async_channel::unbounded());
     let reports = Reports { jobs, done, busy: false, wants_status: sink.wants_status() };
-    (reports, Desk { jobs: orders, done: results, sink, symbolizer })
+    (reports, Desk { jobs: orders, done: results, sink, namer })
 }
 
 impl Reports {
@@ -102,7 +102,7 @@ impl Reports {
         }
     }
 
-    /// Has the last report made, after whatever is being made.
+    /// Has the last report made, after whatever is being made. Where `stop` is set meanwhile, it is made of what is there.
     ///
     /// # Errors
     /// It cannot be made.
@@ -133,8 +133,8 @@ impl Desk<'_> {
                 }
                 Job::Report(capture, spaces) => self.guarded(|desk| desk.report(*capture, &spaces)),
                 Job::Last(capture, spaces) => self.guarded(|desk| {
-                    let snapshot = naming::name(*capture, &spaces, &mut desk.symbolizer);
-                    for note in desk.symbolizer.notes() {
+                    let snapshot = desk.namer.name(*capture, &spaces);
+                    for note in desk.namer.notes() {
                         log::info!("{note}");
                     }
                     // Nothing is left to break off.
@@ -151,7 +151,7 @@ impl Desk<'_> {
 
     fn report(&mut self, capture: Capture, spaces: &Spaces) -> Done {
         let begun = Instant::now();
-        let snapshot = naming::name(capture, spaces, &mut self.symbolizer);
+        let snapshot = self.namer.name(capture, spaces);
         let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
         Done::Report { sequence: snapshot.sequence, took: begun.elapsed(), over }
     }

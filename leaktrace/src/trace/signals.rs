@@ -1,6 +1,7 @@
-//! The user's wish to end: the first signal is handed on, the second ends the program at once.
+//! The user's wish to end: the first signal is handed on, the second ends the program at once, unless the last report is waiting
+//! for debug information: then the second ends that, and the third the program.
 //!
-//! The second one is the kernel's business: by then the signals are back at their default action, so that it works
+//! The one that ends it is the kernel's business: by then the signals are back at their default action, so that it works
 //! whatever this program is doing, be it blocked in a write that nobody reads. Our probes go with us.
 
 use std::{io, mem, ptr};
@@ -16,6 +17,10 @@ pub struct Signals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
     hangup: Option<Signal>,
+    /// Whether one was taken.
+    taken: bool,
+    /// What hears each that is listened for, once.
+    handlers: [Option<(libc::c_int, libc::sigaction)>; ASKING.len()],
 }
 
 impl Signals {
@@ -24,25 +29,59 @@ impl Signals {
     pub fn listen() -> Result<Self> {
         let listen = |number| listener(number).context("cannot listen for signals");
         let [interrupt, terminate, hangup] = ASKING;
-        Ok(Self { interrupt: listen(interrupt)?, terminate: listen(terminate)?, hangup: listen(hangup)? })
+        let (interrupt, terminate, hangup) = (listen(interrupt)?, listen(terminate)?, listen(hangup)?);
+        let listened = [&interrupt, &terminate, &hangup].map(Option::is_some);
+        let mut handlers = [None; ASKING.len()];
+        for ((handler, number), is_listened) in handlers.iter_mut().zip(ASKING).zip(listened) {
+            *handler = if is_listened { action(number).ok().map(|action| (number, action)) } else { None };
+        }
+        Ok(Self { interrupt, terminate, hangup, taken: false, handlers })
     }
 
     /// The first. Any later one, of whichever kind, ends the program at once.
     pub async fn next(&mut self) -> libc::c_int {
-        let first = tokio::select! {
-            () = receive(&mut self.interrupt) => libc::SIGINT,
-            () = receive(&mut self.terminate) => libc::SIGTERM,
-            () = receive(&mut self.hangup) => libc::SIGHUP,
-        };
-        let listened = [&self.interrupt, &self.terminate, &self.hangup];
-        for (number, _) in ASKING.into_iter().zip(listened).filter(|(_, listener)| listener.is_some()) {
+        let first = self.receive().await;
+        self.taken = true;
+        self.back_to_default();
+        first
+    }
+
+    /// Completes `work`. One more signal meanwhile is handed to `asked`, after which the next ends the program at once.
+    pub async fn one_more<T>(&mut self, work: impl Future<Output = T>, asked: impl FnOnce()) -> T {
+        if self.taken {
+            for (number, handler) in self.handlers.iter().flatten() {
+                if let Err(error) = set_action(*number, handler) {
+                    log::debug!("signal {number} keeps its default: {error}");
+                }
+            }
+        }
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = self.receive() => asked(),
+        }
+        self.back_to_default();
+        work.await
+    }
+
+    /// From now on each of them ends the program.
+    fn back_to_default(&self) {
+        for (number, _) in self.handlers.iter().flatten() {
             // SAFETY: all zeroes are the default action without flags.
             let default: libc::sigaction = unsafe { mem::zeroed() };
-            if let Err(error) = set_action(number, &default) {
+            if let Err(error) = set_action(*number, &default) {
                 log::debug!("signal {number} keeps its handler: {error}");
             }
         }
-        first
+    }
+
+    async fn receive(&mut self) -> libc::c_int {
+        tokio::select! {
+            () = receive(&mut self.interrupt) => libc::SIGINT,
+            () = receive(&mut self.terminate) => libc::SIGTERM,
+            () = receive(&mut self.hangup) => libc::SIGHUP,
+        }
     }
 }
 

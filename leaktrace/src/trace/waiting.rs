@@ -1,8 +1,11 @@
-//! Waiting for traced processes to end.
+//! Waiting: for traced processes to end, for moments that may never come.
+
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Interval, sleep_until};
 
 use crate::model::Pid;
 use crate::process::candidate;
@@ -47,5 +50,23 @@ impl Ends {
             self.ended.push(*pid);
             self.running.pop();
         }
+    }
+}
+
+/// Until then, or for ever.
+pub async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Until the next tick, or for ever.
+pub async fn tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }

@@ -50,8 +50,8 @@ fn python_with_its_own_allocator() {
     require("/usr/bin/python3");
     let program = "import json; json.loads(json.dumps(list(range(100000))))";
     let snapshot = traced(&["/usr/bin/python3", "-c", program]);
-    assert_eq!(snapshot.notes.len(), 1, "{:?}", snapshot.notes);
-    assert!(snapshot.notes[0].contains("PYTHONMALLOC=malloc"), "{:?}", snapshot.notes);
+    let runtime = snapshot.notes.iter().filter(|note| note.contains("PYTHONMALLOC=malloc"));
+    assert_eq!(runtime.count(), 1, "{:?}", snapshot.notes);
     assert!(allocations(&snapshot) > 100, "{}", allocations(&snapshot));
 }
 
@@ -69,7 +69,8 @@ fn a_runtime_with_its_own_heap_is_noted_in_the_text() {
     let note = finished.stdout.lines().find(|line| line.starts_with("note: ")).unwrap_or_default();
     assert!(note.contains("CPython") && note.contains(&python.pid().to_string()), "{}", finished.stdout);
     let switched = start(&[("PYTHONMALLOC", "malloc")]);
-    assert_eq!(Tracer::attach(&switched, &[]).stop().snapshot().notes, [""; 0]);
+    let notes = Tracer::attach(&switched, &[]).stop().snapshot().notes;
+    assert!(!notes.iter().any(|note| note.contains("PYTHONMALLOC")), "{notes:?}");
     // That nothing was seen remains a warning.
     let seen: u64 = finished.snapshot().processes.iter().map(|process| process.alloc_count).sum();
     assert!(seen > 0 || finished.stdout.contains("warning: "), "{}", finished.stdout);

@@ -24,8 +24,15 @@ pub struct Suite {
 }
 
 /// What a machine of ours does not have: other people's programs and libraries, the sources, and a compiler.
-const NOT_HERE: [&str; 6] =
-    ["real_programs::", "linked_allocators::", "places::", "everything::", "committed_object::", "victims::"];
+const NOT_HERE: [&str; 7] = [
+    "debuginfod::",
+    "real_programs::",
+    "linked_allocators::",
+    "places::",
+    "everything::",
+    "committed_object::",
+    "victims::",
+];
 
 /// What runs in `cargo xtask ci`, by group or by name: what depends on how this kernel verifies programs, attaches them, and
 /// tells of forks, programs and ends, and takes little time.

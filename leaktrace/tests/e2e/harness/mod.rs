@@ -7,6 +7,7 @@
 pub mod account;
 pub mod build;
 pub mod confined;
+pub mod debuginfod;
 pub mod lines;
 pub mod locks;
 pub mod memory;

@@ -84,6 +84,8 @@ pub struct Site {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Frame {
     pub function: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
     pub inlined: bool,
 }
 
