@@ -249,8 +249,8 @@ mod tests {
             }
         }
         assert_eq!(
-            crate::probes::elf::Image::parse(&copy).unwrap().build_id(),
-            crate::probes::elf::Image::parse(&all).unwrap().build_id()
+            crate::probes::image::Image::parse(&copy).unwrap().build_id(),
+            crate::probes::image::Image::parse(&all).unwrap().build_id()
         );
     }
 

@@ -16,8 +16,8 @@ mod ways_out;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::elf::{Image, Sort};
 use super::functions::{AllocSymbol, Kind, Table};
+use super::image::{Image, Sort};
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
 pub use error::PlanError;
 pub use role::{Allocator, Role};

@@ -7,21 +7,21 @@
 //! Invariant: pure. No /proc, no aya, no clock; nothing that an object contains makes this panic.
 
 mod cfi;
-mod elf;
 mod expression;
 mod pool;
 mod registry;
 mod rows;
 mod rules;
+mod unwindable;
 
 use std::fmt;
 
 use leaktrace_common::unwind::{Chunk, Row, Rule, lookup};
 use object::ReadRef;
 
-pub use elf::TextSegment;
 pub use pool::ChunkPool;
 pub use registry::{Code, CodeMapping, PoolWriter, PublishError, Registry};
+pub use unwindable::TextSegment;
 
 /// Why an object has no table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,7 @@ impl UnwindTable {
     /// Where the object has no usable unwind information, or more than its code can need. A function whose own
     /// information is broken is not an error: its rows end walks with a reason.
     pub fn build<'data, R: ReadRef<'data>>(data: R) -> Result<Self, TableError> {
-        let object = elf::Unwindable::parse(data)?;
+        let object = unwindable::Unwindable::parse(data)?;
         let rows = cfi::rows(&object)?;
         Ok(Self { rows: rows.len(), words: rows::into_chunk_words(rows), base: object.base, text: object.text })
     }

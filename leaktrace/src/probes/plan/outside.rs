@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
-use crate::probes::elf::{Image, Sort};
+use crate::probes::image::{Image, Sort};
 
 /// How far before a find the disassembly may begin, in bytes.
 const MAX_DISTANCE: u64 = 64 << 10;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::error::{MAX_FUNCTIONS, PlanError};
 use super::role::Evidence;
-use crate::probes::elf::{Extent, Image, Sort};
 use crate::probes::functions::{Family, Known, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
+use crate::probes::image::{Extent, Image, Sort};
 use crate::probes::site::{self, Function};
 
 /// Longer symbols need not be looked at for overlaps, in bytes: sites are not looked for in them anyway.
