@@ -6,25 +6,11 @@
 mod links;
 mod symbols;
 
-use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
-
 pub use links::Links;
-pub use symbols::{Extent, Sort, Symbol};
+pub use symbols::{Extent, Symbol};
 
 use super::site::Machine;
-
-/// Why an image cannot be probed at all.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ElfError {
-    /// Not ELF, or its headers lead outside of it.
-    #[error("not a readable ELF image: {0}")]
-    Malformed(&'static str),
-    /// ELF of another machine or word size.
-    #[error("{0} code cannot be traced, only x86-64 and aarch64")]
-    Foreign(String),
-}
+use crate::elf::{self, Dynamic, Elf, ElfError, FileKind, Section, SectionKind, Segment, SegmentKind};
 
 /// Linkers make one or two; every symbol is looked up in all of them.
 const MAX_CODE_SEGMENTS: usize = 64;
@@ -42,26 +28,12 @@ struct Code<'a> {
 pub struct Image<'a> {
     bytes: &'a [u8],
     machine: Machine,
-    segments: &'a [ProgramHeader64<LE>],
-    sections: &'a [SectionHeader64<LE>],
+    segments: Vec<Segment>,
+    sections: Vec<Section>,
     code: Vec<Code<'a>>,
     dynamic: Dynamic,
     has_interpreter: bool,
     fixed_address: bool,
-}
-
-/// What the dynamic section says, as far as it is needed; addresses are virtual.
-#[derive(Debug, Default)]
-struct Dynamic {
-    soname: Option<u64>,
-    needs_others: bool,
-    strings: Option<u64>,
-    strings_size: u64,
-    symbols: Option<u64>,
-    hash: Option<u64>,
-    gnu_hash: Option<u64>,
-    plt_relocations: Option<(u64, u64)>,
-    relocations: Option<(u64, u64)>,
 }
 
 impl<'a> Image<'a> {
@@ -71,33 +43,26 @@ impl<'a> Image<'a> {
     ///
     /// If this is no ELF image of a program or library for a machine we trace.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ElfError> {
-        let ident = bytes.get(..elf_ident::LENGTH).ok_or(ElfError::Malformed("too short"))?;
-        if ident[..4] != elf::ELFMAG {
-            return Err(ElfError::Malformed("no ELF header"));
-        }
-        let machine_number = bytes.get(18..20).map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
-        let machine = match (ident[elf_ident::CLASS], ident[elf_ident::DATA], elf::Machine(machine_number)) {
-            (elf_ident::CLASS_64, elf_ident::LITTLE_ENDIAN, elf::EM_X86_64) => Machine::X86_64,
-            (elf_ident::CLASS_64, elf_ident::LITTLE_ENDIAN, elf::EM_AARCH64) => Machine::Aarch64,
-            (class, _, machine) => return Err(ElfError::Foreign(foreign(class, machine))),
+        let elf = Elf::read(bytes)?;
+        let machine = match elf.machine() {
+            elf::Machine::X86_64 => Machine::X86_64,
+            elf::Machine::Aarch64 => Machine::Aarch64,
+            other => return Err(ElfError::Foreign(other.to_string())),
         };
-        let header = FileHeader64::<LE>::parse(bytes).map_err(|_| ElfError::Malformed("bad ELF header"))?;
-        let kind = header.e_type(LE);
-        if kind != elf::ET_DYN && kind != elf::ET_EXEC {
+        if elf.kind() == FileKind::Other {
             return Err(ElfError::Malformed("neither a program nor a shared object"));
         }
-        let segments = header.program_headers(LE, bytes).map_err(|_| ElfError::Malformed("bad program headers"))?;
-        // Section headers are not needed to run a program, so they may be anything.
-        let sections = header.section_headers(LE, bytes).unwrap_or_default();
+        let segments = elf.segments()?;
         let mut image = Self {
             bytes,
             machine,
-            segments,
-            sections,
+            // Section headers are not needed to run a program, so they may be anything.
+            sections: elf.sections().unwrap_or_default(),
             code: Vec::new(),
             dynamic: Dynamic::default(),
-            has_interpreter: segments.iter().any(|segment| segment.p_type(LE) == elf::PT_INTERP),
-            fixed_address: kind == elf::ET_EXEC,
+            has_interpreter: segments.iter().any(|segment| segment.kind == SegmentKind::Interpreter),
+            fixed_address: elf.kind() == FileKind::Fixed,
+            segments,
         };
         image.code = image.code_segments()?;
         image.dynamic = image.read_dynamic();
@@ -134,7 +99,7 @@ impl<'a> Image<'a> {
         let strings = self.at_address(self.dynamic.strings?, self.dynamic.strings_size)?;
         let name = strings.get(usize::try_from(self.dynamic.soname?).ok()?..)?;
         // Longer than any path component: no name.
-        symbols::terminated(name, 255)
+        elf::terminated(name, 255)
     }
 
     /// The code segments, each with the address of its first byte.
@@ -144,10 +109,8 @@ impl<'a> Image<'a> {
 
     /// The bytes of read-only data and code, segment by segment, as far as they are in the file.
     pub fn constant_ranges(&self) -> impl Iterator<Item = &'a [u8]> {
-        let constant = |segment: &&ProgramHeader64<LE>| {
-            segment.p_type(LE) == elf::PT_LOAD && !segment.p_flags(LE).contains(elf::PF_W)
-        };
-        self.segments.iter().filter(constant).filter_map(|segment| segment.data(LE, self.bytes).ok())
+        let constant = self.loaded().filter(|segment| !segment.writable);
+        constant.filter_map(|segment| segment.data(&self.bytes))
     }
 
     /// Where in the file the code at this address is: what a uprobe is attached to.
@@ -168,30 +131,28 @@ impl<'a> Image<'a> {
     /// The build id, by which the same build is recognised wherever it lies.
     #[must_use]
     pub fn build_id(&self) -> Option<&'a [u8]> {
-        let in_segments = self.segments.iter().filter_map(|segment| segment.notes(LE, self.bytes).ok().flatten());
-        let in_sections = self.sections.iter().filter_map(|section| section.notes(LE, self.bytes).ok().flatten());
-        in_segments.chain(in_sections).find_map(|mut notes| {
-            while let Ok(Some(note)) = notes.next() {
-                if note.name() == elf::ELF_NOTE_GNU && note.n_type(LE) == elf::NT_GNU_BUILD_ID {
-                    return Some(note.desc());
-                }
-            }
-            None
+        let in_segments = self.note_segments().find_map(|(notes, align)| elf::build_id(notes, align));
+        in_segments.or_else(|| {
+            let notes = self.sections.iter().filter(|section| section.kind == SectionKind::Notes);
+            notes
+                .filter_map(|section| Some((section.data(&self.bytes).ok()?, section.align)))
+                .find_map(|(notes, align)| elf::build_id(notes, align))
         })
     }
 
     /// Whether somebody of this name has left a note.
     #[must_use]
     pub fn has_note_of(&self, owner: &[u8]) -> bool {
-        let in_segments = self.segments.iter().filter_map(|segment| segment.notes(LE, self.bytes).ok().flatten());
-        in_segments.into_iter().any(|mut notes| {
-            while let Ok(Some(note)) = notes.next() {
-                if note.name() == owner {
-                    return true;
-                }
-            }
-            false
-        })
+        self.note_segments().any(|(notes, align)| elf::has_note_of(owner, notes, align))
+    }
+
+    fn note_segments(&self) -> impl Iterator<Item = (&'a [u8], u64)> {
+        let notes = self.segments.iter().filter(|segment| segment.kind == SegmentKind::Notes);
+        notes.filter_map(|segment| Some((segment.data(&self.bytes)?, segment.align)))
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().filter(|segment| segment.kind == SegmentKind::Load)
     }
 
     fn code_at(&self, address: u64) -> Option<&Code<'a>> {
@@ -202,12 +163,9 @@ impl<'a> Image<'a> {
     fn code_segments(&self) -> Result<Vec<Code<'a>>, ElfError> {
         let mut code = Vec::new();
         let mut total = 0;
-        for segment in self.segments {
-            if segment.p_type(LE) != elf::PT_LOAD || !segment.p_flags(LE).contains(elf::PF_X) {
-                continue;
-            }
-            let Ok(bytes @ [_, ..]) = segment.data(LE, self.bytes) else { continue };
-            let (address, offset) = (segment.p_vaddr(LE), segment.p_offset(LE));
+        for segment in self.loaded().filter(|segment| segment.executable) {
+            let Some(bytes @ [_, ..]) = segment.data(&self.bytes) else { continue };
+            let (address, offset) = (segment.address, segment.offset);
             if address.checked_add(bytes.len() as u64).is_none() {
                 return Err(ElfError::Malformed("a segment wraps around the address space"));
             }
@@ -222,67 +180,16 @@ impl<'a> Image<'a> {
 
     /// The bytes at a virtual address, from whichever segment has them in the file.
     fn at_address(&self, address: u64, size: u64) -> Option<&'a [u8]> {
-        let mut loaded = self.segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD);
-        loaded.find_map(|segment| segment.data_range(LE, self.bytes, address, size).ok().flatten())
+        self.loaded().find_map(|segment| segment.data_at(&self.bytes, address, size))
     }
 
     /// The bytes from a virtual address to the end of its segment.
     fn rest_at_address(&self, address: u64) -> Option<&'a [u8]> {
-        let loaded = self.segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD);
-        loaded
-            .filter_map(|segment| {
-                let at = usize::try_from(address.checked_sub(segment.p_vaddr(LE))?).ok()?;
-                segment.data(LE, self.bytes).ok()?.get(at..)
-            })
-            .find(|bytes| !bytes.is_empty())
+        self.loaded().filter_map(|segment| segment.rest_at(&self.bytes, address)).find(|bytes| !bytes.is_empty())
     }
 
     fn read_dynamic(&self) -> Dynamic {
-        let mut dynamic = Dynamic::default();
-        let entries = self.segments.iter().find_map(|segment| segment.dynamic(LE, self.bytes).ok().flatten());
-        let Some(entries) = entries else { return dynamic };
-        let (mut plt, mut plt_size, mut rela, mut rela_size) = (None, 0, None, 0);
-        for entry in entries {
-            let value = entry.d_val.get(LE);
-            match entry.d_tag.get(LE) {
-                elf::DT_NULL => break,
-                elf::DT_SONAME => dynamic.soname = Some(value),
-                elf::DT_NEEDED => dynamic.needs_others = true,
-                elf::DT_STRTAB => dynamic.strings = Some(value),
-                elf::DT_STRSZ => dynamic.strings_size = value,
-                elf::DT_SYMTAB => dynamic.symbols = Some(value),
-                elf::DT_HASH => dynamic.hash = Some(value),
-                elf::DT_GNU_HASH => dynamic.gnu_hash = Some(value),
-                elf::DT_JMPREL => plt = Some(value),
-                elf::DT_PLTRELSZ => plt_size = value,
-                elf::DT_RELA => rela = Some(value),
-                elf::DT_RELASZ => rela_size = value,
-                _ => {}
-            }
-        }
-        dynamic.plt_relocations = plt.map(|address| (address, plt_size));
-        dynamic.relocations = rela.map(|address| (address, rela_size));
-        dynamic
-    }
-}
-
-mod elf_ident {
-    //! Offsets and values of `e_ident` (System V ABI, ELF header), for telling machines apart before anything is parsed.
-    pub const LENGTH: usize = 16;
-    pub const CLASS: usize = 4;
-    pub const CLASS_64: u8 = 2;
-    pub const DATA: usize = 5;
-    pub const LITTLE_ENDIAN: u8 = 1;
-}
-
-fn foreign(class: u8, machine: elf::Machine) -> String {
-    match machine {
-        elf::EM_386 => "i386".to_owned(),
-        elf::EM_X86_64 if class != elf_ident::CLASS_64 => "x32".to_owned(),
-        elf::EM_ARM => "32-bit ARM".to_owned(),
-        elf::EM_RISCV => "RISC-V".to_owned(),
-        elf::EM_PPC64 => "PowerPC".to_owned(),
-        elf::EM_S390 => "s390".to_owned(),
-        elf::Machine(number) => format!("machine {number}"),
+        let entries = self.segments.iter().find(|segment| segment.kind == SegmentKind::Dynamic);
+        entries.and_then(|segment| segment.data(&self.bytes)).map(Dynamic::parse).unwrap_or_default()
     }
 }

@@ -17,8 +17,9 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::functions::{AllocSymbol, Kind, Table};
-use super::image::{Image, Sort};
+use super::image::Image;
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
+use crate::elf::SymbolKind;
 pub use error::PlanError;
 pub use role::{Allocator, Role};
 pub use runtime::Runtime;
@@ -148,7 +149,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         return Ok(plan);
     }
     let (resolvers, mut functions): (Vec<_>, Vec<_>) =
-        candidates.into_iter().partition(|candidate| candidate.extent.sort == Sort::Resolver);
+        candidates.into_iter().partition(|candidate| candidate.extent.kind == SymbolKind::Resolver);
     plan.skipped.extend(resolvers.into_iter().map(|it| Skipped { names: it.names, why: Why::Resolver }));
 
     survey::mark_overlaps(&image, &mut functions);

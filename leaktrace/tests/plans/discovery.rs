@@ -1,7 +1,7 @@
 //! What is found in an object, and what the object is taken for.
 
+use leaktrace::elf::ElfError;
 use leaktrace::probes::functions::{AllocSymbol, Kind};
-use leaktrace::probes::image::ElfError;
 use leaktrace::probes::plan::{Allocator, Plan, PlanError, PlanOptions, Probe, Role, Runtime, Why, choose, plan};
 use leaktrace::probes::site::{Cost, Fallback, Reason};
 

@@ -48,6 +48,15 @@ const ROOMS: &[Room] = &[
         why: "waiting belongs to the trace",
     },
     Room {
+        files: &["leaktrace/src"],
+        except: &["leaktrace/src/elf"],
+        // Not the crate's name alone, which modules and variables share.
+        paths: &["object::elf", "object::read", "object::pod", "object::LittleEndian", "object::NativeEndian"],
+        strings: &[],
+        macros: &[],
+        why: "ELF files are read by the room elf",
+    },
+    Room {
         files: &["leaktrace/src/report"],
         except: &[],
         paths: &["procfs", "blazesym"],
@@ -192,6 +201,13 @@ mod tests {
         let source = "use crate::model;\nuse tokio::time;\nfn f() { read(\"/proc/self\", \"/proc/self/fd/1\") }\nlet x = aya::Ebpf::load();";
         assert_eq!(lines("leaktrace/src/report/text.rs", source), [2, 3, 4]);
         assert_eq!(lines("leaktrace/src/trace/run.rs", source), [0; 0]);
+    }
+
+    #[test]
+    fn elf_files_are_read_in_one_place() {
+        let source = "use object::elf::FileHeader64;\nuse crate::elf::Elf;\nuse super::object::Object;";
+        assert_eq!(lines("leaktrace/src/symbolize/plt.rs", source), [1]);
+        assert_eq!(lines("leaktrace/src/elf/header.rs", source), [0; 0]);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::sync::mpsc::Sender;
 use anyhow::Result;
 
 use crate::elf;
+use crate::elf::ElfError;
 use crate::probes::functions::AllocSymbol;
-use crate::probes::image::ElfError;
 use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
 use crate::probes::site::Emulation;
 use crate::process::maps::{Object, ObjectId};
