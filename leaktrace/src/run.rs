@@ -76,9 +76,9 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let traced = trace::run(config, &mut outputs);
     // The status line is gone before anything is said behind it.
     drop(outputs);
-    let Outcome { snapshot, command_status } = traced?;
+    let Outcome { snapshot, command } = traced?;
     deliver_last(&reporter, &snapshot)?;
-    Ok(exit_code(&snapshot, command_status, config.gate))
+    Ok(exit_code(&snapshot, command, config.gate))
 }
 
 /// The files, standard output and the status line.

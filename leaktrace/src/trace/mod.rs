@@ -31,9 +31,9 @@ use crate::lives::discovery::Discovery;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Capture, Options, Pid, Sink, Target};
-use crate::outcome::{CommandStatus, Outcome};
+use crate::outcome::Outcome;
 use crate::process::growth::Resident;
-use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
+use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use crate::symbolize::Symbolizer;
 use capture::Occasion;
@@ -282,26 +282,25 @@ impl Trace<'_> {
         // Naming and rendering allocate millions of times, and at each the
         // probes in our own libc would take a microsecond.
         self.prober.detach();
-        let command_status = match (exits, launched) {
+        let command = match (exits, launched) {
             (true, Some(mut launched)) => {
                 let pid = launched.pid();
-                let status = loop {
+                let ending = loop {
                     match launched.next_event().await {
                         Event::Held(held) | Event::Exiting(held) => held.release(),
-                        Event::Ended(ending) => break status_of(ending),
+                        Event::Ended(ending) => break ending,
                     }
                 };
-                capture.exited(pid, status.code());
-                Some(status)
+                capture.exited(pid, ending.code());
+                Some(ending)
             }
             (_, Some(mut launched)) => {
                 let pid = launched.pid();
                 let ended = tokio::time::timeout(Duration::ZERO, launched.next_event()).await;
                 match ended {
                     Ok(Event::Ended(ending)) => {
-                        let status = status_of(ending);
-                        capture.exited(pid, status.code());
-                        Some(status)
+                        capture.exited(pid, ending.code());
+                        Some(ending)
                     }
                     _ => None,
                 }
@@ -310,7 +309,7 @@ impl Trace<'_> {
         };
         let spaces = self.spaces(&capture);
         let snapshot = reports.last(capture, spaces).await?;
-        Ok(Outcome { snapshot, command_status })
+        Ok(Outcome { snapshot, command })
     }
 
     /// Waits a little for files that are being read: whether there was anything to trace in processes that have just ended.
@@ -389,12 +388,5 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
             ticks.tick().await;
         }
         None => std::future::pending().await,
-    }
-}
-
-fn status_of(ending: Ending) -> CommandStatus {
-    match ending {
-        Ending::Exited(code) => CommandStatus::Exited(code),
-        Ending::Killed { signal, .. } => CommandStatus::Signaled(signal as u8),
     }
 }

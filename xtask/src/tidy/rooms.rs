@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config_tests", &["cli"]),
     ("logging", &["config", "workers"]),
     ("doctor", &["host"]),
-    ("outcome", &["config"]),
+    ("outcome", &["config", "process"]),
     (
         "trace",
         &["config", "host", "kernel", "lives", "outcome", "probes", "process", "sources", "symbolize", "workers"],
