@@ -7,6 +7,7 @@ mod capture;
 mod intake;
 mod naming;
 mod progress;
+mod records;
 mod remarks;
 mod reports;
 mod setup;
@@ -18,8 +19,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, RingBuf};
-use aya_log::EbpfLogger;
 use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -27,7 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use crate::config::{Config, Whom};
 use crate::host::limits;
 use crate::kernel::Kernel;
-use crate::lives::discovery::Discovery;
+use crate::kernel::events::Events;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Capture, Options, Pid, Sink, Target};
@@ -39,6 +38,7 @@ use crate::symbolize::Symbolizer;
 use capture::Occasion;
 use naming::Spaces;
 use progress::Progress;
+use records::Records;
 use remarks::Remarks;
 use reports::{Done, Reports};
 use signals::Signals;
@@ -80,9 +80,8 @@ struct Trace<'a> {
     prober: Prober,
     processes: Processes,
     unwinding: Unwinding,
-    events: AsyncFd<RingBuf<MapData>>,
-    log: Option<EbpfLogger<&'static dyn log::Log>>,
-    discovery: Discovery,
+    events: AsyncFd<Events>,
+    discovery: Records,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
     /// Those that were when nothing was recorded any more.
