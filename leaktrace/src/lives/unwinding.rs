@@ -103,8 +103,8 @@ impl Unwinding {
     }
 
     /// An object has been mapped, by a process that may be over before anybody can follow it: the next will find a table.
-    pub fn expect(&mut self, object: &Arc<Object>) {
-        if self.registry.expect(&object.id()) {
+    pub fn announce(&mut self, object: &Arc<Object>) {
+        if self.registry.announce(&object.id()) {
             self.build(Arc::clone(object));
         }
     }

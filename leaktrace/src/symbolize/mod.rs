@@ -120,7 +120,7 @@ pub struct Symbolizer {
     workers: Vec<Worker>,
     directories: Arc<[PathBuf]>,
     patience: Duration,
-    objects: HashMap<ObjectId, Known>,
+    objects: HashMap<ObjectId, ObjectNames>,
     notes: BTreeSet<Note>,
     /// The worker that the next new object goes to.
     next: usize,
@@ -128,7 +128,7 @@ pub struct Symbolizer {
 
 /// What is known of one object's code.
 #[derive(Debug)]
-struct Known {
+struct ObjectNames {
     object: Weak<Object>,
     worker: usize,
     /// Whether reading it was given up.
@@ -222,7 +222,12 @@ impl Symbolizer {
         for (object, addresses) in wanted {
             let known = self.objects.entry(object.id()).or_insert_with(|| {
                 self.next = (self.next + 1) % self.workers.len();
-                Known { object: Arc::downgrade(&object), worker: self.next, hopeless: false, frames: HashMap::new() }
+                ObjectNames {
+                    object: Arc::downgrade(&object),
+                    worker: self.next,
+                    hopeless: false,
+                    frames: HashMap::new(),
+                }
             });
             if known.hopeless {
                 continue;

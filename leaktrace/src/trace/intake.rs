@@ -64,7 +64,7 @@ impl Trace<'_> {
                 self.renew(pid);
             }
             if let Some(mapped) = mapped {
-                self.unwinding.expect(&mapped.object);
+                self.unwinding.announce(&mapped.object);
                 self.probe_mapped(mapped);
             }
         }

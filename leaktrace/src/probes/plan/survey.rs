@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::error::{MAX_FUNCTIONS, PlanError};
 use super::role::Evidence;
 use crate::elf::SymbolKind;
-use crate::probes::functions::{Family, Known, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
+use crate::probes::functions::{Family, Listed, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
 use crate::probes::image::{Extent, Image};
 use crate::probes::site::{self, Function};
 
@@ -17,7 +17,7 @@ const MAX_SIZE: u64 = 64 << 10;
 pub(super) struct Candidate {
     /// All names at that address; the one that decided what the function does comes first.
     pub(super) names: Vec<String>,
-    pub(super) known: Known,
+    pub(super) known: Listed,
     pub(super) extent: Extent,
     /// The lowest address behind the entry at which something else comes in.
     pub(super) entered_at: Option<u64>,
@@ -97,7 +97,7 @@ const MAX_PREFIXES: usize = 16;
 /// What symbols say of one address.
 struct Found {
     extent: Extent,
-    names: Vec<(String, Known)>,
+    names: Vec<(String, Listed)>,
 }
 
 impl Found {
@@ -107,7 +107,7 @@ impl Found {
         self.names.retain(|(_, known)| evidence.is_at_home(known.family));
         // The user's word comes first; then the names that people know: short, and without underscores.
         self.names.sort_by(|(a, known_a), (b, known_b)| {
-            let rank = |name: &str, known: &Known| {
+            let rank = |name: &str, known: &Listed| {
                 (known.family != Family::User, name.starts_with('_'), known.family, name.len())
             };
             rank(a, known_a).cmp(&rank(b, known_b)).then_with(|| a.cmp(b))
