@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("sources", &["elf", "host", "kernel", "probes", "process", "workers"]),
     ("lives", &["elf", "host", "kernel", "process", "unwind_tables", "workers"]),
-    ("symbolize", &["elf", "process"]),
+    ("symbolize", &["elf", "process", "workers"]),
     ("kernel", &["config", "host", "probes", "workers"]),
     ("process", &["elf", "host"]),
     ("host", &[]),
