@@ -262,7 +262,7 @@ fn build(object: &Arc<Object>) -> Built {
         .open()
         .map_err(|error| unreadable(error.to_string()))
         .and_then(|file| elf::what_is_loaded(&file).map_err(|error| unreadable(error.to_string())))
-        .and_then(|bytes| UnwindTable::build(&*bytes));
+        .and_then(|bytes| UnwindTable::build(&bytes));
     Built { object: Arc::clone(object), table, took: began.elapsed() }
 }
 

@@ -47,7 +47,7 @@ impl<'a> Image<'a> {
         let machine = match elf.machine() {
             elf::Machine::X86_64 => Machine::X86_64,
             elf::Machine::Aarch64 => Machine::Aarch64,
-            other => return Err(ElfError::Foreign(other.to_string())),
+            other @ elf::Machine::Other { .. } => return Err(ElfError::Foreign(other.to_string())),
         };
         if elf.kind() == FileKind::Other {
             return Err(ElfError::Malformed("neither a program nor a shared object"));

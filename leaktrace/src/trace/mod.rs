@@ -351,7 +351,7 @@ impl Trace<'_> {
             capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
         }
         if capture.saw_nothing() {
-            capture.warnings.extend(remarks::of_silence(&self.resident, self.left_out));
+            capture.silence = remarks::of_silence(&self.resident, self.left_out);
         } else if is_final && self.options.sample_bytes.is_none() {
             capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
         }

@@ -15,7 +15,7 @@ const fn sp(words: u32) -> Rule {
 }
 
 fn build(image: &Image) -> UnwindTable {
-    UnwindTable::build(&*image.build()).unwrap()
+    UnwindTable::build(&image.build()).unwrap()
 }
 
 fn rows(table: &UnwindTable) -> Vec<(u32, Rule)> {
@@ -205,11 +205,11 @@ fn what_is_no_object_of_this_machine_is_refused_by_name() {
     let mut image = Image::new(0x100);
     let mut other_machine = image.build();
     other_machine[18] = 183;
-    assert!(matches!(UnwindTable::build(&*other_machine), Err(TableError::NotElf(_))));
+    assert!(matches!(UnwindTable::build(&other_machine), Err(TableError::NotElf(_))));
     image.text_size = 0;
-    assert_eq!(UnwindTable::build(&*image.build()), Err(TableError::NoText));
+    assert_eq!(UnwindTable::build(&image.build()), Err(TableError::NoText));
     let mut stripped = Image { leads_by: LeadsBy::Segment, ..Image::new(0x100) }.build();
     stripped[64 + 2 * 56] = 0;
-    assert_eq!(UnwindTable::build(&*stripped), Err(TableError::NoUnwindInformation));
+    assert_eq!(UnwindTable::build(&stripped), Err(TableError::NoUnwindInformation));
     assert_eq!(CIE_START.len(), 5);
 }
