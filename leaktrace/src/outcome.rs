@@ -2,43 +2,24 @@
 
 use crate::config::Gate;
 use crate::model::Snapshot;
+use crate::process::launch::Ending;
 
-/// What a session hands back.
+/// What a trace hands back.
 #[derive(Debug)]
 pub struct Outcome {
     /// The last report, not delivered yet.
     pub snapshot: Snapshot,
     /// How the launched command ended; `None` where none was launched, or where it still ran when tracing stopped.
-    pub command_status: Option<CommandStatus>,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandStatus {
-    /// It exited with this code.
-    Exited(u8),
-    /// This signal ended it.
-    Signaled(u8),
-}
-
-impl CommandStatus {
-    /// As a shell reports it: the code, or 128 + n after signal n.
-    #[must_use]
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Exited(code) => code,
-            Self::Signaled(signal) => signal.saturating_add(128),
-        }
-    }
+    pub command: Option<Ending>,
 }
 
 /// The exit status after the last report was delivered: leaks where they count as failure, else the command's own, else 0.
 #[must_use]
-pub fn exit_code(snapshot: &Snapshot, command: Option<CommandStatus>, gate: Gate) -> u8 {
+pub fn exit_code(snapshot: &Snapshot, command: Option<Ending>, gate: Gate) -> u8 {
     if gate.fail_from.is_some_and(|bytes| snapshot.leaked_bytes() >= bytes) {
         gate.exitcode
     } else {
-        command.map_or(0, CommandStatus::code)
+        command.map_or(0, Ending::code)
     }
 }
 
@@ -57,14 +38,14 @@ mod tests {
     #[test]
     fn leaks_outrank_the_command_only_where_they_are_a_failure() {
         let gate = |fail_from| Gate { fail_from, exitcode: 23 };
-        let failed = Some(CommandStatus::Exited(3));
+        let failed = Some(Ending::Exited(3));
         assert_eq!(exit_code(&leaking(64), failed, gate(None)), 3);
         assert_eq!(exit_code(&leaking(64), failed, gate(Some(1))), 23);
         assert_eq!(exit_code(&leaking(64), failed, gate(Some(64))), 23);
         assert_eq!(exit_code(&leaking(64), failed, gate(Some(65))), 3);
-        assert_eq!(exit_code(&leaking(0), Some(CommandStatus::Exited(0)), gate(Some(1))), 0);
+        assert_eq!(exit_code(&leaking(0), Some(Ending::Exited(0)), gate(Some(1))), 0);
         assert_eq!(exit_code(&leaking(0), None, gate(Some(1))), 0);
-        assert_eq!(exit_code(&leaking(0), Some(CommandStatus::Signaled(11)), gate(Some(1))), 139);
+        assert_eq!(exit_code(&leaking(0), Some(Ending::Killed { signal: 11, dumped: true }), gate(Some(1))), 139);
         assert_eq!(exit_code(&leaking(9), None, Gate { fail_from: Some(1), exitcode: 99 }), 99);
     }
 }

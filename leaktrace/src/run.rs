@@ -78,9 +78,9 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let Outputs { line, last, .. } = outputs;
     // The status line is gone before anything is said behind it.
     drop(line);
-    let Outcome { snapshot, command_status } = traced?;
+    let Outcome { snapshot, command } = traced?;
     last?;
-    Ok(exit_code(&snapshot, command_status, config.gate))
+    Ok(exit_code(&snapshot, command, config.gate))
 }
 
 /// The files, standard output and the status line.

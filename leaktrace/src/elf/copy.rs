@@ -16,9 +16,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
-use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+
+use super::header::{Elf, HEADER_SIZE};
+use super::sections::SectionKind;
+use super::segments::SegmentKind;
 
 /// The longest file of which a part is looked at, bytes: nearly all of a larger one would be debug information.
 const MAX_LENGTH: u64 = 16 << 30;
@@ -61,17 +62,18 @@ pub fn what_is_loaded(file: &File) -> Result<MmapMut, CopyError> {
     // Anonymous memory, of which nothing is taken before it is written to.
     let bytes = MmapOptions::new().len(length.max(1) as usize).no_reserve_swap().map_anon()?;
     let mut copy = Loaded { file, bytes, copied: 0 };
-    copy.fill(0..size_of::<FileHeader64<LE>>() as u64)?;
-    let Ok(header) = FileHeader64::<LE>::parse(&*copy.bytes).copied() else { return Ok(copy.bytes) };
-    let (segments, sections) = (header.e_phoff(LE), header.e_shoff(LE));
-    let segment_bytes = u64::from(header.e_phnum.get(LE)) * size_of::<ProgramHeader64<LE>>() as u64;
-    copy.fill(range(segments, segment_bytes))?;
-    // The first section says how many there are where that does not fit the header.
-    let section = size_of::<SectionHeader64<LE>>() as u64;
-    copy.fill(range(sections, section))?;
-    let count = header.section_headers(LE, &*copy.bytes).map_or(0, <[_]>::len) as u64;
-    copy.fill(range(sections, count * section))?;
-    for range in copy.wanted(&header) {
+    copy.fill(0..HEADER_SIZE)?;
+    // Where a number does not fit the file header, the first section has it.
+    let first = match Elf::read(&*copy.bytes) {
+        Ok(elf) => [elf.program_headers(), elf.first_section_header()],
+        Err(_) => return Ok(copy.bytes),
+    };
+    for range in first {
+        copy.fill(range)?;
+    }
+    let sections = Elf::read(&*copy.bytes).and_then(|elf| elf.section_headers()).unwrap_or_default();
+    copy.fill(sections)?;
+    for range in copy.wanted() {
         copy.fill(range)?;
     }
     Ok(copy.bytes)
@@ -171,22 +173,18 @@ impl Loaded<'_> {
     }
 
     /// Where the file has what the program headers have loaded, and symbols, strings and notes.
-    fn wanted(&self, header: &FileHeader64<LE>) -> Vec<Range<u64>> {
-        let mut wanted = Vec::new();
-        let bytes = &*self.bytes;
-        for segment in header.program_headers(LE, bytes).unwrap_or_default() {
-            if [elf::PT_LOAD, elf::PT_DYNAMIC, elf::PT_NOTE, elf::PT_GNU_EH_FRAME].contains(&segment.p_type(LE)) {
-                wanted.push(range(segment.p_offset(LE), segment.p_filesz(LE)));
-            }
-        }
-        for section in header.section_headers(LE, bytes).unwrap_or_default() {
-            let kinds = [elf::SHT_SYMTAB, elf::SHT_DYNSYM, elf::SHT_STRTAB, elf::SHT_NOTE];
-            let is_wanted = kinds.contains(&section.sh_type(LE)) || section.sh_flags(LE).contains(elf::SHF_ALLOC);
-            if is_wanted && section.sh_type(LE) != elf::SHT_NOBITS {
-                wanted.push(range(section.sh_offset(LE), section.sh_size(LE)));
-            }
-        }
-        merged(wanted)
+    fn wanted(&self) -> Vec<Range<u64>> {
+        let Ok(elf) = Elf::read(&*self.bytes) else { return Vec::new() };
+        let segments = elf.segments().unwrap_or_default();
+        let sections = elf.sections().unwrap_or_default();
+        let kinds = [SegmentKind::Load, SegmentKind::Dynamic, SegmentKind::Notes, SegmentKind::UnwindHeader];
+        let segments = segments.iter().filter(|segment| kinds.contains(&segment.kind));
+        let kinds = [SectionKind::Symbols, SectionKind::DynamicSymbols, SectionKind::Strings, SectionKind::Notes];
+        let sections = sections.iter().filter(|section| {
+            (kinds.contains(&section.kind) || section.allocated) && section.kind != SectionKind::Absent
+        });
+        let segments = segments.map(|segment| range(segment.offset, segment.size));
+        merged(segments.chain(sections.map(|section| range(section.offset, section.size))).collect())
     }
 }
 
@@ -241,17 +239,16 @@ mod tests {
         let copy = what_is_loaded(&file).unwrap();
         let mut all = vec![0; copy.len()];
         file.read_exact_at(&mut all, 0).unwrap();
-        let header = FileHeader64::<LE>::parse(&*all).unwrap();
-        for segment in header.program_headers(LE, &*all).unwrap() {
-            if segment.p_type(LE) == elf::PT_LOAD {
-                let range = segment.p_offset(LE) as usize..(segment.p_offset(LE) + segment.p_filesz(LE)) as usize;
-                assert!(copy[range.clone()] == all[range], "a segment differs");
-            }
+        let (copied, whole) = (Elf::read(&*copy).unwrap(), Elf::read(&*all).unwrap());
+        assert_eq!(copied.sections().unwrap(), whole.sections().unwrap());
+        let segments = whole.segments().unwrap();
+        assert_eq!(copied.segments().unwrap(), segments);
+        let loaded = segments.iter().filter(|segment| segment.kind == SegmentKind::Load);
+        for segment in loaded.clone() {
+            let range = segment.offset as usize..(segment.offset + segment.size) as usize;
+            assert!(copy[range.clone()] == all[range], "a segment differs");
         }
-        assert_eq!(
-            crate::probes::elf::Image::parse(&copy).unwrap().build_id(),
-            crate::probes::elf::Image::parse(&all).unwrap().build_id()
-        );
+        assert!(loaded.count() > 1);
     }
 
     #[test]
@@ -266,9 +263,10 @@ mod tests {
         // A library of which one segment claims all the holes behind it.
         let mut libc = Vec::new();
         io::Read::read_to_end(&mut own_libc(), &mut libc).unwrap();
-        let first = FileHeader64::<LE>::parse(&*libc).unwrap().e_phoff(LE) as usize;
-        let header = &mut libc[first..first + size_of::<ProgramHeader64<LE>>()];
-        header[..4].copy_from_slice(&elf::PT_LOAD.0.to_le_bytes());
+        let first = Elf::read(&*libc).unwrap().program_headers();
+        let header = &mut libc[first.start as usize..first.end as usize];
+        // PT_LOAD
+        header[..4].copy_from_slice(&1_u32.to_le_bytes());
         header[32..40].copy_from_slice(&(8_u64 << 30).to_le_bytes());
         file.write_all_at(&libc, 0).unwrap();
         assert!(matches!(what_is_loaded(&file), Err(CopyError::TooLarge)));

@@ -1,8 +1,31 @@
-//! Reading ELF files that somebody else can write.
+//! Reading ELF files that somebody else can write: the one reader for all who need a part of them.
 //!
-//! In: an open file. Out: its bytes, as each was when it was read, in memory of our own. **Never** a mapping of the file: whoever
-//! shortens a mapped file kills its reader by SIGBUS. Sizes that a file claims are believed up to stated limits.
+//! In: an open file, a copy of one, or a process' memory. Out: its headers, symbols, notes and relocations as plain values.
+//! Every offset, size and count in a file is checked before it is followed, and believed up to stated limits. **Never** a mapping
+//! of the file: whoever shortens a mapped file kills its reader by SIGBUS.
+//!
+//! What the values mean for probing, unwinding or naming is said where that is done. Nothing else names the crate `object`.
 
+mod bytes;
+mod compression;
 mod copy;
+mod dynamic;
+mod header;
+mod notes;
+mod relocations;
+mod sections;
+mod segments;
+mod strings;
+mod symbols;
 
+pub use bytes::{Bytes, Opened, Stored};
+pub use compression::{unpack, unpacked_size};
 pub use copy::{CopyError, sealed, what_is_loaded};
+pub use dynamic::{DYNAMIC_ENTRY_SIZE, Dynamic};
+pub use header::{Elf, ElfError, FileKind, HEADER_SIZE, Header, Ident, Machine};
+pub use notes::{build_id, has_note_of};
+pub use relocations::{Relocation, relocations};
+pub use sections::{Section, SectionKind};
+pub use segments::{PROGRAM_HEADER_SIZE, Segment, SegmentKind, parse as segments};
+pub use strings::{Strings, terminated};
+pub use symbols::{Home, Symbol, SymbolKind, Symbols, count_by_hash_tables};

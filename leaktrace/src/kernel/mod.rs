@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod attacher;
 pub(crate) mod drain;
+pub(crate) mod events;
 pub(crate) mod mapped;
 mod memory;
 pub(crate) mod object;
@@ -11,18 +12,18 @@ pub(crate) mod programs;
 pub(crate) mod reclaim;
 mod sampling;
 pub(crate) mod selection;
+pub(crate) mod unwind_maps;
 
 use std::process;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, MapData, Queue, RingBuf};
+use aya::maps::{MapData, Queue};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
-use aya_log::EbpfLogger;
 use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
-use leaktrace_common::unwind::{Chunk, FileKey, FileTable};
+use leaktrace_common::unwind::Chunk;
 
 use crate::host::fields::Fields;
 use crate::model::Pid;
@@ -182,32 +183,6 @@ impl Kernel {
             program.attach(&tracepoint).with_context(|| format!("cannot attach to the tracepoint {tracepoint}"))?;
         }
         Ok(kernel)
-    }
-
-    /// What the programs log, for `-vv`; readable when there is something. `None` where they log nothing.
-    pub fn take_log(&mut self) -> Result<Option<EbpfLogger<&'static dyn log::Log>>> {
-        if !log::log_enabled!(log::Level::Debug) {
-            return Ok(None);
-        }
-        EbpfLogger::init(&mut self.ebpf).map(Some).context("cannot read what the BPF programs log")
-    }
-
-    /// The mapping lists of processes without a slot, once.
-    pub fn take_unwind_lists(&mut self) -> Result<HashMap<MapData, u32, u64>> {
-        let map = self.ebpf.take_map("UNWIND_LISTS").context("the BPF object has no map UNWIND_LISTS")?;
-        Ok(HashMap::try_from(map)?)
-    }
-
-    /// Where the tables of files are in the pool, once.
-    pub fn take_unwind_files(&mut self) -> Result<HashMap<MapData, FileKey, FileTable>> {
-        let map = self.ebpf.take_map("UNWIND_FILES").context("the BPF object has no map UNWIND_FILES")?;
-        Ok(HashMap::try_from(map)?)
-    }
-
-    /// The ring of news, once.
-    pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
-        let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
-        Ok(RingBuf::try_from(map)?)
     }
 
     /// Gives a process slot back to the programs: nothing in the tables may bear its number any more.

@@ -85,7 +85,7 @@ pub fn of(plan: &Plan) -> Vec<Probe> {
     plan.probes.iter().filter_map(|probe| of_function(plan, probe)).chain(exits(plan)).collect()
 }
 
-fn of_function(plan: &Plan, probe: &plan::Probe) -> Option<Probe> {
+fn of_function(plan: &Plan, probe: &plan::PlannedProbe) -> Option<Probe> {
     let kind = match probe.kind {
         Kind::Malloc | Kind::Memalign => abi::FUNCTION_MALLOC,
         Kind::Calloc => abi::FUNCTION_CALLOC,
@@ -120,7 +120,7 @@ fn exits(plan: &Plan) -> Vec<Probe> {
 
 /// The cookie that says where the arguments are, in the order in which the programs read them: those of the plan stand at
 /// their places in the function's signature, the programs leave out what they do not need.
-fn placement(probe: &plan::Probe) -> Option<u64> {
+fn placement(probe: &plan::PlannedProbe) -> Option<u64> {
     let [first, second, third] = probe.site.arguments;
     let read = match probe.kind {
         // Alignment, size: the size alone.

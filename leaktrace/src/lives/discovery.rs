@@ -3,15 +3,14 @@
 //! In: a [`Ring`] for each CPU that is online, those that come online later included. Out: [`Record`]s of all CPUs in the order
 //! in which they happened, and how many were lost.
 //!
-//! Never touches a process: what the records mean is decided elsewhere.
+//! Never touches a process: what the records mean is decided elsewhere. Never waits: its descriptor can be read when there is
+//! something.
 
+use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
-use std::{io, mem};
 
 use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::mmap_records::{self, Record, What};
 use super::ring::Ring;
@@ -26,7 +25,8 @@ const ALL_RINGS_BYTES: usize = 16 << 20;
 /// The rings of all CPUs.
 pub struct Discovery {
     rings: Vec<Ring>,
-    wakeups: AsyncFd<Wakeups>,
+    /// All rings' descriptors in one.
+    wakeups: Epoll,
     /// Read already, but something that happened before may not have been.
     later: Vec<Record>,
     /// By records that say so.
@@ -39,12 +39,9 @@ pub struct Discovery {
     bytes: usize,
 }
 
-/// All rings' descriptors in one.
-struct Wakeups(Epoll);
-
-impl AsRawFd for Wakeups {
+impl AsRawFd for Discovery {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.0.as_raw_fd()
+        self.wakeups.0.as_raw_fd()
     }
 }
 
@@ -62,10 +59,7 @@ impl Discovery {
 
     /// With rings of so many bytes.
     fn with_rings(cpus: &[u32], bytes: usize) -> Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
-        // SAFETY: the epoll owns its descriptor and keeps it to its end.
-        let wakeups = unsafe { AsyncFd::register_with_interest(Wakeups(epoll), Interest::READABLE) }
-            .context("cannot wait for records of mappings")?;
+        let wakeups = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
         let mut discovery = Self {
             rings: Vec::with_capacity(cpus.len()),
             wakeups,
@@ -82,7 +76,7 @@ impl Discovery {
     fn open(&mut self, cpu: u32) -> Result<()> {
         let ring = Ring::open(cpu, self.bytes)
             .with_context(|| format!("the kernel does not let us record mappings on CPU {cpu} (perf_event_open)"))?;
-        self.wakeups.get_ref().0.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(cpu)))?;
+        self.wakeups.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(cpu)))?;
         self.rings.push(ring);
         Ok(())
     }
@@ -113,28 +107,14 @@ impl Discovery {
         Ok(())
     }
 
-    /// Waits until there is something to read. May be cancelled.
-    ///
-    /// # Errors
-    /// None that is expected.
-    pub async fn ready(&mut self) -> io::Result<()> {
-        if self.later.is_empty() {
-            self.wakeups.readable().await?.clear_ready();
-            // Asks the rings: whatever comes after this wakes us again.
-            let mut events = [EpollEvent::empty(); 16];
-            while self
-                .wakeups
-                .get_ref()
-                .0
-                .wait(&mut events, EpollTimeout::ZERO)
-                .is_ok_and(|count| count == events.len())
-            {}
-        }
-        Ok(())
+    /// Whether there is something to read of which the descriptor does not tell.
+    pub fn has_more(&self) -> bool {
+        !self.later.is_empty()
     }
 
     /// What has happened since the last time, in order. What preceded a record is never behind it or in a later reading.
     pub fn read(&mut self) -> Vec<Record> {
+        self.acknowledge();
         let mut records = mem::take(&mut self.later);
         self.collect(&mut records);
         let Some(horizon) = records.iter().map(|record| record.time_ns).max() else { return records };
@@ -144,6 +124,12 @@ impl Discovery {
         records.sort_by_key(|record| record.time_ns);
         self.later = records.split_off(records.partition_point(|record| record.time_ns <= horizon));
         records
+    }
+
+    /// Asks the rings for news, so that the descriptor cannot be read again before more comes than is about to be read.
+    fn acknowledge(&self) {
+        let mut events = [EpollEvent::empty(); 16];
+        while self.wakeups.wait(&mut events, EpollTimeout::ZERO).is_ok_and(|count| count == events.len()) {}
     }
 
     fn collect(&mut self, records: &mut Vec<Record>) {
@@ -174,17 +160,25 @@ fn keep(from: impl Iterator<Item = Record>, records: &mut Vec<Record>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::process::Command;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
     use crate::model::Pid;
 
     /// What happens to one process until its end.
-    async fn life_of(discovery: &mut Discovery, pid: Pid) -> Vec<What> {
+    fn life_of(discovery: &mut Discovery, pid: Pid) -> Vec<What> {
         let mut life = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            discovery.ready().await.unwrap();
+            if !discovery.has_more() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let mut news = [PollFd::new(discovery.wakeups.0.as_fd(), PollFlags::POLLIN)];
+                assert_eq!(poll(&mut news, PollTimeout::try_from(left).unwrap()), Ok(1), "no end so far: {life:?}");
+            }
             for record in discovery.read() {
                 let concerned = match &record.what {
                     What::Mapped { pid, .. }
@@ -204,12 +198,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_process_is_told_of_from_its_fork_to_its_end() {
+    #[test]
+    fn a_process_is_told_of_from_its_fork_to_its_end() {
         let mut discovery = Discovery::start().expect("needs root: run it by `cargo xtask test`");
         let mut child = Command::new("/bin/true").spawn().unwrap();
         let pid = Pid(child.id());
-        let life = tokio::time::timeout(Duration::from_secs(30), life_of(&mut discovery, pid)).await.unwrap();
+        let life = life_of(&mut discovery, pid);
         child.wait().unwrap();
         assert_eq!(life[0], What::Forked { pid, parent: Pid(std::process::id()) });
         let executed = life.iter().position(|what| matches!(what, What::Executed { comm, .. } if comm == "true"));
@@ -227,8 +221,6 @@ mod tests {
 
     #[test]
     fn a_full_ring_says_how_much_it_lost() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _guard = runtime.enter();
         let bytes = RING_BYTES.0;
         let mut discovery = Discovery::with_rings(&[0], bytes).expect("needs root: run it by `cargo xtask test`");
         // On one CPU; each thread leaves two records of 40 bytes there.
@@ -249,8 +241,6 @@ mod tests {
     fn a_cpu_that_had_no_ring_gets_one_and_counts_as_a_loss_until_it_has() {
         let online = cpus::online().unwrap();
         assert!(online.len() > 1, "this test needs two CPUs");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _guard = runtime.enter();
         let mut discovery = Discovery::with_rings(&online[..1], RING_BYTES.0).expect("needs root");
         discovery.follow_cpus().unwrap();
         assert_eq!(discovery.rings.len(), online.len());
@@ -261,9 +251,8 @@ mod tests {
         let other = online[1].to_string();
         let mut child = Command::new("taskset").args(["-c", &other, "/bin/true"]).spawn().unwrap();
         let pid = Pid(child.id());
-        let told = runtime
-            .block_on(async { tokio::time::timeout(Duration::from_secs(30), life_of(&mut discovery, pid)).await });
+        let told = life_of(&mut discovery, pid);
         child.wait().unwrap();
-        assert!(told.unwrap().iter().any(|what| matches!(what, What::Executed { comm, .. } if comm == "true")));
+        assert!(told.iter().any(|what| matches!(what, What::Executed { comm, .. } if comm == "true")));
     }
 }

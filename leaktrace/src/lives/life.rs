@@ -9,7 +9,7 @@ use leaktrace_common::abi::Process;
 
 use crate::kernel::reclaim::DeadSite;
 use crate::model::{Pid, RawProcess};
-use crate::process::facts::{Identity, Memory};
+use crate::process::facts::{Identity, MemoryUse};
 use crate::process::maps::AddressSpace;
 
 /// What is known of it.
@@ -42,7 +42,7 @@ pub struct Life {
     /// Variables that say how it allocates, as it was started with them; `None` where they could not be read in time.
     pub environment: Option<Vec<(&'static str, String)>>,
     /// As last read.
-    pub memory: Memory,
+    pub memory: MemoryUse,
     /// As last read from the tables.
     pub counters: Process,
     /// How many lives this one stands for, where it is no life of a process; else 0.
@@ -68,7 +68,7 @@ impl Life {
             ended: false,
             exit_status: None,
             environment: None,
-            memory: Memory::default(),
+            memory: MemoryUse::default(),
             counters: Process::default(),
             merged: 0,
             remains: None,

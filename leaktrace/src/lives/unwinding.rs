@@ -12,11 +12,11 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap as BpfHashMap, MapData};
 use leaktrace_common::abi::Process;
-use leaktrace_common::unwind::{CHUNK_WORDS, FileKey, FileTable, ProcessWord};
+use leaktrace_common::unwind::{CHUNK_WORDS, FileKey, ProcessWord};
 
 use crate::elf;
+use crate::kernel::unwind_maps::UnwindMaps;
 use crate::kernel::{self, Kernel};
 use crate::model::Pid;
 use crate::process::maps::{AddressSpace, Object, ObjectId};
@@ -41,11 +41,9 @@ pub struct Built {
 /// The pool's contents and those who build them.
 pub struct Unwinding {
     registry: Registry<ObjectId>,
-    /// Lists by pid, for processes that have no slot yet.
-    presets: BpfHashMap<MapData, u32, u64>,
-    /// Where the tables of files are.
-    files: BpfHashMap<MapData, FileKey, FileTable>,
-    /// What stands there. The objects are held so that their inodes are not given to other files.
+    /// Lists by pid, for processes that have no slot yet, and tables by file.
+    maps: UnwindMaps,
+    /// The files that have a table there. The objects are held so that their inodes are not given to other files.
     filed: HashMap<ObjectId, (FileKey, Arc<Object>)>,
     words: HashMap<Pid, ProcessWord>,
     slots: HashMap<Pid, u32>,
@@ -67,8 +65,7 @@ impl Unwinding {
             .context("cannot start the threads that build unwind tables")?;
         Ok(Self {
             registry: Registry::new(kernel.unwind_pool.elements()).with_generations(generations()),
-            presets: kernel.take_unwind_lists()?,
-            files: kernel.take_unwind_files()?,
+            maps: UnwindMaps::take(kernel)?,
             filed: HashMap::new(),
             words: HashMap::new(),
             slots: HashMap::new(),
@@ -106,8 +103,8 @@ impl Unwinding {
     }
 
     /// An object has been mapped, by a process that may be over before anybody can follow it: the next will find a table.
-    pub fn expect(&mut self, object: &Arc<Object>) {
-        if self.registry.expect(&object.id()) {
+    pub fn announce(&mut self, object: &Arc<Object>) {
+        if self.registry.announce(&object.id()) {
             self.build(Arc::clone(object));
         }
     }
@@ -127,7 +124,7 @@ impl Unwinding {
 
     /// The life of a process is over: its mappings with it.
     pub fn ended(&mut self, kernel: &Kernel, pid: Pid) {
-        let _ = self.presets.remove(&pid.0);
+        self.maps.remove_list(pid);
         self.words.remove(&pid);
         if let Some(slot) = self.slots.remove(&pid) {
             point(kernel, slot, ProcessWord::default());
@@ -175,7 +172,7 @@ impl Unwinding {
     fn file(&mut self, object: &Arc<Object>) {
         let key = object.kernel_identity().and_then(|(device, inode, modified)| FileKey::new(device, inode, modified));
         let (Some(key), Some(table)) = (key, self.registry.placed(&object.id())) else { return };
-        match self.files.insert(key, table, 0) {
+        match self.maps.set_file(key, table) {
             Ok(()) => {
                 self.filed.insert(object.id(), (key, Arc::clone(object)));
             }
@@ -189,10 +186,12 @@ impl Unwinding {
             let Some((key, _)) = self.filed.remove(&id) else { continue };
             // A file that was written over within a second has two objects.
             let other = self.filed.iter().find(|(_, (other, _))| *other == key).map(|(other, _)| *other);
-            let _ = match other.and_then(|other| self.registry.placed(&other)) {
-                Some(table) => self.files.insert(key, table, 0),
-                None => self.files.remove(&key),
-            };
+            match other.and_then(|other| self.registry.placed(&other)) {
+                Some(table) => {
+                    let _ = self.maps.set_file(key, table);
+                }
+                None => self.maps.remove_file(key),
+            }
         }
     }
 
@@ -226,7 +225,7 @@ impl Unwinding {
         match self.registry.publish(pid, &mut Pool(kernel)) {
             Ok(Some(word)) => {
                 self.words.insert(pid, word);
-                if let Err(error) = self.presets.insert(pid.0, word.to_bits(), 0) {
+                if let Err(error) = self.maps.set_list(pid, word) {
                     log::debug!("no list of mappings for process {pid}: {error}");
                 }
                 if let Some(slot) = self.slots.get(&pid) {
@@ -263,7 +262,7 @@ fn build(object: &Arc<Object>) -> Built {
         .open()
         .map_err(|error| unreadable(error.to_string()))
         .and_then(|file| elf::what_is_loaded(&file).map_err(|error| unreadable(error.to_string())))
-        .and_then(|bytes| UnwindTable::build(&*bytes));
+        .and_then(|bytes| UnwindTable::build(&bytes));
     Built { object: Arc::clone(object), table, took: began.elapsed() }
 }
 

@@ -17,6 +17,7 @@ use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
 use super::losses::{Losses, Stacks};
 use super::request::{Options, Target, Unwind};
+use super::silence::Silence;
 use super::site_id::SiteId;
 use super::snapshot::{Process, Site, Snapshot};
 use super::stack_state::StackState;
@@ -53,6 +54,8 @@ pub struct Capture {
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
     pub warnings: Vec<String>,
+    /// Why nothing was seen, where nothing was and that is known.
+    pub silence: Vec<Silence>,
     /// What is not seen and need not be, a sentence each.
     pub notes: Vec<String>,
 }
@@ -291,8 +294,10 @@ impl Capture {
         };
         if snapshot.saw_nothing() {
             // Where it is known why, that says more.
-            if !snapshot.warnings.iter().any(|warning| warning.starts_with(NOTHING_SEEN)) {
-                snapshot.warnings.push(nothing_seen(&snapshot));
+            let known = self.silence.iter().map(ToString::to_string);
+            snapshot.warnings.extend(known);
+            if self.silence.is_empty() {
+                snapshot.warnings.push(Silence::of(&snapshot).to_string());
             }
         }
         snapshot.sort_sites(snapshot.options.sort);
@@ -400,18 +405,6 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         sampled,
         outstanding_bytes_ci95: None,
     }
-}
-
-/// How the warning begins that says that there was no event at all.
-pub const NOTHING_SEEN: &str = "not one allocation was seen";
-
-fn nothing_seen(snapshot: &Snapshot) -> String {
-    let next = if snapshot.options.filters_sizes() {
-        "trace again without --min-size and --max-size"
-    } else {
-        "trace for longer, or name the allocator with --object"
-    };
-    format!("{NOTHING_SEEN}, which does not mean that nothing leaks; {next}")
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ fn capture(options: Options) -> Capture {
         untraced: Vec::new(),
         losses: Losses::default(),
         warnings: vec![],
+        silence: vec![],
         notes: vec![],
     }
 }
@@ -174,6 +175,16 @@ fn zero_events_are_a_warning() {
     let snapshot = capture.into_snapshot(&mut resolve);
     assert_eq!(snapshot.warnings.len(), 1);
     assert!(snapshot.warnings[0].contains("does not mean that nothing leaks"));
+    // Where it is known why, that is said instead.
+    let mut known = self::capture(Options::default());
+    known.sites.clear();
+    known.silence = vec![Silence::DescendantsLeftOut];
+    let warnings = known.into_snapshot(&mut resolve).warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].starts_with("not one allocation was seen") && warnings[0].contains("--no-follow"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

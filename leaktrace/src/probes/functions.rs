@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-pub use kind::{Family, Kind, Known, Signature};
+pub use kind::{Family, Kind, Listed, Signature};
 
 /// An allocator function that the user named: `NAME=LIKE`, or `NAME` alone where its ending says what it is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ fn guess(name: &str) -> Option<Signature> {
 /// The functions to look for in an object: the fixed ones, those behind prefixes, and the user's.
 #[derive(Debug, Clone)]
 pub struct Table {
-    own: HashMap<Vec<u8>, Known>,
+    own: HashMap<Vec<u8>, Listed>,
     longest: usize,
 }
 
@@ -108,12 +108,12 @@ impl Table {
 
     fn add(&mut self, name: Vec<u8>, signature: Signature, family: Family) {
         self.longest = self.longest.max(name.len());
-        self.own.insert(name, Known { signature, family });
+        self.own.insert(name, Listed { signature, family });
     }
 
     /// What we know of the function of this name. The user's word counts more than ours.
     #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<Known> {
+    pub fn find(&self, name: &[u8]) -> Option<Listed> {
         if name.len() > self.longest {
             return None;
         }

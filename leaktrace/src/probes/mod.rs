@@ -4,7 +4,7 @@
 //! probe sees what it would see at the entry, and [`plan`] puts them together: an image goes in, the probes of that
 //! object come out. Nothing in here opens a file, reads /proc or attaches anything.
 
-pub mod elf;
 pub mod functions;
+pub mod image;
 pub mod plan;
 pub mod site;

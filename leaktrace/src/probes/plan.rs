@@ -16,9 +16,10 @@ mod ways_out;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::elf::{Image, Sort};
 use super::functions::{AllocSymbol, Kind, Table};
+use super::image::Image;
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
+use crate::elf::SymbolKind;
 pub use error::PlanError;
 pub use role::{Allocator, Role};
 pub use runtime::Runtime;
@@ -45,7 +46,7 @@ pub struct Plan {
     /// The build id, if it has one.
     pub build_id: Option<Vec<u8>>,
     /// One for each function, in the order of their addresses.
-    pub probes: Vec<Probe>,
+    pub probes: Vec<PlannedProbe>,
     /// Functions that are not probed, and why.
     pub skipped: Vec<Skipped>,
     /// An allocator that seems to be in there without a name to find it by, where nothing was found to probe.
@@ -58,7 +59,7 @@ pub struct Plan {
 
 /// One function to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
+pub struct PlannedProbe {
     /// All names of the function, as the symbol table has them; the one that decided comes first.
     pub names: Vec<String>,
     /// What the call does: which program serves it.
@@ -81,7 +82,7 @@ pub struct Probe {
     pub exits: Vec<u64>,
 }
 
-impl Probe {
+impl PlannedProbe {
     /// Whether a return probe belongs to it.
     #[must_use]
     pub fn needs_return(&self) -> bool {
@@ -148,7 +149,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         return Ok(plan);
     }
     let (resolvers, mut functions): (Vec<_>, Vec<_>) =
-        candidates.into_iter().partition(|candidate| candidate.extent.sort == Sort::Resolver);
+        candidates.into_iter().partition(|candidate| candidate.extent.kind == SymbolKind::Resolver);
     plan.skipped.extend(resolvers.into_iter().map(|it| Skipped { names: it.names, why: Why::Resolver }));
 
     survey::mark_overlaps(&image, &mut functions);
@@ -174,7 +175,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
             continue;
         };
         match probe(&image, &function, options.emulation) {
-            Ok(Some(probe)) => plan.probes.push(Probe { exits, ..probe }),
+            Ok(Some(probe)) => plan.probes.push(PlannedProbe { exits, ..probe }),
             Ok(None) => {}
             Err(refusal) => plan.skipped.push(Skipped { names: function.names, why: Why::Refused(refusal) }),
         }
@@ -207,7 +208,7 @@ fn mark_outside_branches(image: &Image<'_>, functions: &mut [Candidate], emulati
 }
 
 /// The probe of one function; `None` if its code is not in the file.
-fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Result<Option<Probe>, Refusal> {
+fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Result<Option<PlannedProbe>, Refusal> {
     let signature = function.known.signature;
     let site = site::select(&function.function(image), signature, emulation)?;
     let address = function.extent.address;
@@ -216,7 +217,7 @@ fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Resul
     else {
         return Ok(None);
     };
-    Ok(Some(Probe {
+    Ok(Some(PlannedProbe {
         names: function.names.clone(),
         kind: signature.kind,
         address,

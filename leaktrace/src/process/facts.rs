@@ -12,9 +12,9 @@ use procfs::process::Process;
 use crate::host::clock::monotonic_ns;
 use crate::model::Pid;
 
-/// Memory in bytes.
+/// How much memory a process uses, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryUse {
     /// Resident set.
     pub rss_bytes: Option<u64>,
     /// Proportional set: shared pages count in part.
@@ -40,11 +40,11 @@ pub fn identity(pid: Pid) -> Option<Identity> {
 }
 
 /// Reads how much memory it has, which takes the kernel a walk through all of it; `None` where it is gone.
-pub fn memory(pid: Pid) -> Option<Memory> {
+pub fn memory(pid: Pid) -> Option<MemoryUse> {
     let rollup = Process::new(pid.0 as i32).ok()?.smaps_rollup().ok()?;
     let values = &rollup.memory_map_rollup.0.first()?.extension.map;
     let bytes = |name: &str| values.get(name).copied();
-    Some(Memory { rss_bytes: bytes("Rss"), pss_bytes: bytes("Pss") })
+    Some(MemoryUse { rss_bytes: bytes("Rss"), pss_bytes: bytes("Pss") })
 }
 
 /// Variables by which a runtime or an allocator is told how to allocate.

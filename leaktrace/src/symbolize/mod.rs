@@ -133,7 +133,7 @@ pub struct Symbolizer {
     workers: Vec<Worker>,
     directories: Arc<[PathBuf]>,
     patience: Duration,
-    objects: HashMap<ObjectId, Known>,
+    objects: HashMap<ObjectId, ObjectNames>,
     notes: BTreeSet<Note>,
     /// The worker that the next new object goes to.
     next: usize,
@@ -141,7 +141,7 @@ pub struct Symbolizer {
 
 /// What is known of one object's code.
 #[derive(Debug)]
-struct Known {
+struct ObjectNames {
     object: Weak<Object>,
     worker: usize,
     /// Whether reading it was given up.
@@ -251,7 +251,7 @@ impl Symbolizer {
         for (object, addresses) in wanted {
             let known = self.objects.entry(object.id()).or_insert_with(|| {
                 self.next = (self.next + 1) % self.workers.len();
-                Known {
+                ObjectNames {
                     object: Arc::downgrade(&object),
                     worker: self.next,
                     hopeless: false,

@@ -187,7 +187,7 @@ impl ObjectSymbols {
     }
 
     fn stub(&self, address: u64) -> Option<String> {
-        let holds = |section: &&super::elf::Section| {
+        let holds = |section: &&elf::Section| {
             section.name.starts_with(".plt")
                 && address.checked_sub(section.address).is_some_and(|into| into < section.size)
         };

@@ -5,13 +5,9 @@
 
 use std::collections::HashMap;
 
-use object::LittleEndian;
-use object::elf::{Rela64, Sym64};
-use object::pod;
-use object::read::elf::{Rela, Sym};
-
-use super::elf::{Elf, Strings};
+use super::elf::Elf;
 use super::symtab::unversioned;
+use crate::elf::{Symbols, relocations};
 
 /// A stub's size where the section header does not give it (x86-64 psABI).
 const STUB: u64 = 16;
@@ -31,7 +27,7 @@ impl Plt {
         let mut stubs: Vec<_> = elf
             .sections()
             .iter()
-            .filter(|section| section.code && section.name.starts_with(".plt"))
+            .filter(|section| section.executable && section.name.starts_with(".plt"))
             .take(MAX_TABLES)
             .filter_map(|section| Some((section, elf.data(section).ok()?)))
             .flat_map(|(section, code)| {
@@ -61,26 +57,20 @@ fn slots(elf: &Elf) -> HashMap<u64, String> {
             let strings = elf.sections().get(symbols.link)?;
             let (relocations, symbols, strings) =
                 (elf.data(section).ok()?, elf.data(symbols).ok()?, elf.data(strings).ok()?);
-            Some(named_slots(&relocations, &symbols, &strings))
+            Some(named_slots(&relocations, Symbols::new(&symbols, &strings)))
         })
         .flatten()
         .collect()
 }
 
-fn named_slots(relocations: &[u8], symbols: &[u8], strings: &[u8]) -> Vec<(u64, String)> {
-    let count = relocations.len() / size_of::<Rela64<LittleEndian>>();
-    let Ok((relocations, _)) = pod::slice_from_bytes::<Rela64<LittleEndian>>(relocations, count) else {
-        return Vec::new();
-    };
-    let count = symbols.len() / size_of::<Sym64<LittleEndian>>();
-    let Ok((symbols, _)) = pod::slice_from_bytes::<Sym64<LittleEndian>>(symbols, count) else { return Vec::new() };
-    let mut strings = Strings::new(strings);
-    relocations
-        .iter()
+fn named_slots(bytes: &[u8], symbols: Symbols<'_>) -> Vec<(u64, String)> {
+    let mut strings = symbols.strings();
+    relocations(bytes)
+        // The first symbol stands for none.
+        .filter(|relocation| relocation.symbol != 0)
         .filter_map(|relocation| {
-            let symbol = symbols.get(relocation.symbol(LittleEndian, false)?.0)?;
-            let name = unversioned(strings.get(symbol.st_name(LittleEndian) as usize)?);
-            (!name.is_empty()).then(|| (relocation.r_offset(LittleEndian), String::from_utf8_lossy(name).into_owned()))
+            let name = unversioned(symbols.get(relocation.symbol)?.name_in(&mut strings)?);
+            (!name.is_empty()).then(|| (relocation.slot, String::from_utf8_lossy(name).into_owned()))
         })
         .collect()
 }
@@ -130,7 +120,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(address: u64, code: Vec<u8>, relocations: Vec<u8>, symbols: Vec<u8>, strings: Vec<u8>) {
-            let slots = named_slots(&relocations, &symbols, &strings).into_iter().collect();
+            let slots = named_slots(&relocations, Symbols::new(&symbols, &strings)).into_iter().collect();
             let _ = stubs(address, &code, 16, &slots);
         }
     }

@@ -3,17 +3,8 @@
 //! In: `.symtab` and `.dynsym` with their strings. Out: the innermost symbol whose bytes hold the address. A symbol ends
 //! where its size says; one without a size covers its first address alone. Nothing is ever named after a neighbour.
 
-use object::LittleEndian;
-use object::elf::{STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, Sym64};
-use object::pod;
-use object::read::elf::Sym;
-
-use super::elf::{Elf, Strings};
-
-/// Section numbers from here on are not sections (`SHN_LORESERVE`), except the last, which says "see elsewhere".
-const FIRST_RESERVED: u16 = 0xff00;
-/// `SHN_XINDEX`
-const EXTENDED: u16 = 0xffff;
+use super::elf::Elf;
+use crate::elf::{Home, SymbolKind, Symbols};
 
 /// The functions of an object.
 #[derive(Debug, Default)]
@@ -42,36 +33,27 @@ impl SymbolTable {
         let (Ok(symbols), Some(strings)) = (elf.data(section), sections.get(section.link)) else { return };
         let Ok(strings) = elf.data(strings) else { return };
         // Loaded code only: a symbol without a section is not at the address that it gives.
-        let is_code = |index: u16| match index {
-            0 => false,
-            EXTENDED => true,
-            index if index >= FIRST_RESERVED => false,
-            index => sections.get(usize::from(index)).is_some_and(|section| section.code),
+        let is_code = |home: Home| match home {
+            Home::Elsewhere | Home::None => false,
+            Home::SomeSection => true,
+            Home::Section(index) => sections.get(usize::from(index)).is_some_and(|section| section.executable),
         };
-        self.extend(&symbols, &strings, is_code);
+        self.extend(Symbols::new(&symbols, &strings), is_code);
     }
 
-    fn extend(&mut self, symbols: &[u8], strings: &[u8], is_code: impl Fn(u16) -> bool) {
-        let count = symbols.len() / size_of::<Sym64<LittleEndian>>();
-        let Ok((symbols, _)) = pod::slice_from_bytes::<Sym64<LittleEndian>>(symbols, count) else { return };
-        let mut strings = Strings::new(strings);
-        for symbol in symbols {
-            let kind = symbol.st_type();
-            if ![STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE].contains(&kind) || !is_code(symbol.st_shndx.get(LittleEndian).0) {
+    fn extend(&mut self, symbols: Symbols<'_>, is_code: impl Fn(Home) -> bool) {
+        let mut strings = symbols.strings();
+        for symbol in symbols.iter() {
+            if symbol.kind == SymbolKind::Other || !is_code(symbol.home) {
                 continue;
             }
-            let Some(name) = strings.get(symbol.st_name(LittleEndian) as usize) else { continue };
+            let Some(name) = symbol.name_in(&mut strings) else { continue };
             // The assembler's own labels.
             if name.is_empty() || name.starts_with(b".L") || name.starts_with(b"$") {
                 continue;
             }
-            let start = symbol.st_value(LittleEndian);
-            self.push(
-                start,
-                symbol.st_size(LittleEndian),
-                unversioned(name),
-                (kind == STT_NOTYPE, symbol.st_bind() == STB_LOCAL),
-            );
+            let rank = (symbol.kind == SymbolKind::Label, symbol.local);
+            self.push(symbol.address, symbol.size, unversioned(name), rank);
         }
         self.sort();
     }
@@ -128,8 +110,6 @@ pub(super) fn unversioned(name: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use object::elf::{STB_GLOBAL, STB_WEAK, STT_OBJECT};
-
     use super::*;
 
     /// `(name, type, binding, section, start, size)` in the bytes that a linker writes.
@@ -146,13 +126,17 @@ mod tests {
             strings.push(0);
         }
         let mut table = SymbolTable::default();
-        table.extend(&symbols, &strings, |section| section == 1);
+        table.extend(Symbols::new(&symbols, &strings), |home| home == Home::Section(1));
         table
     }
 
-    const FUNC: u8 = STT_FUNC.0;
-    const GLOBAL: u8 = STB_GLOBAL.0;
-    const LOCAL: u8 = STB_LOCAL.0;
+    /// As the System V ABI numbers types and bindings.
+    const NOTYPE: u8 = 0;
+    const OBJECT: u8 = 1;
+    const FUNC: u8 = 2;
+    const LOCAL: u8 = 0;
+    const GLOBAL: u8 = 1;
+    const WEAK: u8 = 2;
 
     fn names(table: &SymbolTable, addresses: &[u64]) -> Vec<String> {
         let name = |&address| {
@@ -174,7 +158,7 @@ mod tests {
     fn a_symbol_without_a_size_names_its_first_address_alone_and_hides_nothing() {
         let table = table(&[
             ("outer", FUNC, GLOBAL, 1, 0x100, 0x100),
-            ("label", STT_NOTYPE.0, LOCAL, 1, 0x140, 0),
+            ("label", NOTYPE, LOCAL, 1, 0x140, 0),
             ("_init", FUNC, LOCAL, 1, 0x300, 0),
         ]);
         assert_eq!(
@@ -200,7 +184,7 @@ mod tests {
     fn of_several_names_the_one_that_programs_call_is_shown() {
         let table = table(&[
             ("__libc_malloc", FUNC, GLOBAL, 1, 0x100, 0x10),
-            ("malloc@@GLIBC_2.2.5", FUNC, STB_WEAK.0, 1, 0x100, 0x10),
+            ("malloc@@GLIBC_2.2.5", FUNC, WEAK, 1, 0x100, 0x10),
             ("local", FUNC, LOCAL, 1, 0x100, 0x10),
         ]);
         assert_eq!(names(&table, &[0x100]), ["malloc"]);
@@ -209,7 +193,7 @@ mod tests {
     #[test]
     fn data_and_symbols_of_other_objects_are_no_functions() {
         let table = table(&[
-            ("data", STT_OBJECT.0, GLOBAL, 1, 0x100, 0x10),
+            ("data", OBJECT, GLOBAL, 1, 0x100, 0x10),
             ("elsewhere", FUNC, GLOBAL, 0, 0x200, 0x10),
             ("absolute", FUNC, GLOBAL, 0xfff1, 0x300, 0x10),
             ("rodata", FUNC, GLOBAL, 2, 0x400, 0x10),
@@ -242,7 +226,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(symbols: Vec<u8>, strings: Vec<u8>, address: u64) {
             let mut table = SymbolTable::default();
-            table.extend(&symbols, &strings, |_| true);
+            table.extend(Symbols::new(&symbols, &strings), |_| true);
             let _ = table.find(address);
         }
     }

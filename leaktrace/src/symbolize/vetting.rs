@@ -5,11 +5,9 @@
 //! that it is given up.
 
 use gimli::{DebugAbbrev, DebugInfo, LittleEndian as Little};
-use object::elf::{CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD};
-use object::read::{CompressedData, CompressionFormat};
-use object::{LittleEndian, pod};
 
-use super::elf::{Elf, Section};
+use super::elf::Elf;
+use crate::elf;
 
 /// Inlined calls are read by recursion, one level for each entry that lies in another. The deepest in this program's own
 /// dependencies is 54.
@@ -35,7 +33,7 @@ pub(super) fn vet(elf: &Elf, installed: bool) -> Verdict {
         return Verdict::Elsewhere;
     }
     let packed = elf.sections().iter().filter(|section| section.compressed);
-    let unpacked = packed.map(|section| unpacked_size(elf, section)).fold(0, u64::saturating_add);
+    let unpacked = packed.map(|section| elf.unpacked_size(section)).fold(0, u64::saturating_add);
     if unpacked > MAX_UNPACKED {
         return Verdict::TooLarge;
     }
@@ -46,27 +44,10 @@ pub(super) fn vet(elf: &Elf, installed: bool) -> Verdict {
     if is_deeper_than(MAX_DEPTH, &info, &abbreviations) { Verdict::TooDeep } else { Verdict::Sound }
 }
 
-type Header = CompressionHeader64<LittleEndian>;
-
-fn unpacked_size(elf: &Elf, section: &Section) -> u64 {
-    let start = elf.start(section, size_of::<Header>() as u64).unwrap_or_default();
-    pod::from_bytes::<Header>(&start).map_or(0, |(header, _)| header.ch_size.get(LittleEndian))
-}
-
 fn unpack(elf: &Elf, name: &str) -> Option<Vec<u8>> {
     let section = elf.section(name)?;
     let data = elf.data(section).ok()?;
-    if !section.compressed {
-        return Some(data);
-    }
-    let (header, data) = pod::from_bytes::<Header>(&data).ok()?;
-    let format = match header.ch_type.get(LittleEndian) {
-        ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
-        ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
-        _ => return None,
-    };
-    let packed = CompressedData { format, data, uncompressed_size: header.ch_size.get(LittleEndian) };
-    packed.decompress().ok().map(std::borrow::Cow::into_owned)
+    if section.compressed { elf::unpack(&data) } else { Some(data) }
 }
 
 /// Whether any entry of any unit lies in more than `limit` others. A unit that breaks off is judged by what comes before:

@@ -16,6 +16,7 @@ use super::object::{ObjectSymbols, SourceFrames, unnamed};
 use super::vetting::MAX_DEPTH;
 use super::{Coverage, NoteReason};
 use crate::process::maps::{Object, ObjectId, Root};
+use crate::workers;
 
 /// Objects whose symbols one thread keeps in memory. What they gave is remembered elsewhere; read again, they cost some
 /// milliseconds.
@@ -131,11 +132,6 @@ fn answer(
 
 /// Runs what may panic on a hostile file. Whatever it leaves half-done must be thrown away by the caller.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned());
-        format!("the reader failed: {}", message.unwrap_or_else(|| "no reason given".to_owned()))
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|panic| format!("the reader failed: {}", workers::message(panic.as_ref())))
 }

@@ -112,6 +112,7 @@ pub fn capture(
         stacks: (options.unwind != Unwind::Fp).then_some(stacks),
         losses,
         warnings,
+        silence: Vec::new(),
         notes: Vec::new(),
     })
 }

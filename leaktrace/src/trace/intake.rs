@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::Result;
-use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent, Process};
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Process};
 
 use super::{RECLAIM_AFTER, Trace};
 use crate::kernel::attach::Scope;
@@ -57,14 +57,14 @@ impl Trace<'_> {
     /// Takes in what the programs and the kernel have told since the last time.
     pub(super) fn take_in(&mut self) {
         // The programs' first: whatever the kernel recorded before them is read then too.
-        let events = self.program_events();
+        let events = self.events.get_mut().read();
         for record in self.discovery.read() {
             let mapped = self.processes.apply(&record);
             for pid in self.processes.take_orphaned() {
                 self.renew(pid);
             }
             if let Some(mapped) = mapped {
-                self.unwinding.expect(&mapped.object);
+                self.unwinding.announce(&mapped.object);
                 self.probe_mapped(mapped);
             }
         }
@@ -100,21 +100,6 @@ impl Trace<'_> {
             let at = (Instant::now() + RECLAIM_AFTER).max(self.reclaimed + self.reclaiming_took * pause);
             self.reclaim_at = Some(self.reclaim_at.map_or(at, |before| before.min(at)));
         }
-    }
-
-    fn program_events(&mut self) -> Vec<ProgramEvent> {
-        // Each of the programs' messages comes with an event.
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
-        let mut events = Vec::new();
-        while let Some(item) = self.events.get_mut().next() {
-            if item.len() >= size_of::<ProgramEvent>() {
-                // SAFETY: plain integers, and long enough.
-                events.push(unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() });
-            }
-        }
-        events
     }
 
     /// A file that a process has just mapped may have an allocator in it.

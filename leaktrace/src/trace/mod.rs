@@ -8,6 +8,7 @@ mod gaps;
 mod intake;
 mod naming;
 mod progress;
+mod records;
 mod remarks;
 mod reports;
 mod setup;
@@ -21,8 +22,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, RingBuf};
-use aya_log::EbpfLogger;
 use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -30,17 +29,18 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use crate::config::{Config, Whom};
 use crate::host::limits;
 use crate::kernel::Kernel;
-use crate::lives::discovery::Discovery;
+use crate::kernel::events::Events;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Capture, Options, Pid, Sink, Target};
-use crate::outcome::{CommandStatus, Outcome};
+use crate::outcome::Outcome;
 use crate::process::growth::Resident;
-use crate::process::launch::{Ending, Event, Held, LaunchOptions, Launched};
+use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use capture::{Occasion, Spaces};
 use naming::Namer;
 use progress::Progress;
+use records::Records;
 use remarks::Remarks;
 use reports::{Done, Reports};
 use signals::Signals;
@@ -83,9 +83,8 @@ struct Trace<'a> {
     prober: Prober,
     processes: Processes,
     unwinding: Unwinding,
-    events: AsyncFd<RingBuf<MapData>>,
-    log: Option<EbpfLogger<&'static dyn log::Log>>,
-    discovery: Discovery,
+    events: AsyncFd<Events>,
+    discovery: Records,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
     /// Those that were when nothing was recorded any more.
@@ -290,26 +289,25 @@ impl Trace<'_> {
         // Naming and rendering allocate millions of times, and at each the
         // probes in our own libc would take a microsecond.
         self.prober.detach();
-        let command_status = match (exits, launched) {
+        let command = match (exits, launched) {
             (true, Some(mut launched)) => {
                 let pid = launched.pid();
-                let status = loop {
+                let ending = loop {
                     match launched.next_event().await {
                         Event::Held(held) | Event::Exiting(held) => held.release(),
-                        Event::Ended(ending) => break status_of(ending),
+                        Event::Ended(ending) => break ending,
                     }
                 };
-                capture.exited(pid, status.code());
-                Some(status)
+                capture.exited(pid, ending.code());
+                Some(ending)
             }
             (_, Some(mut launched)) => {
                 let pid = launched.pid();
                 let ended = tokio::time::timeout(Duration::ZERO, launched.next_event()).await;
                 match ended {
                     Ok(Event::Ended(ending)) => {
-                        let status = status_of(ending);
-                        capture.exited(pid, status.code());
-                        Some(status)
+                        capture.exited(pid, ending.code());
+                        Some(ending)
                     }
                     _ => None,
                 }
@@ -318,7 +316,7 @@ impl Trace<'_> {
         };
         let spaces = self.spaces(&capture);
         let snapshot = reports.last(capture, spaces).await?;
-        Ok(Outcome { snapshot, command_status })
+        Ok(Outcome { snapshot, command })
     }
 
     /// Waits a little for files that are being read: whether there was anything to trace in processes that have just ended.
@@ -361,7 +359,7 @@ impl Trace<'_> {
             capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
         }
         if capture.saw_nothing() {
-            capture.warnings.extend(remarks::of_silence(&self.resident, self.left_out));
+            capture.silence = remarks::of_silence(&self.resident, self.left_out);
         } else if is_final && self.options.sample_bytes.is_none() {
             capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
         }
@@ -381,12 +379,5 @@ async fn next_event(launched: &mut Option<Launched>) -> Event {
     match launched {
         Some(launched) => launched.next_event().await,
         None => std::future::pending().await,
-    }
-}
-
-fn status_of(ending: Ending) -> CommandStatus {
-    match ending {
-        Ending::Exited(code) => CommandStatus::Exited(code),
-        Ending::Killed { signal, .. } => CommandStatus::Signaled(signal as u8),
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lives::processes::Processes;
-use crate::model::{NOTHING_SEEN, Pid, RawProcess};
+use crate::model::{Pid, RawProcess, Silence};
 use crate::probes::plan::Runtime;
 use crate::process::growth::{Kind, Resident};
 use crate::sources::allocators::Prober;
@@ -47,10 +47,10 @@ pub fn of(reported: &[RawProcess], processes: &Processes, prober: &Prober) -> Re
     Remarks { notes, warnings: hidden.into_iter().map(warning).collect() }
 }
 
-/// What to say where not one allocation was seen, beside that: what there was to be seen elsewhere. `then` is what the processes
-/// had when tracing began, `left_out` is how many of their descendants run and are not traced.
-pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// Why not one allocation was seen: what there was to be seen elsewhere. `then` is what the processes had when tracing
+/// began, `left_out` is how many of their descendants run and are not traced.
+pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<Silence> {
+    let mut reasons = Vec::new();
     for (pid, then) in then {
         let grown = Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default();
         if grown.is_empty() {
@@ -58,19 +58,12 @@ pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<String> {
         }
         let sum: u64 = grown.iter().map(|(bytes, _)| bytes).sum();
         let parts: Vec<_> = grown.iter().map(|(bytes, what)| format!("{} in {what}", mebibytes(*bytes))).collect();
-        warnings.push(format!(
-            "{NOTHING_SEEN}, but the memory of process {pid} grew by {} without malloc: {}; look for calls of mmap, brk or \
-             shmat in it, as by strace -k -e %memory",
-            mebibytes(sum),
-            parts.join(", ")
-        ));
+        reasons.push(Silence::GrewOtherwise { pid: *pid, sum: mebibytes(sum), parts: parts.join(", ") });
     }
     if left_out > 0 {
-        warnings.push(format!(
-            "{NOTHING_SEEN} in the processes named, which have descendants that run and are left out; trace without --no-follow"
-        ));
+        reasons.push(Silence::DescendantsLeftOut);
     }
-    warnings
+    reasons
 }
 
 /// What to say of memory that grew far beyond what was ever outstanding: it is not malloc's.

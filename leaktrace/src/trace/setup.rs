@@ -10,17 +10,18 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
 use super::Trace;
+use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
 use crate::config::{Config, Whom};
 use crate::host::seccomp;
 use crate::host::version::version;
 use crate::kernel::attach::Scope;
+use crate::kernel::events::Events;
 use crate::kernel::object;
 use crate::kernel::programs::Technique;
 use crate::kernel::selection::Selection;
 use crate::kernel::{Kernel, Limits};
-use crate::lives::discovery::Discovery;
 use crate::lives::processes::{Circle, Processes};
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, Unwind};
@@ -96,8 +97,7 @@ impl<'a> Trace<'a> {
             unwind_chunks: UNWIND_CHUNKS,
         };
         let mut kernel = Kernel::load(&object::bytes()?, &limits, &Selection::new(config)?, Technique::chosen())?;
-        let log = kernel.take_log()?;
-        let events = kernel.take_events()?;
+        let events = Events::take(&mut kernel)?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
         let circle = match (config.whom.is_named(), config.follow) {
@@ -112,8 +112,7 @@ impl<'a> Trace<'a> {
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,
             events,
-            log,
-            discovery: Discovery::start()?,
+            discovery: Records::start()?,
             lost_records: 0,
             lost_by_the_end: None,
             made_up_records: 0,

@@ -9,9 +9,9 @@ use gimli::{
 use leaktrace_common::unwind::{Row, Rule, Stop};
 
 use super::TableError;
-use super::elf::Unwindable;
 use super::rows::Collection;
 use super::rules::{self, Columns};
+use super::unwindable::Unwindable;
 
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
 type Cie<'data> = CommonInformationEntry<Slice<'data>>;

@@ -10,9 +10,9 @@ const MAX_OPERATIONS: usize = 9;
 /// DWARF expressions in `.eh_frame` have no unit; this only sets the size of an address and the format of offsets.
 const ENCODING: gimli::Encoding = gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
 
-/// A known expression: what it computes.
+/// An expression that is recognized: what it computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum Expression {
     /// register + offset
     Sum(Register, i64),
     /// *(register + offset) + addend
@@ -22,7 +22,7 @@ pub(super) enum Known {
 }
 
 /// Recognizes an expression, `None` for all others.
-pub(super) fn recognize(section: &EhFrame<Slice<'_>>, expression: &UnwindExpression<usize>) -> Option<Known> {
+pub(super) fn recognize(section: &EhFrame<Slice<'_>>, expression: &UnwindExpression<usize>) -> Option<Expression> {
     use Operation::{And, Deref, Ge, Plus, PlusConstant, RegisterOffset, Shl, UnsignedConstant};
 
     let mut operations = expression.get(section).ok()?.operations(ENCODING);
@@ -34,12 +34,12 @@ pub(super) fn recognize(section: &EhFrame<Slice<'_>>, expression: &UnwindExpress
         found.push(operation);
     }
     match *found.as_slice() {
-        [RegisterOffset { register, offset, .. }] => Some(Known::Sum(register, offset)),
+        [RegisterOffset { register, offset, .. }] => Some(Expression::Sum(register, offset)),
         [RegisterOffset { register, offset, .. }, Deref { size: 8, space: false, .. }] => {
-            Some(Known::Loaded(register, offset, 0))
+            Some(Expression::Loaded(register, offset, 0))
         }
         [RegisterOffset { register, offset, .. }, Deref { size: 8, space: false, .. }, PlusConstant { value }] => {
-            Some(Known::Loaded(register, offset, value))
+            Some(Expression::Loaded(register, offset, value))
         }
         [
             RegisterOffset { register: X86_64::RSP, offset: 8, .. },
@@ -51,7 +51,7 @@ pub(super) fn recognize(section: &EhFrame<Slice<'_>>, expression: &UnwindExpress
             UnsignedConstant { value: 3 },
             Shl,
             Plus,
-        ] => Some(Known::Plt(limit)),
+        ] => Some(Expression::Plt(limit)),
         _ => None,
     }
 }

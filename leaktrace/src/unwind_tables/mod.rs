@@ -7,21 +7,21 @@
 //! Invariant: pure. No /proc, no aya, no clock; nothing that an object contains makes this panic.
 
 mod cfi;
-mod elf;
 mod expression;
 mod pool;
 mod registry;
 mod rows;
 mod rules;
+mod unwindable;
 
 use std::fmt;
 
 use leaktrace_common::unwind::{Chunk, Row, Rule, lookup};
-use object::ReadRef;
 
-pub use elf::TextSegment;
 pub use pool::ChunkPool;
 pub use registry::{Code, CodeMapping, PoolWriter, PublishError, Registry};
+
+use crate::elf::Segment;
 
 /// Why an object has no table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,18 +53,17 @@ pub struct UnwindTable {
     words: Vec<u64>,
     rows: usize,
     base: u64,
-    text: Vec<TextSegment>,
+    text: Vec<Segment>,
 }
 
 impl UnwindTable {
-    /// Builds the table of the ELF object in `data`: a slice, or an [`object::read::ReadCache`] over an open file, which
-    /// reads only what is needed and survives files that shrink meanwhile.
+    /// Builds the table of the ELF object in `data`.
     ///
     /// # Errors
     /// Where the object has no usable unwind information, or more than its code can need. A function whose own
     /// information is broken is not an error: its rows end walks with a reason.
-    pub fn build<'data, R: ReadRef<'data>>(data: R) -> Result<Self, TableError> {
-        let object = elf::Unwindable::parse(data)?;
+    pub fn build(data: &[u8]) -> Result<Self, TableError> {
+        let object = unwindable::Unwindable::parse(data)?;
         let rows = cfi::rows(&object)?;
         Ok(Self { rows: rows.len(), words: rows::into_chunk_words(rows), base: object.base, text: object.text })
     }
@@ -106,16 +105,15 @@ impl UnwindTable {
     #[must_use]
     pub fn base_in_process(&self, start: u64, file_offset: u64) -> Option<u64> {
         // Segments may share a page of the file: then the mapping is that of the one which starts there.
-        let segment = self.text.iter().rfind(|segment| segment.holds_offset(file_offset))?;
-        let vaddr = segment.vaddr.wrapping_add(file_offset.wrapping_sub(segment.offset));
-        Some(start.wrapping_sub(vaddr.wrapping_sub(self.base)))
+        let segment = self.text.iter().rfind(|segment| segment.holds_offset_from_its_page(file_offset))?;
+        Some(start.wrapping_sub(segment.address_of(file_offset).wrapping_sub(self.base)))
     }
 
     /// What to add to an offset in the file, modulo 2^64, for the address that rows are by; `None` where that is not the
     /// same for all of the object's code.
     #[must_use]
     pub fn shift(&self) -> Option<u64> {
-        let shift = |segment: &TextSegment| segment.vaddr.wrapping_sub(segment.offset).wrapping_sub(self.base);
+        let shift = |segment: &Segment| segment.address.wrapping_sub(segment.offset).wrapping_sub(self.base);
         let first = shift(self.text.first()?);
         self.text.iter().all(|segment| shift(segment) == first).then_some(first)
     }

@@ -144,7 +144,7 @@ impl<K: Clone + Eq + Hash> Registry<K> {
 
     /// Notes an object that somebody is about to map. True where it is new: its table is to be built and handed to
     /// [`Self::table_built`].
-    pub fn expect(&mut self, key: &K) -> bool {
+    pub fn announce(&mut self, key: &K) -> bool {
         if self.objects.contains_key(key) {
             return false;
         }

@@ -3,7 +3,7 @@
 use gimli::{CfaRule, EhFrame, EndianSlice, LittleEndian, Register, RegisterRule, X86_64};
 use leaktrace_common::unwind::{Kind, Rule, Stop};
 
-use super::expression::{Known, recognize};
+use super::expression::{Expression, recognize};
 
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
 
@@ -39,17 +39,17 @@ fn convert(section: &EhFrame<Slice<'_>>, columns: &Columns<'_>) -> Result<Rule, 
             cfa_register(*register, *offset, saved_frame_pointer(columns))
         }
         CfaRule::Expression(expression) => match recognize(section, expression).ok_or(Stop::Expression)? {
-            Known::Sum(register, offset) => cfa_register(register, offset, saved_frame_pointer(columns)),
-            Known::Plt(limit @ 0..16) => Ok(Rule::new(Kind::Plt, limit as u32, saved_frame_pointer(columns))),
-            Known::Loaded(X86_64::RSP, offset, 8) => {
+            Expression::Sum(register, offset) => cfa_register(register, offset, saved_frame_pointer(columns)),
+            Expression::Plt(limit @ 0..16) => Ok(Rule::new(Kind::Plt, limit as u32, saved_frame_pointer(columns))),
+            Expression::Loaded(X86_64::RSP, offset, 8) => {
                 Ok(Rule::new(Kind::SpDeref, words(offset)?, saved_frame_pointer(columns)))
             }
-            Known::Loaded(X86_64::RBP, offset, 0) => {
+            Expression::Loaded(X86_64::RBP, offset, 0) => {
                 let n = frame_pointer_by_itself(section, columns)?;
                 Ok(Rule::new(Kind::FpDeref, words(offset.checked_neg().ok_or(Stop::Offset)?)?, n))
             }
-            Known::Loaded(X86_64::RSP | X86_64::RBP, ..) | Known::Plt(_) => Err(Stop::Expression),
-            Known::Loaded(..) => Err(Stop::Register),
+            Expression::Loaded(X86_64::RSP | X86_64::RBP, ..) | Expression::Plt(_) => Err(Stop::Expression),
+            Expression::Loaded(..) => Err(Stop::Register),
         },
     }
 }
@@ -85,7 +85,7 @@ fn saved_frame_pointer(columns: &Columns<'_>) -> i8 {
 fn frame_pointer_by_itself(section: &EhFrame<Slice<'_>>, columns: &Columns<'_>) -> Result<i8, Stop> {
     let Some(RegisterRule::Expression(expression)) = &columns.frame_pointer else { return Err(Stop::Expression) };
     match recognize(section, expression) {
-        Some(Known::Sum(X86_64::RBP, offset)) => small_words(offset).ok_or(Stop::Offset),
+        Some(Expression::Sum(X86_64::RBP, offset)) => small_words(offset).ok_or(Stop::Offset),
         _ => Err(Stop::Expression),
     }
 }
@@ -105,9 +105,9 @@ fn signal(section: &EhFrame<Slice<'_>>, columns: &Columns<'_>) -> Result<Rule, S
     };
     match (recognize(section, cfa), recognize(section, ip), recognize(section, fp)) {
         (
-            Some(Known::Loaded(X86_64::RSP, cfa, 0)),
-            Some(Known::Sum(X86_64::RSP, ip)),
-            Some(Known::Sum(X86_64::RSP, fp)),
+            Some(Expression::Loaded(X86_64::RSP, cfa, 0)),
+            Some(Expression::Sum(X86_64::RSP, ip)),
+            Some(Expression::Sum(X86_64::RSP, fp)),
         ) if ip - cfa == CONTEXT_RIP - CONTEXT_RSP && fp - cfa == CONTEXT_RBP - CONTEXT_RSP => {
             Ok(Rule::new(Kind::Signal, words(cfa)?, 0))
         }

@@ -1,8 +1,10 @@
 //! What is found in an object, and what the object is taken for.
 
-use leaktrace::probes::elf::ElfError;
+use leaktrace::elf::ElfError;
 use leaktrace::probes::functions::{AllocSymbol, Kind};
-use leaktrace::probes::plan::{Allocator, Plan, PlanError, PlanOptions, Probe, Role, Runtime, Why, choose, plan};
+use leaktrace::probes::plan::{
+    Allocator, Plan, PlanError, PlanOptions, PlannedProbe, Role, Runtime, Why, choose, plan,
+};
 use leaktrace::probes::site::{Cost, Fallback, Reason};
 
 use super::image::{
@@ -33,7 +35,7 @@ fn names(plan: &Plan) -> Vec<&str> {
     plan.probes.iter().map(|probe| probe.names[0].as_str()).collect()
 }
 
-fn probe<'a>(plan: &'a Plan, name: &str) -> &'a Probe {
+fn probe<'a>(plan: &'a Plan, name: &str) -> &'a PlannedProbe {
     plan.probes
         .iter()
         .find(|probe| probe.names.iter().any(|other| other == name))

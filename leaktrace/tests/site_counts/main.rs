@@ -12,7 +12,7 @@ use std::process::Command;
 
 use counters::Counters;
 use leaktrace::probes::functions::Table;
-use leaktrace::probes::plan::{PlanOptions, Probe, plan};
+use leaktrace::probes::plan::{PlanOptions, PlannedProbe, plan};
 
 /// The first that is installed of each line is tested beside the C library.
 const ALLOCATORS: &[&[&str]] = &[
@@ -32,7 +32,7 @@ fn caller() -> PathBuf {
 }
 
 /// The name of a probe's function that a program can call, and how, in the words of caller.c.
-fn instruction(probe: &Probe) -> String {
+fn instruction(probe: &PlannedProbe) -> String {
     let name = &probe.names[0];
     let [a, b, c] = Table::new([], &[]).find(name.as_bytes()).unwrap().signature.positions();
     format!("{name}={},{a},{b},{c}", probe.kind)

@@ -288,7 +288,7 @@ impl Space {
             .collect();
         for name in self.registry.set_mappings(PID, list) {
             let table = match &self.modules[&name] {
-                Some(module) => UnwindTable::build(&*module.bytes),
+                Some(module) => UnwindTable::build(&module.bytes),
                 None => Err(leaktrace::unwind_tables::TableError::NoUnwindInformation),
             };
             self.registry.table_built(&name, table, &mut self.pool);

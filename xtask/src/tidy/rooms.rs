@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config_tests", &["cli"]),
     ("logging", &["config", "workers"]),
     ("doctor", &["host"]),
-    ("outcome", &["config"]),
+    ("outcome", &["config", "process"]),
     (
         "trace",
         &[
@@ -38,10 +38,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("symbolize", &["elf", "process", "workers"]),
     ("packages", &[]),
     ("kernel", &["config", "host", "probes", "workers"]),
-    ("process", &["host"]),
+    ("process", &["elf", "host"]),
     ("host", &[]),
-    ("probes", &[]),
-    ("unwind_tables", &[]),
+    ("probes", &["elf"]),
+    ("unwind_tables", &["elf"]),
     ("elf", &[]),
     ("workers", &[]),
     ("show", &["report"]),

@@ -123,7 +123,7 @@ pub enum Family {
 
 /// A function in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct Listed {
     /// Which arguments mean what.
     pub signature: Signature,
     /// Whose name it is.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::kind::Kind::{Calloc, Free, Malloc, Memalign, PosixMemalign, Realloc, ReallocArray, Strdup, Xallocx};
-use super::kind::{Family, Kind, Known, Signature};
+use super::kind::{Family, Kind, Listed, Signature};
 
 type Entry = (&'static str, Signature);
 
@@ -306,16 +306,16 @@ pub(super) const THROWING: &[&str] = &[
 pub(super) const LONGEST: usize = 48;
 
 /// The function of that name, if the fixed part of the table has it.
-pub(super) fn fixed(name: &str) -> Option<Known> {
+pub(super) fn fixed(name: &str) -> Option<Listed> {
     all().get(name).copied()
 }
 
 /// Every fixed name.
-pub(super) fn all() -> &'static HashMap<String, Known> {
-    static ALL: OnceLock<HashMap<String, Known>> = OnceLock::new();
+pub(super) fn all() -> &'static HashMap<String, Listed> {
+    static ALL: OnceLock<HashMap<String, Listed>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut all = HashMap::new();
-        let mut add = |name: String, signature, family| all.insert(name, Known { signature, family });
+        let mut add = |name: String, signature, family| all.insert(name, Listed { signature, family });
         let lists = [
             (C, Family::C),
             (C_ALIASES, Family::C),

@@ -1,6 +1,6 @@
 //! Why nothing can be planned for an object.
 
-use crate::probes::elf::ElfError;
+use crate::elf::ElfError;
 
 /// More functions than this in one object are no allocator's; a hostile symbol table may name any number.
 pub(super) const MAX_FUNCTIONS: usize = 512;

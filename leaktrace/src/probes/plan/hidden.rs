@@ -5,7 +5,7 @@
 use memchr::memmem;
 
 use super::role::Allocator;
-use crate::probes::elf::Image;
+use crate::probes::image::Image;
 
 /// Text that an allocator's code carries, and programs that merely use it do not. It stands here backwards, so that a
 /// program with this very code in it does not look like it had them all.

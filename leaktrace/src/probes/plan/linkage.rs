@@ -3,8 +3,8 @@
 use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic};
 
 use super::survey::Candidate;
-use crate::probes::elf::{Image, Links};
 use crate::probes::functions::{Family, Table};
+use crate::probes::image::{Image, Links};
 use crate::probes::site::{Destination, Machine, Reached, calls, forward};
 
 /// A linkage stub has at most `endbr64` and `bnd jmp`, and is 16 bytes long.

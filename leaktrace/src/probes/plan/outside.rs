@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
-use crate::probes::elf::{Image, Sort};
+use crate::elf::SymbolKind;
+use crate::probes::image::Image;
 
 /// How far before a find the disassembly may begin, in bytes.
 const MAX_DISTANCE: u64 = 64 << 10;
@@ -31,7 +32,7 @@ pub(super) fn entered(image: &Image<'_>, ranges: &[RangeInclusive<u64>]) -> Vec<
     let mut finds = search(image.code_ranges(), ranges);
     if !finds.is_empty() && finds.len() <= MAX_FINDS {
         let mut starts: Vec<u64> =
-            image.extents().filter(|extent| extent.sort != Sort::Label).map(|extent| extent.address).collect();
+            image.extents().filter(|extent| extent.kind != SymbolKind::Label).map(|extent| extent.address).collect();
         starts.sort_unstable();
         finds.retain(|find| is_possible(image, &starts, find.end));
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::runtime::Runtime;
-use crate::probes::elf::Image;
 use crate::probes::functions::Family;
+use crate::probes::image::Image;
 
 /// Whose allocator it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

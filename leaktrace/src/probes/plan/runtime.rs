@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::probes::elf::Image;
+use crate::probes::image::Image;
 
 /// A runtime with a heap of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::error::{MAX_FUNCTIONS, PlanError};
 use super::role::Evidence;
-use crate::probes::elf::{Extent, Image, Sort};
-use crate::probes::functions::{Family, Known, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
+use crate::elf::SymbolKind;
+use crate::probes::functions::{Family, Listed, Table, prefixed_jemalloc_frees, unusual_jemalloc_prefix};
+use crate::probes::image::{Extent, Image};
 use crate::probes::site::{self, Function};
 
 /// Longer symbols need not be looked at for overlaps, in bytes: sites are not looked for in them anyway.
@@ -16,7 +17,7 @@ const MAX_SIZE: u64 = 64 << 10;
 pub(super) struct Candidate {
     /// All names at that address; the one that decided what the function does comes first.
     pub(super) names: Vec<String>,
-    pub(super) known: Known,
+    pub(super) known: Listed,
     pub(super) extent: Extent,
     /// The lowest address behind the entry at which something else comes in.
     pub(super) entered_at: Option<u64>,
@@ -68,13 +69,13 @@ pub(super) fn survey(image: &Image<'_>, table: &mut Table) -> Result<(Evidence, 
     }
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
     for symbol in image.symbols(table.longest_name()) {
-        let Some(known) = table.find(symbol.name).filter(|_| symbol.extent.sort != Sort::Label) else { continue };
+        let Some(known) = table.find(symbol.name).filter(|_| symbol.extent.kind != SymbolKind::Label) else { continue };
         evidence.see_function(known.family, known.signature.kind.allocates());
         let function = found.entry(symbol.extent.address).or_insert(Found { extent: symbol.extent, names: Vec::new() });
         // Aliases may differ in their idea of the size; the longer one shows all the code there is.
         function.extent.size = function.extent.size.max(symbol.extent.size);
-        if symbol.extent.sort == Sort::Resolver {
-            function.extent.sort = Sort::Resolver;
+        if symbol.extent.kind == SymbolKind::Resolver {
+            function.extent.kind = SymbolKind::Resolver;
         }
         let name = String::from_utf8_lossy(symbol.name);
         if !function.names.iter().any(|(known_name, _)| *known_name == name) {
@@ -96,7 +97,7 @@ const MAX_PREFIXES: usize = 16;
 /// What symbols say of one address.
 struct Found {
     extent: Extent,
-    names: Vec<(String, Known)>,
+    names: Vec<(String, Listed)>,
 }
 
 impl Found {
@@ -106,7 +107,7 @@ impl Found {
         self.names.retain(|(_, known)| evidence.is_at_home(known.family));
         // The user's word comes first; then the names that people know: short, and without underscores.
         self.names.sort_by(|(a, known_a), (b, known_b)| {
-            let rank = |name: &str, known: &Known| {
+            let rank = |name: &str, known: &Listed| {
                 (known.family != Family::User, name.starts_with('_'), known.family, name.len())
             };
             rank(a, known_a).cmp(&rank(b, known_b)).then_with(|| a.cmp(b))
@@ -131,7 +132,7 @@ pub(super) fn mark_overlaps(image: &Image<'_>, candidates: &mut [Candidate]) {
             }
         }
         // Candidates behind its beginning that it reaches over: its branches may lead anywhere behind their entries.
-        if other.sort == Sort::Label {
+        if other.kind == SymbolKind::Label {
             continue;
         }
         let end = other.address.saturating_add(other.size);

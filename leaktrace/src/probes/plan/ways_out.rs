@@ -5,8 +5,8 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::survey::Candidate;
-use crate::probes::elf::{Image, Links};
 use crate::probes::functions::{Family, Kind, may_throw};
+use crate::probes::image::{Image, Links};
 use crate::probes::site::{self, Machine, Surroundings};
 
 /// Longer names of functions are not followed through linkage tables, in bytes.

@@ -13,12 +13,8 @@
 
 use std::ops::Range;
 
-use object::NativeEndian as Native;
-use object::elf::{Dyn64, FileHeader64, ProgramHeader64};
-use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
-use object::{Pod, elf};
-
 use super::ptrace::SyscallEntry;
+use crate::elf::{self, DYNAMIC_ENTRY_SIZE, Dynamic, HEADER_SIZE, Header, PROGRAM_HEADER_SIZE, Segment, SegmentKind};
 
 /// Where in its life a program is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,9 +112,8 @@ pub(super) fn plan(auxv: &Auxv, read: impl Fn(u64, &mut [u8]) -> bool) -> Plan {
 }
 
 fn watch(auxv: &Auxv, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Watch> {
-    let header_size = size_of::<ProgramHeader64<Native>>();
-    let headers = structures::<ProgramHeader64<Native>>(auxv.program_headers, auxv.program_header_count, read)?;
-    let executable = Image { bias: bias(auxv.program_headers, &headers)?, headers };
+    let segments = segments(auxv.program_headers, auxv.program_header_count, read)?;
+    let executable = Image { bias: bias(auxv.program_headers, &segments)?, segments };
     if auxv.linker_base == 0 {
         // A static program, unless it is a dynamic linker that was called by its name (`ld.so ./program`): that one has a
         // name for others to link with.
@@ -128,17 +123,11 @@ fn watch(auxv: &Auxv, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Watch> {
             linker_is_libc: false,
         });
     }
-    let file = structures::<FileHeader64<Native>>(auxv.linker_base, 1, read)?;
-    let file = file.first()?;
-    if usize::from(file.e_phentsize(Native::default())) != header_size {
-        return None;
-    }
-    let headers = structures::<ProgramHeader64<Native>>(
-        auxv.linker_base.wrapping_add(file.e_phoff(Native::default())),
-        u64::from(file.e_phnum(Native::default())),
-        read,
-    )?;
-    let linker = Image { bias: auxv.linker_base, headers };
+    let headers = Header::parse(&structures(auxv.linker_base, 1, HEADER_SIZE as usize, read)?).ok()?;
+    let headers = headers.program_headers().ok()?;
+    let count = (headers.end - headers.start) / PROGRAM_HEADER_SIZE as u64;
+    let segments = self::segments(auxv.linker_base.wrapping_add(headers.start), count, read)?;
+    let linker = Image { bias: auxv.linker_base, segments };
     Some(Watch {
         executable_relro: executable.relro(auxv.page_size),
         linker: linker.extent(),
@@ -149,40 +138,26 @@ fn watch(auxv: &Auxv, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Watch> {
 /// The most structures that are believed; real images have about a dozen program headers and forty dynamic entries.
 const MOST: u64 = 512;
 
-fn structures<T: Pod>(address: u64, count: u64, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<T>> {
+/// The bytes of `count` structures of `size` bytes each.
+fn structures(address: u64, count: u64, size: usize, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
     if address == 0 || count == 0 || count > MOST {
         return None;
     }
-    let mut bytes = vec![0; size_of::<T>() * count as usize];
-    if !read(address, &mut bytes) {
-        return None;
-    }
-    let mut rest = bytes.as_slice();
-    std::iter::from_fn(|| {
-        let (value, tail) = object::pod::from_bytes::<T>(rest).ok()?;
-        rest = tail;
-        Some(*value)
-    })
-    .take(count as usize)
-    .map(Some)
-    .collect()
+    let mut bytes = vec![0; size * count as usize];
+    read(address, &mut bytes).then_some(bytes)
+}
+
+fn segments(address: u64, count: u64, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<Segment>> {
+    structures(address, count, PROGRAM_HEADER_SIZE, read).map(|bytes| elf::segments(&bytes))
 }
 
 /// The difference between an image's addresses in memory and in its file, from where its program headers ended up.
-fn bias(at: u64, headers: &[ProgramHeader64<Native>]) -> Option<u64> {
-    let endian = Native::default();
-    // Every linker puts the program headers right behind the file header.
-    let offset = size_of::<FileHeader64<Native>>() as u64;
-    let address =
-        headers.iter().find(|header| header.p_type(endian) == elf::PT_PHDR).map(|header| header.p_vaddr(endian));
-    let address = address.or_else(|| {
-        headers
-            .iter()
-            .filter(|header| header.p_type(endian) == elf::PT_LOAD)
-            .find(|header| {
-                header.p_offset(endian) <= offset && offset - header.p_offset(endian) < header.p_filesz(endian)
-            })
-            .map(|header| header.p_vaddr(endian).wrapping_add(offset - header.p_offset(endian)))
+fn bias(at: u64, segments: &[Segment]) -> Option<u64> {
+    let headers = segments.iter().find(|segment| segment.kind == SegmentKind::ProgramHeaders);
+    let address = headers.map(|segment| segment.address).or_else(|| {
+        let mut loaded = segments.iter().filter(|segment| segment.kind == SegmentKind::Load);
+        // Every linker puts the program headers right behind the file header.
+        loaded.find(|segment| segment.holds_offset(HEADER_SIZE)).map(|segment| segment.address_of(HEADER_SIZE))
     })?;
     Some(at.wrapping_sub(address))
 }
@@ -190,51 +165,43 @@ fn bias(at: u64, headers: &[ProgramHeader64<Native>]) -> Option<u64> {
 /// A mapped ELF image.
 struct Image {
     bias: u64,
-    headers: Vec<ProgramHeader64<Native>>,
+    segments: Vec<Segment>,
 }
 
 impl Image {
-    fn of_type(&self, kind: elf::ProgramType) -> impl Iterator<Item = &ProgramHeader64<Native>> {
-        self.headers.iter().filter(move |header| header.p_type(Native::default()) == kind)
-    }
-
-    fn range(&self, header: &ProgramHeader64<Native>) -> Range<u64> {
-        let start = self.bias.wrapping_add(header.p_vaddr(Native::default()));
-        start..start.saturating_add(header.p_memsz(Native::default()))
+    fn of_kind(&self, kind: SegmentKind) -> impl Iterator<Item = Range<u64>> {
+        self.segments.iter().filter(move |segment| segment.kind == kind).map(|segment| {
+            let start = self.bias.wrapping_add(segment.address);
+            start..start.saturating_add(segment.memory_size)
+        })
     }
 
     /// All addresses it takes up.
     fn extent(&self) -> Range<u64> {
-        self.of_type(elf::PT_LOAD)
-            .map(|header| self.range(header))
+        self.of_kind(SegmentKind::Load)
             .reduce(|all, part| all.start.min(part.start)..all.end.max(part.end))
             .unwrap_or_default()
     }
 
     /// The whole pages that the linker makes read-only; it rounds both ends down.
     fn relro(&self, page_size: u64) -> Option<Range<u64>> {
-        let range = self.of_type(elf::PT_GNU_RELRO).next().map(|header| self.range(header))?;
+        let range = self.of_kind(SegmentKind::ReadOnlyLater).next()?;
         let page = |address: u64| address & !page_size.wrapping_sub(1);
         Some(page(range.start)..page(range.end)).filter(|pages| page_size.is_power_of_two() && !pages.is_empty())
     }
 
     /// The bytes of the path of its dynamic linker.
     fn interpreter(&self, read: &impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
-        let range = self.of_type(elf::PT_INTERP).next().map(|header| self.range(header))?;
-        structures::<u8>(range.start, range.end - range.start, read)
+        let range = self.of_kind(SegmentKind::Interpreter).next()?;
+        structures(range.start, range.end - range.start, 1, read)
     }
 
     /// Whether other objects can be linked with it.
     fn has_soname(&self, read: &impl Fn(u64, &mut [u8]) -> bool) -> bool {
-        let Some(range) = self.of_type(elf::PT_DYNAMIC).next().map(|header| self.range(header)) else { return false };
-        let count = (range.end - range.start) / size_of::<Dyn64<Native>>() as u64;
-        structures::<Dyn64<Native>>(range.start, count, read).is_some_and(|entries| {
-            entries
-                .iter()
-                .map(|entry| entry.tag(Native::default()))
-                .take_while(|&tag| tag != elf::DT_NULL)
-                .any(|tag| tag == elf::DT_SONAME)
-        })
+        let Some(range) = self.of_kind(SegmentKind::Dynamic).next() else { return false };
+        let count = (range.end - range.start) / DYNAMIC_ENTRY_SIZE as u64;
+        structures(range.start, count, DYNAMIC_ENTRY_SIZE, read)
+            .is_some_and(|entries| Dynamic::parse(&entries).soname.is_some())
     }
 }
 

@@ -20,6 +20,7 @@ use super::jobs::JobControl;
 use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
 use super::ptrace::{self, Change, Ending, Memory};
 use super::{LaunchError, LaunchOptions, Started, inherited, spawn, threads};
+use crate::elf::Ident;
 
 /// What the thread tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -291,9 +292,9 @@ impl Tracer {
 fn plan(pid: pid_t) -> Plan {
     let look = || -> io::Result<Plan> {
         // The class of the ELF file; addresses of 32-bit programs are laid out differently, and are not traced anyway.
-        let mut ident = [0; 5];
+        let mut ident = [0; Ident::LENGTH];
         io::Read::read_exact(&mut std::fs::File::open(format!("/proc/{pid}/exe"))?, &mut ident)?;
-        if ident[4] != object::elf::ELFCLASS64.0 {
+        if !Ident::parse(&ident).is_ok_and(|ident| ident.is_64_bit) {
             return Ok(Plan::HoldNow);
         }
         let auxv = Auxv::parse(&std::fs::read(format!("/proc/{pid}/auxv"))?);

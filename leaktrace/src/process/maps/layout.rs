@@ -4,112 +4,50 @@
 //! Only 64-bit little-endian files: the only kind whose processes are traced.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
-use object::elf::{FileHeader64, PF_X, PT_LOAD, PT_NOTE, ProgramHeader64};
-use object::read::elf::{FileHeader, ProgramHeader};
-use object::{LittleEndian, pod};
+use crate::elf::{self, Bytes, Elf, Opened, Segment, SegmentKind};
 
-/// The kernel maps in pages, so a mapping starts up to a page before its segment.
-const PAGE: u64 = 4096;
 /// Notes of real files take some hundred bytes.
 const MAX_NOTES: u64 = 64 * 1024;
-
-/// A loadable segment (`PT_LOAD`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// First byte in the file.
-    pub offset: u64,
-    /// Bytes in the file.
-    pub size: u64,
-    /// ELF virtual address of the first byte.
-    pub address: u64,
-    /// Whether it holds code.
-    pub executable: bool,
-}
 
 /// What the program headers say. Empty for anything that is not a readable ELF file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
+    /// Those that are loaded.
     pub(super) segments: Vec<Segment>,
     pub(super) build_id: Option<Vec<u8>>,
 }
 
 impl Layout {
     pub(super) fn read(file: &File) -> Self {
-        let size = file.metadata().map_or(0, |status| status.len());
-        Self::from_reader(|offset, length| {
-            // A header may claim any length: believe only what the file can hold.
-            (offset.checked_add(length)? <= size).then_some(())?;
-            let mut bytes = vec![0; usize::try_from(length).ok()?];
-            file.read_exact_at(&mut bytes, offset).ok()?;
-            Some(bytes)
-        })
+        Self::of(Opened::new(file))
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Self {
-        Self::from_reader(|offset, length| {
-            let start = usize::try_from(offset).ok()?;
-            let end = start.checked_add(usize::try_from(length).ok()?)?;
-            bytes.get(start..end).map(<[u8]>::to_vec)
-        })
+        Self::of(bytes)
     }
 
-    fn from_reader(read: impl Fn(u64, u64) -> Option<Vec<u8>>) -> Self {
-        Self::try_from_reader(read).unwrap_or_default()
-    }
-
-    fn try_from_reader(read: impl Fn(u64, u64) -> Option<Vec<u8>>) -> Option<Self> {
-        type Header = FileHeader64<LittleEndian>;
-        let start = read(0, size_of::<Header>() as u64)?;
-        let header = Header::parse(start.as_slice()).ok()?;
-        let endian = header.endian().ok()?;
-        let count = header.e_phnum(endian);
-        let table = read(header.e_phoff(endian), u64::from(count) * size_of::<ProgramHeader64<LittleEndian>>() as u64)?;
-        let (headers, _) = pod::slice_from_bytes::<ProgramHeader64<LittleEndian>>(&table, count.into()).ok()?;
-
-        let segments = headers
-            .iter()
-            .filter(|header| header.p_type(endian) == PT_LOAD)
-            .map(|header| Segment {
-                offset: header.p_offset(endian),
-                size: header.p_filesz(endian),
-                address: header.p_vaddr(endian),
-                executable: header.p_flags(endian).contains(PF_X),
-            })
-            .collect();
-        let build_id = headers
-            .iter()
-            .filter(|header| header.p_type(endian) == PT_NOTE && header.p_filesz(endian) <= MAX_NOTES)
-            .find_map(|header| {
-                build_id(&read(header.p_offset(endian), header.p_filesz(endian))?, header.p_align(endian))
-            });
-        Some(Self { segments, build_id })
+    fn of(bytes: impl Bytes) -> Self {
+        let Ok(elf) = Elf::read(bytes) else { return Self::default() };
+        let mut segments = elf.segments().unwrap_or_default();
+        let notes = segments.iter().filter(|segment| segment.kind == SegmentKind::Notes && segment.size <= MAX_NOTES);
+        let build_id = notes
+            .filter_map(|segment| Some((segment.data(elf.bytes())?, segment.align)))
+            .find_map(|(notes, align)| elf::build_id(&notes, align).map(<[u8]>::to_vec));
+        segments.retain(|segment| segment.kind == SegmentKind::Load);
+        Self { segments, build_id }
     }
 
     /// The executable segment that holds the offset, or the one whose first or last page does.
     pub(super) fn virtual_address(&self, offset: u64) -> Option<u64> {
-        let holds = |segment: &&Segment| offset.checked_sub(segment.offset).is_some_and(|into| into < segment.size);
-        let pages = |segment: &&Segment| {
-            let first = segment.offset / PAGE * PAGE;
-            let end = segment.offset.saturating_add(segment.size).div_ceil(PAGE).saturating_mul(PAGE);
-            first <= offset && offset < end
-        };
+        let holds = |segment: &&Segment| segment.holds_offset(offset);
         let code = || self.segments.iter().filter(|segment| segment.executable);
-        let segment = code().find(holds).or_else(|| code().find(pages)).or_else(|| self.segments.iter().find(holds))?;
-        Some(offset.wrapping_sub(segment.offset).wrapping_add(segment.address))
+        let segment = code()
+            .find(holds)
+            .or_else(|| code().find(|segment| segment.shares_page_with_offset(offset)))
+            .or_else(|| self.segments.iter().find(holds))?;
+        Some(segment.address_of(offset))
     }
-}
-
-fn build_id(notes: &[u8], align: u64) -> Option<Vec<u8>> {
-    let mut notes =
-        object::read::elf::NoteIterator::<FileHeader64<LittleEndian>>::new(LittleEndian, align, notes).ok()?;
-    while let Some(note) = notes.next().ok()? {
-        if note.name() == object::elf::ELF_NOTE_GNU && note.n_type(LittleEndian) == object::elf::NT_GNU_BUILD_ID {
-            return Some(note.desc().to_vec());
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -119,7 +57,16 @@ mod tests {
     fn layout(segments: &[(u64, u64, u64, bool)]) -> Layout {
         let segments = segments
             .iter()
-            .map(|&(offset, size, address, executable)| Segment { offset, size, address, executable })
+            .map(|&(offset, size, address, executable)| Segment {
+                kind: SegmentKind::Load,
+                offset,
+                size,
+                address,
+                memory_size: size,
+                align: 0x1000,
+                executable,
+                writable: !executable,
+            })
             .collect();
         Layout { segments, build_id: None }
     }

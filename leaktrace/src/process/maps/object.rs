@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Permit, Root, Stamp};
-use super::layout::{Layout, Segment};
+use super::layout::Layout;
+use crate::elf::Segment;
 
 /// Names an [`Object`] for as long as the program runs; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

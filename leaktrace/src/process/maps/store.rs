@@ -19,13 +19,14 @@ use super::{Device, Mapping, MappingName};
 /// Holds the objects of all processes. Share one, in an [`Arc`], among all [`super::AddressSpace`]s.
 #[derive(Debug)]
 pub struct ObjectStore {
-    known: Mutex<Known>,
+    known: Mutex<Index>,
     budget: Arc<Budget>,
     next: AtomicU64,
 }
 
+/// Where objects and what else is known of files are found.
 #[derive(Debug, Default)]
-struct Known {
+struct Index {
     /// By what `maps` shows, so that a file seen before costs no look-up in `/proc`.
     by_mapping: HashMap<(Device, u64), Vec<Named>>,
     /// By `st_dev` and `st_ino`.
@@ -39,7 +40,7 @@ struct Known {
     problems: HashMap<PathBuf, String>,
 }
 
-impl Known {
+impl Index {
     /// What was found before behind such a mapping, if it still is what it was then.
     fn at(&self, mapping: &Mapping<'_>, path: &Path) -> Option<Named> {
         let named = self.by_mapping.get(&(mapping.device, mapping.inode))?;
@@ -164,7 +165,7 @@ impl ObjectStore {
 
     fn hold(
         &self,
-        known: &mut Known,
+        known: &mut Index,
         process: Option<&ProcessDir>,
         path: Arc<Path>,
         file: File,
@@ -218,7 +219,7 @@ impl ObjectStore {
         matches!(&object.source, Source::Memory(bytes) if bytes.len() as u64 == length).then(|| Arc::clone(object))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Index> {
         // Every update leaves the maps whole, so a panic elsewhere while they were locked does no harm.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,7 +231,7 @@ impl Default for ObjectStore {
     }
 }
 
-fn forget_unused(known: &mut Known) {
+fn forget_unused(known: &mut Index) {
     // An object is unused when every reference to it is one of the store's own.
     let mut own: HashMap<ObjectId, (usize, usize)> = HashMap::new();
     let named = known.by_mapping.values().flatten().map(|(_, object)| object);
@@ -248,7 +249,7 @@ fn forget_unused(known: &mut Known) {
 }
 
 /// The process' root where it is another than ours.
-fn foreign_root(known: &mut Known, process: &ProcessDir) -> Option<Arc<Root>> {
+fn foreign_root(known: &mut Index, process: &ProcessDir) -> Option<Arc<Root>> {
     if known.own_root.is_none() {
         known.own_root = Root::own().ok().map(|root| root.id);
     }
@@ -264,7 +265,7 @@ fn foreign_root(known: &mut Known, process: &ProcessDir) -> Option<Arc<Root>> {
     Some(root)
 }
 
-fn complain(known: &mut Known, path: &Path, why: String) {
+fn complain(known: &mut Index, path: &Path, why: String) {
     if known.problems.len() < MAX_PROBLEMS {
         known.problems.entry(path.to_path_buf()).or_insert(why);
     }

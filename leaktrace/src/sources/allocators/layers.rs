@@ -44,9 +44,9 @@ impl Identity {
     }
 }
 
-/// What is known of a file that is about to be probed.
+/// How a file that is about to be probed stands to those that are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub enum Standing {
     /// It is probed by way of another identity.
     Probed,
     /// It looks like a file that is or will be.
@@ -57,13 +57,13 @@ pub enum Known {
 
 impl Probed {
     /// Whether the file, to be probed at these offsets in bytes, is probed already.
-    pub fn look_up(&self, file: &File, mut offsets: impl Iterator<Item = u64>) -> Known {
+    pub fn look_up(&self, file: &File, mut offsets: impl Iterator<Item = u64>) -> Standing {
         match Identity::of(file) {
             Ok(identity) if self.0.iter().any(|other| identity.may_be(other)) => {
                 let probed = offsets.all(|offset| has_breakpoint(file, offset).unwrap_or(false));
-                if probed { Known::Probed } else { Known::Maybe }
+                if probed { Standing::Probed } else { Standing::Maybe }
             }
-            _ => Known::New,
+            _ => Standing::New,
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc::Sender;
 use anyhow::Result;
 
 use crate::elf;
-use crate::probes::elf::ElfError;
+use crate::elf::ElfError;
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
 use crate::probes::site::Emulation;
@@ -31,7 +31,7 @@ pub struct Planned {
 }
 
 /// What is planned for an object.
-pub type Outcome = (ObjectId, Result<Arc<Planned>, Unplanned>);
+pub type PlanResult = (ObjectId, Result<Arc<Planned>, Unplanned>);
 
 /// Why nothing is planned for an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// No thread can be made.
-pub fn start<R: From<Outcome> + Send + 'static>(
+pub fn start<R: From<PlanResult> + Send + 'static>(
     wanted: &Wanted,
     results: &async_channel::Sender<R>,
 ) -> io::Result<Sender<Arc<Object>>> {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::layers::{Known, Probed};
-use super::planner::{self, Outcome, Planned, Unplanned, Wanted};
+use super::layers::{Probed, Standing};
+use super::planner::{self, PlanResult, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::attach::{Attachments, Scope};
@@ -77,7 +77,7 @@ pub struct Request {
 /// What comes of requests, and goes to [`Prober::settle`].
 pub enum Progress {
     /// A plan is made.
-    Planned(Outcome),
+    Planned(PlanResult),
     /// A file has its probes.
     Attached(Attached),
 }
@@ -328,16 +328,16 @@ impl Prober {
     fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting) -> Result<()> {
         let Waiting { file, planned, mapped_ns } = waiting;
         match self.probed.look_up(&file, planned.plan.probes.iter().map(|probe| probe.offset)) {
-            Known::Probed => {
+            Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
                 Ok(())
             }
             // What is being attached may be this one.
-            Known::Maybe if self.attaching > 0 => {
+            Standing::Maybe if self.attaching > 0 => {
                 self.waiting.push(Waiting { file, planned, mapped_ns });
                 Ok(())
             }
-            Known::Maybe | Known::New => {
+            Standing::Maybe | Standing::New => {
                 self.probed.add(&file);
                 self.attach_new(kernel, file, &planned, Scope::AllProcesses, mapped_ns)
             }
@@ -418,9 +418,9 @@ impl Prober {
     }
 }
 
-impl From<planner::Outcome> for Progress {
-    fn from(outcome: planner::Outcome) -> Self {
-        Self::Planned(outcome)
+impl From<planner::PlanResult> for Progress {
+    fn from(result: planner::PlanResult) -> Self {
+        Self::Planned(result)
     }
 }
 

@@ -65,7 +65,7 @@ fn lengths_that_lie_end_the_section() {
 fn more_unwind_information_than_text_is_refused() {
     let mut image = Image::new(0x1000);
     image.eh_frame.resize((64 << 10) + 1, 0);
-    let error = UnwindTable::build(&*image.build()).unwrap_err();
+    let error = UnwindTable::build(&image.build()).unwrap_err();
     assert_eq!(error, TableError::TooLarge { what: ".eh_frame's length", found: 65_537, limit: 65_536 });
 }
 
@@ -77,7 +77,7 @@ fn more_rows_than_code_can_have_are_refused() {
     let build_with = |text_size: u64, rows: u32| {
         let mut image = Image::new(text_size);
         image.fde(0, text_size, &instructions(rows));
-        UnwindTable::build(&*image.build())
+        UnwindTable::build(&image.build())
     };
     assert_eq!(build_with(0x8000, 4090).unwrap().rows().len(), 4091);
     assert_eq!(
@@ -97,7 +97,7 @@ fn one_cie_that_is_run_for_every_function_cannot_multiply_the_work() {
     for i in 0..10_000 {
         image.fde_of(cie, TEXT + 16 * i, 16, &[]);
     }
-    let error = UnwindTable::build(&*image.build()).unwrap_err();
+    let error = UnwindTable::build(&image.build()).unwrap_err();
     assert!(matches!(error, TableError::TooLarge { what: "the work on .eh_frame", .. }), "{error}");
 
     let mut image = Image::new(0x1000);

@@ -109,14 +109,14 @@ fn tables_are_shared_and_stay_for_the_next_process() {
 #[test]
 fn a_table_is_found_by_the_file_once_it_is_built() {
     let (mut registry, mut pool) = pool(16);
-    assert!(registry.expect(&"lib"), "new, hence to be built");
-    assert!(!registry.expect(&"lib"));
+    assert!(registry.announce(&"lib"), "new, hence to be built");
+    assert!(!registry.announce(&"lib"));
     assert_eq!(registry.placed(&"lib"), None);
     assert_eq!(registry.table_built(&"lib", Ok(table()), &mut pool), [], "nobody maps it");
     let placed = registry.placed(&"lib").unwrap();
     assert_eq!(placed.rule(pool.0.as_slice(), 0x2014), sp(3), "its text starts on the third page of the file");
     assert_eq!(placed.rule(pool.0.as_slice(), 0x2024), Rule::GAP);
-    assert!(registry.expect(&"script"));
+    assert!(registry.announce(&"script"));
     registry.table_built(&"script", Err(TableError::NoUnwindInformation), &mut pool);
     assert_eq!(registry.placed(&"script"), None);
 }
@@ -126,7 +126,7 @@ fn tables_that_nobody_uses_go_by_age_when_they_are_too_many() {
     let (mut registry, mut pool) = pool(16);
     let names = ["one", "two", "three", "four", "five", "six"];
     for name in names {
-        registry.expect(&name);
+        registry.announce(&name);
         registry.table_built(&name, Ok(table()), &mut pool);
     }
     // A quarter of the pool is for them.
@@ -137,7 +137,7 @@ fn tables_that_nobody_uses_go_by_age_when_they_are_too_many() {
     // In use it stays, however old, and is the youngest afterwards.
     registry.set_mappings(Pid(1), vec![object(0x1000, "three")]);
     for name in ["seven", "eight"] {
-        registry.expect(&name);
+        registry.announce(&name);
         registry.table_built(&name, Ok(table()), &mut pool);
     }
     assert_eq!(registry.take_dropped(), ["four"]);

@@ -28,7 +28,7 @@ fn a_table_for_48_mib_of_code_takes_a_second_and_a_half_and_10_mb_at_most() {
     }
     let file = image.build();
     let began = cpu_time();
-    let table = super::UnwindTable::build(&*file).unwrap();
+    let table = super::UnwindTable::build(&file).unwrap();
     let took = cpu_time().saturating_sub(began);
     println!("{} rows, {} bytes, {took:?}", table.rows().len(), table.size());
     // What lies behind the last function has none.

@@ -2,15 +2,8 @@
 
 use std::collections::HashMap;
 
-use object::LittleEndian as LE;
-use object::elf::Rela64;
-use object::pod;
-
 use super::Image;
-
-/// System V AMD64 ABI, table 4.9: a pointer for the linkage table, and one for code that does without it.
-const JUMP_SLOT: u32 = 7;
-const GLOB_DAT: u32 = 6;
+use crate::elf::{Relocation, relocations};
 
 /// Slots that the dynamic linker fills with the address of a function, by the slot's address.
 #[derive(Debug, Default)]
@@ -27,15 +20,10 @@ impl<'a> Image<'a> {
         let Some(symbols) = self.dynamic_table() else { return Links { names } };
         for (address, size) in tables.into_iter().flatten() {
             let Some(bytes) = self.at_address(address, size) else { continue };
-            let Ok(relocations) = pod::slice_from_all_bytes::<Rela64<LE>>(bytes) else { continue };
-            for relocation in relocations {
-                let info = relocation.r_info.get(LE);
-                let (symbol, kind) = (info >> 32, info as u32);
-                if kind != JUMP_SLOT && kind != GLOB_DAT {
-                    continue;
-                }
-                if let Some(name) = symbols.name_of(symbol, longest).filter(|name| wanted(name)) {
-                    names.insert(relocation.r_offset.get(LE), name);
+            for relocation in relocations(bytes).filter(Relocation::is_link) {
+                let name = symbols.get(relocation.symbol).and_then(|symbol| symbols.name(&symbol, longest));
+                if let Some(name) = name.filter(|name| wanted(name)) {
+                    names.insert(relocation.slot, name);
                 }
             }
         }
