@@ -28,6 +28,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use self::object::SourceFrames;
+pub use self::object::names_by_tables;
 use self::worker::{Answer, Worker};
 use crate::model::{Address, Frame};
 use crate::process::maps::{AddressSpace, Location, Object, ObjectId};
