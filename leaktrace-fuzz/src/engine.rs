@@ -4,7 +4,7 @@ use crate::coverage::Coverage;
 use crate::mutate::Mutator;
 use crate::random::Random;
 use crate::slot::Slot;
-use crate::targets::Target;
+use crate::targets::{Target, endings};
 use crate::{Args, corpus, limits};
 use anyhow::{Context as _, Result};
 use std::path::Path;
@@ -20,7 +20,10 @@ const RECENT: usize = 32;
 /// Tries inputs for as long as was asked for.
 pub fn run(args: &Args, slot: &Path) -> Result<()> {
     let target = args.target;
-    let mut known = corpus::read(&corpus::seeds(target.name))?;
+    let mut known = Vec::new();
+    if target.name != endings::NAME {
+        known.extend(corpus::read(&corpus::seeds(target.name))?);
+    }
     if let Some(dir) = &args.corpus {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         known.extend(corpus::read(dir)?);

@@ -2,6 +2,7 @@
 //! neither panics nor costs more than `limits` allows.
 
 mod elf;
+pub mod endings;
 mod maps;
 mod perf_maps;
 mod site_selection;
@@ -22,39 +23,40 @@ pub struct Target {
     pub memory: usize,
 }
 
-pub const ALL: [Target; 6] = [
+pub static ALL: [Target; 7] = [
     Target {
         name: "elf",
         run: elf::run,
         shape: Shape::Elf,
-        longest: 128 << 10,
+        longest: 32 << 10,
         // What `.gnu_debugdata` may unpack to, and again while that grows.
         memory: 640 << 20,
     },
-    Target { name: "unwind_tables", run: unwind_tables::run, shape: Shape::Elf, longest: 128 << 10, memory: 64 << 20 },
-    Target { name: "site_selection", run: site_selection::run, shape: Shape::Code, longest: 4 << 10, memory: 64 << 20 },
-    Target { name: "maps", run: maps::run, shape: Shape::Lines(maps::WORDS), longest: 16 << 10, memory: 64 << 20 },
+    Target { name: "unwind_tables", run: unwind_tables::run, shape: Shape::Elf, longest: 32 << 10, memory: 64 << 20 },
+    Target { name: "site_selection", run: site_selection::run, shape: Shape::Code, longest: 1 << 10, memory: 64 << 20 },
+    Target { name: "maps", run: maps::run, shape: Shape::Lines(maps::WORDS), longest: 4 << 10, memory: 64 << 20 },
     Target {
         name: "snapshot_json",
         run: snapshot_json::run,
         shape: Shape::Json(snapshot_json::WORDS),
-        longest: 64 << 10,
+        longest: 16 << 10,
         memory: 64 << 20,
     },
     Target {
         name: "perf_maps",
         run: perf_maps::run,
         shape: Shape::Lines(perf_maps::WORDS),
-        longest: 16 << 10,
+        longest: 4 << 10,
         memory: 64 << 20,
     },
+    // Without seeds, so that only the tests name it.
+    Target { name: endings::NAME, run: endings::run, shape: Shape::Lines(&["fine"]), longest: 64, memory: 64 << 20 },
 ];
 
 /// The target of that name.
 pub fn find(name: &str) -> Result<&'static Target, String> {
-    static TARGETS: [Target; 6] = ALL;
-    let names = TARGETS.each_ref().map(|target| target.name).join(", ");
-    TARGETS.iter().find(|target| target.name == name).ok_or(format!("the targets are {names}"))
+    let names = ALL.each_ref().map(|target| target.name).join(", ");
+    ALL.iter().find(|target| target.name == name).ok_or(format!("the targets are {names}"))
 }
 
 #[cfg(test)]
