@@ -49,10 +49,10 @@ impl Coverage {
         let mut new = false;
         let words = self.seen.len() / 8;
         for word in 0..words {
-            // SAFETY: within the counters (see `reset`), whose alignment is not known.
-            let counts = unsafe { ptr::read_unaligned(start.cast::<u64>().add(word)) };
-            if counts != 0 {
-                new |= self.note(word * 8, counts.to_le_bytes());
+            // SAFETY: within the counters (see `reset`); bytes have no alignment.
+            let counts = unsafe { start.add(word * 8).cast::<[u8; 8]>().read() };
+            if u64::from_le_bytes(counts) != 0 {
+                new |= self.note(word * 8, counts);
             }
         }
         new

@@ -117,6 +117,7 @@ impl Run {
         let recent = &all[all.len().saturating_sub(RECENT)..];
         let from = if random.once_in(2) { recent } else { all };
         let (one, other) = (random.pick(from), random.pick(from));
-        if (one.len() <= other.len()) != random.once_in(4) { one } else { other }
+        let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+        if random.once_in(4) { long } else { short }
     }
 }

@@ -85,7 +85,7 @@ pub fn guard(target: &Target) {
         loop {
             std::thread::sleep(Duration::from_millis(250));
             let now = RUNS.load(Ordering::Relaxed);
-            if now != run || now % 2 == 0 {
+            if now != run || now.is_multiple_of(2) {
                 (run, begun) = (now, used());
             } else if used().saturating_sub(begun) > LONGEST_RUN {
                 eprintln!("the input takes more than {} s of the processor's time", LONGEST_RUN.as_secs());

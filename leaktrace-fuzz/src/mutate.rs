@@ -139,7 +139,7 @@ impl<'a> Mutator<'a> {
             1 if at < input.len() => input[at] = *self.random.pick(OPCODES),
             2 if at < input.len() => drop(input.remove(at)),
             _ => {
-                let several = (0..1 + self.random.below(8)).map(|_| *self.random.pick(OPCODES)).collect::<Vec<_>>();
+                let several = (0..=self.random.below(8)).map(|_| *self.random.pick(OPCODES)).collect::<Vec<_>>();
                 input.splice(at..at, several);
             }
         }

@@ -79,7 +79,7 @@ fn content(mutator: &mut Mutator<'_>, input: &mut Vec<u8>) {
     } else {
         // In place, so that headers go on leading to where they led.
         let mut bytes = input[range.clone()].to_vec();
-        for _ in 0..1 + mutator.random.below(4) {
+        for _ in 0..=mutator.random.below(4) {
             mutator.any_bytes(&mut bytes);
         }
         bytes.resize(range.len(), 0);

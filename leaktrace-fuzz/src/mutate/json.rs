@@ -94,9 +94,8 @@ fn value(mutator: &mut Mutator<'_>, input: &[u8]) -> Option<Range<usize>> {
         match byte {
             b'"' => in_string = true,
             b'[' | b'{' => depth += 1,
-            b']' | b'}' if depth == 0 => return Some(start..at),
+            b']' | b'}' | b',' if depth == 0 => return Some(start..at),
             b']' | b'}' => depth -= 1,
-            b',' if depth == 0 => return Some(start..at),
             _ => {}
         }
     }
