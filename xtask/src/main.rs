@@ -11,6 +11,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod fuzz;
 mod root;
 mod second_run;
 mod setup;
@@ -36,6 +37,7 @@ enum Chore {
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
     Bench(bench::Args),
     VmTest(vm_test::Args),
     Bare(bare::Args),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Chore::BuildEbpf(args) => build_ebpf::run(&args),
         Chore::Demo(args) => demo::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::VmTest(args) => vm_test::run(&args),
         Chore::Bare(args) => bare::run(&args),

@@ -42,7 +42,8 @@ pub(super) mod optional_hex {
     }
 }
 
-/// A `Duration` as seconds with at most microseconds: what is finer is noise in a report.
+/// A `Duration` as seconds with at most microseconds: what is finer is noise in a report. To the nearest, since a long one is
+/// read some nanoseconds off, and would be a microsecond shorter each time that it is written.
 pub(super) mod seconds {
     use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(super) mod seconds {
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(value.as_micros() as f64 / 1e6)
+        serializer.serialize_f64((value.as_nanos() + 500).div_euclid(1000) as f64 / 1e6)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

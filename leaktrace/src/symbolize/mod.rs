@@ -30,6 +30,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use self::object::SourceFrames;
+pub use self::object::names_by_tables;
 use self::worker::{Answer, Question, Worker};
 use crate::model::{Address, Frame};
 use crate::process::maps::{AddressSpace, Location, Object, ObjectId};
@@ -74,7 +75,7 @@ impl CodeAddress {
 }
 
 /// What there was to name an object's code by, beside the functions that it exports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Debug information, which has lines and inlined calls, readable or not.
     pub debug_info: bool,

@@ -6,6 +6,7 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -59,6 +60,27 @@ fn vetted(file: &File, directories: &[PathBuf], notes: &mut Vec<NoteReason>) -> 
     }
     let readable = matches!(verdict, Verdict::Sound | Verdict::TooDeep);
     readable.then(|| Dwarf::new(copy, directories, verdict == Verdict::Sound))
+}
+
+/// What the tables of the file with these bytes name these addresses, and what is found out about its debug information: for
+/// the fuzz target, which has no process that maps the file.
+///
+/// # Errors
+/// It is no 64-bit ELF file.
+#[doc(hidden)]
+pub fn names_by_tables(bytes: Vec<u8>, addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
+    let elf = Elf::parse(bytes)?;
+    let mut table = SymbolTable::default();
+    table.add(&elf, ".symtab");
+    if let Ok(Some(mini)) = debugfile::mini(&elf) {
+        table.add(&mini, ".symtab");
+    }
+    table.add(&elf, ".dynsym");
+    vetting::vet(&elf, false);
+    let coverage = Coverage::default();
+    let mut symbols = ObjectSymbols { elf, table, plt: OnceCell::new(), dwarf: None, coverage, notes: Vec::new() };
+    // Without DWARF there is one frame at each address.
+    Ok(symbols.resolve(addresses).iter().map(|frames| frames.first()?.function.clone()).collect())
 }
 
 /// What is said of an address of which nothing is known.

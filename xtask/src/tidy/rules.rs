@@ -88,7 +88,14 @@ const ROOMS: &[Room] = &[
         why: "the BPF programs hold no strings: they count, and userspace finds the words",
     },
     Room {
-        files: &["leaktrace/src", "leaktrace-common/src", "leaktrace-ebpf/src", "xtask/src", "leaktrace/tests"],
+        files: &[
+            "leaktrace/src",
+            "leaktrace-common/src",
+            "leaktrace-ebpf/src",
+            "leaktrace-fuzz/src",
+            "xtask/src",
+            "leaktrace/tests",
+        ],
         except: &[],
         paths: &[],
         strings: &[],
@@ -98,13 +105,14 @@ const ROOMS: &[Room] = &[
 ];
 
 /// Which of our crates each manifest may depend on.
-const DEPENDENCIES: [(&str, &[&str]); 4] = [
+const DEPENDENCIES: [(&str, &[&str]); 5] = [
     ("leaktrace-common/Cargo.toml", &[]),
     ("leaktrace-ebpf/Cargo.toml", &["leaktrace-common"]),
     ("leaktrace/Cargo.toml", &["leaktrace-common"]),
+    ("leaktrace-fuzz/Cargo.toml", &["leaktrace", "leaktrace-common"]),
     ("xtask/Cargo.toml", &[]),
 ];
-const OURS: [&str; 4] = ["leaktrace", "leaktrace-common", "leaktrace-ebpf", "xtask"];
+const OURS: [&str; 5] = ["leaktrace", "leaktrace-common", "leaktrace-ebpf", "leaktrace-fuzz", "xtask"];
 
 /// Names of a program's own descriptors, which people may give where a file is asked for; no look at a process.
 const OWN_DESCRIPTORS: &str = "/proc/self/fd";

@@ -10,6 +10,16 @@ use crate::elf::{self, Bytes, Elf, Opened, Segment, SegmentKind};
 /// Notes of real files take some hundred bytes.
 const MAX_NOTES: u64 = 64 * 1024;
 
+/// The segments of the file with these bytes, and the object's own addresses of these offsets: what naming a mapping starts
+/// from, for the fuzz target that has no process which maps the file.
+#[doc(hidden)]
+#[must_use]
+pub fn read_layout(bytes: &[u8], offsets: &[u64]) -> (Vec<Segment>, Vec<Option<u64>>) {
+    let layout = Layout::parse(bytes);
+    let addresses = offsets.iter().map(|&offset| layout.virtual_address(offset)).collect();
+    (layout.segments, addresses)
+}
+
 /// What the program headers say. Empty for anything that is not a readable ELF file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {

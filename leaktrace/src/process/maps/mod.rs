@@ -24,6 +24,7 @@ mod store;
 
 pub use files::Root;
 pub use jit::{JitSymbol, JitSymbols};
+pub use layout::read_layout;
 pub use object::{Object, ObjectId};
 pub use parse::{Device, Malformed, Mapping, MappingName, Permissions, parse};
 pub use pooled::Pooled;

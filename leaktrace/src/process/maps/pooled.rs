@@ -37,7 +37,7 @@ impl Pooled {
     pub fn adopt(&mut self, into: &mut AddressSpace, from: &AddressSpace, address: Address) -> Address {
         // The call, not what follows it: that may be another file's.
         let Some(location) = from.locate(Address(address.0.wrapping_sub(1))) else { return UNKNOWN };
-        let offset = if location.object.is_some() { location.offset + 1 } else { 1 };
+        let offset = if location.object.is_some() { location.offset.saturating_add(1) } else { 1 };
         match self.base(into, &location) {
             Some(base) if offset <= WINDOW => Address(base + offset),
             _ => UNKNOWN,

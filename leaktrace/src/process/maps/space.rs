@@ -202,7 +202,7 @@ impl AddressSpace {
         Location {
             object: region.object.as_ref(),
             module: &region.module,
-            offset: region.offset + (address - region.start),
+            offset: region.offset_of(address),
             start: Address(region.start),
             end: Address(region.end),
             mapped: region.seen == self.captures,
@@ -228,6 +228,11 @@ impl AddressSpace {
 }
 
 impl Region {
+    /// The offset in the file of what lies at an address. Devices may be mapped from so far on that it wraps around.
+    fn offset_of(&self, address: u64) -> u64 {
+        self.offset.wrapping_add(address.wrapping_sub(self.start))
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         let object = |region: &Self| region.object.as_ref().map(|object| object.id());
         (self.start, self.end, self.offset) == (other.start, other.end, other.offset)
@@ -310,7 +315,7 @@ fn overlay(regions: &mut Vec<Region>, new: Region) {
 
 fn push_part(parts: &mut Vec<Region>, whole: &Region, start: u64, end: u64) {
     if start < end {
-        parts.push(Region { start, end, offset: whole.offset + (start - whole.start), ..whole.clone() });
+        parts.push(Region { start, end, offset: whole.offset_of(start), ..whole.clone() });
     }
 }
 

@@ -1,0 +1,141 @@
+//! `cargo xtask fuzz`: feeds leaktrace's readers with damaged input.
+//!
+//! In: the targets and seeds of `leaktrace-fuzz`. Out: success after the given time, or the input that broke a reader, in
+//! `target/fuzz/failures`. As many targets run side by side as there are processors. Needs nothing but stable Rust: the
+//! counters by which inputs that reach new code are known are a pass of LLVM, which the compiler's own options turn on.
+
+use crate::{shell, workspace};
+use anyhow::{Context as _, Result, bail};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Feeds the readers of files and texts with damaged input, each for a minute
+#[derive(clap::Args)]
+pub struct Args {
+    /// The readers; all of them by default
+    targets: Vec<String>,
+    /// For how long each, such as 90s, 10m or 1h
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    time: Duration,
+    /// What the choices are derived from, as a failing run has printed it
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run these inputs, once each, instead
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    replay: Vec<PathBuf>,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { targets: Vec::new(), time: Duration::from_mins(1), seed: None, replay: Vec::new() }
+    }
+}
+
+/// LLVM's options for a counter in every branch, one byte each.
+const COUNTERS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
+                        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters";
+/// One directory each.
+const SEEDS: &str = "leaktrace-fuzz/seeds";
+
+pub fn run(args: &Args) -> Result<()> {
+    let mut targets = args.targets.clone();
+    if targets.is_empty() {
+        targets = all_targets()?;
+    }
+    shell::step("fuzzing: building");
+    let dir = workspace::target_dir().join("fuzz");
+    let program = build(&dir)?;
+    if !args.replay.is_empty() {
+        let [target] = &targets[..] else { bail!("name the one target that the files are for") };
+        return shell::run(Command::new(program).arg(target).arg("--replay").args(&args.replay));
+    }
+    shell::step(&format!("fuzzing: {} s each of {}", args.time.as_secs(), targets.join(", ")));
+    let queue = Mutex::new(VecDeque::from(targets));
+    let failed = Mutex::new(Vec::new());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                while let Some(target) = next() {
+                    if let Err(error) = one(&program, &dir, &target, args) {
+                        eprintln!("{error:#}");
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(target);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        bail!("these targets failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Every target, by the directories of their seeds.
+fn all_targets() -> Result<Vec<String>> {
+    let dir = workspace::root().join(SEEDS);
+    let entries = std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
+    let mut targets = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.path().is_dir() {
+            targets.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    targets.sort();
+    Ok(targets)
+}
+
+/// The program with its counters, in a directory of its own, since all that it consists of is compiled otherwise.
+fn build(dir: &Path) -> Result<PathBuf> {
+    let version = shell::output(Command::new(shell::rustc()).arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--quiet", "--locked", "--package", "leaktrace-fuzz", "--profile", "fuzz"]);
+    // With a target named, what runs at build time is compiled without the options.
+    cargo.args(["--target", host, "--target-dir"]).arg(dir);
+    shell::run(cargo.env("RUSTFLAGS", COUNTERS).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    Ok(dir.join(host).join("fuzz/leaktrace-fuzz"))
+}
+
+fn one(program: &Path, dir: &Path, target: &str, args: &Args) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg(target).arg("--for").arg(args.time.as_secs().to_string());
+    command.arg("--failures").arg(dir.join("failures"));
+    if let Some(seed) = args.seed {
+        command.arg("--seed").arg(seed.to_string());
+    }
+    shell::run(&mut command)
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time such as 90s, 10m or 1h"))?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("{text:?} is no time such as 90s, 10m or 1h")),
+    };
+    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_time;
+    use std::time::Duration;
+
+    #[test]
+    fn times_have_a_number_and_a_unit() {
+        assert_eq!(parse_time("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("2h"), Ok(Duration::from_hours(2)));
+        for bad in ["", "s", "5", "1.5h", "-1s", "9d"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
+    }
+}
