@@ -34,7 +34,7 @@ fn nothing_said_is_the_whole_system_with_the_documented_defaults() {
     assert_eq!(config.target().mode, TraceMode::System);
     assert_eq!(config.options(), Options::default());
     assert_eq!((config.recording.max_allocs, config.recording.max_stacks), (1_000_000, 16_384));
-    assert_eq!(config.recording.max_depth, 127);
+    assert_eq!(config.recording.max_depth, 256);
     assert_eq!(config.outputs.text.top, Some(10));
     assert_eq!(config.gate, Gate { fail_from: None, exitcode: 23 });
 }
@@ -155,7 +155,7 @@ fn contradictions_are_one_line_with_the_next_step() {
         (&["--sample-bytes", "0"], "it must be at least 1"),
         (&["--sample-bytes", "64.5G"], "it must be at most 64G"),
         (&["--sample-bytes", "often"], "write it as 4096, 4k"),
-        (&["--max-depth", "128"], "128 is not in 1..=127"),
+        (&["--max-depth", "1025"], "1025 is not in 1..=1024"),
         (&["--max-allocs", "0"], "0 is not in 1..="),
         (&["--sort", "growth"], "[possible values: bytes, count, age]"),
         (&["--leak-exitcode", "3"], "--fail-on-leak"),

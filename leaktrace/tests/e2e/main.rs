@@ -22,6 +22,7 @@ mod capacity;
 mod choosing;
 mod command;
 mod committed_object;
+mod deep;
 mod doctor;
 mod everything;
 mod failures;
