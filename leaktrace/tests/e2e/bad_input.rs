@@ -200,7 +200,7 @@ fn a_target_without_an_allocator() {
 #[test]
 fn more_stacks_than_a_map_holds_are_refused() {
     require_privileges();
-    // A billion stacks of 128 frames would need more than 2^32 elements of 32 frames.
+    // A billion stacks of 127 frames would need more than 2^32 elements of 32 frames.
     let finished = run(&["--max-stacks", "1000000000", "--max-depth", "127", "--", "sh", "-c", "echo it ran"]);
     finished.assert_refused(1, &["--max-stacks", "more than a map holds"]);
     assert!(!finished.stdout.contains("it ran"), "the command was started");
