@@ -25,10 +25,16 @@ pub const MAX_FILTERS: u32 = 256;
 /// Files whose unwind tables can be found without a process' list of mappings.
 pub const MAX_UNWIND_FILES: u32 = 8192;
 
-/// Frames in one element of the frames array; a stack takes `ceil(max_depth / this)` neighbouring elements.
-pub const FRAMES_PER_CHUNK: usize = 16;
+/// Frames in one element of the frames array. Each site has one, by its own index, for its innermost frames; those of
+/// deeper stacks have more, by [`frames_key`].
+pub const FRAMES_PER_CHUNK: usize = 32;
 /// The deepest stack that can be kept.
-pub const MAX_DEPTH: usize = 127;
+pub const MAX_DEPTH: usize = 1024;
+/// Chunks of the deepest stack.
+pub const MAX_CHUNKS: usize = MAX_DEPTH / FRAMES_PER_CHUNK;
+/// Frames walked in one call of a program: a program that walked the deepest stack in one loop would take the verifier
+/// more instructions than it bears.
+pub const STRETCH: u32 = 64;
 /// Slots of scratch memory for stack walks in progress. Four a CPU were measured to be too few where the kernel
 /// preempts programs.
 pub const SCRATCH_SLOTS: u32 = 256;
@@ -89,7 +95,7 @@ pub const UNWIND_AUTO: u32 = 1;
 /// Stacks are walked by unwind tables and end where there are none.
 pub const UNWIND_DWARF: u32 = 2;
 
-/// What a walk has to say, in one word: bits 0..8 how many frames it left, bits 32..64 the flags of a site.
+/// What a walk has to say, in one word: bits 0..16 how many frames it left, bits 32..64 the flags of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Walked(u64);
 
@@ -121,7 +127,7 @@ impl Walked {
     #[inline(always)]
     #[must_use]
     pub const fn depth(self) -> u32 {
-        self.0 as u32 & 0xff
+        self.0 as u32 & 0xffff
     }
 
     /// [`SITE_GUESSED`], [`SITE_UNREADY`] and the [`Stop`].
@@ -296,11 +302,12 @@ pub struct FoundMapping {
 pub struct Scratch {
     /// Nonzero while claimed.
     pub busy: u64,
-    /// The walk: instruction pointer, stack pointer, frame pointer, and `Walk::state`.
+    /// The walk: instruction pointer, stack pointer, frame pointer, and `Walk::state`. (By frame pointers alone: nothing, the
+    /// last frame's address, frame pointer, nothing.)
     pub walk: [u64; 4],
     /// [`SITE_GUESSED`] and [`SITE_UNREADY`] as far as the walk has come.
     pub guesses: u64,
-    /// What the walk has to say: a [`Walked`].
+    /// What the walk has to say: a [`Walked`]. Between two stretches the frames so far, in the same place.
     pub walked: u64,
     /// What the kernel said of the mapping that was asked for last.
     pub found: FoundMapping,
@@ -308,10 +315,11 @@ pub struct Scratch {
     pub base: u64,
     /// Bytes of `window` that were read.
     pub length: u64,
-    /// The stack's frames, innermost first; one more than a stack can keep, so that truncation shows.
-    pub frames: [u64; MAX_DEPTH + 1],
     /// A copy of user stack memory.
     pub window: [u64; WINDOW_WORDS],
+    /// The stack's frames, innermost first; one more than a stack can keep, so that truncation shows. Last, so that what
+    /// shallow stacks use lies together.
+    pub frames: [u64; MAX_DEPTH + 1],
 }
 
 /// What the ring buffer carries: lives beginning and ending.
@@ -382,6 +390,14 @@ pub const fn cookie_function(cookie: u64) -> u32 {
 #[must_use]
 pub fn block_key(process: u32, address: u64) -> Option<u64> {
     if address >> ADDRESS_BITS == 0 { Some(u64::from(process) << ADDRESS_BITS | address) } else { None }
+}
+
+/// The key of frames `chunk * FRAMES_PER_CHUNK` and following of a site by its index, `chunk` being 1 to
+/// [`MAX_CHUNKS`] less one. It names them exactly, no other site's frames can have it.
+#[inline(always)]
+#[must_use]
+pub const fn frames_key(site: u32, chunk: u32) -> u64 {
+    (site as u64) << 8 | (chunk & 0xff) as u64
 }
 
 /// The process slot and the address of a block's key.

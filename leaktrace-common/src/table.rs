@@ -110,6 +110,13 @@ pub fn buckets_for(entries: u32) -> u32 {
     count
 }
 
+/// How many buckets hold `entries` keys at no more than 5 of 7 places taken, as a prime: for large values, where places cost
+/// more than look-ups that go on to another bucket. At that one bucket in five is full.
+#[must_use]
+pub fn dense_buckets_for(entries: u32) -> u32 {
+    buckets_for((u64::from(entries) * 4).div_ceil(5) as u32)
+}
+
 /// How many positions a table of `buckets` buckets gives out: the length of the arrays of values beside it.
 #[must_use]
 pub fn positions(buckets: u32) -> u32 {

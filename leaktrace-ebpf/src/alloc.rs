@@ -10,13 +10,14 @@ use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use leaktrace_common::abi::{
     Block, CALL_ALLOCATE, CALL_POSIX_MEMALIGN, CALL_REALLOCATE, CALL_RESIZE, CALL_STRING, CALL_TO_EXIT, Control,
-    SCRATCH_SLOTS, Thread, UNWIND_FP,
+    MAX_DEPTH, SCRATCH_SLOTS, STRETCH, Thread, UNWIND_FP,
 };
 use leaktrace_common::{abi, atomic};
 
 use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
+use crate::stretch::GOES_ON;
 use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
 
 #[inline(always)]
@@ -381,13 +382,26 @@ fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u
     let mut site = 0;
     if slot < SCRATCH_SLOTS {
         let (caller, sp, fp) = (entry.caller(), entry.sp(), entry.fp());
-        let key = if config::unwind() == UNWIND_FP {
-            stack::stack_walk(u64::from(slot), process, caller, sp, fp)
+        let slot = u64::from(slot);
+        let by_tables = config::unwind() != UNWIND_FP;
+        let mut key = unknown(if by_tables {
+            unwind::unwind_walk(slot, process, caller, sp, fp)
         } else {
-            unwind::unwind_walk(u64::from(slot), process, caller, sp, fp)
-        };
-        site = sites::site_of(process, u64::from(slot), unknown(key));
-        scratch::release(slot);
+            stack::stack_walk(slot, process, caller, sp, fp)
+        });
+        let mut stretch = 0;
+        while key == GOES_ON && stretch < MAX_DEPTH as u32 / STRETCH {
+            key = unknown(if by_tables {
+                unwind::unwind_walk_on(slot, process)
+            } else {
+                stack::stack_walk_on(slot, process)
+            });
+            stretch += 1;
+        }
+        if key != GOES_ON {
+            site = sites::site_of(process, slot, key);
+        }
+        scratch::release(slot as u32);
     }
     if site == 0 {
         lose!(stacks_dropped);

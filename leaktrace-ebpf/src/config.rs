@@ -29,8 +29,10 @@ globals! {
     MAX_DEPTH max_depth: u32;
     /// How stacks are walked: one of the `UNWIND_` constants.
     UNWIND unwind: u32;
-    /// Elements of the frames array that one stack takes.
-    FRAME_CHUNKS frame_chunks: u32;
+    /// Buckets of the table of frames beyond the innermost.
+    FRAME_BUCKETS frame_buckets: u32;
+    /// The first element of the frames array that is that table's: as many as there are places for sites.
+    FIRST_OUTER first_outer: u32;
     /// The smallest block recorded, bytes.
     MIN_SIZE min_size: u64;
     /// The largest block recorded less `u64::MAX`, in two's complement: 0 means unlimited.

@@ -24,6 +24,7 @@ mod scratch;
 mod sites;
 mod stack;
 mod stats;
+mod stretch;
 mod strings;
 mod threads;
 mod unwind;

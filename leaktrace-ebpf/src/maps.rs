@@ -24,7 +24,10 @@ pub static SITE_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 /// Their accounts.
 #[map]
 pub static SITES: Array<Site> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// Their frames: `FRAME_CHUNKS` elements each.
+/// Keys of the frames of deep stacks beyond the innermost: `leaktrace_common::abi::frames_key`.
+#[map]
+pub static FRAME_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Frames: the innermost of each site, by its index, and from `FIRST_OUTER` on those that [`FRAME_KEYS`] gives places.
 #[map]
 pub static FRAMES: Array<[u64; FRAMES_PER_CHUNK]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 

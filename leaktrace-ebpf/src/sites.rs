@@ -1,10 +1,14 @@
 //! Sites: the account of each (process, stack).
 
-use leaktrace_common::abi::{FRAMES_PER_CHUNK, MAX_DEPTH, SITE_FRAMELESS, SITE_TRUNCATED, Scratch, Site, Walked};
+use leaktrace_common::abi::{
+    self, FRAMES_PER_CHUNK, MAX_CHUNKS, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT, SITE_TRUNCATED, SITE_UNREADY,
+    Scratch, Site, Walked,
+};
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
+use leaktrace_common::unwind::Stop;
 
-use crate::maps::{FRAMES, Keys, SCRATCH, SITE_KEYS, SITES, unknown};
+use crate::maps::{FRAME_KEYS, FRAMES, Keys, SCRATCH, SITE_KEYS, SITES, unknown};
 use crate::{config, stats::lose};
 
 #[inline(always)]
@@ -54,9 +58,9 @@ fn is_truncated(walked: u64) -> bool {
     Walked::from_bits(walked).depth() > config::max_depth()
 }
 
-/// Ends a walk: keeps what it has to say, and gives the key of the stack in the scratch slot.
+/// Ends a walk of at most so many frames: keeps what it has to say, and gives the key of the stack in the scratch slot.
 #[inline(always)]
-pub fn key_of_walk(process: u32, scratch: *mut Scratch, walked: Walked) -> u64 {
+pub fn key_of_walk<const MOST: usize>(process: u32, scratch: *mut Scratch, walked: Walked) -> u64 {
     // Read back, so that the loop below is verified for any number of frames at once and not for each number apart.
     // SAFETY: the slot was claimed by our caller.
     let walked = unsafe {
@@ -71,7 +75,7 @@ pub fn key_of_walk(process: u32, scratch: *mut Scratch, walked: Walked) -> u64 {
     // the same however it goes on.
     hash.add(if is_truncated(walked) { 0 } else { u64::from(Walked::from_bits(walked).flags()) });
     let mut i = 0;
-    while i < kept && i < MAX_DEPTH {
+    while i < kept && i < MOST {
         hash.add(frames[i]);
         i += 1;
     }
@@ -107,21 +111,61 @@ pub extern "C" fn site_record(index: u32, process: u32, slot: u64) -> u64 {
     // SAFETY: the slot was claimed by our caller.
     let (frames, walked) = unsafe { (&(*scratch).frames, (*scratch).walked) };
     let kept = kept(walked);
-    let mut i = 0;
-    while i < kept && i < MAX_DEPTH {
-        let chunk = index * config::frame_chunks() + (i / FRAMES_PER_CHUNK) as u32;
-        if let Some(words) = FRAMES.get_ptr_mut(chunk) {
+    if let Some(words) = FRAMES.get_ptr_mut(index) {
+        let mut i = 0;
+        while i < kept && i < FRAMES_PER_CHUNK {
             // SAFETY: an element of the map, at this site's own place.
-            unsafe { (*words)[i % FRAMES_PER_CHUNK] = frames[i] };
+            unsafe { (*words)[i] = frames[i] };
+            i += 1;
         }
-        i += 1;
     }
     let mut flags = Walked::from_bits(walked).flags();
     if is_truncated(walked) {
-        lose!(stacks_truncated);
         flags = SITE_TRUNCATED;
     }
-    publish(index, process, kept as u32, flags);
+    let mut depth = kept as u32;
+    let mut chunk = 1;
+    while chunk < MAX_CHUNKS && chunk * FRAMES_PER_CHUNK < kept {
+        if unknown(frames_record(index, chunk as u32, slot)) == NONE {
+            depth = (chunk * FRAMES_PER_CHUNK) as u32;
+            flags = flags & (SITE_GUESSED | SITE_UNREADY) | (Stop::NoRoom as u32) << SITE_STOP_SHIFT;
+            break;
+        }
+        chunk += 1;
+    }
+    if flags & SITE_TRUNCATED != 0 {
+        lose!(stacks_truncated);
+    }
+    publish(index, process, depth, flags);
+    0
+}
+
+/// Writes those frames of a new site that are its chunk number `chunk`, from 1 on; [`NONE`] where there is no room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn frames_record(index: u32, chunk: u32, slot: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return NONE };
+    let keys = Keys::new(&FRAME_KEYS, config::frame_buckets());
+    let place = match table::insert(&keys, abi::frames_key(index, chunk)) {
+        // Nobody else can have inserted it: the index is this site's.
+        Inserted::New(place) | Inserted::Present(place) => place,
+        Inserted::Full => return NONE,
+    };
+    let Some(words) = FRAMES.get_ptr_mut(config::first_outer() + place.index()) else { return NONE };
+    // Compared here and not before, since the oldest verifiers forget it of a number that was on the stack meanwhile.
+    let chunk = unknown(u64::from(chunk)) as usize;
+    if chunk >= MAX_CHUNKS {
+        return NONE;
+    }
+    // SAFETY: the slot was claimed by our caller's caller; `chunk` was compared.
+    let frames = unsafe { (&raw const (*scratch).frames).cast::<u64>().add(chunk * FRAMES_PER_CHUNK) };
+    let mut i = 0;
+    // All of them, however many the stack has: readers know its depth.
+    while i < FRAMES_PER_CHUNK {
+        // SAFETY: an element of the map, at this site's own place. Volatile, so that no call of memcpy is made of the loop.
+        unsafe { (*words)[i] = frames.add(i).read_volatile() };
+        i += 1;
+    }
     0
 }
 

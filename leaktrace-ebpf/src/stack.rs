@@ -4,18 +4,19 @@
 //! frame 0 is the caller, whoever built it. What follows is found by frame pointers.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use leaktrace_common::abi::{Scratch, WINDOW_WORDS, Walked};
+use leaktrace_common::abi::{MAX_DEPTH, Scratch, WINDOW_WORDS, Walked};
 use leaktrace_common::unwind::Stop;
 
 use crate::maps::{SCRATCH, unknown};
-use crate::{config, sites};
+use crate::sites;
+use crate::stretch::{self, GOES_ON, Stretch};
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
 const PAGE_BYTES: u64 = 4096;
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns the stack's key, as [`sites::site_of`] takes it.
+/// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`] at the end of a stretch.
 ///
 /// A global function: verified once, not at every call.
 #[unsafe(no_mangle)]
@@ -26,38 +27,58 @@ pub extern "C" fn stack_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: 
     unsafe { (*scratch).length = 0 };
     let caller = if caller == 0 { first_word(scratch, sp).unwrap_or(0) } else { caller };
     if caller == 0 {
-        return sites::key_of_walk(process, scratch, Walked::new(0, 0, 0));
+        return sites::key_of_walk::<0>(process, scratch, Walked::new(0, 0, 0));
     }
     // SAFETY: as above.
     unsafe { (*scratch).frames[0] = caller };
-    let limit = config::max_depth();
-    let mut low = sp;
-    let mut fp = fp;
-    let mut depth: u32 = 1;
-    // One frame more than is kept, which tells a stack that was cut from one that just fits.
-    while depth <= limit {
+    walk::<true>(slot, process, scratch, sp, fp, 1)
+}
+
+/// Goes on where [`stack_walk`] or this has returned [`GOES_ON`], and returns the same.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn stack_walk_on(slot: u64, process: u32) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
+    // SAFETY: the slot was claimed by our caller.
+    let ([_, low, fp, _], walked) = unsafe { ((*scratch).walk, (*scratch).walked) };
+    walk::<false>(slot, process, scratch, low, fp, Walked::from_bits(walked).depth())
+}
+
+/// A stretch of a walk that has `depth` frames already.
+#[inline(always)]
+fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, low: u64, fp: u64, depth: u32) -> u64 {
+    let (mut low, mut fp, mut depth) = (low, fp, depth);
+    let mut stretch = Stretch::<FIRST>::new();
+    let mut ended = false;
+    while stretch.holds(depth) {
+        ended = true;
         // A frame pointer points up the stack, at words; where it does not, this code keeps none.
         if fp <= low || fp & 7 != 0 {
             break;
         }
         let Some(next) = read_word(scratch, slot, fp) else { break };
         let Some(address) = read_word(scratch, slot, fp + 8) else { break };
-        if address < PAGE_BYTES {
+        let index = Stretch::<FIRST>::index(depth);
+        if address < PAGE_BYTES || index > MAX_DEPTH {
             break;
         }
-        let index = depth as usize;
-        // SAFETY: as above.
-        let frames = unsafe { &mut (*scratch).frames };
-        if index >= frames.len() {
-            break;
-        }
-        frames[index] = address;
+        // SAFETY: the slot was claimed by our caller's caller.
+        unsafe { (*scratch).frames[index] = address };
         low = fp;
         fp = next;
         depth += 1;
+        ended = false;
+    }
+    if !ended && stretch::goes_on(depth) {
+        // SAFETY: as above.
+        unsafe {
+            (*scratch).walk = [0, low, fp, 0];
+            (*scratch).walked = Walked::new(depth, 0, 0).to_bits();
+        }
+        return GOES_ON;
     }
     // Where frame pointers end cannot be told from where they are missing.
-    sites::key_of_walk(process, scratch, Walked::new(depth, Stop::Outermost as u32, 0))
+    Stretch::<FIRST>::key(process, scratch, Walked::new(depth, Stop::Outermost as u32, 0))
 }
 
 /// One word of the user's stack, by way of the window of scratch slot `slot`, which begins at the word that was last

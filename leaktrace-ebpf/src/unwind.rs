@@ -11,6 +11,7 @@ use leaktrace_common::unwind::{
 };
 
 use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
+use crate::stretch::{self, GOES_ON, Stretch};
 use crate::{config, sites, stack, vma};
 
 /// Tables and lists of mappings.
@@ -38,12 +39,11 @@ impl Memory for Window {
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns the stack's key, as [`sites::site_of`] takes it.
+/// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`] at the end of a stretch.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
-    let mut memory = Window { scratch, slot };
     // SAFETY: the slot was claimed by our caller.
     unsafe {
         (*scratch).length = 0;
@@ -52,20 +52,34 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
     // What is pushed at the call is gone after the return.
     let (ip, sp) = if caller == 0 { (stack::first_word(scratch, sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
     if ip == 0 {
-        return sites::key_of_walk(process, scratch, Walked::new(0, Stop::BadRead as u32, 0));
+        return sites::key_of_walk::<0>(process, scratch, Walked::new(0, Stop::BadRead as u32, 0));
     }
+    walk::<true>(slot, process, scratch, Regs { ip, sp, fp }, 0, 0)
+}
+
+/// Goes on where [`unwind_walk`] or this has returned [`GOES_ON`], and returns the same.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unwind_walk_on(slot: u64, process: u32) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
+    // SAFETY: the slot was claimed by our caller.
+    let ([ip, sp, fp, state], walked) = unsafe { ((*scratch).walk, (*scratch).walked) };
+    walk::<false>(slot, process, scratch, Regs { ip, sp, fp }, state, Walked::from_bits(walked).depth())
+}
+
+/// A stretch of a walk that has `depth` frames already.
+#[inline(always)]
+fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, regs: Regs, state: u64, depth: u32) -> u64 {
+    let (mut regs, mut state, mut depth) = (regs, state, depth);
+    let mut memory = Window { scratch, slot };
     let list = PROCESSES.get_ptr(process).map_or(0, |process| {
         // SAFETY: an element of the map; userspace stores the word whole.
         unsafe { (&raw const (*process).unwind_list).read_volatile() }
     });
-    let mut regs = Regs { ip, sp, fp };
-    let mut state = 0;
-    let limit = config::max_depth();
-    let mut depth: u32 = 0;
     let mut stop = Stop::TooDeep as u32;
-    // One frame more than is kept, which tells a stack that was cut from one that just fits.
-    while depth <= limit {
-        let index = depth as usize;
+    let mut stretch = Stretch::<FIRST>::new();
+    while stretch.holds(depth) {
+        let index = Stretch::<FIRST>::index(depth);
         if index > MAX_DEPTH {
             break;
         }
@@ -87,7 +101,7 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
         // SAFETY: as above.
         unsafe { (*scratch).walk = [regs.ip, regs.sp, regs.fp, state] };
         let step = unknown(unwind_frame(slot, list, depth)) as u32;
-        if step & 0xff != GOES_ON {
+        if step & 0xff != HAS_CALLER {
             depth += u32::from(step & IS_FRAME != 0);
             stop = step & 0xff;
             break;
@@ -98,13 +112,21 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
         regs = Regs { ip: walk[0], sp: walk[1], fp: walk[2] };
         state = walk[3];
     }
+    if stop == Stop::TooDeep as u32 && stretch::goes_on(depth) {
+        // SAFETY: as above.
+        unsafe {
+            (*scratch).walk = [regs.ip, regs.sp, regs.fp, state];
+            (*scratch).walked = Walked::new(depth, 0, 0).to_bits();
+        }
+        return GOES_ON;
+    }
     // SAFETY: as above.
     let guesses = unsafe { (*scratch).guesses } as u32;
-    sites::key_of_walk(process, scratch, Walked::new(depth, stop, guesses))
+    Stretch::<FIRST>::key(process, scratch, Walked::new(depth, stop, guesses))
 }
 
 /// What [`unwind_frame`] returns instead of a [`Stop`] where there is a next frame.
-const GOES_ON: u32 = 0xff;
+const HAS_CALLER: u32 = 0xff;
 /// Set in what it returns where the frame is one.
 const IS_FRAME: u32 = 1 << 16;
 
@@ -140,7 +162,7 @@ pub extern "C" fn unwind_frame(slot: u64, list: u64, depth: u32) -> u64 {
                 u64::from(if walk.is_premature() { SITE_GUESSED | SITE_UNREADY } else { SITE_GUESSED });
         }
     }
-    u64::from(GOES_ON | IS_FRAME)
+    u64::from(HAS_CALLER | IS_FRAME)
 }
 
 /// The rule for an address, if the first way of the cache has it, or [`Rule::NONE`].

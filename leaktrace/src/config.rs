@@ -83,7 +83,7 @@ pub struct Recording {
     pub max_allocs: u32,
     /// Capacity of the stack table.
     pub max_stacks: u32,
-    /// Frames kept of a stack, from 1 to [`Options::MAX_DEPTH`].
+    /// Frames kept of a stack, from 1 to [`Options::DEEPEST`].
     pub max_depth: u32,
     /// Objects to probe beside those that are discovered.
     pub objects: Vec<PathBuf>,
@@ -305,7 +305,7 @@ impl Room {
     fn of(whom: &WhomArgs, surroundings: Surroundings) -> Self {
         // What the tables take each, bytes: see `kernel::memory`.
         const ALLOC: u64 = 45;
-        const STACK: u64 = 1_925;
+        const STACK: u64 = 1_700;
         let (allocs, stacks) = (Options::MAX_ALLOCS as u32, Options::MAX_STACKS as u32);
         let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
         let share = surroundings.available_memory.filter(|_| !is_named).unwrap_or(0) / 64;

@@ -34,7 +34,7 @@ fn nothing_said_is_the_whole_system_with_the_documented_defaults() {
     assert_eq!(config.target().mode, TraceMode::System);
     assert_eq!(config.options(), Options::default());
     assert_eq!((config.recording.max_allocs, config.recording.max_stacks), (1_000_000, 16_384));
-    assert_eq!(config.recording.max_depth, 127);
+    assert_eq!(config.recording.max_depth, 256);
     assert_eq!(config.outputs.text.top, Some(10));
     assert_eq!(config.gate, Gate { fail_from: None, exitcode: 23 });
 }
@@ -49,7 +49,7 @@ fn traces_of_the_whole_machine_take_room_by_its_memory_unless_the_user_says_othe
         }
     };
     assert_eq!(room(&[], 1), (1_000_000, 16_384));
-    assert_eq!(room(&[], 4), (1_491_308, 34_861));
+    assert_eq!(room(&[], 4), (1_491_308, 39_475));
     assert_eq!(room(&["--comm", "cc1"], 64), (4_000_000, 131_072));
     assert_eq!(room(&["--max-stacks", "500"], 64), (4_000_000, 500));
     assert_eq!(room(&["-p", "1"], 64), (1_000_000, 16_384));
@@ -169,7 +169,7 @@ fn contradictions_are_one_line_with_the_next_step() {
         (&["--sample-bytes", "0"], "it must be at least 1"),
         (&["--sample-bytes", "64.5G"], "it must be at most 64G"),
         (&["--sample-bytes", "often"], "write it as 4096, 4k"),
-        (&["--max-depth", "128"], "128 is not in 1..=127"),
+        (&["--max-depth", "1025"], "1025 is not in 1..=1024"),
         (&["--max-allocs", "0"], "0 is not in 1..="),
         (&["--sort", "growth"], "[possible values: bytes, count, age]"),
         (&["--leak-exitcode", "3"], "--fail-on-leak"),

@@ -32,11 +32,13 @@ pub enum Stop {
     Malformed = 11,
     /// A return probe (ours or another tracer's) has replaced the return address by its trampoline.
     Trampoline = 12,
+    /// The stack was walked, but the table of stacks had no room for its outer frames. No walk ends so.
+    NoRoom = 13,
 }
 
 impl Stop {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Outermost,
         Self::TooDeep,
         Self::NoMapping,
@@ -50,6 +52,7 @@ impl Stop {
         Self::Offset,
         Self::Malformed,
         Self::Trampoline,
+        Self::NoRoom,
     ];
 
     /// The reason with this discriminant.
@@ -75,6 +78,7 @@ impl Stop {
             Self::Offset => "offset that a row cannot hold",
             Self::Malformed => "malformed unwind information",
             Self::Trampoline => "return address replaced by a return probe",
+            Self::NoRoom => "no room for all frames, raise --max-stacks",
         }
     }
 

@@ -190,14 +190,17 @@ pub struct RecordArgs {
     /// Record at most N different stacks
     ///
     /// More are counted as losses, and their allocations under a site without stack. Room for them is taken at the start, some
-    /// 1.9 KB each. The default is 16,384; for traces of the whole machine it grows with the memory that is available, up to
+    /// 1.7 KB each. The default is 16,384; for traces of the whole machine it grows with the memory that is available, up to
     /// 131,072.
     #[arg(long, value_name = "N", value_parser = capacity())]
     pub max_stacks: Option<u32>,
 
-    /// Record at most N frames of a stack, 127 at most
+    /// Record at most N frames of a stack, 1,024 at most
+    ///
+    /// The outermost frames of deeper stacks are left out, which is counted. Room is for stacks of 128 frames on average: see
+    /// --max-stacks.
     #[arg(long, value_name = "N", default_value_t = Options::MAX_DEPTH,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(Options::MAX_DEPTH)))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Options::DEEPEST)))]
     pub max_depth: u32,
 }
 

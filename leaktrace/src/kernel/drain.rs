@@ -9,7 +9,7 @@ use leaktrace_common::abi::{
     self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT,
     SITE_TRUNCATED, SITE_UNREADY,
 };
-use leaktrace_common::table::BUCKET_KEYS;
+use leaktrace_common::table::{self, BUCKET_KEYS, Place};
 use leaktrace_common::unwind::Stop;
 
 use super::Kernel;
@@ -71,18 +71,10 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
     if site.process == 0 || (site.flags & SITE_FRAMELESS != 0 && site.alloc_count == 0) {
         return None;
     }
-    let frames = (0..site.depth as usize)
-        .map_while(|frame| {
-            let chunk = index * kernel.frame_chunks + (frame / FRAMES_PER_CHUNK) as u32;
-            let words = kernel.frames.pointer(chunk)?;
-            // SAFETY: in bounds; written once, before the site was published.
-            Some(Address(unsafe { (&raw const (*words)[frame % FRAMES_PER_CHUNK]).read_volatile() }))
-        })
-        .collect();
     Some(Account {
         index,
         slot: site.process,
-        frames,
+        frames: frames(kernel, index, site.depth as usize),
         counters: Counters {
             alloc_bytes: site.alloc_bytes,
             alloc_count: site.alloc_count,
@@ -93,6 +85,34 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
         stack_state: stack_state(site.flags),
         broken: abi::site_stop(site.flags).filter(|stop| !stop.is_complete()),
     })
+}
+
+/// The frames of a site that is complete.
+fn frames(kernel: &Kernel, index: u32, depth: usize) -> Vec<Address> {
+    let mut frames = Vec::with_capacity(depth.min(abi::MAX_DEPTH));
+    for (chunk, kept) in chunks(depth) {
+        let element = match chunk {
+            0 => Some(index),
+            _ => outer_frames(kernel, index, chunk).map(|place| kernel.sites.elements() + place.index()),
+        };
+        let Some(words) = element.and_then(|element| kernel.frames.pointer(element)) else { break };
+        // SAFETY: in bounds; written once, before the site was published.
+        let words = unsafe { words.read_volatile() };
+        frames.extend(words.iter().take(kept).copied().map(Address));
+    }
+    frames
+}
+
+/// The chunks of a stack of so many frames: their numbers, with how many frames are in each.
+pub fn chunks(depth: usize) -> impl Iterator<Item = (u32, usize)> {
+    let depth = depth.min(abi::MAX_DEPTH);
+    (0..depth.div_ceil(FRAMES_PER_CHUNK))
+        .map(move |chunk| (chunk as u32, (depth - chunk * FRAMES_PER_CHUNK).min(FRAMES_PER_CHUNK)))
+}
+
+/// Where a chunk of a site's frames but the first is.
+pub fn outer_frames(kernel: &Kernel, site: u32, chunk: u32) -> Option<Place> {
+    table::find(&kernel.frame_keys, abi::frames_key(site, chunk))
 }
 
 /// What a site's flags say of its stack.

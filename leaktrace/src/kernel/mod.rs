@@ -70,10 +70,10 @@ pub struct Kernel {
     pub site_keys: MappedArray<Bucket>,
     /// Their accounts.
     pub sites: MappedArray<Site>,
-    /// Their frames.
+    /// Keys of deep stacks' outer frames.
+    pub frame_keys: MappedArray<Bucket>,
+    /// Frames: the innermost of each site, by its index, and then those of `frame_keys`.
     pub frames: MappedArray<[u64; FRAMES_PER_CHUNK]>,
-    /// Elements of `frames` that one site takes.
-    pub frame_chunks: u32,
     /// Keys of threads.
     pub thread_keys: MappedArray<Bucket>,
     /// What each has in flight.
@@ -96,19 +96,15 @@ impl Kernel {
         let block_buckets = table::buckets_for(limits.max_allocs);
         let site_buckets = table::buckets_for(limits.max_stacks);
         let thread_buckets = table::buckets_for(MAX_THREADS);
-        let frame_chunks = limits.max_depth.div_ceil(FRAMES_PER_CHUNK as u32);
-        let all_frames = table::positions(site_buckets).checked_mul(frame_chunks).with_context(|| {
+        let sites = table::positions(site_buckets);
+        let outer = memory::outer_chunks(limits.max_stacks, limits.max_depth);
+        let frame_buckets = table::dense_buckets_for(outer);
+        let all_frames = table::positions(frame_buckets).checked_add(sites).with_context(|| {
             let Limits { max_stacks, max_depth, .. } = limits;
             format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
         })?;
-        Tables {
-            block_buckets,
-            blocks: table::positions(block_buckets),
-            site_buckets,
-            sites: table::positions(site_buckets),
-            frames: all_frames,
-        }
-        .check()?;
+        let blocks = table::positions(block_buckets);
+        Tables { block_buckets, blocks, site_buckets, sites, frame_buckets, frames: all_frames }.check()?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let fields = Fields::needed(selection.following)?;
         let (following, filters) = (u32::from(selection.following), selection.filters());
@@ -119,9 +115,10 @@ impl Kernel {
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries("BLOCK_KEYS", block_buckets)
-            .map_max_entries("BLOCKS", table::positions(block_buckets))
+            .map_max_entries("BLOCKS", blocks)
             .map_max_entries("SITE_KEYS", site_buckets)
-            .map_max_entries("SITES", table::positions(site_buckets))
+            .map_max_entries("SITES", sites)
+            .map_max_entries("FRAME_KEYS", frame_buckets)
             .map_max_entries("FRAMES", all_frames)
             .map_max_entries("UNWIND_POOL", limits.unwind_chunks)
             .map_max_entries("THREAD_KEYS", thread_buckets)
@@ -129,7 +126,8 @@ impl Kernel {
             .override_global("BLOCK_BUCKETS", &block_buckets, true)
             .override_global("SITE_BUCKETS", &site_buckets, true)
             .override_global("THREAD_BUCKETS", &thread_buckets, true)
-            .override_global("FRAME_CHUNKS", &frame_chunks, true)
+            .override_global("FRAME_BUCKETS", &frame_buckets, true)
+            .override_global("FIRST_OUTER", &sites, true)
             .override_global("MAX_DEPTH", &limits.max_depth, true)
             .override_global("UNWIND", &limits.unwind, true)
             .override_global("MIN_SIZE", &limits.min_size, true)
@@ -151,8 +149,8 @@ impl Kernel {
             blocks: MappedArray::new(&ebpf, "BLOCKS")?,
             site_keys: MappedArray::new(&ebpf, "SITE_KEYS")?,
             sites: MappedArray::new(&ebpf, "SITES")?,
+            frame_keys: MappedArray::new(&ebpf, "FRAME_KEYS")?,
             frames: MappedArray::new(&ebpf, "FRAMES")?,
-            frame_chunks,
             thread_keys: MappedArray::new(&ebpf, "THREAD_KEYS")?,
             threads: MappedArray::new(&ebpf, "THREADS")?,
             processes: MappedArray::new(&ebpf, "PROCESSES")?,

@@ -95,6 +95,8 @@ pub fn reclaim(kernel: &mut Kernel, slots: &HashSet<u32>, options: &Options) -> 
     let outstanding = accounts.iter().any(|account| account.counters.outstanding_count() != 0);
     let blocks = if outstanding { take_blocks(kernel, &ended, &accounts) } else { Vec::new() };
     for entry in &sites {
+        // Before the site itself, whose place the next owner's stack is kept by.
+        remove_outer_frames(kernel, entry.index());
         if let Some(site) = kernel.sites.pointer(entry.index()) {
             // SAFETY: in bounds; of a life that has ended, which nobody else touches.
             unsafe { site.write_volatile(Site::default()) };
@@ -203,6 +205,16 @@ fn entries(keys: &MappedArray<Bucket>) -> impl Iterator<Item = Entry> + '_ {
 fn remove(keys: &MappedArray<Bucket>, entry: &Entry) {
     if let Some(place) = table::place_at(keys, entry.key, entry.bucket, entry.lane) {
         table::remove(keys, entry.key, place);
+    }
+}
+
+/// Takes the frames of a deep stack out of their table.
+fn remove_outer_frames(kernel: &Kernel, site: u32) {
+    let depth = kernel.sites.read(site).map_or(0, |account| account.depth as usize);
+    for (chunk, _) in drain::chunks(depth).skip(1) {
+        if let Some(place) = drain::outer_frames(kernel, site, chunk) {
+            table::remove(&kernel.frame_keys, abi::frames_key(site, chunk), place);
+        }
     }
 }
 

@@ -143,8 +143,10 @@ impl Options {
     pub const MAX_ALLOCS: u64 = 1_000_000;
     /// Default of `--max-stacks`.
     pub const MAX_STACKS: u64 = 16_384;
-    /// Default of `--max-depth`, and its upper limit (the kernel's own `PERF_MAX_STACK_DEPTH` is 127 as well).
-    pub const MAX_DEPTH: u32 = 127;
+    /// Default of `--max-depth`.
+    pub const MAX_DEPTH: u32 = 256;
+    /// Its upper limit.
+    pub const DEEPEST: u32 = 1024;
 
     /// Whether sizes outside a range were left unrecorded.
     #[must_use]

@@ -83,8 +83,8 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "stack",
         &format!(" cut{}", cut.short()),
         format!("cut at {}", counted(u64::from(max_depth), "frame")),
-        if max_depth < Options::MAX_DEPTH {
-            format!("raise --max-depth (at most {})", Options::MAX_DEPTH)
+        if max_depth < Options::DEEPEST {
+            format!("raise --max-depth (at most {})", Count(u64::from(Options::DEEPEST)))
         } else {
             "their outermost frames are missing".to_owned()
         } + &cut.line(),

@@ -200,9 +200,9 @@ fn a_target_without_an_allocator() {
 #[test]
 fn more_stacks_than_a_map_holds_are_refused() {
     require_privileges();
-    // 400 million stacks of 127 frames would need more than 2^32 elements of 16 frames.
-    let finished = run(&["--max-stacks", "400000000", "--max-depth", "127", "--", "sh", "-c", "echo it ran"]);
-    finished.assert_refused(1, &["--max-stacks"]);
+    // A billion stacks of 127 frames would need more than 2^32 elements of 32 frames.
+    let finished = run(&["--max-stacks", "1000000000", "--max-depth", "127", "--", "sh", "-c", "echo it ran"]);
+    finished.assert_refused(1, &["--max-stacks", "more than a map holds"]);
     assert!(!finished.stdout.contains("it ran"), "the command was started");
 }
 
@@ -213,7 +213,7 @@ fn a_minimum_size_above_the_maximum_is_a_usage_error() {
 
 #[test]
 fn usage_errors_have_status_two() {
-    let bad: [&[&str]; 9] = [
+    let bad: [&[&str]; 10] = [
         &["--no-such-option"],
         &["-p", "abc"],
         &["-p", "0"],
@@ -223,6 +223,7 @@ fn usage_errors_have_status_two() {
         &["--sort", "colour"],
         &["--flamegraph-by", "weight"],
         &["--max-allocs", "-1"],
+        &["--max-depth", "1025"],
     ];
     for arguments in bad {
         let finished = run(arguments);

@@ -44,7 +44,7 @@ fn room_for_twenty_million_blocks_is_as_good_as_any() {
 
 #[test]
 fn tables_beyond_all_memory_are_refused_before_they_are_asked_for() {
-    // However much memory this machine has: a million stacks take 1.9 GB, and leaktrace is told of one.
+    // However much memory this machine has: a million stacks take 1.7 GB, and leaktrace is told of one.
     let victim = Victim::start("idle.c", &[]);
     let directory = tempfile::tempdir().unwrap();
     let meminfo = directory.path().join("meminfo");

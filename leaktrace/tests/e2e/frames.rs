@@ -64,8 +64,8 @@ const PATHS: [(&str, &[(&str, usize)]); 14] = [
     ("leak_deep_5", &[("descend", 5), ("main", 1)]),
     ("leak_deep_30", &[("descend", 30), ("main", 1)]),
     ("leak_deep_120", &[("descend", 120), ("main", 1)]),
-    // Of 200: the stack is cut at 127 frames, of which the leaking one is the first.
-    ("leak_beyond", &[("descend", 126)]),
+    // Of 300: the stack is cut at 256 frames, of which the leaking one is the first.
+    ("leak_beyond", &[("descend", 255)]),
     ("leak_alloca", &[("main", 1)]),
     ("leak_aligned", &[("main", 1)]),
     ("leak_inlined", &[("main", 1)]),
@@ -152,7 +152,7 @@ fn stacks_of_a_stripped_program_are_as_deep() {
     };
     assert_eq!(depth("leak_deep_30") - depth("leak_deep_5"), 25);
     assert_eq!(depth("leak_deep_120") - depth("leak_deep_30"), 90);
-    assert_eq!(depth("leak_beyond"), 127);
+    assert_eq!(depth("leak_beyond"), 256);
     assert_eq!(depth("leak_alloca"), depth("leak_aligned"));
     assert_eq!(depth("leak_cfi"), depth("leak_no_cfi"));
 }

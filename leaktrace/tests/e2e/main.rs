@@ -23,6 +23,7 @@ mod choosing;
 mod command;
 mod committed_object;
 mod debuginfod;
+mod deep;
 mod doctor;
 mod everything;
 mod failures;

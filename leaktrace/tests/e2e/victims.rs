@@ -9,8 +9,9 @@ use crate::harness::build;
 use crate::{command, frames, jitted};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 25] = [
+const PLAIN: [&str; 26] = [
     "abandoned.c",
+    "braid.c",
     "changing.c",
     "churn.c",
     "cxx.cc",

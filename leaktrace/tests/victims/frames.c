@@ -231,7 +231,7 @@ int main(int argc, char **argv)
     descend(5, leak_deep_5);
     descend(30, leak_deep_30);
     descend(120, leak_deep_120);
-    descend(200, leak_beyond);
+    descend(300, leak_beyond);
     leak_alloca(100 + (size_t)zero);
     leak_aligned(100 + (size_t)zero);
     leak_inlined();
