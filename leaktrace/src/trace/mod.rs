@@ -156,7 +156,7 @@ async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBoo
     match stop {
         None => last.await,
         // What is fetched for the last report may take minutes, and its reader may want it as it is.
-        Some(stop) => signals.one_more(last, || stop.store(true, Ordering::Relaxed)).await,
+        Some(stop) => Box::pin(signals.one_more(last, || stop.store(true, Ordering::Relaxed))).await,
     }
 }
 
