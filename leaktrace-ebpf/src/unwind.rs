@@ -10,8 +10,8 @@ use leaktrace_common::unwind::{
     goes_second, is_cacheable, step_plain,
 };
 
-use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
-use crate::{config, sites, stack, vma};
+use crate::maps::{RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
+use crate::{config, process, sites, stack, vma};
 
 /// Tables and lists of mappings.
 pub struct Pool;
@@ -44,20 +44,19 @@ impl Memory for Window {
 pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
     let mut memory = Window { scratch, slot };
+    let layout = process::layout(process);
     // SAFETY: the slot was claimed by our caller.
     unsafe {
         (*scratch).length = 0;
         (*scratch).guesses = 0;
+        (*scratch).layout = layout;
     }
     // What is pushed at the call is gone after the return.
     let (ip, sp) = if caller == 0 { (stack::first_word(scratch, sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
     if ip == 0 {
         return sites::key_of_walk(process, scratch, Walked::new(0, Stop::BadRead as u32, 0));
     }
-    let list = PROCESSES.get_ptr(process).map_or(0, |process| {
-        // SAFETY: an element of the map; userspace stores the word whole.
-        unsafe { (&raw const (*process).unwind_list).read_volatile() }
-    });
+    let list = process::unwind_list(process, layout);
     let mut regs = Regs { ip, sp, fp };
     let mut state = 0;
     let limit = config::max_depth();

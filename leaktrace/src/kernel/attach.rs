@@ -94,11 +94,6 @@ impl Attachments {
         Ok(())
     }
 
-    /// Whether nothing is probed.
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
     /// Takes out those that are for this scope.
     #[must_use]
     pub fn take(&mut self, scope: Scope) -> Self {
@@ -160,6 +155,8 @@ fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
             }
         }
     };
+    // First of all: what is recorded from then on is told apart by what is mapped.
+    add("linker", false, &Probe::is_linkers);
     for program in ["free", "call"] {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);
     }

@@ -96,8 +96,18 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "their outer frames are missing, sites may be split or merged".to_owned()
             + &weight(snapshot, |site| {
                 // Those without any frame have a notice of their own.
-                !site.truncated && !site.stack.is_empty() && site.stack_state != Some(StackState::Whole)
+                !site.truncated
+                    && !site.stack.is_empty()
+                    && !matches!(site.stack_state, Some(StackState::Whole | StackState::Unsure))
             }),
+    );
+    lose(
+        losses.stacks_unsure,
+        "stack",
+        " unsure",
+        "with frames in code that was replaced meanwhile".to_owned(),
+        "they may be called after what came later".to_owned()
+            + &weight(snapshot, |site| site.stack_state == Some(StackState::Unsure)),
     );
     lose(
         losses.events_lost,

@@ -7,17 +7,29 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::Result;
-use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Event as ProgramEvent, Process};
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_LAYOUT, EVENT_PROCESS, Event, LayoutEvent, Process};
 
 use super::{RECLAIM_AFTER, Trace};
+use crate::host::clock::monotonic_ns;
 use crate::kernel::attach::Scope;
 use crate::kernel::reclaim;
+use crate::lives::mmap_records::Record;
 use crate::lives::processes::Mapped;
 use crate::model::Pid;
 use crate::sources::allocators::Request;
 
 /// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
 const MANY: usize = 200;
+/// How often what is told meanwhile is taken in with the rest, until nothing is left that may have to wait.
+const ROUNDS: u32 = 8;
+
+/// What the programs have told.
+struct Told {
+    /// Lives that began and ended, in order.
+    lives: Vec<Event>,
+    /// Layouts, in order of time.
+    layouts: Vec<LayoutEvent>,
+}
 
 impl Trace<'_> {
     /// Lets the unwinder know of mappings that are new.
@@ -56,19 +68,42 @@ impl Trace<'_> {
 
     /// Takes in what the programs and the kernel have told since the last time.
     pub(super) fn take_in(&mut self) {
-        // The programs' first: whatever the kernel recorded before them is read then too.
-        let events = self.program_events();
-        for record in self.discovery.read() {
-            let mapped = self.processes.apply(&record);
-            for pid in self.processes.take_orphaned() {
-                self.renew(pid);
-            }
-            if let Some(mapped) = mapped {
-                self.unwinding.expect(&mapped.object);
-                self.probe_mapped(mapped);
+        for _ in 0..ROUNDS {
+            self.take_in_until_now();
+            if self.early.is_empty() {
+                break;
             }
         }
-        for event in events {
+        for record in std::mem::take(&mut self.early) {
+            self.apply(&record);
+        }
+        let (untraced, prober) = (&mut self.untraced, &self.prober);
+        for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
+            self.unwinding.ended(&self.kernel, pid);
+        }
+        self.plan_reclaim();
+        self.follow_mappings();
+    }
+
+    /// Applies records and layouts in the order in which they came about, and what is told of lives after the records before.
+    /// Records of what happened after the programs' events were read wait: there may be a layout that came before.
+    fn take_in_until_now(&mut self) {
+        let now = monotonic_ns().unwrap_or(u64::MAX);
+        // The programs' first: whatever the kernel recorded before them is read then too.
+        let Told { lives, layouts } = self.program_events();
+        let mut records = std::mem::take(&mut self.early);
+        records.extend(self.discovery.read());
+        records.sort_by_key(|record| record.time_ns);
+        self.early = records.split_off(records.partition_point(|record| record.time_ns <= now));
+        let mut layouts = layouts.into_iter().peekable();
+        for record in records {
+            while let Some(layout) = layouts.next_if(|layout| layout.after_ns < record.time_ns) {
+                self.relay(&layout);
+            }
+            self.apply(&record);
+        }
+        layouts.for_each(|layout| self.relay(&layout));
+        for event in lives {
             match event.kind {
                 EVENT_PROCESS => {
                     if let Some(process) = self.kernel.processes.read(event.process) {
@@ -83,12 +118,48 @@ impl Trace<'_> {
                 _ => {}
             }
         }
-        let (untraced, prober) = (&mut self.untraced, &self.prober);
-        for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
-            self.unwinding.ended(&self.kernel, pid);
+    }
+
+    fn apply(&mut self, record: &Record) {
+        let mapped = self.processes.apply(record);
+        for pid in self.processes.take_orphaned() {
+            self.renew(pid);
         }
-        self.plan_reclaim();
-        self.follow_mappings();
+        if let Some(mapped) = mapped {
+            self.unwinding.expect(&mapped.object);
+            self.probe_mapped(mapped);
+        }
+    }
+
+    /// A process has another layout.
+    fn relay(&mut self, told: &LayoutEvent) {
+        let slot = told.event.process;
+        // That the life has begun may be told in the same batch.
+        if let Some(process) = self.kernel.processes.read(slot).filter(|life| life.seen_ns as u32 == told.event.seen) {
+            self.processes.began(slot, &process);
+        }
+        self.processes.relaid(slot, told.event.seen, told.layout as u32, (told.before_ns, told.after_ns));
+    }
+
+    /// Where something was replaced that the dynamic linker does not tell of, what is recorded from now on is told apart from
+    /// what was.
+    pub(super) fn tell_replaced(&mut self) {
+        for replaced in self.processes.replaced() {
+            match self.kernel.set_replaced(replaced.slot, replaced.seen_ns, replaced.count) {
+                Ok(Some(times)) => {
+                    log::debug!("slot {}: other code than before lies at some addresses", replaced.slot);
+                    self.processes.told_replaced(replaced, times);
+                }
+                Ok(None) => {}
+                Err(error) => log::warn!("{error:#}"),
+            }
+        }
+    }
+
+    /// Reads of the processes what changes and is not told.
+    pub(super) fn refresh(&mut self) {
+        let kernel = &self.kernel;
+        self.processes.refresh(|slot| kernel.processes.read(slot).map_or(0, |process| process.layout));
     }
 
     fn plan_reclaim(&mut self) {
@@ -102,19 +173,27 @@ impl Trace<'_> {
         }
     }
 
-    fn program_events(&mut self) -> Vec<ProgramEvent> {
+    fn program_events(&mut self) -> Told {
         // Each of the programs' messages comes with an event.
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let mut events = Vec::new();
+        let mut told = Told { lives: Vec::new(), layouts: Vec::new() };
         while let Some(item) = self.events.get_mut().next() {
-            if item.len() >= size_of::<ProgramEvent>() {
-                // SAFETY: plain integers, and long enough.
-                events.push(unsafe { item.as_ptr().cast::<ProgramEvent>().read_unaligned() });
+            if item.len() < size_of::<Event>() {
+                continue;
+            }
+            // SAFETY: plain integers, and long enough.
+            let event = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+            if event.kind != EVENT_LAYOUT {
+                told.lives.push(event);
+            } else if item.len() >= size_of::<LayoutEvent>() {
+                // SAFETY: as above.
+                told.layouts.push(unsafe { item.as_ptr().cast::<LayoutEvent>().read_unaligned() });
             }
         }
-        events
+        told.layouts.sort_by_key(|layout| layout.after_ns);
+        told
     }
 
     /// A file that a process has just mapped may have an allocator in it.

@@ -72,6 +72,16 @@ impl<'a> Image<'a> {
         self.tables().into_iter().flat_map(|table| table.symbols.iter().filter_map(|symbol| self.extent(symbol)))
     }
 
+    /// The address of a symbol that others can link with, code or data.
+    #[must_use]
+    pub fn exported(&self, name: &[u8]) -> Option<u64> {
+        let table = self.dynamic_table()?;
+        let is_it = |symbol: &&Sym64<LE>| {
+            symbol.st_shndx(LE) != elf::SHN_UNDEF && table.name(symbol, name.len()).is_some_and(|known| known == name)
+        };
+        table.symbols.iter().find(is_it).map(|symbol| symbol.st_value(LE))
+    }
+
     /// Whether there are symbols beyond the dynamic ones: whether it is not stripped.
     #[must_use]
     pub fn has_static_symbols(&self) -> bool {

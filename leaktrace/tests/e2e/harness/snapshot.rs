@@ -78,6 +78,7 @@ pub struct Site {
 #[derive(Debug, Deserialize)]
 pub struct Frame {
     pub function: Option<String>,
+    pub module: Option<String>,
     pub inlined: bool,
 }
 

@@ -99,7 +99,7 @@ fn what_records_tell_is_what_the_maps_file_shows() {
     let text = std::fs::read("/proc/self/maps").expect("own mappings");
     let mut told = AddressSpace::empty(Pid(std::process::id()));
     for mapping in parse(&text).flatten() {
-        told.note(&mapping, &store);
+        told.note(&mapping, 1, &store);
     }
     assert_eq!(shape(&told.regions), shape(&shown.regions));
     let objects = |space: &AddressSpace| -> Vec<_> {
@@ -118,16 +118,16 @@ fn what_is_recorded_again_is_new_only_where_it_had_gone() {
     let text = std::fs::read("/proc/self/maps").expect("own mappings");
     let is_code = |mapping: &Mapping<'_>| mapping.permissions.execute && mapping.name.is_file();
     let code = parse(&text).flatten().find(is_code).expect("own code");
-    assert!(!space.note(&code, &store).1, "it was captured");
+    assert!(!space.note(&code, 1, &store).1, "it was captured");
     // The same file where nothing lies.
     let elsewhere = Mapping { start: Address(0x1_0000), end: Address(0x1_1000), ..code };
-    assert!(space.note(&elsewhere, &store).1);
-    assert!(!space.note(&elsewhere, &store).1);
+    assert!(space.note(&elsewhere, 1, &store).1);
+    assert!(!space.note(&elsewhere, 1, &store).1);
     let is_mapped = |space: &AddressSpace| space.locate(Address(0x1_0000)).expect("remembered").mapped;
     assert!(is_mapped(&space));
     space.recapture(&store).expect("own mappings");
     assert!(!is_mapped(&space), "it is not there");
-    assert!(space.note(&elsewhere, &store).1, "a plugin that is loaded again");
+    assert!(space.note(&elsewhere, 1, &store).1, "a plugin that is loaded again");
     assert!(is_mapped(&space));
 }
 
