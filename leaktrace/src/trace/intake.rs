@@ -20,14 +20,15 @@ use crate::sources::allocators::Request;
 
 /// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
 const MANY: usize = 200;
-/// How often what is told meanwhile is taken in with the rest, until nothing is left that may have to wait.
+/// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
 const ROUNDS: u32 = 8;
 
 /// What the programs have told.
+#[derive(Default)]
 struct Told {
     /// Lives that began and ended, in order.
     lives: Vec<Event>,
-    /// Layouts, in order of time.
+    /// Layouts that processes have now.
     layouts: Vec<LayoutEvent>,
 }
 
@@ -68,14 +69,23 @@ impl Trace<'_> {
 
     /// Takes in what the programs and the kernel have told since the last time.
     pub(super) fn take_in(&mut self) {
-        for _ in 0..ROUNDS {
-            self.take_in_until_now();
-            if self.early.is_empty() {
+        // The programs' events first: whatever the kernel recorded before them is read then too.
+        let mut told = self.program_events();
+        for round in 1..=ROUNDS {
+            let now = monotonic_ns().unwrap_or(0);
+            let records = self.discovery.read();
+            let mut next = Told::default();
+            if round < ROUNDS {
+                // Layouts that came before some of these records. What else has been told meanwhile may have been recorded
+                // before, too, in records that are still to be read.
+                next = self.program_events();
+                told.layouts.extend(next.layouts.extract_if(.., |layout| layout.after_ns <= now));
+            }
+            self.take_in_told(told, &records);
+            told = next;
+            if told.lives.is_empty() && told.layouts.is_empty() {
                 break;
             }
-        }
-        for record in std::mem::take(&mut self.early) {
-            self.apply(&record);
         }
         let (untraced, prober) = (&mut self.untraced, &self.prober);
         for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
@@ -85,22 +95,15 @@ impl Trace<'_> {
         self.follow_mappings();
     }
 
-    /// Applies records and layouts in the order in which they came about, and what is told of lives after the records before.
-    /// Records of what happened after the programs' events were read wait: there may be a layout that came before.
-    fn take_in_until_now(&mut self) {
-        let now = monotonic_ns().unwrap_or(u64::MAX);
-        // The programs' first: whatever the kernel recorded before them is read then too.
-        let Told { lives, layouts } = self.program_events();
-        let mut records = std::mem::take(&mut self.early);
-        records.extend(self.discovery.read());
-        records.sort_by_key(|record| record.time_ns);
-        self.early = records.split_off(records.partition_point(|record| record.time_ns <= now));
+    /// Applies records and layouts in the order in which they came about, and then what is told of lives.
+    fn take_in_told(&mut self, Told { lives, mut layouts }: Told, records: &[Record]) {
+        layouts.sort_by_key(|layout| layout.after_ns);
         let mut layouts = layouts.into_iter().peekable();
         for record in records {
             while let Some(layout) = layouts.next_if(|layout| layout.after_ns < record.time_ns) {
                 self.relay(&layout);
             }
-            self.apply(&record);
+            self.apply(record);
         }
         layouts.for_each(|layout| self.relay(&layout));
         for event in lives {
@@ -178,7 +181,7 @@ impl Trace<'_> {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let mut told = Told { lives: Vec::new(), layouts: Vec::new() };
+        let mut told = Told::default();
         while let Some(item) = self.events.get_mut().next() {
             if item.len() < size_of::<Event>() {
                 continue;
@@ -192,7 +195,6 @@ impl Trace<'_> {
                 told.layouts.push(unsafe { item.as_ptr().cast::<LayoutEvent>().read_unaligned() });
             }
         }
-        told.layouts.sort_by_key(|layout| layout.after_ns);
         told
     }
 

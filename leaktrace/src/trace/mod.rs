@@ -28,7 +28,6 @@ use crate::config::{Config, Whom};
 use crate::host::limits;
 use crate::kernel::{Kernel, drain};
 use crate::lives::discovery::Discovery;
-use crate::lives::mmap_records::Record;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Capture, Options, Pid, Sink, Target};
@@ -84,8 +83,6 @@ struct Trace<'a> {
     events: AsyncFd<RingBuf<MapData>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     discovery: Discovery,
-    /// Records that were read before what may precede them.
-    early: Vec<Record>,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
     /// Those that were when nothing was recorded any more.

@@ -114,7 +114,6 @@ impl<'a> Trace<'a> {
             events,
             log,
             discovery: Discovery::start()?,
-            early: Vec::new(),
             lost_records: 0,
             lost_by_the_end: None,
             made_up_records: 0,

@@ -95,12 +95,11 @@ impl Life {
         let mut settled: Vec<DeadSite> = Vec::with_capacity(sites.len());
         for site in sites {
             let kind = (site.frames.clone(), site.truncated, site.broken);
-            match by_kind.get(&kind).and_then(|position: &usize| settled.get_mut(*position)) {
-                Some(known) => known.join(site),
-                None => {
-                    by_kind.insert(kind, settled.len());
-                    settled.push(site);
-                }
+            if let Some(known) = by_kind.get(&kind).and_then(|position: &usize| settled.get_mut(*position)) {
+                known.join(site);
+            } else {
+                by_kind.insert(kind, settled.len());
+                settled.push(site);
             }
         }
         settled

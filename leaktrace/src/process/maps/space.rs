@@ -148,7 +148,9 @@ impl AddressSpace {
         let changed = current.iter().any(|region| !self.has(region, self.captures - 1));
         if changed {
             let now = monotonic_ns().unwrap_or(u64::MAX);
-            current.iter().for_each(|region| self.doubt_what_lies_under(region, now));
+            for region in &current {
+                self.doubt_what_lies_under(region, now);
+            }
         }
         let before = std::mem::take(&mut self.regions);
         self.regions = Arc::new(merge(Arc::unwrap_or_clone(before), current));

@@ -137,7 +137,9 @@ impl AddressSpace {
         let mut doubts = std::mem::take(&mut self.layouts.doubts);
         // What was replaced while the programs were being told may have been recorded in either.
         let carried: Vec<Doubt> = doubts.iter().copied().filter(|doubt| doubt.time_ns >= before).collect();
-        doubts.iter_mut().for_each(|doubt| doubt.is_new = false);
+        for doubt in &mut doubts {
+            doubt.is_new = false;
+        }
         let past = Arc::make_mut(&mut self.layouts.past);
         past.insert(self.layouts.now, Past { regions: Arc::clone(&self.regions), doubts, ended: after });
         self.layouts.doubts = carried;
