@@ -1,8 +1,8 @@
 //! Names for the frames of a capture: all addresses of all processes in one batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::model::{Address, Capture, Frame, RawProcess, Snapshot};
+use crate::model::{Address, Capture, Frame, RawProcess, Snapshot, StackState};
 use crate::process::maps::AddressSpace;
 use crate::symbolize::{CodeAddress, Symbolizer};
 
@@ -11,7 +11,7 @@ use crate::symbolize::{CodeAddress, Symbolizer};
 pub type Spaces = HashMap<u32, AddressSpace>;
 
 /// Turns a capture into a snapshot with names.
-pub fn name(capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> Snapshot {
+pub fn name(mut capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> Snapshot {
     let mut wanted: HashMap<u32, Vec<CodeAddress>> = HashMap::new();
     for site in &capture.sites {
         if let Some(process) = capture.processes.get(site.process) {
@@ -28,6 +28,7 @@ pub fn name(capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> S
     let request: Vec<(&AddressSpace, &[CodeAddress])> =
         batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
     let names = symbolizer.resolve_batch(&request);
+    mark_reused(&mut capture, spaces);
     let mut known: HashMap<(u32, Address), Vec<Frame>> = HashMap::new();
     for ((life, _, addresses), frames) in batch.iter().zip(names) {
         known.extend(addresses.iter().zip(frames).map(|(address, frames)| ((*life, address.address), frames)));
@@ -42,4 +43,26 @@ pub fn name(capture: Capture, spaces: &Spaces, symbolizer: &mut Symbolizer) -> S
             .collect()
     };
     capture.into_snapshot(&mut resolver)
+}
+
+/// Marks and counts stacks through code of just-in-time compilers that lay where others of their functions lay, too: their maps do
+/// not tell when. To be called when these have been read for the names.
+fn mark_reused(capture: &mut Capture, spaces: &Spaces) {
+    let mut counted = HashSet::new();
+    for site in &mut capture.sites {
+        let space = capture.processes.get(site.process).and_then(|process| spaces.get(&process.life));
+        if site.stack_state >= StackState::Unsure || !space.is_some_and(|space| space.passes_reused_code(&site.frames))
+        {
+            continue;
+        }
+        let was_whole = site.stack_state == StackState::Whole && !site.truncated;
+        site.stack_state = StackState::Unsure;
+        // Other layouts of the process may have the same stack.
+        if counted.insert((site.process, site.frames.clone())) {
+            capture.losses.stacks_unsure += 1;
+            if let Some(stacks) = &mut capture.stacks {
+                stacks.complete = stacks.complete.saturating_sub(u64::from(was_whole));
+            }
+        }
+    }
 }

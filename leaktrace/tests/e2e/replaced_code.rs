@@ -1,4 +1,5 @@
-//! Code that comes to lie where other code lay: plug-ins that are unloaded and others that are loaded in their place.
+//! Code that comes to lie where other code lay: plug-ins that are unloaded and others that are loaded in their place, text that a
+//! program maps over, code made at run time.
 
 use std::process::Command;
 
@@ -11,9 +12,10 @@ const ALPHA: Recipe = Recipe::new("plug-alpha.so", "plug.c", &["-shared", "-fPIC
 const BETA: Recipe = Recipe::new("plug-beta.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=beta", "-DSIZE=300", "-DPAD"]);
 
 const REMAPPED: Recipe = Recipe::new("remapped", "remapped.c", &[]);
+const REJITTED: Recipe = Recipe::new("rejitted", "rejitted.c", &[]);
 
 /// All of these.
-pub const RECIPES: [Recipe; 4] = [PLUGINS, ALPHA, BETA, REMAPPED];
+pub const RECIPES: [Recipe; 5] = [PLUGINS, ALPHA, BETA, REMAPPED, REJITTED];
 
 /// Loads these one after the other, so many times in all.
 fn traced(rounds: u32, plugs: &[Recipe]) -> (Finished, Accounts) {
@@ -108,4 +110,29 @@ fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known()
     assert!(module.contains("/code-second-"), "{module}");
     let line = "2 stacks with frames in code that was replaced meanwhile; they may be called after what came later";
     assert!(finished.stdout.contains(line), "{}", finished.stdout);
+}
+
+#[test]
+fn stacks_through_code_made_at_run_time_whose_place_was_used_again_are_marked() {
+    let mut victim = Victim::spawn(REJITTED.name, Command::new(REJITTED.built()).arg("wait"));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    victim.finish();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    snapshot.assert_lossless_but(&["stacks_unsure"]);
+    snapshot.assert_equals(&accounts);
+    let state = |leak: &str| {
+        let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
+        assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
+        sites[0].stack_state.clone().unwrap_or_default()
+    };
+    assert_eq!(["leak_old", "leak_new", "leak_stays"].map(state), ["unsure", "unsure", "whole"]);
+    assert_eq!(snapshot.loss("stacks_unsure"), 2, "{}", snapshot.digest());
+    let stacks = snapshot.stacks.expect("their number is known");
+    assert_eq!(stacks.recorded - stacks.complete, 2);
+    let stays = snapshot.sites_through(accounts.site("leak_stays").pid, "leak_stays");
+    assert!(stays[0].passes("jit_stays") && stays[0].passes("main"), "{}", stays[0].path());
 }

@@ -215,6 +215,17 @@ impl AddressSpace {
         jit.find(address.0).map(|symbol| Arc::clone(&symbol.name))
     }
 
+    /// Whether any of these return addresses is in code that a just-in-time compiler has put where code of another name was.
+    #[must_use]
+    pub fn passes_reused_code(&self, frames: &[Address]) -> bool {
+        let jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_reused = |frame: &Address| {
+            let call = frame.0.wrapping_sub(1);
+            jit.is_reused(call) && at(&self.regions, call).is_none_or(|region| region.object.is_none())
+        };
+        jit.has_reused() && frames.iter().any(is_reused)
+    }
+
     /// Reads what the just-in-time compiler has written since the last time, which works after the process' end as well.
     pub fn refresh_jit(&self) -> io::Result<()> {
         self.jit.lock().unwrap_or_else(PoisonError::into_inner).refresh()
