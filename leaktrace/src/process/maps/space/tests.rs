@@ -236,3 +236,21 @@ fn a_process_that_has_ended_is_said_to_have_ended() {
     let error = AddressSpace::capture(pid, &ObjectStore::new()).expect_err("gone");
     assert!(matches!(error, CaptureError::Ended(ended) if ended == pid), "{error}");
 }
+
+#[test]
+fn a_record_of_what_has_gone_is_not_taken_for_what_lies_there_now() {
+    use std::os::unix::fs::MetadataExt;
+    let (store, pid) = (ObjectStore::new(), Pid(std::process::id()));
+    let file = tempfile::NamedTempFile::new().expect("scratch");
+    let status = file.as_file().metadata().expect("just made");
+    let text = std::fs::read("/proc/self/maps").expect("own mappings");
+    let is_code = |mapping: &Mapping<'_>| mapping.permissions.execute && mapping.name.is_file();
+    let code = parse(&text).flatten().find(is_code).expect("own code");
+    let device =
+        super::super::Device { major: libc::major(status.dev()) as u32, minor: libc::minor(status.dev()) as u32 };
+    let name = MappingName::File { path: file.path().into(), deleted: false };
+    // At the addresses of this program's own code, as if it had been mapped there after that was recorded.
+    let gone = Mapping { device, inode: status.ino(), name, ..code };
+    let (object, _) = AddressSpace::empty(pid).note(&gone, 1, &store);
+    assert_eq!(object.expect("its path leads to it").inode(), Some((status.dev(), status.ino())));
+}
