@@ -73,8 +73,12 @@ pub struct Site {
     pub depth: u32,
     /// [`SITE_TRUNCATED`] and the like.
     pub flags: u32,
-    /// Room for what unwinding has to say.
-    pub reserved: [u32; 5],
+    /// Explicit padding.
+    pub padding: u32,
+    /// The [`Process::layout`] that was in force at its allocations.
+    pub layout: u64,
+    /// Explicit padding.
+    pub reserved: u64,
 }
 
 /// The stack went on beyond the frames kept.
@@ -182,8 +186,21 @@ pub struct Process {
     pub ended_ns: u64,
     /// Where its list of mappings lies in the unwind pool (`unwind::ProcessWord`); 0 for none yet. Userspace writes it.
     pub unwind_list: u64,
+    /// For which layout that list is: [`list_for`] of the two. Where it is for another, it is not used. Userspace writes it.
+    pub list_for: u64,
+    /// What lies where in its address space, as a number that is part of its sites' keys: bits 0..32 of the objects that the
+    /// dynamic linker has mapped, 0 until it unmaps one for the first time; the programs write it. Bits 32..64 how often
+    /// userspace saw that something else was replaced; userspace writes that.
+    pub layout: u64,
     /// Its name at registration, NUL-padded.
     pub comm: [u8; 16],
+}
+
+/// What [`Process::list_for`] must be where a list of this generation is for what the dynamic linker has mapped now.
+#[inline(always)]
+#[must_use]
+pub const fn list_for(layout: u64, generation: u32) -> u64 {
+    layout << 32 | generation as u64
 }
 
 /// The process runs.
@@ -309,6 +326,8 @@ pub struct Scratch {
     pub guesses: u64,
     /// What the walk has to say: a [`Walked`]. Between two stretches the frames so far, in the same place.
     pub walked: u64,
+    /// The process' layout when the walk began.
+    pub layout: u64,
     /// What the kernel said of the mapping that was asked for last.
     pub found: FoundMapping,
     /// Address that `window` was read from.
@@ -336,12 +355,28 @@ pub struct Event {
     pub seen: u32,
 }
 
+/// What the ring buffer carries where an address space changes: begins with what all events have.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LayoutEvent {
+    /// As of all events; the kind is [`EVENT_LAYOUT`].
+    pub event: Event,
+    /// [`Process::layout`] from now on, of which bits 0..32 are told.
+    pub layout: u64,
+    /// `CLOCK_MONOTONIC` before it was stored.
+    pub before_ns: u64,
+    /// The same after that.
+    pub after_ns: u64,
+}
+
 /// A process was given a slot.
 pub const EVENT_PROCESS: u32 = 1;
 /// The process of a slot has exited.
 pub const EVENT_EXIT: u32 = 2;
 /// The process of a slot has begun another program.
 pub const EVENT_EXEC: u32 = 3;
+/// The process of a slot has another layout.
+pub const EVENT_LAYOUT: u32 = 4;
 
 /// What a probed function is, in bits 32 to 39 of its probe's cookie, with what the cookie's arguments A, B and C are.
 /// A = size: `malloc`, `memalign`, `aligned_alloc`, `valloc`, `operator new`.
@@ -362,6 +397,8 @@ pub const FUNCTION_STRDUP: u32 = 6;
 pub const FUNCTION_XALLOCX: u32 = 7;
 /// A = what is returned. The last instruction of a function whose cookie has [`COOKIE_EXITS`].
 pub const FUNCTION_EXIT: u32 = 8;
+/// No function: where a dynamic linker tells of changes. Its program takes no cookie of this kind.
+pub const FUNCTION_LINKER: u32 = 9;
 
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
 /// remembered until it returns. For a `realloc` that holds of what it is given a block and a size for; without either it
@@ -410,11 +447,12 @@ pub const fn split_block_key(key: u64) -> (u32, u64) {
 const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
-    assert!(size_of::<Process>() == 104);
+    assert!(size_of::<Process>() == 120);
     assert!(size_of::<Thread>() == 96);
     assert!(size_of::<Losses>() == 64);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);
+    assert!(size_of::<LayoutEvent>() == 40);
     assert!(size_of::<Bucket>() == 64);
 };
 

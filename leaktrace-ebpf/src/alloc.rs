@@ -36,7 +36,7 @@ pub fn stopped() -> bool {
 /// stack per CPU, on which a program that preempts another overwrites it ("BUG: unable to handle page fault"); a
 /// program that contains a tail call gets none.
 #[inline(always)]
-fn forbid_private_stack<C: EbpfContext>(ctx: &C, tails: &ProgramArray) {
+pub fn forbid_private_stack<C: EbpfContext>(ctx: &C, tails: &ProgramArray) {
     if let Some(control) = control()
         // SAFETY: the map's only element.
         && unsafe { (&raw const (*control).never).read_volatile() } != 0

@@ -8,7 +8,7 @@ use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXIT
 
 use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
-use crate::{alloc, config, stats, threads, whom};
+use crate::{alloc, config, process, stats, threads, whom};
 
 /// A process or a thread is made; it has not run yet.
 #[inline(always)]
@@ -31,11 +31,11 @@ pub fn fork(ctx: &RawTracePointContext) {
     // Its mappings are its parent's, until userspace has a list of its own for it.
     // SAFETY: values are copied at once.
     let slot = unsafe { SLOTS.get(parent) }.copied().unwrap_or(0);
-    let list = match PROCESSES.get_ptr(slot) {
-        // SAFETY: an element of the map; userspace stores the word whole.
-        Some(process) if slot != 0 => unsafe { (&raw const (*process).unwind_list).read_volatile() },
-        // SAFETY: as above.
-        _ => unsafe { UNWIND_LISTS.get(parent) }.copied().unwrap_or(0),
+    let list = if slot == 0 {
+        // SAFETY: the value is copied at once.
+        unsafe { UNWIND_LISTS.get(parent) }.copied().unwrap_or(0)
+    } else {
+        process::unwind_list(slot, process::layout(slot))
     };
     if list != 0 {
         let _ = UNWIND_LISTS.insert(child, list, 0);

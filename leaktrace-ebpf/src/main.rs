@@ -2,8 +2,9 @@
 //!
 //! Uprobes sit at allocation functions (or a few instructions in, see `targets::site` in userspace): `malloc` and `free`
 //! at plain ones, `call` at all others, told by its cookie which function this is and where its arguments are. Where the
-//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. Tracepoints follow
-//! lives from fork to end. Each body hands over to [`alloc`] or [`lifecycle`].
+//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. `linker` sits where the
+//! dynamic linker tells debuggers of what it maps and unmaps. Tracepoints follow lives from fork to end. Each body hands over
+//! to [`alloc`](crate::alloc), [`linker`](crate::linker) or [`lifecycle`].
 //!
 //! Invariant: no policy and no strings here; userspace decides by globals ([`config`]) and attach cookies.
 
@@ -16,6 +17,7 @@ mod blocks;
 mod config;
 mod kfunc;
 mod lifecycle;
+mod linker;
 mod maps;
 mod process;
 mod registers;
@@ -56,6 +58,13 @@ pub extern "C" fn call(ctx: *mut c_void) -> u32 {
 #[unsafe(link_section = "uprobe")]
 pub extern "C" fn free(ctx: *mut c_void) -> u32 {
     alloc::free(&Entry::<Standard>::new(&ProbeContext::new(ctx)))
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn linker(ctx: *mut c_void) -> u32 {
+    linker::changes(&ProbeContext::new(ctx));
+    0
 }
 
 #[uretprobe]

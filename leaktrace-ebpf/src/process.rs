@@ -3,7 +3,8 @@
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use leaktrace_common::abi::{EVENT_PROCESS, NOT_TRACED, PROCESS_ALIVE, PROCESS_SLOTS, Process};
-use leaktrace_common::atomic;
+use leaktrace_common::unwind::ProcessWord;
+use leaktrace_common::{abi, atomic};
 
 use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::{config, sites, stats, whom};
@@ -69,6 +70,27 @@ pub fn slot_of(tgid: u32) -> u32 {
     slot
 }
 
+/// What lies where in the process of a slot now, as [`Process::layout`] has it.
+#[inline(always)]
+pub fn layout(slot: u32) -> u64 {
+    PROCESSES.get_ptr(slot).map_or(0, |process| {
+        // SAFETY: an element of the map; one aligned word.
+        unsafe { (&raw const (*process).layout).read_volatile() }
+    })
+}
+
+/// The list of mappings of the process in a slot, if it is for the layout that is in force, or 0.
+#[inline(always)]
+pub fn unwind_list(slot: u32, layout: u64) -> u64 {
+    PROCESSES.get_ptr(slot).map_or(0, |process| {
+        // SAFETY: an element of the map; userspace stores each word whole.
+        let (list, is_for) = unsafe {
+            ((&raw const (*process).unwind_list).read_volatile(), (&raw const (*process).list_for).read_volatile())
+        };
+        if is_for == abi::list_for(layout, ProcessWord::from_bits(list).generation()) { list } else { 0 }
+    })
+}
+
 #[inline(always)]
 fn fresh_slot() -> u32 {
     let Some(control) = CONTROL.get_ptr_mut(0) else { return 0 };
@@ -95,7 +117,10 @@ unsafe fn begin(process: *mut Process, slot: u32, tgid: u32) {
         (*process).seen_ns = bpf_ktime_get_ns();
         (*process).seen_jiffies = bpf_jiffies64();
         (*process).ended_ns = 0;
-        (*process).unwind_list = UNWIND_LISTS.get(tgid).copied().unwrap_or(0);
+        let list = UNWIND_LISTS.get(tgid).copied().unwrap_or(0);
+        (*process).unwind_list = list;
+        (*process).layout = 0;
+        (*process).list_for = abi::list_for(0, ProcessWord::from_bits(list).generation());
         if let Ok(comm) = bpf_get_current_comm() {
             (*process).comm = comm;
         }

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::bpf_get_attach_cookie;
 use aya_ebpf::programs::ProbeContext;
 use leaktrace_common::abi;
 
-pub use arch::{result, returned_sp, returns_to_kernel};
+pub use arch::{instruction, result, returned_sp, returns_to_kernel};
 
 /// Where a probe's arguments are.
 pub trait Placement {
@@ -67,13 +67,19 @@ impl<'a, P: Placement> Entry<'a, P> {
     pub fn ctx(&self) -> &ProbeContext {
         self.ctx
     }
+
+    /// The address of the probe.
+    #[inline(always)]
+    pub fn ip(&self) -> u64 {
+        instruction(self.ctx)
+    }
 }
 
 #[cfg(bpf_target_arch = "x86_64")]
 mod arch {
     use aya_ebpf::bindings::pt_regs;
     use aya_ebpf::helpers::bpf_probe_read_user;
-    use aya_ebpf::programs::RetProbeContext;
+    use aya_ebpf::programs::{ProbeContext, RetProbeContext};
     use leaktrace_common::cookie::{self, Register};
 
     use super::{Entry, Placement};
@@ -121,12 +127,6 @@ mod arch {
             self.regs().rbp
         }
 
-        /// The address of the probe.
-        #[inline(always)]
-        pub fn ip(&self) -> u64 {
-            self.regs().rip
-        }
-
         /// Where the function will return to, if a register says; 0 where it stands on the stack.
         #[inline(always)]
         pub fn caller(&self) -> u64 {
@@ -139,6 +139,13 @@ mod arch {
             // SAFETY: the helper checks the address.
             unsafe { bpf_probe_read_user(self.sp() as *const u64) }.unwrap_or(0)
         }
+    }
+
+    /// Where the probe is.
+    #[inline(always)]
+    pub fn instruction(ctx: &ProbeContext) -> u64 {
+        // SAFETY: the context of a uprobe program is a `pt_regs`.
+        unsafe { (*ctx.regs).rip }
     }
 
     /// Whether the call that was entered with this stack pointer is still under way, as far as its return address tells:
@@ -209,7 +216,7 @@ mod arch {
 #[cfg(bpf_target_arch = "aarch64")]
 mod arch {
     use aya_ebpf::bindings::user_pt_regs;
-    use aya_ebpf::programs::RetProbeContext;
+    use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
     use super::{Entry, Placement};
 
@@ -251,12 +258,6 @@ mod arch {
             self.regs().regs[29]
         }
 
-        /// The address of the probe.
-        #[inline(always)]
-        pub fn ip(&self) -> u64 {
-            self.regs().pc
-        }
-
         /// Where the function will return to, if a register says; 0 where it stands on the stack.
         #[inline(always)]
         pub fn caller(&self) -> u64 {
@@ -268,6 +269,13 @@ mod arch {
         pub fn return_address(&self) -> u64 {
             self.regs().regs[30]
         }
+    }
+
+    /// Where the probe is.
+    #[inline(always)]
+    pub fn instruction(ctx: &ProbeContext) -> u64 {
+        // SAFETY: the context of a uprobe program begins with a `user_pt_regs`.
+        unsafe { (*ctx.regs.cast::<user_pt_regs>()).pc }
     }
 
     /// Whether the call that was entered with this stack pointer is still under way: the return address was in a register,

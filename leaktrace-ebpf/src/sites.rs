@@ -21,8 +21,9 @@ struct Hash(u64);
 
 impl Hash {
     #[inline(always)]
-    fn new(process: u32) -> Self {
-        Self(u64::from(process))
+    fn new(process: u32, layout: u64) -> Self {
+        // Most processes have layout 0 for good.
+        Self(u64::from(process) ^ layout.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     #[inline(always)]
@@ -70,7 +71,8 @@ pub fn key_of_walk<const MOST: usize>(process: u32, scratch: *mut Scratch, walke
     // SAFETY: as above.
     let frames = unsafe { &(*scratch).frames };
     let kept = kept(walked);
-    let mut hash = Hash::new(process);
+    // SAFETY: as above.
+    let mut hash = Hash::new(process, unsafe { (*scratch).layout });
     // Stacks that end for different reasons are different stacks, whatever frames they share. A stack that was cut is
     // the same however it goes on.
     hash.add(if is_truncated(walked) { 0 } else { u64::from(Walked::from_bits(walked).flags()) });
@@ -109,7 +111,7 @@ pub extern "C" fn site_insert(key: u64) -> u64 {
 pub extern "C" fn site_record(index: u32, process: u32, slot: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: the slot was claimed by our caller.
-    let (frames, walked) = unsafe { (&(*scratch).frames, (*scratch).walked) };
+    let (frames, walked, layout) = unsafe { (&(*scratch).frames, (*scratch).walked, (*scratch).layout) };
     let kept = kept(walked);
     if let Some(words) = FRAMES.get_ptr_mut(index) {
         let mut i = 0;
@@ -136,7 +138,7 @@ pub extern "C" fn site_record(index: u32, process: u32, slot: u64) -> u64 {
     if flags & SITE_TRUNCATED != 0 {
         lose!(stacks_truncated);
     }
-    publish(index, process, depth, flags);
+    publish(index, process, layout, depth, flags);
     0
 }
 
@@ -192,22 +194,23 @@ pub fn site_of(process: u32, slot: u64, key: u64) -> u32 {
 /// Makes the site that takes the blocks of a process whose stacks find no room. Its index plus one, or 0.
 #[inline(always)]
 pub fn frameless(process: u32) -> u32 {
-    let key = Hash::new(process).finish();
+    let key = Hash::new(process, 0).finish();
     let word = unknown(site_insert(key));
     if word == NONE {
         return 0;
     }
     let index = Place::from_word(word & !PRESENT).index();
-    publish(index, process, 0, SITE_FRAMELESS);
+    publish(index, process, 0, 0, SITE_FRAMELESS);
     index + 1
 }
 
 /// Completes a new site; readers skip it until its process is set.
 #[inline(always)]
-fn publish(index: u32, process: u32, depth: u32, flags: u32) {
+fn publish(index: u32, process: u32, layout: u64, depth: u32, flags: u32) {
     if let Some(site) = SITES.get_ptr_mut(index) {
         // SAFETY: an element of the map, this site's own. Nobody else writes these fields.
         unsafe {
+            (&raw mut (*site).layout).write_volatile(layout);
             (&raw mut (*site).depth).write_volatile(depth);
             (&raw mut (*site).flags).write_volatile(flags);
             (&raw mut (*site).process).write_volatile(process);

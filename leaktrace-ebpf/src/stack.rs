@@ -8,7 +8,7 @@ use leaktrace_common::abi::{MAX_DEPTH, Scratch, WINDOW_WORDS, Walked};
 use leaktrace_common::unwind::Stop;
 
 use crate::maps::{SCRATCH, unknown};
-use crate::sites;
+use crate::{process, sites};
 use crate::stretch::{self, GOES_ON, Stretch};
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
@@ -23,8 +23,12 @@ const PAGE_BYTES: u64 = 4096;
 #[inline(never)]
 pub extern "C" fn stack_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
+    let layout = process::layout(process);
     // SAFETY: the slot was claimed by our caller.
-    unsafe { (*scratch).length = 0 };
+    unsafe {
+        (*scratch).length = 0;
+        (*scratch).layout = layout;
+    }
     let caller = if caller == 0 { first_word(scratch, sp).unwrap_or(0) } else { caller };
     if caller == 0 {
         return sites::key_of_walk::<0>(process, scratch, Walked::new(0, 0, 0));

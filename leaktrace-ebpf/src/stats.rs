@@ -1,6 +1,6 @@
 //! Counting what could not be recorded, and telling userspace.
 
-use leaktrace_common::abi::{Event, Losses};
+use leaktrace_common::abi::{EVENT_LAYOUT, Event, LayoutEvent, Losses};
 use leaktrace_common::atomic;
 
 use crate::maps::{EVENTS, LOSSES};
@@ -30,6 +30,15 @@ pub(crate) use lose;
 pub fn tell(kind: u32, process: u32, tgid: u32, seen_ns: u64) {
     let event = Event { kind, process, tgid, seen: seen_ns as u32 };
     if EVENTS.output::<Event>(event, 0).is_err() {
+        lose!(events_lost);
+    }
+}
+
+/// Tells userspace that the life in a slot has another layout.
+#[inline(always)]
+pub fn tell_layout(process: u32, tgid: u32, seen_ns: u64, layout: u64, (before_ns, after_ns): (u64, u64)) {
+    let event = Event { kind: EVENT_LAYOUT, process, tgid, seen: seen_ns as u32 };
+    if EVENTS.output::<LayoutEvent>(LayoutEvent { event, layout, before_ns, after_ns }, 0).is_err() {
         lose!(events_lost);
     }
 }

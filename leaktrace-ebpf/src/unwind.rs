@@ -10,9 +10,9 @@ use leaktrace_common::unwind::{
     goes_second, is_cacheable, step_plain,
 };
 
-use crate::maps::{PROCESSES, RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
+use crate::maps::{RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
 use crate::stretch::{self, GOES_ON, Stretch};
-use crate::{config, sites, stack, vma};
+use crate::{config, process, sites, stack, vma};
 
 /// Tables and lists of mappings.
 pub struct Pool;
@@ -44,10 +44,12 @@ impl Memory for Window {
 #[inline(never)]
 pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
+    let layout = process::layout(process);
     // SAFETY: the slot was claimed by our caller.
     unsafe {
         (*scratch).length = 0;
         (*scratch).guesses = 0;
+        (*scratch).layout = layout;
     }
     // What is pushed at the call is gone after the return.
     let (ip, sp) = if caller == 0 { (stack::first_word(scratch, sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
@@ -72,10 +74,8 @@ pub extern "C" fn unwind_walk_on(slot: u64, process: u32) -> u64 {
 fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, regs: Regs, state: u64, depth: u32) -> u64 {
     let (mut regs, mut state, mut depth) = (regs, state, depth);
     let mut memory = Window { scratch, slot };
-    let list = PROCESSES.get_ptr(process).map_or(0, |process| {
-        // SAFETY: an element of the map; userspace stores the word whole.
-        unsafe { (&raw const (*process).unwind_list).read_volatile() }
-    });
+    // SAFETY: the slot was claimed by our caller.
+    let list = process::unwind_list(process, unsafe { (*scratch).layout });
     let mut stop = Stop::TooDeep as u32;
     let mut stretch = Stretch::<FIRST>::new();
     while stretch.holds(depth) {

@@ -81,8 +81,8 @@ fn space(noted: &[Mapping<'_>]) {
     let store = ObjectStore::with_limit(0);
     let mut space = AddressSpace::empty(NOBODY);
     let code: Vec<_> = noted.iter().filter(|mapping| mapping.permissions.execute).collect();
-    for mapping in &code {
-        space.note(mapping, &store);
+    for (time_ns, mapping) in (1..).zip(&code) {
+        space.note(mapping, time_ns, &store);
     }
     let all: Vec<_> = space.mappings().map(|known| (known.start, known.end)).collect();
     assert!(all.iter().all(|(start, end)| start < end) && all.is_sorted_by(|a, b| a.1 <= b.0), "they overlap: {all:?}");

@@ -45,6 +45,18 @@ struct Step<'a> {
     probes: Vec<&'a Probe>,
 }
 
+impl Step<'_> {
+    /// Whether accounts are exact without it, and only names depend on it.
+    fn tells_layouts(&self) -> bool {
+        self.program == "linker"
+    }
+}
+
+/// Without these probes stacks through code that lies where other code lay are marked.
+fn warn_of_layouts(error: &anyhow::Error) {
+    log::warn!("code that is unloaded cannot be told from what is loaded in its place: {error:#}");
+}
+
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
@@ -57,9 +69,13 @@ impl Attachments {
     /// # Errors
     /// The first that the kernel refuses; those set before stay, held by `self`.
     pub fn open(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
-        steps(probes, Technique::PerfEvents)
-            .iter()
-            .try_for_each(|step| self.open_perf_events(kernel, file, step, scope))
+        for step in steps(probes, Technique::PerfEvents) {
+            match self.open_perf_events(kernel, file, &step, scope) {
+                Err(error) if step.tells_layouts() => warn_of_layouts(&error),
+                opened => opened?,
+            }
+        }
+        Ok(())
     }
 
     /// Keeps what [`links`] gave.
@@ -92,11 +108,6 @@ impl Attachments {
             self.held.push((scope, Probes::PerfEvent(program.take_link(link)?)));
         }
         Ok(())
-    }
-
-    /// Whether nothing is probed.
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
     }
 
     /// Takes out those that are for this scope.
@@ -144,7 +155,16 @@ pub fn links(programs: &ByHand, file: BorrowedFd<'_>, probes: &[Probe], scope: S
         bpf::link(programs.program(step.program, attach_type)?.as_fd(), attach_type, &places)
             .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
     };
-    steps(probes, technique).into_iter().map(link).collect()
+    let mut links = Vec::new();
+    for step in steps(probes, technique) {
+        let tells = step.tells_layouts();
+        match link(step) {
+            Ok(made) => links.push(made),
+            Err(error) if tells => warn_of_layouts(&error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(links)
 }
 
 /// What to attach, in an order in which nothing is booked whose free could go unseen, and no entry is remembered whose
@@ -160,6 +180,8 @@ fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
             }
         }
     };
+    // First of all: what is recorded from then on is told apart by what is mapped.
+    add("linker", false, &Probe::is_linkers);
     for program in ["free", "call"] {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);
     }

@@ -24,6 +24,8 @@ pub struct Account {
     pub index: u32,
     /// Slot of its process.
     pub slot: u32,
+    /// What lay where: [`leaktrace_common::abi::Process::layout`].
+    pub layout: u64,
     /// Frames, innermost first; empty for the account of blocks without stacks.
     pub frames: Vec<Address>,
     /// What was allocated and freed.
@@ -74,6 +76,7 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
     Some(Account {
         index,
         slot: site.process,
+        layout: site.layout,
         frames: frames(kernel, index, site.depth as usize),
         counters: Counters {
             alloc_bytes: site.alloc_bytes,

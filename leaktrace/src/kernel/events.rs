@@ -8,9 +8,18 @@ use std::os::fd::{AsRawFd, RawFd};
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use leaktrace_common::abi::Event;
+use leaktrace_common::abi::{EVENT_LAYOUT, Event, LayoutEvent};
 
 use super::Kernel;
+
+/// What the programs have told.
+#[derive(Default)]
+pub struct Told {
+    /// Lives that began and ended, in order.
+    pub lives: Vec<Event>,
+    /// Layouts that processes have now.
+    pub layouts: Vec<LayoutEvent>,
+}
 
 /// The ring, read by one.
 pub struct Events {
@@ -33,19 +42,26 @@ impl Events {
     }
 
     /// Events since the last time. Messages are passed on to our own log.
-    pub fn read(&mut self) -> Vec<Event> {
+    pub fn read(&mut self) -> Told {
         // Each of the programs' messages comes with an event.
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let mut events = Vec::new();
+        let mut told = Told::default();
         while let Some(item) = self.ring.next() {
-            if item.len() >= size_of::<Event>() {
-                // SAFETY: plain integers, and long enough.
-                events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+            if item.len() < size_of::<Event>() {
+                continue;
+            }
+            // SAFETY: plain integers, and long enough.
+            let event = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+            if event.kind != EVENT_LAYOUT {
+                told.lives.push(event);
+            } else if item.len() >= size_of::<LayoutEvent>() {
+                // SAFETY: as above.
+                told.layouts.push(unsafe { item.as_ptr().cast::<LayoutEvent>().read_unaligned() });
             }
         }
-        events
+        told
     }
 }
 

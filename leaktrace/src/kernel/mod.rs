@@ -25,6 +25,7 @@ use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, S
 use leaktrace_common::table::{self, Bucket};
 use leaktrace_common::unwind::Chunk;
 
+use crate::host::clock::monotonic_ns;
 use crate::host::fields::Fields;
 use crate::model::Pid;
 use mapped::MappedArray;
@@ -228,6 +229,24 @@ impl Kernel {
     /// How many lives of followed processes have ended so far.
     pub fn followed_ends(&self) -> u64 {
         self.control.read(0).map_or(0, |control| control.followed_ends)
+    }
+
+    /// Tells the programs how often something was replaced in the process of a slot, if it still is the one that was first seen
+    /// then. Moments before and after that.
+    ///
+    /// # Errors
+    /// The clock cannot be read.
+    pub fn set_replaced(&self, slot: u32, seen_ns: u64, count: u32) -> Result<Option<(u64, u64)>> {
+        let Some(process) = self.processes.pointer(slot) else { return Ok(None) };
+        let before = monotonic_ns()?;
+        // SAFETY: in bounds; aligned words, of which the upper half of the layout is ours alone to write.
+        unsafe {
+            if (&raw const (*process).seen_ns).read_volatile() != seen_ns {
+                return Ok(None);
+            }
+            (&raw mut (*process).layout).cast::<u32>().wrapping_add(1).write_volatile(count);
+        }
+        Ok(Some((before, monotonic_ns()?)))
     }
 
     fn set_stopped(&self, stopped: u64) -> Result<()> {

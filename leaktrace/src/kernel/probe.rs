@@ -8,7 +8,7 @@ use leaktrace_common::abi;
 use leaktrace_common::cookie::{self, Register};
 
 use crate::probes::functions::Kind;
-use crate::probes::plan::{self, Allocator, Plan, Role};
+use crate::probes::plan::{self, Allocator, LinkerProbe, Plan, Role};
 
 /// One function of a file to be probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub struct Probe {
     pub kind: u32,
     /// Where the probe goes: an offset in the file, bytes.
     pub offset: u64,
-    /// Where the arguments and the entry's stack pointer are there; `None` if in their standard places.
+    /// Where the arguments and the entry's stack pointer are there; `None` if in their standard places. In a dynamic linker, how
+    /// far it is to `_r_debug`.
     pub placement: Option<u64>,
     /// Whether the function is known to call no other probed one.
     pub leaf: bool,
@@ -45,6 +46,7 @@ impl Probe {
         match (self.kind, self.placement) {
             (abi::FUNCTION_MALLOC, None) if self.leaf && !self.has_exits => ("malloc", 0),
             (abi::FUNCTION_FREE, None) => ("free", 0),
+            (abi::FUNCTION_LINKER, distance) => ("linker", distance.unwrap_or(0)),
             (function, placement) => {
                 let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
                 let leaf = if self.leaf { abi::COOKIE_LEAF } else { 0 };
@@ -62,14 +64,19 @@ impl Probe {
         self.kind == abi::FUNCTION_EXIT
     }
 
+    /// Whether it is where a dynamic linker tells of changes.
+    pub fn is_linkers(&self) -> bool {
+        self.kind == abi::FUNCTION_LINKER
+    }
+
     /// Whether it is at the entry of a function that allocates.
     pub fn allocates(&self) -> bool {
-        !self.frees() && !self.exits()
+        !self.frees() && !self.exits() && !self.is_linkers()
     }
 
     /// Whether a return probe does no harm there.
     pub fn bears_return(&self) -> bool {
-        !self.has_exits && !self.exits()
+        !self.has_exits && !self.exits() && !self.is_linkers()
     }
 
     pub fn reallocates(&self) -> bool {
@@ -82,7 +89,19 @@ const STANDARD_ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Registe
 
 /// Those of an object.
 pub fn of(plan: &Plan) -> Vec<Probe> {
-    plan.probes.iter().filter_map(|probe| of_function(plan, probe)).chain(exits(plan)).collect()
+    let functions = plan.probes.iter().filter_map(|probe| of_function(plan, probe));
+    functions.chain(exits(plan)).chain(plan.linker.iter().map(of_linker)).collect()
+}
+
+fn of_linker(probe: &LinkerProbe) -> Probe {
+    Probe {
+        function: "the dynamic linker".to_owned(),
+        kind: abi::FUNCTION_LINKER,
+        offset: probe.offset,
+        placement: Some(probe.state_distance),
+        leaf: false,
+        has_exits: false,
+    }
 }
 
 fn of_function(plan: &Plan, probe: &plan::PlannedProbe) -> Option<Probe> {

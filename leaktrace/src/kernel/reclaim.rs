@@ -27,6 +27,8 @@ use crate::model::{Address, BlockTally, Counters, Options, RawBlock, SiteTally, 
 /// The account of one stack of a life that is over.
 #[derive(Debug)]
 pub struct DeadSite {
+    /// What lay where: [`leaktrace_common::abi::Process::layout`].
+    pub layout: u64,
     /// Frames, innermost first.
     pub frames: Box<[Address]>,
     /// What was allocated and freed.
@@ -49,6 +51,13 @@ impl DeadSite {
         self.counters.add(&other.counters);
         self.stacks += other.stacks;
         self.blocks.absorb(other.blocks);
+    }
+
+    /// Counts in what the same life has allocated by the same stack in another layout.
+    pub fn join(&mut self, other: Self) {
+        self.counters.add(&other.counters);
+        self.stack_state = self.stack_state.max(other.stack_state);
+        self.blocks.join(other.blocks);
     }
 
     /// With what its blocks come to, and not one of them.
@@ -116,9 +125,10 @@ pub fn reclaim(kernel: &mut Kernel, slots: &HashSet<u32>, options: &Options) -> 
     let tallies = BlockTally::read(accounts.len(), options, blocks).into_sites();
     let mut remains: HashMap<u32, Vec<DeadSite>> = slots.iter().map(|slot| (*slot, Vec::new())).collect();
     for (account, blocks) in accounts.into_iter().zip(tallies) {
-        let Account { slot, frames, counters, truncated, stack_state, broken, .. } = account;
+        let Account { slot, layout, frames, counters, truncated, stack_state, broken, .. } = account;
         let frames = frames.into_boxed_slice();
         remains.entry(slot).or_default().push(DeadSite {
+            layout,
             frames,
             counters,
             truncated,

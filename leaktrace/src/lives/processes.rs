@@ -8,6 +8,7 @@
 //! of its process in which it was given.
 
 mod buried;
+mod layouts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::mmap_records::{Record, What};
 use crate::host::clock::monotonic_ns;
 use crate::model::{Pid, RawProcess};
 use crate::process::facts;
-use crate::process::maps::{AddressSpace, CaptureError, Mapping, MappingName, Object, ObjectStore};
+use crate::process::maps::{AddressSpace, CaptureError, Layout, Mapping, MappingName, Object, ObjectStore};
 use buried::Buried;
 pub use buried::Merged;
 
@@ -124,14 +125,21 @@ impl Processes {
         }
     }
 
-    /// Reads what changes and is not told: memory of those that are alive, names that compilers give their code.
-    pub fn refresh(&mut self) {
+    /// Reads what changes and is not told: memory of those that are alive, names that compilers give their code. `layout` says
+    /// which one the programs have of a slot: mappings are read only where all that was told of them has been taken in.
+    pub fn refresh(&mut self, layout: impl Fn(u32) -> Layout) {
         for life in self.lives.values_mut().filter(|life| !life.ended && life.is_reported()) {
             if let Some(memory) = facts::memory(life.pid) {
                 life.memory = memory;
             }
+            if !life.space.needs_recapture() {
+                continue;
+            }
+            let is_told = |life: &Life| life.slot.is_none_or(|slot| layout(slot) == life.space.layout());
+            let mut space = life.space.clone();
             // One that has ended stays as last seen.
-            if life.space.needs_recapture() && life.space.recapture(&self.store).is_ok() {
+            if is_told(life) && space.recapture(&self.store).is_ok() && is_told(life) {
+                life.space = space;
                 self.changed.insert(life.pid);
             }
         }
@@ -221,7 +229,7 @@ impl Processes {
             None => return None,
         };
         let life = self.lives.get_mut(&number).filter(|life| life.captured_ns <= time)?;
-        let (object, is_new) = life.space.note(mapping, &self.store);
+        let (object, is_new) = life.space.note(mapping, time, &self.store);
         if is_new {
             self.changed.insert(pid);
         }

@@ -12,14 +12,14 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use leaktrace_common::abi::Process;
+use leaktrace_common::abi::{self, Process};
 use leaktrace_common::unwind::{CHUNK_WORDS, FileKey, ProcessWord};
 
 use crate::elf;
 use crate::kernel::unwind_maps::UnwindMaps;
 use crate::kernel::{self, Kernel};
 use crate::model::Pid;
-use crate::process::maps::{AddressSpace, Object, ObjectId};
+use crate::process::maps::{AddressSpace, Layout, Object, ObjectId};
 use crate::unwind_tables::{Code, CodeMapping, PoolWriter, Registry, TableError, UnwindTable};
 use crate::workers;
 
@@ -46,6 +46,8 @@ pub struct Unwinding {
     /// The files that have a table there. The objects are held so that their inodes are not given to other files.
     filed: HashMap<ObjectId, (FileKey, Arc<Object>)>,
     words: HashMap<Pid, ProcessWord>,
+    /// For which layout the mappings of each process are that were followed last.
+    layouts: HashMap<Pid, Layout>,
     slots: HashMap<Pid, u32>,
     jobs: Sender<Arc<Object>>,
     results: async_channel::Receiver<Built>,
@@ -68,6 +70,7 @@ impl Unwinding {
             maps: UnwindMaps::take(kernel)?,
             filed: HashMap::new(),
             words: HashMap::new(),
+            layouts: HashMap::new(),
             slots: HashMap::new(),
             jobs,
             results,
@@ -99,6 +102,7 @@ impl Unwinding {
             }
         }
         self.forget_dropped();
+        self.layouts.insert(pid, space.layout());
         self.publish(kernel, pid);
     }
 
@@ -118,7 +122,7 @@ impl Unwinding {
     pub fn began(&mut self, kernel: &Kernel, pid: Pid, slot: u32) {
         self.slots.insert(pid, slot);
         if let Some(word) = self.words.get(&pid) {
-            point(kernel, slot, *word);
+            point(kernel, slot, *word, self.layout(pid));
         }
     }
 
@@ -126,8 +130,9 @@ impl Unwinding {
     pub fn ended(&mut self, kernel: &Kernel, pid: Pid) {
         self.maps.remove_list(pid);
         self.words.remove(&pid);
+        self.layouts.remove(&pid);
         if let Some(slot) = self.slots.remove(&pid) {
-            point(kernel, slot, ProcessWord::default());
+            point(kernel, slot, ProcessWord::default(), 0);
         }
         self.registry.forget(pid);
         self.forget_dropped();
@@ -221,6 +226,10 @@ impl Unwinding {
         }
     }
 
+    fn layout(&self, pid: Pid) -> Layout {
+        self.layouts.get(&pid).copied().unwrap_or(0)
+    }
+
     fn publish(&mut self, kernel: &Kernel, pid: Pid) {
         match self.registry.publish(pid, &mut Pool(kernel)) {
             Ok(Some(word)) => {
@@ -229,7 +238,7 @@ impl Unwinding {
                     log::debug!("no list of mappings for process {pid}: {error}");
                 }
                 if let Some(slot) = self.slots.get(&pid) {
-                    point(kernel, *slot, word);
+                    point(kernel, *slot, word, self.layout(pid));
                 }
             }
             Ok(None) => {}
@@ -246,12 +255,15 @@ fn generations() -> u32 {
     fewer.unwrap_or(ProcessWord::MAX_GENERATION)
 }
 
-/// Stores the word of the life in a slot.
-fn point(kernel: &Kernel, slot: u32, word: ProcessWord) {
+/// Stores the word of the life in a slot, with the layout that it is for.
+fn point(kernel: &Kernel, slot: u32, word: ProcessWord, layout: Layout) {
     if let Some(process) = kernel.processes.pointer(slot) {
         let process: *mut Process = process;
-        // SAFETY: in bounds; one aligned word, that the programs read and write whole.
-        unsafe { (&raw mut (*process).unwind_list).write_volatile(word.to_bits()) };
+        // SAFETY: in bounds; aligned words, which the programs read and write whole. In any order: the one is only used with the other.
+        unsafe {
+            (&raw mut (*process).list_for).write_volatile(abi::list_for(layout, word.generation()));
+            (&raw mut (*process).unwind_list).write_volatile(word.to_bits());
+        }
     }
 }
 

@@ -100,6 +100,11 @@ impl SiteTally {
         self.blocks.shrink_to_fit();
     }
 
+    /// Counts the blocks of another in, and keeps those that it keeps.
+    pub fn join(&mut self, other: Self) {
+        self.merge(other);
+    }
+
     /// Counts the blocks of another in.
     pub(super) fn merge(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);

@@ -17,6 +17,8 @@ pub struct Losses {
     pub stacks_truncated: u64,
     /// Stacks whose walk ended before the outermost frame for another reason.
     pub unwind_failed: u64,
+    /// Stacks with frames in code that was replaced while they were being recorded, in a way that does not tell before from after.
+    pub stacks_unsure: u64,
     /// Calls of allocation functions whose return was never seen: their blocks are in no total.
     pub returns_missed: u64,
     /// Records of the kernel about processes and mappings that were lost before they could be read.
@@ -55,6 +57,7 @@ impl Losses {
             stacks_dropped,
             stacks_truncated,
             unwind_failed: _,
+            stacks_unsure,
             returns_missed,
             events_lost,
             threads_dropped,
@@ -62,9 +65,16 @@ impl Losses {
             bytes_dropped: _,
             unwind_failures: _,
         } = self;
-        [*allocs_dropped, *stacks_dropped, *stacks_truncated, *returns_missed, *events_lost, *threads_dropped]
-            .into_iter()
-            .fold(self.unwind_failed_total(), u64::saturating_add)
+        let others = [
+            *allocs_dropped,
+            *stacks_dropped,
+            *stacks_truncated,
+            *stacks_unsure,
+            *returns_missed,
+            *events_lost,
+            *threads_dropped,
+        ];
+        others.into_iter().fold(self.unwind_failed_total(), u64::saturating_add)
     }
 
     /// Stacks whose walk failed, whether or not each has a named reason.
@@ -87,6 +97,7 @@ mod tests {
             Losses { stacks_dropped: 1, ..Losses::default() },
             Losses { stacks_truncated: 1, ..Losses::default() },
             Losses { unwind_failed: 1, ..Losses::default() },
+            Losses { stacks_unsure: 1, ..Losses::default() },
             Losses { returns_missed: 1, ..Losses::default() },
             Losses { events_lost: 1, ..Losses::default() },
             Losses { threads_dropped: 1, ..Losses::default() },

@@ -11,6 +11,9 @@ pub enum StackState {
     Whole,
     /// It was followed by frame pointers for want of a table that was still to come, and these may skip callers.
     Gap,
+    /// What lies where some of its frames are was replaced while it was being recorded: they may be called after what came later,
+    /// or summed with it.
+    Unsure,
     /// Its outer frames, or all of them.
     Cut,
     /// Something that this version does not know.

@@ -7,6 +7,7 @@
 mod error;
 mod hidden;
 mod linkage;
+mod linker;
 mod outside;
 mod role;
 mod runtime;
@@ -21,6 +22,7 @@ use super::image::Image;
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
 use crate::elf::SymbolKind;
 pub use error::PlanError;
+pub use linker::LinkerProbe;
 pub use role::{Allocator, Role};
 pub use runtime::Runtime;
 use survey::Candidate;
@@ -53,6 +55,8 @@ pub struct Plan {
     pub hidden: Option<Allocator>,
     /// A runtime in there that keeps a heap of its own.
     pub runtime: Option<Runtime>,
+    /// Where it tells of objects that it maps and unmaps, if it is a dynamic linker.
+    pub linker: Vec<LinkerProbe>,
     /// LeakSanitizer is in there, which stops the threads of its own process by ptrace at the end.
     pub leak_sanitizer: bool,
 }
@@ -142,9 +146,11 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         skipped: Vec::new(),
         hidden: None,
         runtime: evidence.runtime().or_else(|| Runtime::by_note(&image)),
+        linker: Vec::new(),
         leak_sanitizer: evidence.has_leak_sanitizer(),
     };
     if plan.role == Role::DynamicLinker {
+        plan.linker = linker::find(&image);
         plan.skipped = candidates.into_iter().map(|it| Skipped { names: it.names, why: Why::DynamicLinker }).collect();
         return Ok(plan);
     }

@@ -24,7 +24,7 @@ use iced_x86::{Decoder, DecoderOptions};
 use leaktrace_common::cookie::Register;
 
 use super::functions::Signature;
-pub use emulation::{Emulation, Refusal};
+pub use emulation::{Emulation, Refusal, refusal};
 pub use exits::{Surroundings, exits};
 pub use forward::{calls, forward};
 use function::argument_register;

@@ -91,13 +91,22 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     );
     // Those without any frame have a notice of their own.
     let has_gaps = |site: &Site| !site.truncated && !site.stack.is_empty();
-    let incomplete = Weight::of(snapshot, |site| has_gaps(site) && site.stack_state != Some(StackState::Whole));
+    let is_sure = |site: &Site| matches!(site.stack_state, Some(StackState::Whole | StackState::Unsure));
+    let incomplete = Weight::of(snapshot, |site| has_gaps(site) && !is_sure(site));
+    let unsure = Weight::of(snapshot, |site| site.stack_state == Some(StackState::Unsure));
     lose(
         losses.unwind_failed_total(),
         "stack",
         &format!(" incomplete{}", incomplete.short()),
         format!("incomplete{}", reasons(snapshot)),
         "their outer frames are missing, sites may be split or merged".to_owned() + &incomplete.line(),
+    );
+    lose(
+        losses.stacks_unsure,
+        "stack",
+        &format!(" unsure{}", unsure.short()),
+        "with frames in code that was replaced meanwhile".to_owned(),
+        "they may be called after what came later".to_owned() + &unsure.line(),
     );
     lose(
         losses.events_lost,

@@ -1,6 +1,6 @@
 //! One reading of the tables as the model wants it: slots become processes, ticks become ages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account};
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
-use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, Stacks, Target, Unwind};
+use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, StackState, Stacks, Target, Unwind};
 use crate::process::maps::AddressSpace;
 
 /// A report in the middle of a trace goes without the blocks' ages where this is exceeded by the places there are for
@@ -37,9 +37,10 @@ pub struct Occasion {
     pub is_final: bool,
 }
 
-/// Reads everything that a report needs.
+/// Reads everything that a report needs beside the accounts. Whatever was told before these were read must have been taken in.
 pub fn capture(
     kernel: &Kernel,
+    mut accounts: Vec<Account>,
     processes: &mut Processes,
     occasion: &Occasion,
     target: &Target,
@@ -48,6 +49,10 @@ pub fn capture(
     for (slot, life) in drain::lives(kernel) {
         processes.observe(slot, &life);
     }
+    processes.settle(accounts.iter_mut().map(|account| {
+        let Account { slot, layout, frames, stack_state, .. } = account;
+        (*slot, *layout, frames.as_mut_slice(), stack_state)
+    }));
     let Roster { processes: raw_processes, by_slot, by_number } = processes.roster();
     let now_ns = monotonic_ns()?;
     let mut sites = Vec::new();
@@ -55,12 +60,18 @@ pub fn capture(
     let mut losses = losses(kernel);
     let mut stacks = Stacks::default();
     let mut incomplete = Incomplete::default();
-    for Account { index, slot, frames, counters, truncated, stack_state, broken } in drain::accounts(kernel) {
+    // Of processes that had several layouts the same stack may have several accounts.
+    let mut known = HashSet::new();
+    for Account { index, slot, layout, frames, counters, truncated, stack_state, broken } in accounts {
         let Some(&process) = by_slot.get(&slot) else { continue };
-        if let Some(reason) = broken {
-            incomplete.add(processes.space(raw_processes[process].life), &frames, reason, 1);
+        let space = processes.space(raw_processes[process].life);
+        let may_repeat = layout != 0 || space.is_some_and(AddressSpace::has_layouts);
+        if !may_repeat || known.insert((process, frames.clone(), truncated, broken)) {
+            if let Some(reason) = broken {
+                incomplete.add(space, &frames, reason, 1);
+            }
+            count(&mut stacks, &mut losses, &frames, (truncated, stack_state, broken), 1);
         }
-        count(&mut stacks, &frames, truncated, broken, 1);
         by_index.insert(index, (sites.len(), ended_ago(kernel, slot, now_ns)));
         sites.push(RawSite { process, frames, counters, truncated, stack_state });
     }
@@ -81,7 +92,7 @@ pub fn capture(
             incomplete.add(processes.space(raw_processes[process].life), &site.frames, reason, site.stacks);
         }
         let DeadSite { frames, counters, truncated, stack_state, .. } = site;
-        count(&mut stacks, frames, *truncated, site.broken, site.stacks);
+        count(&mut stacks, &mut losses, frames, (*truncated, *stack_state, site.broken), site.stacks);
         let (frames, truncated, stack_state) = (frames.to_vec(), *truncated, *stack_state);
         sites.push(RawSite { process, frames, counters: *counters, truncated, stack_state });
         if let Some(blocks) = &mut blocks {
@@ -124,9 +135,17 @@ fn ended_ago(kernel: &Kernel, slot: u32, now_ns: u64) -> Duration {
 }
 
 /// Counts a stack that so many lives have each.
-fn count(stacks: &mut Stacks, frames: &[Address], truncated: bool, broken: Option<Stop>, times: u64) {
+fn count(
+    stacks: &mut Stacks,
+    losses: &mut Losses,
+    frames: &[Address],
+    (truncated, state, broken): (bool, StackState, Option<Stop>),
+    times: u64,
+) {
+    let is_unsure = state == StackState::Unsure;
     stacks.recorded += u64::from(!frames.is_empty() || broken.is_some()) * times;
-    stacks.complete += u64::from(!frames.is_empty() && broken.is_none() && !truncated) * times;
+    stacks.complete += u64::from(!frames.is_empty() && broken.is_none() && !truncated && !is_unsure) * times;
+    losses.stacks_unsure += u64::from(is_unsure) * times;
 }
 
 /// How many blocks the table holds, by what the counters say. Of a sample it is no more than one in each mean distance,

@@ -7,17 +7,22 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::Result;
-use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, Process};
+use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, LayoutEvent, Process};
 
 use super::{RECLAIM_AFTER, Trace};
+use crate::host::clock::monotonic_ns;
 use crate::kernel::attach::Scope;
+use crate::kernel::events::Told;
 use crate::kernel::reclaim;
+use crate::lives::mmap_records::Record;
 use crate::lives::processes::Mapped;
 use crate::model::Pid;
 use crate::sources::allocators::Request;
 
 /// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
 const MANY: usize = 200;
+/// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
+const ROUNDS: u32 = 8;
 
 impl Trace<'_> {
     /// Lets the unwinder know of mappings that are new.
@@ -56,19 +61,44 @@ impl Trace<'_> {
 
     /// Takes in what the programs and the kernel have told since the last time.
     pub(super) fn take_in(&mut self) {
-        // The programs' first: whatever the kernel recorded before them is read then too.
-        let events = self.events.get_mut().read();
-        for record in self.discovery.read() {
-            let mapped = self.processes.apply(&record);
-            for pid in self.processes.take_orphaned() {
-                self.renew(pid);
+        // The programs' events first: whatever the kernel recorded before them is read then too.
+        let mut told = self.events.get_mut().read();
+        for round in 1..=ROUNDS {
+            let now = monotonic_ns().unwrap_or(0);
+            let records = self.discovery.read();
+            let mut next = Told::default();
+            if round < ROUNDS {
+                // Layouts that came before some of these records. What else has been told meanwhile may have been recorded
+                // before, too, in records that are still to be read.
+                next = self.events.get_mut().read();
+                told.layouts.extend(next.layouts.extract_if(.., |layout| layout.after_ns <= now));
             }
-            if let Some(mapped) = mapped {
-                self.unwinding.announce(&mapped.object);
-                self.probe_mapped(mapped);
+            self.take_in_told(told, &records);
+            told = next;
+            if told.lives.is_empty() && told.layouts.is_empty() {
+                break;
             }
         }
-        for event in events {
+        let (untraced, prober) = (&mut self.untraced, &self.prober);
+        for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
+            self.unwinding.ended(&self.kernel, pid);
+        }
+        self.plan_reclaim();
+        self.follow_mappings();
+    }
+
+    /// Applies records and layouts in the order in which they came about, and then what is told of lives.
+    fn take_in_told(&mut self, Told { lives, mut layouts }: Told, records: &[Record]) {
+        layouts.sort_by_key(|layout| layout.after_ns);
+        let mut layouts = layouts.into_iter().peekable();
+        for record in records {
+            while let Some(layout) = layouts.next_if(|layout| layout.after_ns < record.time_ns) {
+                self.relay(&layout);
+            }
+            self.apply(record);
+        }
+        layouts.for_each(|layout| self.relay(&layout));
+        for event in lives {
             match event.kind {
                 EVENT_PROCESS => {
                     if let Some(process) = self.kernel.processes.read(event.process) {
@@ -83,12 +113,48 @@ impl Trace<'_> {
                 _ => {}
             }
         }
-        let (untraced, prober) = (&mut self.untraced, &self.prober);
-        for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
-            self.unwinding.ended(&self.kernel, pid);
+    }
+
+    fn apply(&mut self, record: &Record) {
+        let mapped = self.processes.apply(record);
+        for pid in self.processes.take_orphaned() {
+            self.renew(pid);
         }
-        self.plan_reclaim();
-        self.follow_mappings();
+        if let Some(mapped) = mapped {
+            self.unwinding.announce(&mapped.object);
+            self.probe_mapped(mapped);
+        }
+    }
+
+    /// A process has another layout.
+    fn relay(&mut self, told: &LayoutEvent) {
+        let slot = told.event.process;
+        // That the life has begun may be told in the same batch.
+        if let Some(process) = self.kernel.processes.read(slot).filter(|life| life.seen_ns as u32 == told.event.seen) {
+            self.processes.began(slot, &process);
+        }
+        self.processes.relaid(slot, told.event.seen, told.layout as u32, (told.before_ns, told.after_ns));
+    }
+
+    /// Where something was replaced that the dynamic linker does not tell of, what is recorded from now on is told apart from
+    /// what was.
+    pub(super) fn tell_replaced(&mut self) {
+        for replaced in self.processes.replaced() {
+            match self.kernel.set_replaced(replaced.slot, replaced.seen_ns, replaced.count) {
+                Ok(Some(times)) => {
+                    log::debug!("slot {}: other code than before lies at some addresses", replaced.slot);
+                    self.processes.told_replaced(replaced, times);
+                }
+                Ok(None) => {}
+                Err(error) => log::warn!("{error:#}"),
+            }
+        }
+    }
+
+    /// Reads of the processes what changes and is not told.
+    pub(super) fn refresh(&mut self) {
+        let kernel = &self.kernel;
+        self.processes.refresh(|slot| kernel.processes.read(slot).map_or(0, |process| process.layout));
     }
 
     fn plan_reclaim(&mut self) {

@@ -28,8 +28,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::config::{Config, Whom};
 use crate::host::limits;
-use crate::kernel::Kernel;
 use crate::kernel::events::Events;
+use crate::kernel::{Kernel, drain};
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Capture, Options, Pid, Sink, Target};
@@ -236,6 +236,7 @@ impl Trace<'_> {
                     if let Err(error) = self.make_up_for_lost_records(true) {
                         log::warn!("{error:#}");
                     }
+                    self.tell_replaced();
                     self.follow_mappings();
                     self.unwinding.reclaim();
                     if reports.wants_status() {
@@ -274,7 +275,7 @@ impl Trace<'_> {
         self.take_in();
         // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
         self.lost_by_the_end = Some(self.discovery.lost());
-        self.processes.refresh();
+        self.refresh();
         // A process that has ended is gone from /proc only when its parent has asked for its status.
         for pid in ends.ended() {
             self.processes.exited(pid, None);
@@ -344,13 +345,17 @@ impl Trace<'_> {
     fn read(&mut self, is_final: bool) -> Result<Capture> {
         self.sequence += 1;
         if !is_final {
-            self.processes.refresh();
+            self.refresh();
         }
         self.reclaim()?;
         self.make_up_for_lost_records(!is_final)?;
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
-        let mut capture = capture::capture(&self.kernel, &mut self.processes, &occasion, &self.target, &self.options)?;
+        let accounts = drain::accounts(&self.kernel);
+        // What lay where when they were booked.
+        self.take_in();
+        let (kernel, processes) = (&self.kernel, &mut self.processes);
+        let mut capture = capture::capture(kernel, accounts, processes, &occasion, &self.target, &self.options)?;
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
         capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
         if let Whom::Filtered(filters) = &self.config.whom {

@@ -1,7 +1,7 @@
 //! Names for the frames of a capture: all addresses of all processes in one batch, and again where debug information was fetched
 //! for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
-use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot};
+use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
 use crate::symbolize::debuginfod::{Debuginfod, Settings};
 use crate::symbolize::{CodeAddress, Note, Symbolizer};
@@ -50,10 +50,11 @@ impl Namer {
 
     /// Names what was captured. What has to be fetched for that is waited for at the last report only, and is there at a later
     /// one otherwise.
-    pub fn name(&mut self, capture: Capture, spaces: &Spaces) -> Snapshot {
+    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces) -> Snapshot {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
         let names = self.resolve(&wanted, spaces);
+        mark_reused(&mut capture, spaces);
         let mut snapshot = snapshot(capture, &names, spaces);
         if self.debuginfod.is_some() {
             let objects = gaps::worth_fetching(&snapshot, &lives, spaces, &self.symbolizer);
@@ -170,5 +171,27 @@ fn code<'a>(space: Option<&'a AddressSpace>, address: Address, frames: &'a [Arc<
     match object.build_id() {
         Some(id) => Code::Built(id, offset),
         None => Code::File(object.path().as_os_str().as_bytes(), offset),
+    }
+}
+
+/// Marks and counts stacks through code of just-in-time compilers that lay where others of their functions lay, too: their maps do
+/// not tell when. To be called when these have been read for the names.
+fn mark_reused(capture: &mut Capture, spaces: &Spaces) {
+    let mut counted = HashSet::new();
+    for site in &mut capture.sites {
+        let space = capture.processes.get(site.process).and_then(|process| spaces.get(&process.life));
+        if site.stack_state >= StackState::Unsure || !space.is_some_and(|space| space.passes_reused_code(&site.frames))
+        {
+            continue;
+        }
+        let was_whole = site.stack_state == StackState::Whole && !site.truncated;
+        site.stack_state = StackState::Unsure;
+        // Other layouts of the process may have the same stack.
+        if counted.insert((site.process, site.frames.clone())) {
+            capture.losses.stacks_unsure += 1;
+            if let Some(stacks) = &mut capture.stacks {
+                stacks.complete = stacks.complete.saturating_sub(u64::from(was_whole));
+            }
+        }
     }
 }

@@ -41,6 +41,7 @@ mod outputs;
 mod places;
 mod processes;
 mod real_programs;
+mod replaced_code;
 mod sampling;
 mod schema;
 mod set_up;

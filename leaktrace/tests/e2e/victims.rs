@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::build;
-use crate::{command, frames, jitted};
+use crate::{command, frames, jitted, replaced_code};
 
 /// What is built from one source without further libraries.
 const PLAIN: [&str; 26] = [
@@ -51,7 +51,9 @@ fn every_plain_victim_is_built() {
             fs::copy(built, Path::new(directory).join(Path::new(source).file_stem().unwrap())).unwrap();
         }
     }
-    for recipe in frames::RECIPES.into_iter().chain(jitted::RECIPES).chain([command::SANITIZED]) {
+    for recipe in
+        frames::RECIPES.into_iter().chain(jitted::RECIPES).chain(replaced_code::RECIPES).chain([command::SANITIZED])
+    {
         let built = recipe.built();
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();

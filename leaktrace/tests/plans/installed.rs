@@ -79,3 +79,22 @@ fn leaktrace_itself_has_no_allocator_and_does_not_look_like_it() {
     let plan = plan(&bytes, &PlanOptions::default()).unwrap();
     assert_eq!((plan.role, plan.probes.len(), plan.hidden), (Role::None, 0, None));
 }
+
+#[test]
+fn the_dynamic_linker_is_probed_where_it_has_told_debuggers_of_changes() {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let path = maps.lines().find_map(|line| line.find('/').map(|at| &line[at..]).filter(|it| it.contains("/ld-linux")));
+    let bytes = fs::read(path.expect("this test is linked dynamically")).unwrap();
+    let plan = plan(&bytes, &PlanOptions::default()).unwrap();
+    assert_eq!(plan.role, Role::DynamicLinker);
+    assert!(plan.probes.is_empty(), "{:?}", plan.probes);
+    // At start-up, in dlopen and in dlclose.
+    assert!(plan.linker.len() >= 3, "{:?}", plan.linker);
+    let state: Vec<u64> = plan.linker.iter().map(|probe| probe.offset.wrapping_add(probe.state_distance)).collect();
+    assert!(state.iter().all(|address| *address == state[0]), "one _r_debug: {state:x?}");
+    for probe in &plan.linker {
+        let at = probe.offset as usize;
+        assert_eq!(bytes[at - 5], 0xe8, "a call comes before {at:#x}");
+        assert_ne!(bytes[at], 0xe8, "no call is probed");
+    }
+}

@@ -108,6 +108,7 @@ impl Processes {
         life.observe(last);
         life.slot = None;
         life.ended = true;
+        let sites = life.settle_dead(sites);
         for site in &sites {
             self.buried.counters.add(&site.counters);
         }
@@ -222,6 +223,7 @@ mod tests {
         let block = RawBlock { site: 0, address: Address(0x10), size: 10, age: std::time::Duration::from_secs(3) };
         let options = Options { show_allocs: true, ..Options::default() };
         DeadSite {
+            layout: 0,
             frames: frames.iter().copied().map(Address).collect(),
             counters: Counters { alloc_bytes: 20, alloc_count: 2, free_bytes: 10, free_count: 1 },
             truncated: false,

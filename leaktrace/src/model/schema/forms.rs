@@ -100,6 +100,9 @@ pub struct SiteForm<'a, S> {
     /// Absent in files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack_state: Option<StackState>,
+    /// With the state `gap`: no caller is missing, but some of the code was replaced while it was being recorded.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unsure: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]

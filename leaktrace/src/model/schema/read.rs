@@ -13,6 +13,7 @@ use serde_json::error::Category;
 use super::Schema;
 use super::forms::{Document, Frames, Places, SiteForm};
 use crate::model::snapshot::{Site, Snapshot};
+use crate::model::stack_state::StackState;
 use crate::model::types::Frame;
 
 /// The latest schema that this version reads.
@@ -185,6 +186,7 @@ fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame
         growth_bytes_per_s,
         truncated,
         stack_state,
+        unsure,
         sampled,
         outstanding_bytes_ci95,
         stack,
@@ -206,7 +208,7 @@ fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame
         trend,
         growth_bytes_per_s,
         truncated,
-        stack_state,
+        stack_state: if unsure { Some(StackState::Unsure) } else { stack_state },
         sampled,
         outstanding_bytes_ci95,
         stack: frames(stack)?,

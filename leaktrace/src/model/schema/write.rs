@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::Schema;
 use super::forms::{Document, SiteForm};
 use crate::model::snapshot::{Site, Snapshot};
+use crate::model::stack_state::StackState;
 use crate::model::types::Frame;
 
 /// A snapshot as it is to be written.
@@ -124,7 +125,9 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         trend: *trend,
         growth_bytes_per_s: *growth_bytes_per_s,
         truncated: *truncated,
-        stack_state: *stack_state,
+        // Readers know three states.
+        stack_state: stack_state.map(|state| if state == StackState::Unsure { StackState::Gap } else { state }),
+        unsure: *stack_state == Some(StackState::Unsure),
         sampled: *sampled,
         outstanding_bytes_ci95: *outstanding_bytes_ci95,
         stack: stack_form,

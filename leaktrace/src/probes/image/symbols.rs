@@ -39,6 +39,16 @@ impl<'a> Image<'a> {
         self.tables().into_iter().flat_map(|table| table.iter().filter_map(|symbol| self.extent(&symbol)))
     }
 
+    /// The address of a symbol that others can link with, code or data.
+    #[must_use]
+    pub fn exported(&self, name: &[u8]) -> Option<u64> {
+        let table = self.dynamic_table()?;
+        let is_it = |symbol: &elf::Symbol| {
+            !matches!(symbol.home, Home::Elsewhere | Home::None) && table.name(symbol, name.len()) == Some(name)
+        };
+        table.iter().find(is_it).map(|symbol| symbol.address)
+    }
+
     /// Whether there are symbols beyond the dynamic ones: whether it is not stripped.
     #[must_use]
     pub fn has_static_symbols(&self) -> bool {

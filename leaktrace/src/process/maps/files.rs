@@ -88,6 +88,11 @@ impl ProcessDir {
         regular(openat(&self.dir, link, READ, Mode::empty())?)
     }
 
+    /// What such a link says.
+    pub(super) fn target(&self, link: &str) -> io::Result<PathBuf> {
+        Ok(PathBuf::from(readlinkat(&self.dir, link)?))
+    }
+
     /// `path`, as `maps` shows it to us, as the process itself sees it: a changed root (`chroot(2)`) is left out. Another
     /// mount namespace's paths show from its own root already.
     pub(super) fn inside<'a>(&self, path: Cow<'a, Path>) -> Cow<'a, Path> {

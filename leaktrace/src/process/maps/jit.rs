@@ -33,6 +33,9 @@ pub struct JitSymbol {
 #[derive(Debug, Default)]
 pub struct JitSymbols {
     by_start: BTreeMap<u64, JitSymbol>,
+    /// Addresses that functions of different names have had, which lie in this order and not over each other: by start, with
+    /// their ends.
+    reused: BTreeMap<u64, u64>,
     source: Option<Source>,
 }
 
@@ -51,6 +54,18 @@ impl JitSymbols {
     pub fn find(&self, address: u64) -> Option<&JitSymbol> {
         let (_, symbol) = self.by_start.range(..=address).next_back()?;
         (address < symbol.end).then_some(symbol)
+    }
+
+    /// Whether functions of different names have lain at `address`: when which did the map does not tell.
+    #[must_use]
+    pub fn is_reused(&self, address: u64) -> bool {
+        self.reused.range(..=address).next_back().is_some_and(|(_, end)| address < *end)
+    }
+
+    /// Whether there are such addresses.
+    #[must_use]
+    pub fn has_reused(&self) -> bool {
+        !self.reused.is_empty()
     }
 
     /// Opens the process' map if there is one, or a new one that took its place.
@@ -94,7 +109,7 @@ impl JitSymbols {
                 None => 0,
             };
             for line in chunk[..whole].split(|&byte| byte == b'\n') {
-                insert(&mut self.by_start, line);
+                insert(&mut self.by_start, &mut self.reused, line);
             }
             source.position += whole as u64;
             chunk.drain(..whole);
@@ -109,7 +124,7 @@ impl JitSymbols {
     /// Takes the text of a map in.
     pub fn extend(&mut self, text: &[u8]) {
         for line in text.split(|&byte| byte == b'\n') {
-            insert(&mut self.by_start, line);
+            insert(&mut self.by_start, &mut self.reused, line);
         }
     }
 }
@@ -125,8 +140,12 @@ fn map_path(process: &ProcessDir) -> io::Result<PathBuf> {
     Ok(PathBuf::from(format!("/tmp/perf-{pid}.map")))
 }
 
-fn insert(by_start: &mut BTreeMap<u64, JitSymbol>, line: &[u8]) {
+fn insert(by_start: &mut BTreeMap<u64, JitSymbol>, reused: &mut BTreeMap<u64, u64>, line: &[u8]) {
     let Some((start, symbol)) = entry(line) else { return };
+    let before = by_start.range(..start).next_back().into_iter().chain(by_start.range(start..symbol.end));
+    for (old_start, old) in before.filter(|(_, old)| old.end > start && old.name != symbol.name) {
+        add_range(reused, start.max(*old_start), symbol.end.min(old.end));
+    }
     // Cut what the new function's memory was before.
     if let Some((_, before)) = by_start.range_mut(..start).next_back()
         && before.end > start
@@ -146,6 +165,17 @@ fn insert(by_start: &mut BTreeMap<u64, JitSymbol>, line: &[u8]) {
         }
     }
     by_start.insert(start, symbol);
+}
+
+/// Adds addresses to ranges that do not touch each other.
+fn add_range(ranges: &mut BTreeMap<u64, u64>, mut start: u64, mut end: u64) {
+    while let Some((&known, &known_end)) =
+        ranges.range(..=end).next_back().filter(|(_, known_end)| **known_end >= start)
+    {
+        (start, end) = (start.min(known), end.max(known_end));
+        ranges.remove(&known);
+    }
+    ranges.insert(start, end);
 }
 
 fn entry(line: &[u8]) -> Option<(u64, JitSymbol)> {
@@ -190,6 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_functions_of_several_names_are_known() {
+        let mut symbols = JitSymbols::default();
+        symbols.extend(b"1000 100 a\n2000 100 b\n1000 100 a\n");
+        assert!(!symbols.has_reused(), "the same once more");
+        symbols.extend(b"10f0 20 c\n1ff0 11 d\n1080 10 e\n");
+        let reused = [0x107f, 0x1080, 0x108f, 0x1090, 0x10ef, 0x10f0, 0x10ff, 0x1100, 0x1fff, 0x2000, 0x2001];
+        let reused = reused.map(|address| symbols.is_reused(address));
+        assert_eq!(reused, [false, true, true, false, false, true, true, false, false, true, false]);
+        symbols.extend(b"1000 2000 f\n");
+        assert!(symbols.is_reused(0x1000) && symbols.is_reused(0x20ff));
+        assert!(!symbols.is_reused(0x1200) && symbols.has_reused());
+    }
+
+    #[test]
     fn lines_that_say_nothing_are_passed_over() {
         let text = "\n1000\n1000 10\n1000 0 empty\nxyz 10 bad\nffffffffffffffff 10 overflow\n0x2000 0x10 prefixed\n";
         assert_eq!(names(text, &[0x1000, 0x2000, u64::MAX]), ["-", "prefixed", "-"]);
@@ -219,15 +263,19 @@ mod tests {
         /// An array with one cell per address, painted line by line, is what the map means.
         #[test]
         fn agrees_with_painting_an_array(entries in proptest::collection::vec((0u64..64, 1u64..32), 0..40)) {
-            let mut painted = [None; 128];
+            let (mut painted, mut reused) = ([None; 128], [false; 128]);
             let mut symbols = JitSymbols::default();
             for (index, (start, size)) in entries.iter().enumerate() {
                 symbols.extend(format!("{start:x} {size:x} f{index}\n").as_bytes());
-                painted[*start as usize..(start + size) as usize].fill(Some(index));
+                for at in *start as usize..(start + size) as usize {
+                    reused[at] |= painted[at].is_some();
+                    painted[at] = Some(index);
+                }
             }
             for (address, expected) in painted.iter().enumerate() {
                 let found = symbols.find(address as u64).map(|symbol| symbol.name.to_string());
                 proptest::prop_assert_eq!(found, expected.map(|index| format!("f{index}")));
+                proptest::prop_assert_eq!(symbols.is_reused(address as u64), reused[address]);
             }
         }
     }

@@ -28,5 +28,5 @@ pub use layout::read_layout;
 pub use object::{Object, ObjectId};
 pub use parse::{Device, Malformed, Mapping, MappingName, Permissions, parse};
 pub use pooled::Pooled;
-pub use space::{AddressSpace, CaptureError, Location};
+pub use space::{AddressSpace, CaptureError, Layout, Location, Settler};
 pub use store::ObjectStore;

@@ -1,5 +1,7 @@
 //! One process' executable mappings, now and before.
 
+mod layouts;
+
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +10,10 @@ use super::files::ProcessDir;
 use super::object::Object;
 use super::store::ObjectStore;
 use super::{JitSymbols, Mapping, MappingName, parse};
+use crate::host::clock::monotonic_ns;
 use crate::model::{Address, Pid};
+use layouts::Layouts;
+pub use layouts::{Layout, Settler};
 
 /// Mappings kept after they have gone. A process that loads and unloads plugins for months must not fill our memory.
 const MAX_RETIRED: usize = 4096;
@@ -31,6 +36,7 @@ pub struct AddressSpace {
     noted: usize,
     /// Whether one of these was code without a file.
     noted_jit: bool,
+    layouts: Layouts,
 }
 
 /// Executable memory.
@@ -91,13 +97,23 @@ impl AddressSpace {
     /// Without any mapping: every address in it is unknown.
     #[must_use]
     pub fn empty(pid: Pid) -> Self {
-        Self { pid, regions: Arc::default(), jit: Arc::default(), captures: 0, noted: 0, noted_jit: false }
+        Self {
+            pid,
+            regions: Arc::default(),
+            jit: Arc::default(),
+            captures: 0,
+            noted: 0,
+            noted_jit: false,
+            layouts: Layouts::default(),
+        }
     }
 
     /// The copy that a forked child begins with.
     #[must_use]
     pub fn forked(&self, child: Pid) -> Self {
-        Self { pid: child, jit: Arc::default(), ..self.clone() }
+        let mut space = Self { pid: child, jit: Arc::default(), ..self.clone() };
+        space.forget_layouts();
+        space
     }
 
     /// The process.
@@ -130,6 +146,12 @@ impl AddressSpace {
             }
         }
         let changed = current.iter().any(|region| !self.has(region, self.captures - 1));
+        if changed {
+            let now = monotonic_ns().unwrap_or(u64::MAX);
+            for region in &current {
+                self.doubt_what_lies_under(region, now);
+            }
+        }
         let before = std::mem::take(&mut self.regions);
         self.regions = Arc::new(merge(Arc::unwrap_or_clone(before), current));
         (self.noted, self.noted_jit) = (0, false);
@@ -137,11 +159,11 @@ impl AddressSpace {
         Ok(changed)
     }
 
-    /// Takes note of a mapping that the kernel has recorded, without a look at the process, which may have ended. Its
+    /// Takes note of a mapping that the kernel has recorded at this moment, without a look at the process, which may have ended. Its
     /// path is as the process sees it. Returns what is mapped, where that is a file that can be opened, and whether
     /// anything is mapped now that was not before: the kernel records every `mprotect(2)` that makes memory executable,
     /// and just-in-time compilers change theirs to and fro.
-    pub fn note(&mut self, mapping: &Mapping<'_>, store: &ObjectStore) -> (Option<Arc<Object>>, bool) {
+    pub fn note(&mut self, mapping: &Mapping<'_>, time_ns: u64, store: &ObjectStore) -> (Option<Arc<Object>>, bool) {
         if !mapping.permissions.execute {
             return (None, false);
         }
@@ -152,6 +174,7 @@ impl AddressSpace {
         if is_new {
             self.noted_jit |= mapping.name == MappingName::Anonymous;
             self.noted += 1;
+            self.doubt_what_lies_under(&region, time_ns);
             overlay(Arc::make_mut(&mut self.regions), region);
         }
         (object, is_new)
@@ -176,9 +199,8 @@ impl AddressSpace {
     /// What lies, or lay, at an address.
     #[must_use]
     pub fn locate(&self, address: Address) -> Option<Location<'_>> {
-        let after = self.regions.partition_point(|region| region.start <= address.0);
-        let region = self.regions.get(after.checked_sub(1)?)?;
-        (address.0 < region.end).then(|| self.location(region, address.0))
+        let region = self.layouts.elsewhere(address.0).or_else(|| at(&self.regions, address.0))?;
+        Some(self.location(region, address.0))
     }
 
     /// Everything known, ascending; [`Location::offset`] is that of the mapping's start.
@@ -191,6 +213,17 @@ impl AddressSpace {
     pub fn jit_symbol(&self, address: Address) -> Option<Arc<str>> {
         let jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
         jit.find(address.0).map(|symbol| Arc::clone(&symbol.name))
+    }
+
+    /// Whether any of these return addresses is in code that a just-in-time compiler has put where code of another name was.
+    #[must_use]
+    pub fn passes_reused_code(&self, frames: &[Address]) -> bool {
+        let jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_reused = |frame: &Address| {
+            let call = frame.0.wrapping_sub(1);
+            jit.is_reused(call) && at(&self.regions, call).is_none_or(|region| region.object.is_none())
+        };
+        jit.has_reused() && frames.iter().any(is_reused)
     }
 
     /// Reads what the just-in-time compiler has written since the last time, which works after the process' end as well.
@@ -239,6 +272,12 @@ impl Region {
             && object(self) == object(other)
             && self.module == other.module
     }
+}
+
+/// The region that holds an address, of regions in order.
+fn at(regions: &[Region], address: u64) -> Option<&Region> {
+    let after = regions.partition_point(|region| region.start <= address);
+    regions.get(after.checked_sub(1)?).filter(|region| address < region.end)
 }
 
 /// The text of `maps`. Where the first thread has ended before the others, its `maps` is empty and theirs is not.

@@ -271,6 +271,18 @@ fn complain(known: &mut Index, path: &Path, why: String) {
     }
 }
 
+/// Whether the file behind the kernel's link to what lies at a mapping's addresses is the mapping's: something else may have
+/// come to lie there since. Where device numbers do not tell (overlayfs), inode numbers need not either, and the name does.
+fn is_what_was_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str, found: &Stamp) -> bool {
+    if found.inode == mapping.inode {
+        return true;
+    }
+    let shown =
+        |path: &Path| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+    !found.is_on(mapping.device)
+        && process.target(link).is_ok_and(|target| shown(&target) == shown(&mapping.name.display()))
+}
+
 /// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode. Where the process
 /// has ended that path is looked for in our own root; `ambiguous` says that the device does not tell whether it is the same
 /// there.
@@ -287,7 +299,8 @@ fn open_mapped(
     if let Some(process) = process {
         // Needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the mapping to be there still.
         match process.follow(link).and_then(stamped) {
-            Ok(opened) => return Ok(opened),
+            Ok(opened) if is_what_was_mapped(process, mapping, link, &opened.1) => return Ok(opened),
+            Ok(_) => {}
             Err(refused) => error = refused,
         }
         if let Ok(opened) = process.follow("exe").and_then(stamped)

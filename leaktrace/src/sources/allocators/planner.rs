@@ -30,6 +30,19 @@ pub struct Planned {
     pub plan: Plan,
 }
 
+impl Planned {
+    /// Whether there is nothing to probe.
+    pub fn is_nothing(&self) -> bool {
+        self.plan.probes.is_empty() && self.plan.linker.is_empty()
+    }
+
+    /// Where its probes go, in bytes; of functions that may throw without their ways out.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        let functions = self.plan.probes.iter().map(|probe| probe.offset);
+        functions.chain(self.plan.linker.iter().map(|probe| probe.offset))
+    }
+}
+
 /// What is planned for an object.
 pub type PlanResult = (ObjectId, Result<Arc<Planned>, Unplanned>);
 

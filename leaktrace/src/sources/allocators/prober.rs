@@ -46,6 +46,8 @@ pub struct Prober {
     probed: Probed,
     /// Files that may be attached under another identity as soon as what is under way is.
     waiting: Vec<Waiting>,
+    /// Whether any of the files has an allocator in it.
+    probes_allocators: bool,
 }
 
 /// A file to be attached for all processes, or not.
@@ -148,6 +150,7 @@ impl Prober {
             files: HashSet::new(),
             probed: Probed::default(),
             waiting: Vec::new(),
+            probes_allocators: false,
         })
     }
 
@@ -269,7 +272,7 @@ impl Prober {
 
     fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Arc<Planned>) -> Result<()> {
         let Request { object, scope, mapped_ns } = request;
-        if planned.plan.probes.is_empty() || self.attached.contains_key(&(object.id(), *scope)) {
+        if planned.is_nothing() || self.attached.contains_key(&(object.id(), *scope)) {
             return Ok(());
         }
         self.attached.insert((object.id(), *scope), Arc::clone(object));
@@ -327,7 +330,7 @@ impl Prober {
     /// Attaches a file for all processes, unless it is one that is attached already under another identity.
     fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting) -> Result<()> {
         let Waiting { file, planned, mapped_ns } = waiting;
-        match self.probed.look_up(&file, planned.plan.probes.iter().map(|probe| probe.offset)) {
+        match self.probed.look_up(&file, planned.offsets()) {
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
                 Ok(())
@@ -353,6 +356,7 @@ impl Prober {
         mapped_ns: u64,
     ) -> Result<()> {
         let plan = &planned.plan;
+        self.probes_allocators |= !plan.probes.is_empty();
         for probe in &plan.probes {
             let fallback = probe.fallback().map_or(String::new(), |why| format!(", single-stepped because {why}"));
             log::info!("{}: {} at +{}{fallback}", planned.path.display(), probe.names.join(" = "), probe.site.offset);
@@ -407,9 +411,9 @@ impl Prober {
         }
     }
 
-    /// Whether nothing is probed at all.
+    /// Whether no allocator is probed at all.
     pub fn is_empty(&self) -> bool {
-        self.attachments.is_empty()
+        !self.probes_allocators
     }
 
     /// Removes all probes; what was found is still known.

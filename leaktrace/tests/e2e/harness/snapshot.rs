@@ -61,7 +61,11 @@ pub struct Process {
 #[derive(Debug, Deserialize)]
 pub struct Site {
     pub pid: u32,
+    /// "unsure" where the mark of that name says more than the state.
     pub stack_state: Option<String>,
+    /// Absent where it is false.
+    #[serde(default)]
+    unsure: bool,
     /// Index into `processes`: a pid has several lives where it calls exec.
     pub process: usize,
     pub outstanding_bytes: u64,
@@ -86,6 +90,7 @@ pub struct Frame {
     pub function: Option<String>,
     pub file: Option<String>,
     pub line: Option<u32>,
+    pub module: Option<String>,
     pub inlined: bool,
 }
 
@@ -175,6 +180,10 @@ impl Snapshot {
             panic!("the snapshot does not have the documented form: {e}\n{:.2000}", String::from_utf8_lossy(json))
         });
         for site in &mut snapshot.sites {
+            if site.unsure {
+                assert_eq!(site.stack_state.as_deref(), Some("gap"));
+                site.stack_state = Some("unsure".to_owned());
+            }
             site.stack = site.places.iter().map(|&place| snapshot.frames[place].clone()).collect();
         }
         snapshot

@@ -99,7 +99,7 @@ fn what_records_tell_is_what_the_maps_file_shows() {
     let text = std::fs::read("/proc/self/maps").expect("own mappings");
     let mut told = AddressSpace::empty(Pid(std::process::id()));
     for mapping in parse(&text).flatten() {
-        told.note(&mapping, &store);
+        told.note(&mapping, 1, &store);
     }
     assert_eq!(shape(&told.regions), shape(&shown.regions));
     let objects = |space: &AddressSpace| -> Vec<_> {
@@ -118,16 +118,16 @@ fn what_is_recorded_again_is_new_only_where_it_had_gone() {
     let text = std::fs::read("/proc/self/maps").expect("own mappings");
     let is_code = |mapping: &Mapping<'_>| mapping.permissions.execute && mapping.name.is_file();
     let code = parse(&text).flatten().find(is_code).expect("own code");
-    assert!(!space.note(&code, &store).1, "it was captured");
+    assert!(!space.note(&code, 1, &store).1, "it was captured");
     // The same file where nothing lies.
     let elsewhere = Mapping { start: Address(0x1_0000), end: Address(0x1_1000), ..code };
-    assert!(space.note(&elsewhere, &store).1);
-    assert!(!space.note(&elsewhere, &store).1);
+    assert!(space.note(&elsewhere, 1, &store).1);
+    assert!(!space.note(&elsewhere, 1, &store).1);
     let is_mapped = |space: &AddressSpace| space.locate(Address(0x1_0000)).expect("remembered").mapped;
     assert!(is_mapped(&space));
     space.recapture(&store).expect("own mappings");
     assert!(!is_mapped(&space), "it is not there");
-    assert!(space.note(&elsewhere, &store).1, "a plugin that is loaded again");
+    assert!(space.note(&elsewhere, 1, &store).1, "a plugin that is loaded again");
     assert!(is_mapped(&space));
 }
 
@@ -235,4 +235,22 @@ fn a_process_that_has_ended_is_said_to_have_ended() {
     child.wait().expect("reaped");
     let error = AddressSpace::capture(pid, &ObjectStore::new()).expect_err("gone");
     assert!(matches!(error, CaptureError::Ended(ended) if ended == pid), "{error}");
+}
+
+#[test]
+fn a_record_of_what_has_gone_is_not_taken_for_what_lies_there_now() {
+    use std::os::unix::fs::MetadataExt;
+    let (store, pid) = (ObjectStore::new(), Pid(std::process::id()));
+    let file = tempfile::NamedTempFile::new().expect("scratch");
+    let status = file.as_file().metadata().expect("just made");
+    let text = std::fs::read("/proc/self/maps").expect("own mappings");
+    let is_code = |mapping: &Mapping<'_>| mapping.permissions.execute && mapping.name.is_file();
+    let code = parse(&text).flatten().find(is_code).expect("own code");
+    let device =
+        super::super::Device { major: libc::major(status.dev()) as u32, minor: libc::minor(status.dev()) as u32 };
+    let name = MappingName::File { path: file.path().into(), deleted: false };
+    // At the addresses of this program's own code, as if it had been mapped there after that was recorded.
+    let gone = Mapping { device, inode: status.ino(), name, ..code };
+    let (object, _) = AddressSpace::empty(pid).note(&gone, 1, &store);
+    assert_eq!(object.expect("its path leads to it").inode(), Some((status.dev(), status.ino())));
 }
