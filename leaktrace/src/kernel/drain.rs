@@ -123,8 +123,10 @@ fn stack_state(flags: u32) -> StackState {
     let ended = Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff);
     if flags & (SITE_TRUNCATED | SITE_FRAMELESS) != 0 || ended != Some(Stop::Outermost) {
         StackState::Cut
-    } else if flags & (SITE_UNREADY | SITE_GUESSED) != 0 {
+    } else if flags & SITE_UNREADY != 0 {
         StackState::Gap
+    } else if flags & SITE_GUESSED != 0 {
+        StackState::Guessed
     } else {
         StackState::Whole
     }

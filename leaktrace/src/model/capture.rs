@@ -372,7 +372,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
-        stack_state: Some(if all_skip_callers { raw.stack_state.max(StackState::Gap) } else { raw.stack_state }),
+        stack_state: Some(if all_skip_callers { raw.stack_state.max(StackState::Guessed) } else { raw.stack_state }),
         sampled: mean.is_some(),
         outstanding_bytes_ci95: mean.filter(|_| has_tally).map(|mean| tally.spread.interval(mean)),
         stack: Vec::new(),

@@ -9,6 +9,8 @@ pub enum StackState {
     /// Nothing: every frame from the caller of the allocation function to the outermost.
     #[default]
     Whole,
+    /// A frame pointer was followed on its way, in code without a table, to the outermost frame: it may have passed callers by.
+    Guessed,
     /// It was followed by frame pointers for want of a table that was still to come, and these may skip callers.
     Gap,
     /// What lies where some of its frames are was replaced while it was being recorded: they may be called after what came later,

@@ -91,8 +91,9 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     );
     // Those without any frame have a notice of their own.
     let has_gaps = |site: &Site| !site.truncated && !site.stack.is_empty();
-    let is_sure = |site: &Site| matches!(site.stack_state, Some(StackState::Whole | StackState::Unsure));
-    let incomplete = Weight::of(snapshot, |site| has_gaps(site) && !is_sure(site));
+    let is_complete =
+        |site: &Site| matches!(site.stack_state, Some(StackState::Whole | StackState::Guessed | StackState::Unsure));
+    let incomplete = Weight::of(snapshot, |site| has_gaps(site) && !is_complete(site));
     let unsure = Weight::of(snapshot, |site| site.stack_state == Some(StackState::Unsure));
     lose(
         losses.unwind_failed_total(),

@@ -142,7 +142,7 @@ fn write_stack(site: &Site, style: TextStyle, options: &Options, paint: Paint, o
     }
     let note = match site.stack_state {
         Some(StackState::Cut) if !site.truncated && !site.stack.is_empty() => "[outer frames are missing]",
-        Some(StackState::Gap) => "[callers may be missing in between]",
+        Some(StackState::Guessed | StackState::Gap) => "[callers may be missing in between]",
         Some(StackState::Unsure) => "[code was replaced here: names may be of what came later]",
         _ => "",
     };

@@ -184,7 +184,7 @@ fn mark_reused(capture: &mut Capture, spaces: &Spaces) {
         {
             continue;
         }
-        let was_whole = site.stack_state == StackState::Whole && !site.truncated;
+        let was_whole = matches!(site.stack_state, StackState::Whole | StackState::Guessed) && !site.truncated;
         site.stack_state = StackState::Unsure;
         // Other layouts of the process may have the same stack.
         if counted.insert((site.process, site.frames.clone())) {

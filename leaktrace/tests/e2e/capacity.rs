@@ -156,7 +156,7 @@ fn a_stack_deeper_than_max_depth_is_cut_there_and_marked() {
     assert_eq!(sites.len(), 1);
     assert_eq!(sites[0].stack_state.as_deref(), Some("cut"));
     // Said by bytes: one stack may hold most of them.
-    assert!(finished.stdout.contains("outstanding stand under them"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("outstanding stand under stacks like these"), "{}", finished.stdout);
     let physical = sites[0].stack.iter().filter(|frame| !frame.inlined).count();
     assert_eq!(physical, 16, "{}", sites[0].path());
     // The innermost are kept: the leaking function and fifteen of the recursion.

@@ -129,7 +129,8 @@ fn stacks_through_code_made_at_run_time_whose_place_was_used_again_are_marked() 
         assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
         sites[0].stack_state.clone().unwrap_or_default()
     };
-    assert_eq!(["leak_old", "leak_new", "leak_stays"].map(state), ["unsure", "unsure", "whole"]);
+    // The walk through code made at run time follows frame pointers, which may pass callers by.
+    assert_eq!(["leak_old", "leak_new", "leak_stays"].map(state), ["unsure", "unsure", "gap"]);
     assert_eq!(snapshot.loss("stacks_unsure"), 2, "{}", snapshot.digest());
     let stacks = snapshot.stacks.expect("their number is known");
     assert_eq!(stacks.recorded - stacks.complete, 2);

@@ -33,7 +33,8 @@ fn interval(value: &Value) -> [u64; 2] {
 
 /// The one site whose stack passes through that function; of several, the one with something outstanding.
 fn site<'a>(snapshot: &'a Value, function: &str) -> &'a Value {
-    let passes = |site: &Value| site["stack"].as_array().unwrap().iter().any(|frame| frame["function"] == function);
+    let is_it = |place: &Value| snapshot["frames"][place.as_u64().unwrap() as usize]["function"] == function;
+    let passes = |site: &Value| site["stack"].as_array().unwrap().iter().any(is_it);
     let mut found: Vec<_> = snapshot["sites"].as_array().unwrap().iter().filter(|site| passes(site)).collect();
     if found.len() > 1 {
         found.retain(|site| number(site, "outstanding_count") > 0);

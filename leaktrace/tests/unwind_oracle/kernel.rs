@@ -159,7 +159,7 @@ fn start_tracer(tracee: &Tracee, report: &Path) -> JoinHandle<bool> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leaktrace"));
     command
         .env("LEAKTRACE_TABLES_WITHIN", "600")
-        .args(["--max-stacks", "200000", "-p", &tracee.pid().to_string(), "--json"])
+        .args(["--max-stacks", "200000", "-p", &tracee.pid().to_string(), "--json-schema", "1", "--json"])
         .arg(report)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());

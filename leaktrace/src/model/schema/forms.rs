@@ -68,6 +68,7 @@ pub struct Document<'a, S> {
 
 /// A site in a file.
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a mark that stands in a file or does not")]
 pub struct SiteForm<'a, S> {
     pub pid: Pid,
     #[serde(default)]
@@ -100,6 +101,9 @@ pub struct SiteForm<'a, S> {
     /// Absent in files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack_state: Option<StackState>,
+    /// With the state `gap`: a frame pointer was followed in code without a table, which may have passed callers by.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub guessed: bool,
     /// With the state `gap`: no caller is missing, but some of the code was replaced while it was being recorded.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unsure: bool,

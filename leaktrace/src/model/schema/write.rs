@@ -126,7 +126,11 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         growth_bytes_per_s: *growth_bytes_per_s,
         truncated: *truncated,
         // Readers know three states.
-        stack_state: stack_state.map(|state| if state == StackState::Unsure { StackState::Gap } else { state }),
+        stack_state: stack_state.map(|state| match state {
+            StackState::Guessed | StackState::Unsure => StackState::Gap,
+            state => state,
+        }),
+        guessed: *stack_state == Some(StackState::Guessed),
         unsure: *stack_state == Some(StackState::Unsure),
         sampled: *sampled,
         outstanding_bytes_ci95: *outstanding_bytes_ci95,
