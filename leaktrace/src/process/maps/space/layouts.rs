@@ -230,7 +230,8 @@ impl<'a> Settler<'a> {
             let code = || Code::Memory(Arc::clone(&region.module), region.start);
             return if is_memory_now { at } else { self.elsewhere(code(), Some(region), at - region.start) };
         };
-        let offset = region.offset + (at - region.start);
+        // Devices may be mapped at their last offsets.
+        let offset = region.offset.wrapping_add(at - region.start);
         let holding = self.by_object.get(&object.id()).into_iter().flatten().find_map(|index| {
             let now = present.get(*index)?;
             let into = offset.checked_sub(now.offset).filter(|into| *into < now.end - now.start)?;
