@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use leaktrace_common::sampling::MAX_SAMPLE_BYTES;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -105,8 +106,11 @@ impl Snapshot {
             }
         }
         .map_err(broken)?;
+        if let Some(mean) = snapshot.options.sample_bytes.filter(|mean| !(1..=MAX_SAMPLE_BYTES).contains(mean)) {
+            return Err(broken(format!("nobody samples one byte in {mean}")));
+        }
         if snapshot.overflows() {
-            return Err(broken("its sites add up to more than 64 bits hold".to_owned()));
+            return Err(broken("its sites or blocks add up to more than 64 bits hold".to_owned()));
         }
         Ok(snapshot)
     }
@@ -116,7 +120,9 @@ impl Snapshot {
         let sums = self.sites.iter().try_fold((0u64, 0u64), |(bytes, count), site| {
             Some((bytes.checked_add(site.outstanding_bytes)?, count.checked_add(site.outstanding_count)?))
         });
-        sums.is_none()
+        // What is filtered by age counts by its blocks, whatever the sites say.
+        let mut blocks = self.sites.iter().flat_map(|site| site.blocks.iter().flatten());
+        sums.is_none() || blocks.try_fold(0u64, |bytes, block| bytes.checked_add(block.size)).is_none()
     }
 }
 
@@ -320,6 +326,14 @@ mod tests {
         assert!(error(&negative).to_string().contains("-1.5 is not a number of seconds"));
         let site = r#"{"pid":1,"outstanding_bytes":18446744073709551615,"outstanding_count":1}"#;
         let overflowing = MINIMAL.replace("\"elapsed_s\"", &format!("\"sites\":[{site},{site}],\"elapsed_s\""));
+        assert!(error(&overflowing).to_string().contains("64 bits"));
+        for mean in ["0", "6130892861308928"] {
+            let options = format!("\"options\":{{\"sample_bytes\":{mean}}},\"elapsed_s\"");
+            assert!(error(&MINIMAL.replace("\"elapsed_s\"", &options)).to_string().contains("one byte in"), "{mean}");
+        }
+        let block = r#"{"address":"0x1","size":18446744073709551615,"age_s":9}"#;
+        let site = format!(r#"{{"pid":1,"outstanding_bytes":1,"outstanding_count":1,"blocks":[{block},{block}]}}"#);
+        let overflowing = MINIMAL.replace("\"elapsed_s\"", &format!("\"sites\":[{site}],\"elapsed_s\""));
         assert!(error(&overflowing).to_string().contains("64 bits"));
         for address in ["12", "0x", "0x+1", "0xg", "0x11112222333344445"] {
             let frame = format!(r#"{{"address":"{address}"}}"#);
