@@ -41,6 +41,15 @@ const COUNTERS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
 const SEEDS: &str = "leaktrace-fuzz/seeds";
 
 pub fn run(args: &Args) -> Result<()> {
+    let failed = explore(args)?;
+    if !failed.is_empty() {
+        bail!("these targets failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Does so, and returns the targets that failed.
+pub fn explore(args: &Args) -> Result<Vec<String>> {
     let mut targets = args.targets.clone();
     if targets.is_empty() {
         targets = all_targets()?;
@@ -50,7 +59,8 @@ pub fn run(args: &Args) -> Result<()> {
     let program = build(&dir)?;
     if !args.replay.is_empty() {
         let [target] = &targets[..] else { bail!("name the one target that the files are for") };
-        return shell::run(Command::new(program).arg(target).arg("--replay").args(&args.replay));
+        shell::run(Command::new(program).arg(target).arg("--replay").args(&args.replay))?;
+        return Ok(Vec::new());
     }
     shell::step(&format!("fuzzing: {} s each of {}", args.time.as_secs(), targets.join(", ")));
     let queue = Mutex::new(VecDeque::from(targets));
@@ -69,9 +79,15 @@ pub fn run(args: &Args) -> Result<()> {
             });
         }
     });
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !failed.is_empty() {
-        bail!("these targets failed: {}", failed.join(", "));
+    Ok(failed.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Prints the inputs that broke a reader, for a machine whose files are gone afterwards.
+pub fn print_failures() -> Result<()> {
+    for entry in std::fs::read_dir(workspace::target_dir().join("fuzz/failures"))? {
+        let path = entry?.path();
+        println!("{}, for base64 -d:", path.display());
+        shell::run(Command::new("base64").arg(&path))?;
     }
     Ok(())
 }
