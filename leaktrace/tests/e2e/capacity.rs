@@ -3,19 +3,8 @@
 use std::collections::HashSet;
 
 use crate::harness::confined::with_file_over;
-use crate::harness::{Accounts, Finished, Tracer, Victim, leaktrace, locks, trace_command};
-
-/// Attaches with those options, lets the victim work and stops; what was lost is the test's business.
-fn attached(options: &[&str], source: &str, arguments: &[&str]) -> (Finished, Accounts, u32) {
-    let mut victim = Victim::start(source, arguments);
-    let tracer = Tracer::attach(&victim, options);
-    let accounts = victim.work();
-    let finished = tracer.stop();
-    finished.assert_success();
-    let pid = victim.pid();
-    victim.finish();
-    (finished, accounts, pid)
-}
+use crate::harness::tracer::attached;
+use crate::harness::{Finished, Tracer, Victim, leaktrace, locks, trace_command};
 
 /// Every output says what was lost: here the text report and the warning to its reader.
 fn assert_said(finished: &Finished, number: u64) {

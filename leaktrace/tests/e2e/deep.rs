@@ -2,22 +2,11 @@
 //! room for all of them cut and counted.
 
 use crate::harness::snapshot::{Frame, Site};
-use crate::harness::tracer::path_str;
-use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim, build};
+use crate::harness::tracer::{attached, path_str};
+use crate::harness::{Snapshot, Tracer, build};
 
 /// The limit of `--max-depth`.
 const DEEPEST: usize = 1024;
-
-fn attached(options: &[&str], source: &str, arguments: &[&str]) -> (Finished, Accounts, u32) {
-    let mut victim = Victim::start(source, arguments);
-    let tracer = Tracer::attach(&victim, options);
-    let accounts = victim.work();
-    let finished = tracer.stop();
-    finished.assert_success();
-    let pid = victim.pid();
-    victim.finish();
-    (finished, accounts, pid)
-}
 
 /// Frames that are not inlined calls.
 fn physical(site: &Site) -> Vec<&Frame> {

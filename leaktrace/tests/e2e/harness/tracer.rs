@@ -240,6 +240,18 @@ pub fn trace_command(options: &[&str], source: &str, arguments: &[&str]) -> (Fin
     (finished, accounts)
 }
 
+/// Attaches with those options to a victim, lets it work and stops; what was lost is the test's business. With the victim's pid.
+pub fn attached(options: &[&str], source: &str, arguments: &[&str]) -> (Finished, Accounts, u32) {
+    let mut victim = Victim::start(source, arguments);
+    let tracer = Tracer::attach(&victim, options);
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.assert_success();
+    let pid = victim.pid();
+    victim.finish();
+    (finished, accounts, pid)
+}
+
 /// A path that this repository made up, which is always readable.
 pub fn path_str(path: &Path) -> &str {
     path.to_str().expect("paths of the tests are UTF-8")
