@@ -99,7 +99,9 @@ pub struct Process {
     #[serde(default)]
     pub untracked_frees: u64,
     /// Frees by which the C library, as a thread ended, gave up what it had kept for the thread: small blocks that the program
-    /// had freed before, and the list of them. They are no blocks of the program's.
+    /// had freed before, and the list of them. They are no blocks of the program's. Told by being a thread's last frees of unknown
+    /// blocks, called from within 2 MiB of `free`: of a statically linked program, whose own code lies as near, its last frees of
+    /// blocks from before the trace are among them.
     #[serde(default)]
     pub thread_end_frees: u64,
     /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).
