@@ -6,7 +6,7 @@ use leaktrace_common::abi::{EVENT_PROCESS, NOT_TRACED, PROCESS_ALIVE, PROCESS_SL
 use leaktrace_common::unwind::ProcessWord;
 use leaktrace_common::{abi, atomic};
 
-use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS, UNWIND_LISTS};
+use crate::maps::{CONTROL, FREE_SLOTS, PROCESSES, SLOTS, UNWIND_LISTS, unknown};
 use crate::{config, sites, stats, whom};
 
 /// The current task's pid and thread id.
@@ -87,7 +87,10 @@ pub fn unwind_list(slot: u32, layout: u64) -> u64 {
         let (list, is_for) = unsafe {
             ((&raw const (*process).unwind_list).read_volatile(), (&raw const (*process).list_for).read_volatile())
         };
-        if is_for == abi::list_for(layout, ProcessWord::from_bits(list).generation()) { list } else { 0 }
+        // Without a branch, so that walks without a list are not verified apart from those with one.
+        let differs = is_for ^ abi::list_for(layout, ProcessWord::from_bits(list).generation());
+        let is_same = (unknown(differs | differs.wrapping_neg()) >> 63).wrapping_sub(1);
+        list & is_same
     })
 }
 
