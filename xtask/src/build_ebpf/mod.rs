@@ -27,7 +27,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.check {
-        return check();
+        check()?;
+        return Ok(());
     }
     let toolchain = bpf::ensure()?;
     shell::step("build-ebpf");
@@ -52,8 +53,17 @@ pub fn fresh() -> Result<PathBuf> {
     compile::one(&toolchain, std::env::consts::ARCH)
 }
 
+/// What a check of the committed objects has come to where it has found nothing wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// Compiled again they are the same, byte by byte.
+    SameBytes,
+    /// Another toolchain made them than this machine has.
+    NotComparable,
+}
+
 /// Fails where the committed objects are not what the sources give, as far as this machine can tell.
-pub fn check() -> Result<()> {
+pub fn check() -> Result<Checked> {
     let recorded = Record::read()?;
     recorded.verify()?;
     println!("   the committed objects and the sources are the recorded ones");
@@ -65,9 +75,10 @@ pub fn check() -> Result<()> {
             "   built, but not comparable byte by byte: the committed objects were made by\n     {}\n   and here is\n     {toolchain}",
             recorded.toolchain
         );
-        return Ok(());
+        return Ok(Checked::NotComparable);
     }
-    compare(&objects, &toolchain)
+    compare(&objects, &toolchain)?;
+    Ok(Checked::SameBytes)
 }
 
 fn compare(objects: &compile::Objects, toolchain: &Toolchain) -> Result<()> {
