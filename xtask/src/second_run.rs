@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, bail};
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// More cases than this are not run again.
 pub const MOST: usize = 3;
@@ -94,14 +93,13 @@ fn is_strict(name: &str) -> bool {
     name.split("::").any(|group| STRICT.contains(&group))
 }
 
-/// Adds the cases to `target/second-runs.txt`, a line each with the time in seconds since 1970: what shows up there again and
-/// again is no accident.
+/// Adds the cases to `target/second-runs.txt`, a line each with the time: what shows up there again and again is no accident.
 fn remember(cases: &[String]) -> Result<()> {
     let path = workspace::target_dir().join("second-runs.txt");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = jiff::Timestamp::now();
     let mut file =
         OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
-    cases.iter().try_for_each(|case| writeln!(file, "{now} {case}")).with_context(|| path.display().to_string())
+    cases.iter().try_for_each(|case| writeln!(file, "{now:.0} {case}")).with_context(|| path.display().to_string())
 }
 
 /// Runs it, passes its standard output on, and reads along.

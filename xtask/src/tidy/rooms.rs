@@ -1,7 +1,7 @@
-//! The rule about imports inside leaktrace: which room may name which, and no circle between files.
+//! The rule about imports inside leaktrace: which room may name which, and no cycle between files.
 //!
 //! In: the words of each file of `leaktrace/src`. Out: a breach for each import that goes against the arrows of
-//! ARCHITECTURE.md, and one for each circle. Tests may import what they like.
+//! ARCHITECTURE.md, and one for each cycle. Tests may import what they like.
 
 use super::Breach;
 use super::rust::{Kind, Word};
@@ -105,11 +105,10 @@ impl House {
             }
         }
         breaches.dedup_by(|a, b| a == b);
-        for circle in circles(&arrows) {
-            let names: Vec<_> = circle.iter().map(|path| path.join("::")).collect();
-            let file = self.modules.get(circle[0]).map(|module| module.file.clone()).unwrap_or_default();
-            let what =
-                format!("files import each other in a circle: {}; give what they share a file", names.join(", "));
+        for cycle in cycles(&arrows) {
+            let names: Vec<_> = cycle.iter().map(|path| path.join("::")).collect();
+            let file = self.modules.get(cycle[0]).map(|module| module.file.clone()).unwrap_or_default();
+            let what = format!("files import each other in a cycle: {}; give what they share a file", names.join(", "));
             breaches.push((file, Breach { line: 0, what }));
         }
         breaches
@@ -164,7 +163,7 @@ fn against_arrows(from: &Path, to: &Path) -> Option<String> {
 }
 
 /// Sets of files each of which reaches every other (Tarjan's strongly connected components, by plain reachability).
-fn circles<'a>(arrows: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<Vec<&'a Path>> {
+fn cycles<'a>(arrows: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<Vec<&'a Path>> {
     let reached_from = |start: &'a Path| {
         let mut reached = BTreeSet::new();
         let mut ahead = vec![start];
@@ -178,12 +177,12 @@ fn circles<'a>(arrows: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<Vec<&'a P
         reached
     };
     let reached: BTreeMap<_, _> = arrows.keys().map(|path| (*path, reached_from(path))).collect();
-    let mut circles = BTreeSet::new();
+    let mut cycles = BTreeSet::new();
     for (path, others) in reached.iter().filter(|(path, others)| others.contains(*path)) {
-        let circle = others.iter().filter(|other| reached.get(*other).is_some_and(|back| back.contains(path)));
-        circles.insert(circle.copied().collect::<Vec<_>>());
+        let cycle = others.iter().filter(|other| reached.get(*other).is_some_and(|back| back.contains(path)));
+        cycles.insert(cycle.copied().collect::<Vec<_>>());
     }
-    circles.into_iter().collect()
+    cycles.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -217,8 +216,8 @@ mod tests {
         let types = ("model/types.rs", "pub struct Pid;");
         assert!(breaches(&[facade, types, ("model/sums.rs", "use super::Pid;")]).is_empty());
         let turned = ("model/types.rs", "use super::Sum;");
-        let circle = breaches(&[facade, turned, ("model/sums.rs", "use super::{Address, Pid};")]);
-        assert_eq!(circle, [("model/sums.rs".to_owned(), 0)]);
+        let cycle = breaches(&[facade, turned, ("model/sums.rs", "use super::{Address, Pid};")]);
+        assert_eq!(cycle, [("model/sums.rs".to_owned(), 0)]);
     }
 
     #[test]
@@ -227,8 +226,8 @@ mod tests {
         let (setup, intake) =
             (("trace/setup.rs", "use super::Trace;"), ("trace/intake.rs", "use super::setup::Setup;"));
         assert!(breaches(&[parent, setup, intake]).is_empty());
-        let circle = ("trace/setup.rs", "use super::intake::Intake;");
-        assert_eq!(breaches(&[parent, circle, intake]), [("trace/intake.rs".to_owned(), 0)]);
+        let cycle = ("trace/setup.rs", "use super::intake::Intake;");
+        assert_eq!(breaches(&[parent, cycle, intake]), [("trace/intake.rs".to_owned(), 0)]);
     }
 
     #[test]
