@@ -13,6 +13,7 @@ pub mod json;
 mod names;
 mod notices;
 pub mod output;
+mod stack;
 pub mod text;
 
 pub use deliver::{Delivery, Outputs, Reporter};

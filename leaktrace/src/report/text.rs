@@ -8,8 +8,9 @@ use super::estimates;
 use super::human::{Bytes, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
-use crate::clean::{clean, elide};
-use crate::model::{Block, Frame, Options, Site, Snapshot, StackState, Totals};
+use super::stack;
+use crate::clean::clean;
+use crate::model::{Block, Options, Site, Snapshot, Totals};
 
 /// How the report is to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,6 @@ pub struct TextStyle {
 const HEADER: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const AMOUNT: Style = AnsiColor::Red.on_default().bold();
-const FUNCTION: Style = AnsiColor::Cyan.on_default();
-const PLACE: Style = Style::new().dimmed();
 
 /// Writes the report.
 ///
@@ -52,7 +51,7 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
     for site in shown {
         writeln!(out)?;
         writeln!(out, "{}", site_line(snapshot, site, &totals, paint))?;
-        write_stack(site, style, &snapshot.options, paint, out)?;
+        stack::write(site, style, &snapshot.options, paint, out)?;
         if style.show_allocs {
             for block in site.blocks.iter().flatten() {
                 writeln!(out, "        {}", block_line(block))?;
@@ -129,111 +128,19 @@ fn age(site: &Site) -> Option<String> {
     })
 }
 
-fn write_stack(site: &Site, style: TextStyle, options: &Options, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
-    const INDENT: usize = 4;
-    if site.stack.is_empty() {
-        writeln!(out, "    {}", names::NO_STACK)?;
-    }
-    let columns = style.width.map(|width| width.saturating_sub(INDENT));
-    for frame in &site.stack {
-        let (function, place) = fit(frame, columns);
-        let gap = if place.is_empty() { "" } else { "  " };
-        writeln!(out, "    {}{gap}{}", paint.with(FUNCTION, &function), paint.with(PLACE, &place))?;
-    }
-    let note = match site.stack_state {
-        Some(StackState::Cut) if !site.truncated && !site.stack.is_empty() => "[outer frames are missing]",
-        Some(StackState::Guessed | StackState::Gap) => "[callers may be missing in between]",
-        Some(StackState::Unsure) => "[code was replaced here: names may be of what came later]",
-        _ => "",
-    };
-    if !note.is_empty() {
-        writeln!(out, "    {note}")?;
-    }
-    if site.truncated {
-        writeln!(out, "    [cut at {}]", counted(u64::from(options.max_depth), "frame"))?;
-    }
-    Ok(())
-}
-
-/// A frame's function and place, shortened where they would not fit: first the file's directories go, then the middle of
-/// the function's name, which for templates is the part that says least.
-fn fit(frame: &Frame, columns: Option<usize>) -> (String, String) {
-    const SHORTEST_FUNCTION: usize = 24;
-    let function = names::function(frame);
-    let file = frame.file.as_ref().map(|file| clean(&file.to_string_lossy()).into_owned());
-    let full = place(frame, file.as_deref());
-    let length = |text: &str| text.chars().count();
-    let Some(columns) = columns else { return (function, full) };
-    if length(&function) + 2 + length(&full) <= columns {
-        return (function, full);
-    }
-    let short = place(frame, frame.file.as_deref().map(names::base_name).as_deref());
-    let room = columns.saturating_sub(2 + length(&short)).max(SHORTEST_FUNCTION);
-    (elide(&function, room), short)
-}
-
-/// `file:line (module)` with the parts that are known.
-fn place(frame: &Frame, file: Option<&str>) -> String {
-    let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
-    let mut parts = Vec::new();
-    parts.extend(file.map(|file| format!("{file}{line}")));
-    // Where there is no symbol the module is already part of the name.
-    let named = frame.function.is_some() || frame.module_offset.is_none();
-    parts.extend(frame.module.as_deref().filter(|_| named).map(|module| format!("({})", names::base_name(module))));
-    parts.extend(frame.inlined.then(|| "[inlined]".to_owned()));
-    parts.join(" ")
-}
-
 fn block_line(block: &Block) -> String {
     format!("{}  {}, {} old", block.address, counted(block.size, "byte"), Span(block.age))
 }
 
+/// Puts terminal colours around text, where they are wanted.
 #[derive(Clone, Copy)]
-struct Paint {
+pub(super) struct Paint {
     color: bool,
 }
 
 impl Paint {
-    fn with(self, style: Style, text: &str) -> String {
+    /// `text` in a style.
+    pub(super) fn with(self, style: Style, text: &str) -> String {
         if self.color && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Address;
-
-    fn frame() -> Frame {
-        Frame {
-            function: Some("std::vector<std::pair<int, std::string>, Allocator>::push_back".into()),
-            module: Some("/opt/server/bin/server".into()),
-            file: Some("/home/build/server/src/cache/store.cpp".into()),
-            line: Some(120),
-            inlined: false,
-            address: Address(0x55),
-            module_offset: Some(0x1139),
-        }
-    }
-
-    #[test]
-    fn a_frame_that_fits_is_shown_whole() {
-        let (function, place) = fit(&frame(), Some(200));
-        assert_eq!(function, "std::vector<std::pair<int, std::string>, Allocator>::push_back");
-        assert_eq!(place, "/home/build/server/src/cache/store.cpp:120 (server)");
-    }
-
-    #[test]
-    fn directories_go_first_then_the_middle_of_the_name() {
-        assert_eq!(fit(&frame(), Some(100)).1, "store.cpp:120 (server)");
-        let (function, place) = fit(&frame(), Some(60));
-        assert_eq!(function, "std::vector<std::p…cator>::push_back");
-        assert_eq!(function.chars().count() + 2 + place.chars().count(), 60);
-    }
-
-    #[test]
-    fn without_symbol_the_module_is_named_once() {
-        let bare = Frame { function: None, file: None, line: None, ..frame() };
-        assert_eq!(fit(&bare, None), ("server+0x1139".to_owned(), String::new()));
     }
 }
