@@ -269,6 +269,8 @@ fn point(kernel: &Kernel, slot: u32, word: ProcessWord, layout: Layout) {
 
 fn build(object: &Arc<Object>) -> Built {
     let began = Instant::now();
+    #[cfg(debug_assertions)]
+    dawdle();
     let unreadable = |error: String| TableError::NotElf(error);
     let table = object
         .open()
@@ -276,6 +278,14 @@ fn build(object: &Arc<Object>) -> Built {
         .and_then(|file| elf::what_is_loaded(&file).map_err(|error| unreadable(error.to_string())))
         .and_then(|bytes| UnwindTable::build(&bytes));
     Built { object: Arc::clone(object), table, took: began.elapsed() }
+}
+
+/// Takes so many seconds longer as `LEAKTRACE_TABLES_DELAY` says: so that tests see what comes of stacks without tables.
+#[cfg(debug_assertions)]
+fn dawdle() {
+    if let Some(seconds) = std::env::var("LEAKTRACE_TABLES_DELAY").ok().and_then(|seconds| seconds.parse().ok()) {
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
 }
 
 /// Writes into the map.
