@@ -4,39 +4,15 @@
  *
  * It says "remapped" and waits before it goes on with the second file.
  */
-#include "victim.h"
+#include "made_code.h"
 #include <fcntl.h>
-#include <sys/mman.h>
 
 enum { FIRST, SECOND, LATER, STABLE, SITES };
 static struct site sites[SITES] = {SITE(leak_first), SITE(leak_second), SITE(leak_later), SITE(leak_stable)};
 
-/* Calls its argument. */
-extern const char template_begin[], template_end[];
-__asm__(".section .rodata\n"
-        "template_begin:\n"
-        "push %rbp\n"
-        "mov %rsp, %rbp\n"
-        "call *%rdi\n"
-        "pop %rbp\n"
-        "ret\n"
-        "template_end:\n"
-        ".text\n");
-
-#define PAGE 4096
 #define BLOCKS 5
 
 static void *kept[SITES][BLOCKS];
-
-#define LEAK_FN(name, site) \
-    SITE_FN static void name(void) \
-    { \
-        size_t at = sites[site].allocs, size = 50 + 100 * (size_t)(site); \
-        kept[site][at] = malloc(size); \
-        victim_require(kept[site][at] != NULL, "out of memory"); \
-        book(&sites[site], size); \
-        KEEP_FRAME(); \
-    }
 
 LEAK_FN(leak_first, FIRST)
 LEAK_FN(leak_second, SECOND)
@@ -66,10 +42,10 @@ static void forget(const char *name)
     unlink(path);
 }
 
-SITE_FN static void through(char *code, void (*leaf)(void))
+SITE_FN static void through(char *code, leaf_fn *leaf)
 {
     for (int i = 0; i < BLOCKS; i++)
-        ((void (*)(void (*)(void)))(void *)code)(leaf);
+        call_made(code, leaf);
     KEEP_FRAME();
 }
 

@@ -64,13 +64,22 @@ impl Recipe {
     }
 }
 
+/// What any of the victims may include.
+fn headers(sources: &Path) -> String {
+    let entries = fs::read_dir(sources).expect("the victims' sources are there").map(|entry| entry.unwrap().path());
+    let mut headers: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "h")).collect();
+    headers.sort();
+    headers.iter().map(|header| read(header)).collect()
+}
+
 fn make(name: &str, source: &str, compiler: &[String], libraries: &[&str]) -> PathBuf {
     super::require_privileges();
     if let Some(built) = std::env::var_os("LEAKTRACE_VICTIMS") {
         return Path::new(&built).join(name);
     }
     let sources = sources();
-    let text = read(&sources.join(source)) + &read(&sources.join("victim.h"));
+    let text = read(&sources.join(source)) + &headers(&sources);
     let mut hasher = DefaultHasher::new();
     (&text, &compiler, &libraries).hash(&mut hasher);
     let executable = cache().join(format!("{name}-{:016x}", hasher.finish()));
