@@ -326,8 +326,12 @@ pub struct Scratch {
     pub guesses: u64,
     /// What the walk has to say: a [`Walked`]. Between two stretches the frames so far, in the same place.
     pub walked: u64,
+    /// Between two stretches: the hash of the frames so far.
+    pub hash: u64,
     /// The process' layout when the walk began.
     pub layout: u64,
+    /// Its list of mappings for that layout, or 0.
+    pub list: u64,
     /// What the kernel said of the mapping that was asked for last.
     pub found: FoundMapping,
     /// Address that `window` was read from.
