@@ -268,25 +268,25 @@ pub fn insert<B: Buckets>(table: &B, key: u64) -> Inserted {
         let Some(bucket) = table.bucket(probe.bucket) else { return Inserted::Full };
         // Where nothing overflows, the first bucket is the only one that can hold the key: looked at on the way.
         let mut lane = 0;
-        let mut free = BUCKET_KEYS;
         while lane < BUCKET_KEYS {
             // SAFETY: as above.
-            let word = unsafe { atomic::load(key_at(bucket, lane)) };
-            if word == key {
+            if unsafe { atomic::load(key_at(bucket, lane)) } == key {
                 return Inserted::Present(Place::new(probe.bucket, lane, probes));
-            }
-            if word == 0 && free == BUCKET_KEYS {
-                free = lane;
             }
             lane += 1;
         }
-        // Others may take the free place first; then the next one after it is tried.
-        while free < BUCKET_KEYS {
+        // A second look, instead of noting a free place in the first: each that was noted would be verified apart. Others may
+        // take the place first; then the next one after it is tried.
+        lane = 0;
+        while lane < BUCKET_KEYS {
             // SAFETY: as above.
-            if unsafe { atomic::compare_exchange(key_at(bucket, free), 0, key) } == 0 {
-                return Inserted::New(Place::new(probe.bucket, free, probes));
+            let is_ours = unsafe {
+                atomic::load(key_at(bucket, lane)) == 0 && atomic::compare_exchange(key_at(bucket, lane), 0, key) == 0
+            };
+            if is_ours {
+                return Inserted::New(Place::new(probe.bucket, lane, probes));
             }
-            free += 1;
+            lane += 1;
         }
         // SAFETY: as above.
         unsafe { atomic::add(overflow_of(bucket), 1) };
