@@ -275,8 +275,10 @@ pub struct Losses {
     pub threads_dropped: u64,
     /// Stacks kept with fewer frames than they have (counted once per stack).
     pub stacks_truncated: u64,
-    /// Explicit padding.
-    pub padding: u64,
+    /// Blocks not booked that [`block_key`] has no key for: their own table was full.
+    pub wide_dropped: u64,
+    /// Their bytes.
+    pub wide_bytes_dropped: u64,
 }
 
 /// What userspace tells the running programs, and they it.
@@ -326,8 +328,12 @@ pub struct Scratch {
     pub guesses: u64,
     /// What the walk has to say: a [`Walked`]. Between two stretches the frames so far, in the same place.
     pub walked: u64,
+    /// Between two stretches: the hash of the frames so far.
+    pub hash: u64,
     /// The process' layout when the walk began.
     pub layout: u64,
+    /// Its list of mappings for that layout, or 0.
+    pub list: u64,
     /// What the kernel said of the mapping that was asked for last.
     pub found: FoundMapping,
     /// Address that `window` was read from.
@@ -422,7 +428,8 @@ pub const fn cookie_function(cookie: u64) -> u32 {
     (cookie >> COOKIE_FUNCTION_SHIFT) as u32 & 0xff
 }
 
-/// The key of a block, `None` for an address that has more than [`ADDRESS_BITS`] bits.
+/// The key of a block of a user program's allocator; `None` for an address that has more than [`ADDRESS_BITS`] bits, which
+/// is for [`crate::wide`].
 #[inline(always)]
 #[must_use]
 pub fn block_key(process: u32, address: u64) -> Option<u64> {
@@ -449,7 +456,7 @@ const _: () = {
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 120);
     assert!(size_of::<Thread>() == 96);
-    assert!(size_of::<Losses>() == 64);
+    assert!(size_of::<Losses>() == 72);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<LayoutEvent>() == 40);
@@ -460,6 +467,7 @@ const _: () = {
 mod pod {
     use super::{Block, Control, Event, Losses, Process, Site, Thread};
     use crate::unwind::{FileKey, FileTable};
+    use crate::wide::WideBlock;
 
     macro_rules! pod {
         ($($type:ty),*) => {
@@ -470,5 +478,5 @@ mod pod {
         };
     }
 
-    pod!(Block, Control, Event, FileKey, FileTable, Losses, Process, Site, Thread);
+    pod!(Block, Control, Event, FileKey, FileTable, Losses, Process, Site, Thread, WideBlock);
 }

@@ -17,3 +17,4 @@ pub mod cookie;
 pub mod sampling;
 pub mod table;
 pub mod unwind;
+pub mod wide;

@@ -175,6 +175,13 @@ fn overflow_of(bucket: *mut Bucket) -> *mut u64 {
 /// The place of `key`, which must not be 0.
 #[inline(always)]
 pub fn find<B: Buckets>(table: &B, key: u64) -> Option<Place> {
+    find_where(table, key, |_| true)
+}
+
+/// The same where keys are hashes of what they stand for: the place of `key` whose value, by its index, is what is looked
+/// for. There may be several of one key, and only who owns one may look for it.
+#[inline(always)]
+pub fn find_where<B: Buckets>(table: &B, key: u64, is_it: impl Fn(u32) -> bool) -> Option<Place> {
     let mut probe = Probe::new(key, table.count());
     let mut probes = 0;
     while probes < MAX_PROBES {
@@ -183,7 +190,10 @@ pub fn find<B: Buckets>(table: &B, key: u64) -> Option<Place> {
         while lane < BUCKET_KEYS {
             // SAFETY: `bucket` came from the table, all its words are accessed by atomics only.
             if unsafe { atomic::load(key_at(bucket, lane)) } == key {
-                return Some(Place::new(probe.bucket, lane, probes));
+                let place = Place::new(probe.bucket, lane, probes);
+                if is_it(place.index()) {
+                    return Some(place);
+                }
             }
             lane += 1;
         }
@@ -255,11 +265,17 @@ pub fn place_at<B: Buckets>(table: &B, key: u64, bucket: u32, lane: usize) -> Op
 /// Gives `key` (not 0) a place, or finds the one it has.
 #[inline(always)]
 pub fn insert<B: Buckets>(table: &B, key: u64) -> Inserted {
+    insert_where(table, key, |_| true)
+}
+
+/// The same for [`find_where`]'s keys. The value is to be written before anybody looks for it.
+#[inline(always)]
+pub fn insert_where<B: Buckets>(table: &B, key: u64, is_it: impl Fn(u32) -> bool) -> Inserted {
     let mut probe = Probe::new(key, table.count());
     let Some(bucket) = table.bucket(probe.bucket) else { return Inserted::Full };
     // SAFETY: `bucket` came from the table, all its words are accessed by atomics only.
     if unsafe { atomic::load(overflow_of(bucket)) } != 0
-        && let Some(present) = find(table, key)
+        && let Some(present) = find_where(table, key, &is_it)
     {
         return Inserted::Present(present);
     }
@@ -268,25 +284,28 @@ pub fn insert<B: Buckets>(table: &B, key: u64) -> Inserted {
         let Some(bucket) = table.bucket(probe.bucket) else { return Inserted::Full };
         // Where nothing overflows, the first bucket is the only one that can hold the key: looked at on the way.
         let mut lane = 0;
-        let mut free = BUCKET_KEYS;
         while lane < BUCKET_KEYS {
             // SAFETY: as above.
-            let word = unsafe { atomic::load(key_at(bucket, lane)) };
-            if word == key {
-                return Inserted::Present(Place::new(probe.bucket, lane, probes));
-            }
-            if word == 0 && free == BUCKET_KEYS {
-                free = lane;
+            if unsafe { atomic::load(key_at(bucket, lane)) } == key {
+                let place = Place::new(probe.bucket, lane, probes);
+                if is_it(place.index()) {
+                    return Inserted::Present(place);
+                }
             }
             lane += 1;
         }
-        // Others may take the free place first; then the next one after it is tried.
-        while free < BUCKET_KEYS {
+        // A second look, instead of noting a free place in the first: each that was noted would be verified apart. Others may
+        // take the place first; then the next one after it is tried.
+        lane = 0;
+        while lane < BUCKET_KEYS {
             // SAFETY: as above.
-            if unsafe { atomic::compare_exchange(key_at(bucket, free), 0, key) } == 0 {
-                return Inserted::New(Place::new(probe.bucket, free, probes));
+            let is_ours = unsafe {
+                atomic::load(key_at(bucket, lane)) == 0 && atomic::compare_exchange(key_at(bucket, lane), 0, key) == 0
+            };
+            if is_ours {
+                return Inserted::New(Place::new(probe.bucket, lane, probes));
             }
-            free += 1;
+            lane += 1;
         }
         // SAFETY: as above.
         unsafe { atomic::add(overflow_of(bucket), 1) };

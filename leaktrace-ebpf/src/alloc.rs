@@ -18,7 +18,7 @@ use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
 use crate::stretch::GOES_ON;
-use crate::{blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
+use crate::{accounts, blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
 
 #[inline(always)]
 fn control() -> Option<*mut Control> {
@@ -251,7 +251,7 @@ fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
     let library_frees = unsafe { &mut (*thread).library_frees };
     if let Some(record) = blocks::take(process, address) {
         *library_frees = 0;
-        blocks::settle(process, &record);
+        accounts::settle(process, &record);
     } else if entry.sp() >= pending {
         // Not from inside an allocation function, which may free memory of its own.
         count_untracked(process);
@@ -468,7 +468,7 @@ fn finish(thread: *mut Thread, result: u64) {
         if address != 0 && site != 0 {
             blocks::book(thread, address, size, site, gone);
         } else {
-            blocks::lower(process, gone);
+            accounts::lower(process, gone);
         }
     }
 }
@@ -491,7 +491,7 @@ fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) -> u64 
                 count_untracked(process);
             }
         } else if gone {
-            bytes = blocks::settle_site(&record);
+            bytes = accounts::settle_site(&record);
         } else {
             blocks::put_back(process, address, &record);
         }

@@ -2,11 +2,11 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use leaktrace_common::abi::{self, Block, Thread};
-use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 
-use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, PROCESSES, unknown};
-use crate::{config, sampling, sites, stats::lose};
+use crate::accounts::{lower, raise, settle};
+use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, unknown};
+use crate::{config, sampling, sites, stats::lose, wide};
 
 const NONE: u64 = u64::MAX;
 /// Set in what [`block_insert`] returns where the key was there already.
@@ -37,7 +37,7 @@ pub extern "C" fn block_insert(key: u64) -> u64 {
 
 /// Now, as [`Block::time`] has it.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: the helper takes nothing and cannot fail.
     unsafe { bpf_jiffies64() as u32 }
 }
@@ -47,12 +47,13 @@ fn now() -> u32 {
 pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) {
     // SAFETY: the thread's own state.
     let process = unsafe { (*thread).process };
-    let word = match abi::block_key(process, address) {
-        Some(key) => match table::insert_first(&keys(), key) {
-            Some(place) => place.word(),
-            None => unknown(block_insert(key)),
-        },
-        None => NONE,
+    let Some(key) = abi::block_key(process, address) else {
+        wide::wide_book(process, address, size, site, gone);
+        return;
+    };
+    let word = match table::insert_first(&keys(), key) {
+        Some(place) => place.word(),
+        None => unknown(block_insert(key)),
     };
     if word == NONE {
         lose!(allocs_dropped);
@@ -80,7 +81,7 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) 
 /// Takes a block off the table without settling its accounts: its record, if we knew it.
 #[inline(always)]
 pub fn take(process: u32, address: u64) -> Option<Block> {
-    let key = abi::block_key(process, address)?;
+    let Some(key) = abi::block_key(process, address) else { return wide::take(process, address) };
     let word = match table::find_first(&keys(), key) {
         Some(place) => place.word(),
         None => unknown(block_find(key)),
@@ -103,7 +104,10 @@ pub fn take(process: u32, address: u64) -> Option<Block> {
 /// Puts back a block that [`take`] gave.
 #[inline(always)]
 pub fn put_back(process: u32, address: u64, record: &Block) {
-    let Some(key) = abi::block_key(process, address) else { return };
+    let Some(key) = abi::block_key(process, address) else {
+        wide::wide_put_back(process, address, record.size, record.site, record.time);
+        return;
+    };
     let word = unknown(block_insert(key));
     if word == NONE {
         // The place it had was given away meanwhile: off the books, and said.
@@ -118,53 +122,6 @@ pub fn put_back(process: u32, address: u64, record: &Block) {
             (&raw mut (*block).size).write_volatile(record.size);
             (&raw mut (*block).time).write_volatile(record.time);
             (&raw mut (*block).site).write_volatile(record.site);
-        }
-    }
-}
-
-/// Counts a block that was taken off the table as freed.
-#[inline(always)]
-pub fn settle(process: u32, record: &Block) {
-    lower(process, settle_site(record));
-}
-
-/// The site's part of [`settle`]. The bytes that are left for [`lower`], or for [`book`] to do both at once.
-#[inline(always)]
-pub fn settle_site(record: &Block) -> u64 {
-    let weight = sampling::weight(record.size);
-    sites::count_free(record.site, weight);
-    weight.0
-}
-
-/// Lowers the process' outstanding bytes.
-#[inline(always)]
-pub fn lower(process: u32, bytes: u64) {
-    if bytes != 0
-        && let Some(process) = PROCESSES.get_ptr_mut(process)
-    {
-        // SAFETY: an element of the map; the counter is written by atomics alone.
-        unsafe { atomic::add(&raw mut (*process).live_bytes, bytes.wrapping_neg()) };
-    }
-}
-
-/// Changes the process' outstanding bytes (in two's complement), and raises their peak with them.
-#[inline(always)]
-fn raise(process: u32, bytes: u64) {
-    let Some(process) = PROCESSES.get_ptr_mut(process) else { return };
-    // SAFETY: an element of the map; both counters are written by atomics alone.
-    unsafe {
-        let live = atomic::fetch_add(&raw mut (*process).live_bytes, bytes).wrapping_add(bytes);
-        let peak = &raw mut (*process).peak_bytes;
-        let mut seen = atomic::load(peak);
-        // Each failure means that another thread raised it meanwhile; as many in a row as CPUs can race.
-        let mut attempt = 0;
-        while live > seen && attempt < 16 {
-            let held = atomic::compare_exchange(peak, seen, live);
-            if held == seen {
-                break;
-            }
-            seen = held;
-            attempt += 1;
         }
     }
 }

@@ -21,6 +21,8 @@ macro_rules! globals {
 globals! {
     /// Buckets of the block table.
     BLOCK_BUCKETS block_buckets: u32;
+    /// Buckets of the table of blocks that the block table has no keys for.
+    WIDE_BUCKETS wide_buckets: u32;
     /// Buckets of the site table.
     SITE_BUCKETS site_buckets: u32;
     /// Buckets of the thread table.

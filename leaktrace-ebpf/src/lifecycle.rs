@@ -35,7 +35,8 @@ pub fn fork(ctx: &RawTracePointContext) {
         // SAFETY: the value is copied at once.
         unsafe { UNWIND_LISTS.get(parent) }.copied().unwrap_or(0)
     } else {
-        process::unwind_list(slot, process::layout(slot))
+        // SAFETY: an element of the map.
+        process::of(slot).map_or(0, |life| unsafe { process::unwind_list(life, process::layout(life)) })
     };
     if list != 0 {
         let _ = UNWIND_LISTS.insert(child, list, 0);

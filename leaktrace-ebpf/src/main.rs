@@ -12,6 +12,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod accounts;
 mod alloc;
 mod blocks;
 mod config;
@@ -32,6 +33,7 @@ mod threads;
 mod unwind;
 mod vma;
 mod whom;
+mod wide;
 
 use core::ffi::c_void;
 

@@ -10,6 +10,7 @@ use leaktrace_common::abi::{
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
 use leaktrace_common::unwind::{CACHE_SLOTS, Chunk, FileKey, FileTable};
+use leaktrace_common::wide::WideBlock;
 
 /// Keys of outstanding blocks: process slot and address.
 #[map]
@@ -17,6 +18,13 @@ pub static BLOCK_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE
 /// Their records.
 #[map]
 pub static BLOCKS: Array<Block> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Keys of outstanding blocks that [`BLOCK_KEYS`] has none for: `leaktrace_common::wide`.
+#[map]
+pub static WIDE_KEYS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Their records.
+#[map]
+pub static WIDE_BLOCKS: Array<WideBlock> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Keys of sites: a hash of process slot and frames.
 #[map]

@@ -70,28 +70,36 @@ pub fn slot_of(tgid: u32) -> u32 {
     slot
 }
 
-/// What lies where in the process of a slot now, as [`Process::layout`] has it.
+/// The process in a slot.
 #[inline(always)]
-pub fn layout(slot: u32) -> u64 {
-    PROCESSES.get_ptr(slot).map_or(0, |process| {
-        // SAFETY: an element of the map; one aligned word.
-        unsafe { (&raw const (*process).layout).read_volatile() }
-    })
+pub fn of(slot: u32) -> Option<*const Process> {
+    PROCESSES.get_ptr(slot)
 }
 
-/// The list of mappings of the process in a slot, if it is for the layout that is in force, or 0.
+/// What lies where in a process now, as [`Process::layout`] has it.
+///
+/// # Safety
+/// `process` must be an element of the map.
 #[inline(always)]
-pub fn unwind_list(slot: u32, layout: u64) -> u64 {
-    PROCESSES.get_ptr(slot).map_or(0, |process| {
-        // SAFETY: an element of the map; userspace stores each word whole.
-        let (list, is_for) = unsafe {
-            ((&raw const (*process).unwind_list).read_volatile(), (&raw const (*process).list_for).read_volatile())
-        };
-        // Without a branch, so that walks without a list are not verified apart from those with one.
-        let differs = is_for ^ abi::list_for(layout, ProcessWord::from_bits(list).generation());
-        let is_same = (unknown(differs | differs.wrapping_neg()) >> 63).wrapping_sub(1);
-        list & is_same
-    })
+pub unsafe fn layout(process: *const Process) -> u64 {
+    // SAFETY: the caller's promise; one aligned word.
+    unsafe { (&raw const (*process).layout).read_volatile() }
+}
+
+/// The list of mappings of a process, if it is for this layout, or 0.
+///
+/// # Safety
+/// `process` must be an element of the map.
+#[inline(always)]
+pub unsafe fn unwind_list(process: *const Process, layout: u64) -> u64 {
+    // SAFETY: the caller's promise; userspace stores each word whole.
+    let (list, is_for) = unsafe {
+        ((&raw const (*process).unwind_list).read_volatile(), (&raw const (*process).list_for).read_volatile())
+    };
+    // Without a branch, so that walks without a list are not verified apart from those with one.
+    let differs = is_for ^ abi::list_for(layout, ProcessWord::from_bits(list).generation());
+    let is_same = (unknown(differs | differs.wrapping_neg()) >> 63).wrapping_sub(1);
+    list & is_same
 }
 
 #[inline(always)]

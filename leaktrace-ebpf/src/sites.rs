@@ -9,7 +9,7 @@ use leaktrace_common::table::{self, Inserted, Place};
 use leaktrace_common::unwind::Stop;
 
 use crate::maps::{FRAME_KEYS, FRAMES, Keys, SCRATCH, SITE_KEYS, SITES, unknown};
-use crate::{config, stats::lose};
+use crate::{config, stats::lose, stretch::GOES_ON};
 
 #[inline(always)]
 fn keys() -> Keys {
@@ -59,9 +59,16 @@ fn is_truncated(walked: u64) -> bool {
     Walked::from_bits(walked).depth() > config::max_depth()
 }
 
-/// Ends a walk of at most so many frames: keeps what it has to say, and gives the key of the stack in the scratch slot.
+/// Ends a stretch of at most `MOST` frames, the first of which is number `from`, which is 0 in the `FIRST` stretch. Gives the key of the stack in the scratch
+/// slot, or [`GOES_ON`] where the stretch was too short for it ([`Stop::TooDeep`]). Keeps what the walk has to say, and the
+/// hash so far of one that goes on.
 #[inline(always)]
-pub fn key_of_walk<const MOST: usize>(process: u32, scratch: *mut Scratch, walked: Walked) -> u64 {
+pub fn end_of_stretch<const FIRST: bool, const MOST: usize>(
+    process: u32,
+    scratch: *mut Scratch,
+    from: u32,
+    walked: Walked,
+) -> u64 {
     // Read back, so that the loop below is verified for any number of frames at once and not for each number apart.
     // SAFETY: the slot was claimed by our caller.
     let walked = unsafe {
@@ -72,15 +79,26 @@ pub fn key_of_walk<const MOST: usize>(process: u32, scratch: *mut Scratch, walke
     let frames = unsafe { &(*scratch).frames };
     let kept = kept(walked);
     // SAFETY: as above.
-    let mut hash = Hash::new(process, unsafe { (*scratch).layout });
+    let mut hash =
+        if FIRST { Hash::new(process, unsafe { (*scratch).layout }) } else { Hash(unsafe { (*scratch).hash }) };
+    let mut i = 0;
+    while i < MOST {
+        let index = if FIRST { i } else { unknown(u64::from(from) + i as u64) as usize };
+        if index >= kept {
+            break;
+        }
+        let Some(frame) = frames.get(index) else { break };
+        hash.add(*frame);
+        i += 1;
+    }
+    if Walked::from_bits(walked).flags() >> SITE_STOP_SHIFT == Stop::TooDeep as u32 && !is_truncated(walked) {
+        // SAFETY: as above.
+        unsafe { (*scratch).hash = hash.0 };
+        return GOES_ON;
+    }
     // Stacks that end for different reasons are different stacks, whatever frames they share. A stack that was cut is
     // the same however it goes on.
     hash.add(if is_truncated(walked) { 0 } else { u64::from(Walked::from_bits(walked).flags()) });
-    let mut i = 0;
-    while i < kept && i < MOST {
-        hash.add(frames[i]);
-        i += 1;
-    }
     hash.finish()
 }
 

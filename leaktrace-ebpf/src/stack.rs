@@ -8,37 +8,37 @@ use leaktrace_common::abi::{MAX_DEPTH, Scratch, WINDOW_WORDS, Walked};
 use leaktrace_common::unwind::Stop;
 
 use crate::maps::{SCRATCH, unknown};
+use crate::stretch::Stretch;
 use crate::{process, sites};
-use crate::stretch::{self, GOES_ON, Stretch};
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
 const PAGE_BYTES: u64 = 4096;
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`] at the end of a stretch.
+/// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`](crate::stretch::GOES_ON) at the end of a stretch.
 ///
 /// A global function: verified once, not at every call.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn stack_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
-    let layout = process::layout(process);
-    // SAFETY: the slot was claimed by our caller.
+    let Some(life) = process::of(process) else { return 1 };
+    // SAFETY: the slot was claimed by our caller; an element of the map.
     unsafe {
         (*scratch).length = 0;
-        (*scratch).layout = layout;
+        (*scratch).layout = process::layout(life);
     }
     let caller = if caller == 0 { first_word(scratch, sp).unwrap_or(0) } else { caller };
     if caller == 0 {
-        return sites::key_of_walk::<0>(process, scratch, Walked::new(0, 0, 0));
+        return sites::end_of_stretch::<true, 0>(process, scratch, 0, Walked::new(0, 0, 0));
     }
     // SAFETY: as above.
     unsafe { (*scratch).frames[0] = caller };
     walk::<true>(slot, process, scratch, sp, fp, 1)
 }
 
-/// Goes on where [`stack_walk`] or this has returned [`GOES_ON`], and returns the same.
+/// Goes on where [`stack_walk`] or this has returned [`GOES_ON`](crate::stretch::GOES_ON), and returns the same.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn stack_walk_on(slot: u64, process: u32) -> u64 {
@@ -51,7 +51,7 @@ pub extern "C" fn stack_walk_on(slot: u64, process: u32) -> u64 {
 /// A stretch of a walk that has `depth` frames already.
 #[inline(always)]
 fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, low: u64, fp: u64, depth: u32) -> u64 {
-    let (mut low, mut fp, mut depth) = (low, fp, depth);
+    let (mut low, mut fp, mut depth, from) = (low, fp, depth, if FIRST { 0 } else { depth });
     let mut stretch = Stretch::<FIRST>::new();
     let mut ended = false;
     while stretch.holds(depth) {
@@ -73,16 +73,14 @@ fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, low: 
         depth += 1;
         ended = false;
     }
-    if !ended && stretch::goes_on(depth) {
-        // SAFETY: as above.
-        unsafe {
-            (*scratch).walk = [0, low, fp, 0];
-            (*scratch).walked = Walked::new(depth, 0, 0).to_bits();
-        }
-        return GOES_ON;
-    }
     // Where frame pointers end cannot be told from where they are missing.
-    Stretch::<FIRST>::key(process, scratch, Walked::new(depth, Stop::Outermost as u32, 0))
+    let mut stop = Stop::Outermost;
+    if !ended {
+        stop = Stop::TooDeep;
+        // SAFETY: as above.
+        unsafe { (*scratch).walk = [0, low, fp, 0] };
+    }
+    Stretch::<FIRST>::end(process, scratch, from, Walked::new(depth, stop as u32, 0))
 }
 
 /// One word of the user's stack, by way of the window of scratch slot `slot`, which begins at the word that was last

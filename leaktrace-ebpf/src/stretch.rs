@@ -1,7 +1,7 @@
 //! A walk goes by stretches of [`STRETCH`] frames, one call of a program's function each: the deepest stack in one loop would
 //! take the verifier more instructions than it bears.
 
-use leaktrace_common::abi::{MAX_DEPTH, STRETCH, Scratch, Walked};
+use leaktrace_common::abi::{STRETCH, Scratch, Walked};
 
 use crate::maps::unknown;
 use crate::{config, sites};
@@ -44,19 +44,9 @@ impl<const FIRST: bool> Stretch<FIRST> {
         if FIRST { depth as usize } else { unknown(u64::from(depth)) as usize }
     }
 
-    /// Ends a walk in this stretch: the key of its stack.
+    /// Ends this stretch, whose first frame is number `from`: the key of the stack, or [`GOES_ON`].
     #[inline(always)]
-    pub fn key(process: u32, scratch: *mut Scratch, walked: Walked) -> u64 {
-        if FIRST {
-            sites::key_of_walk::<{ STRETCH as usize }>(process, scratch, walked)
-        } else {
-            sites::key_of_walk::<MAX_DEPTH>(process, scratch, walked)
-        }
+    pub fn end(process: u32, scratch: *mut Scratch, from: u32, walked: Walked) -> u64 {
+        sites::end_of_stretch::<FIRST, { STRETCH as usize }>(process, scratch, from, walked)
     }
-}
-
-/// Whether a walk that has left a stretch with so many frames goes on in the next one.
-#[inline(always)]
-pub fn goes_on(depth: u32) -> bool {
-    depth <= config::max_depth()
 }

@@ -11,7 +11,7 @@ use leaktrace_common::unwind::{
 };
 
 use crate::maps::{RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
-use crate::stretch::{self, GOES_ON, Stretch};
+use crate::stretch::Stretch;
 use crate::{config, process, sites, stack, vma};
 
 /// Tables and lists of mappings.
@@ -39,27 +39,31 @@ impl Memory for Window {
 
 /// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
 /// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
-/// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`] at the end of a stretch.
+/// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`](crate::stretch::GOES_ON) at the end of a stretch.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
-    let layout = process::layout(process);
-    // SAFETY: the slot was claimed by our caller.
-    unsafe {
+    let Some(life) = process::of(process) else { return 1 };
+    // SAFETY: the slot was claimed by our caller; an element of the map.
+    let list = unsafe {
+        let layout = process::layout(life);
         (*scratch).length = 0;
         (*scratch).guesses = 0;
         (*scratch).layout = layout;
-    }
+        process::unwind_list(life, layout)
+    };
     // What is pushed at the call is gone after the return.
     let (ip, sp) = if caller == 0 { (stack::first_word(scratch, sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
     if ip == 0 {
-        return sites::key_of_walk::<0>(process, scratch, Walked::new(0, Stop::BadRead as u32, 0));
+        return sites::end_of_stretch::<true, 0>(process, scratch, 0, Walked::new(0, Stop::BadRead as u32, 0));
     }
+    // SAFETY: as above.
+    unsafe { (*scratch).list = list };
     walk::<true>(slot, process, scratch, Regs { ip, sp, fp }, 0, 0)
 }
 
-/// Goes on where [`unwind_walk`] or this has returned [`GOES_ON`], and returns the same.
+/// Goes on where [`unwind_walk`] or this has returned [`GOES_ON`](crate::stretch::GOES_ON), and returns the same.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unwind_walk_on(slot: u64, process: u32) -> u64 {
@@ -72,10 +76,10 @@ pub extern "C" fn unwind_walk_on(slot: u64, process: u32) -> u64 {
 /// A stretch of a walk that has `depth` frames already.
 #[inline(always)]
 fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, regs: Regs, state: u64, depth: u32) -> u64 {
-    let (mut regs, mut state, mut depth) = (regs, state, depth);
+    let (mut regs, mut state, mut depth, from) = (regs, state, depth, if FIRST { 0 } else { depth });
     let mut memory = Window { scratch, slot };
     // SAFETY: the slot was claimed by our caller.
-    let list = process::unwind_list(process, unsafe { (*scratch).layout });
+    let list = unsafe { (*scratch).list };
     let mut stop = Stop::TooDeep as u32;
     let mut stretch = Stretch::<FIRST>::new();
     while stretch.holds(depth) {
@@ -112,17 +116,13 @@ fn walk<const FIRST: bool>(slot: u64, process: u32, scratch: *mut Scratch, regs:
         regs = Regs { ip: walk[0], sp: walk[1], fp: walk[2] };
         state = walk[3];
     }
-    if stop == Stop::TooDeep as u32 && stretch::goes_on(depth) {
+    if stop == Stop::TooDeep as u32 {
         // SAFETY: as above.
-        unsafe {
-            (*scratch).walk = [regs.ip, regs.sp, regs.fp, state];
-            (*scratch).walked = Walked::new(depth, 0, 0).to_bits();
-        }
-        return GOES_ON;
+        unsafe { (*scratch).walk = [regs.ip, regs.sp, regs.fp, state] };
     }
     // SAFETY: as above.
     let guesses = unsafe { (*scratch).guesses } as u32;
-    Stretch::<FIRST>::key(process, scratch, Walked::new(depth, stop, guesses))
+    Stretch::<FIRST>::end(process, scratch, from, Walked::new(depth, stop, guesses))
 }
 
 /// What [`unwind_frame`] returns instead of a [`Stop`] where there is a next frame.

@@ -304,7 +304,7 @@ impl Room {
     /// 32nd of the memory that is available is taken, half for each, as far as it is of use.
     fn of(whom: &WhomArgs, surroundings: Surroundings) -> Self {
         // What the tables take each, bytes: see `kernel::memory`.
-        const ALLOC: u64 = 45;
+        const ALLOC: u64 = 48;
         const STACK: u64 = 1_700;
         let (allocs, stacks) = (Options::MAX_ALLOCS as u32, Options::MAX_STACKS as u32);
         let is_named = !whom.pids.is_empty() || !whom.command.is_empty();

@@ -49,7 +49,7 @@ fn traces_of_the_whole_machine_take_room_by_its_memory_unless_the_user_says_othe
         }
     };
     assert_eq!(room(&[], 1), (1_000_000, 16_384));
-    assert_eq!(room(&[], 4), (1_491_308, 39_475));
+    assert_eq!(room(&[], 4), (1_398_101, 39_475));
     assert_eq!(room(&["--comm", "cc1"], 64), (4_000_000, 131_072));
     assert_eq!(room(&["--max-stacks", "500"], 64), (4_000_000, 500));
     assert_eq!(room(&["-p", "1"], 64), (1_000_000, 16_384));

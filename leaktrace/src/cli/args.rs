@@ -182,8 +182,9 @@ pub struct RecordArgs {
 
     /// Record at most N outstanding allocations at a time
     ///
-    /// More are counted as losses. Room for them is taken at the start, some 45 bytes each. The default is 1,000,000; for traces
-    /// of the whole machine it grows with the memory that is available, up to 4,000,000.
+    /// More are counted as losses. Room for them is taken at the start, some 48 bytes each. The default is 1,000,000; for traces
+    /// of the whole machine it grows with the memory that is available, up to 4,000,000. Of allocations at addresses of 48 bits
+    /// and more, as of pointers with tags, a sixteenth of N is recorded, beside all others.
     #[arg(long, value_name = "N", value_parser = capacity())]
     pub max_allocs: Option<u32>,
 

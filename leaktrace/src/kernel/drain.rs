@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
+use aya::Pod;
 use leaktrace_common::abi::{
     self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT,
     SITE_TRUNCATED, SITE_UNREADY,
 };
-use leaktrace_common::table::{self, BUCKET_KEYS, Place};
+use leaktrace_common::table::{self, BUCKET_KEYS, Bucket, Place};
 use leaktrace_common::unwind::Stop;
+use leaktrace_common::wide::WideBlock;
 
 use super::Kernel;
+use super::mapped::MappedArray;
 use crate::model::{Address, Counters, RawBlock, StackState};
 
 /// Attempts at a record that changes under our eyes.
@@ -147,7 +150,9 @@ pub fn blocks<'a>(
     };
     let tabled = (0..kernel.block_keys.elements())
         .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
-    tabled.chain(taken_aside(kernel)).filter_map(move |(address, block)| raw(address, block))
+    let wide = (0..kernel.wide_keys.elements())
+        .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)));
+    tabled.chain(wide).chain(taken_aside(kernel)).filter_map(move |(address, block)| raw(address, block))
 }
 
 /// Turns jiffies into ages.
@@ -180,7 +185,26 @@ impl Clock {
 }
 
 fn tabled_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {
-    let keys = kernel.block_keys.pointer(bucket)?;
+    let (key, block) = keyed(&kernel.block_keys, &kernel.blocks, bucket, lane, |block| block.site)?;
+    Some((abi::split_block_key(key).1, block))
+}
+
+/// The same at an address that no key of the block table holds.
+fn wide_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {
+    let site = |wide: &WideBlock| wide.block.site;
+    let (_, wide) = keyed(&kernel.wide_keys, &kernel.wide_blocks, bucket, lane, site)?;
+    Some((wide.address, wide.block))
+}
+
+/// A key in a table of blocks, with the record that belongs to it, if it is complete and has a site.
+fn keyed<T: Pod>(
+    keys: &MappedArray<Bucket>,
+    records: &MappedArray<T>,
+    bucket: u32,
+    lane: usize,
+    site: impl Fn(&T) -> u32,
+) -> Option<(u64, T)> {
+    let keys = keys.pointer(bucket)?;
     // SAFETY: in bounds; a word of the mapping.
     let key = || unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
     let index = bucket * BUCKET_KEYS as u32 + lane as u32;
@@ -189,10 +213,10 @@ fn tabled_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block
         if before == 0 {
             return None;
         }
-        let block = kernel.blocks.read(index)?;
+        let record = records.read(index)?;
         // Site 0: the record is being written or taken back at this moment.
-        if block.site != 0 && key() == before {
-            return Some((before & ((1 << abi::ADDRESS_BITS) - 1), block));
+        if site(&record) != 0 && key() == before {
+            return Some((before, record));
         }
     }
     None

@@ -24,6 +24,7 @@ use aya::{Ebpf, EbpfLoader};
 use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
 use leaktrace_common::unwind::Chunk;
+use leaktrace_common::wide::WideBlock;
 
 use crate::host::clock::monotonic_ns;
 use crate::host::fields::Fields;
@@ -67,6 +68,10 @@ pub struct Kernel {
     pub block_keys: MappedArray<Bucket>,
     /// Their records.
     pub blocks: MappedArray<Block>,
+    /// Keys of outstanding blocks that `block_keys` has none for.
+    pub wide_keys: MappedArray<Bucket>,
+    /// Their records.
+    pub wide_blocks: MappedArray<WideBlock>,
     /// Keys of sites.
     pub site_keys: MappedArray<Bucket>,
     /// Their accounts.
@@ -95,6 +100,7 @@ impl Kernel {
     /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
     pub fn load(object: &[u8], limits: &Limits, selection: &Selection, technique: Technique) -> Result<Self> {
         let block_buckets = table::buckets_for(limits.max_allocs);
+        let wide_buckets = memory::wide_buckets(limits.max_allocs);
         let site_buckets = table::buckets_for(limits.max_stacks);
         let thread_buckets = table::buckets_for(MAX_THREADS);
         let sites = table::positions(site_buckets);
@@ -105,7 +111,8 @@ impl Kernel {
             format!("{max_stacks} stacks of {max_depth} frames are more than a map holds; lower --max-stacks")
         })?;
         let blocks = table::positions(block_buckets);
-        Tables { block_buckets, blocks, site_buckets, sites, frame_buckets, frames: all_frames }.check()?;
+        Tables { block_buckets, blocks, wide_buckets, site_buckets, sites, frame_buckets, frames: all_frames }
+            .check()?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let fields = Fields::needed(selection.following)?;
         let (following, filters) = (u32::from(selection.following), selection.filters());
@@ -117,6 +124,8 @@ impl Kernel {
         loader
             .map_max_entries("BLOCK_KEYS", block_buckets)
             .map_max_entries("BLOCKS", blocks)
+            .map_max_entries("WIDE_KEYS", wide_buckets)
+            .map_max_entries("WIDE_BLOCKS", table::positions(wide_buckets))
             .map_max_entries("SITE_KEYS", site_buckets)
             .map_max_entries("SITES", sites)
             .map_max_entries("FRAME_KEYS", frame_buckets)
@@ -125,6 +134,7 @@ impl Kernel {
             .map_max_entries("THREAD_KEYS", thread_buckets)
             .map_max_entries("THREADS", table::positions(thread_buckets))
             .override_global("BLOCK_BUCKETS", &block_buckets, true)
+            .override_global("WIDE_BUCKETS", &wide_buckets, true)
             .override_global("SITE_BUCKETS", &site_buckets, true)
             .override_global("THREAD_BUCKETS", &thread_buckets, true)
             .override_global("FRAME_BUCKETS", &frame_buckets, true)
@@ -148,6 +158,8 @@ impl Kernel {
         let mut kernel = Self {
             block_keys: MappedArray::new(&ebpf, "BLOCK_KEYS")?,
             blocks: MappedArray::new(&ebpf, "BLOCKS")?,
+            wide_keys: MappedArray::new(&ebpf, "WIDE_KEYS")?,
+            wide_blocks: MappedArray::new(&ebpf, "WIDE_BLOCKS")?,
             site_keys: MappedArray::new(&ebpf, "SITE_KEYS")?,
             sites: MappedArray::new(&ebpf, "SITES")?,
             frame_keys: MappedArray::new(&ebpf, "FRAME_KEYS")?,

@@ -17,6 +17,7 @@ use anyhow::Result;
 use leaktrace_common::abi::{self, Block, PROCESS_SLOTS, Site};
 use leaktrace_common::table::{self, BUCKET_KEYS, Bucket};
 use leaktrace_common::unwind::Stop;
+use leaktrace_common::wide::Name;
 
 use super::Kernel;
 use super::drain::{self, Account, Clock};
@@ -176,6 +177,12 @@ fn take_blocks(kernel: &Kernel, ended: &Ended, accounts: &[Account]) -> Vec<RawB
     let by_index: HashMap<u32, usize> =
         accounts.iter().enumerate().map(|(position, account)| (account.index, position)).collect();
     let mut taken = Vec::new();
+    let mut keep = |slot: u32, address: u64, block: &Block| {
+        if let Some(&site) = block.site.checked_sub(1).and_then(|index| by_index.get(&index)) {
+            let age = ended.age(slot, block);
+            taken.push(RawBlock { site, address: Address(address), size: block.size, age });
+        }
+    };
     for entry in entries(&kernel.block_keys) {
         let (slot, address) = abi::split_block_key(entry.key);
         if !ended.has(slot) {
@@ -189,10 +196,19 @@ fn take_blocks(kernel: &Kernel, ended: &Ended, accounts: &[Account]) -> Vec<RawB
             block
         };
         remove(&kernel.block_keys, &entry);
-        if let Some(&site) = block.site.checked_sub(1).and_then(|index| by_index.get(&index)) {
-            let age = ended.age(slot, &block);
-            taken.push(RawBlock { site, address: Address(address), size: block.size, age });
+        keep(slot, address, &block);
+    }
+    for entry in entries(&kernel.wide_keys) {
+        // Of a life that has ended every record is complete: others' may be seen half written, but not with its slot.
+        let Some(wide) = kernel.wide_blocks.read(entry.index()).filter(|wide| ended.has(wide.process)) else {
+            continue;
+        };
+        if let Some(pointer) = kernel.wide_blocks.pointer(entry.index()) {
+            // SAFETY: as above.
+            unsafe { Name::erase(pointer) };
         }
+        remove(&kernel.wide_keys, &entry);
+        keep(wide.process, wide.address, &wide.block);
     }
     taken
 }

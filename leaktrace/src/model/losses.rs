@@ -27,6 +27,11 @@ pub struct Losses {
     pub threads_dropped: u64,
     /// Bytes of `allocs_dropped`.
     pub bytes_dropped: u64,
+    /// Allocations at addresses of 48 bits and more that found no room in the table of such (a sixteenth of `--max-allocs`):
+    /// they are in no total.
+    pub wide_dropped: u64,
+    /// Bytes of `wide_dropped`.
+    pub wide_bytes_dropped: u64,
     /// `unwind_failed` by reason, where reasons are known. The reasons add up to `unwind_failed`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unwind_failures: BTreeMap<String, u64>,
@@ -63,6 +68,8 @@ impl Losses {
             threads_dropped,
             // Another measure of the same allocations.
             bytes_dropped: _,
+            wide_dropped,
+            wide_bytes_dropped: _,
             unwind_failures: _,
         } = self;
         let others = [
@@ -73,6 +80,7 @@ impl Losses {
             *returns_missed,
             *events_lost,
             *threads_dropped,
+            *wide_dropped,
         ];
         others.into_iter().fold(self.unwind_failed_total(), u64::saturating_add)
     }
@@ -101,6 +109,7 @@ mod tests {
             Losses { returns_missed: 1, ..Losses::default() },
             Losses { events_lost: 1, ..Losses::default() },
             Losses { threads_dropped: 1, ..Losses::default() },
+            Losses { wide_dropped: 1, ..Losses::default() },
             Losses { unwind_failures: [("no mapping".to_owned(), 1)].into(), ..Losses::default() },
         ];
         for losses in one_each {

@@ -148,6 +148,12 @@ impl Options {
     /// Its upper limit.
     pub const DEEPEST: u32 = 1024;
 
+    /// How many of `--max-allocs` allocations may be at addresses of 48 bits and more, beside all others.
+    #[must_use]
+    pub fn wide_allocs(max_allocs: u64) -> u64 {
+        max_allocs.div_ceil(16)
+    }
+
     /// Whether sizes outside a range were left unrecorded.
     #[must_use]
     pub fn filters_sizes(&self) -> bool {

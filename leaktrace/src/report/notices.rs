@@ -57,6 +57,17 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         },
     );
     lose(
+        losses.wide_dropped,
+        "allocation",
+        " at wide addresses",
+        format!(
+            "at addresses of 48 bits and more not recorded ({}table for at least {} of them full)",
+            bytes_dropped(losses.wide_bytes_dropped),
+            Count(Options::wide_allocs(max_allocs))
+        ),
+        "totals are too low, raise --max-allocs".to_owned(),
+    );
+    lose(
         losses.threads_dropped,
         "call",
         "",

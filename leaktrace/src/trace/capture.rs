@@ -76,7 +76,9 @@ pub fn capture(
         sites.push(RawSite { process, frames, counters, truncated, stack_state });
     }
     let outstanding = recorded_blocks(&sites, options.sample_bytes);
-    let places = u64::from(table::positions(kernel.block_keys.elements())) + 2 * outstanding;
+    let tables = [&kernel.block_keys, &kernel.wide_keys];
+    let places: u64 = tables.iter().map(|keys| u64::from(table::positions(keys.elements()))).sum();
+    let places = places + 2 * outstanding;
     let wanted = occasion.is_final || options.show_allocs || !options.older_than.is_zero() || places <= MANY_PLACES;
     let mut warnings = Vec::new();
     let mut blocks = if wanted {
@@ -204,6 +206,8 @@ pub fn losses(kernel: &Kernel) -> Losses {
         stacks_truncated: raw.stacks_truncated,
         returns_missed: raw.returns_missed,
         events_lost: raw.events_lost,
+        wide_dropped: raw.wide_dropped,
+        wide_bytes_dropped: raw.wide_bytes_dropped,
         ..Losses::default()
     }
 }

@@ -49,3 +49,4 @@ mod system_wide;
 mod threads;
 mod untraced;
 mod victims;
+mod wide;
