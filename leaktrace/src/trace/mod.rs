@@ -37,7 +37,7 @@ use crate::outcome::Outcome;
 use crate::process::growth::Resident;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
-use capture::{Occasion, Spaces};
+use capture::Occasion;
 use naming::Namer;
 use progress::Progress;
 use records::Records;
@@ -219,7 +219,7 @@ impl Trace<'_> {
                     }
                     let begun = Instant::now();
                     let capture = self.read(false)?;
-                    let spaces = self.spaces(&capture);
+                    let spaces = capture::spaces(&capture, &self.processes);
                     log::info!("report {}: tables read in {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
                     reports.order(capture, spaces);
                 }
@@ -282,6 +282,7 @@ impl Trace<'_> {
         }
         self.until_planned().await;
         let mut capture = self.read(true)?;
+        let spaces = capture::spaces(&capture, &self.processes);
         // Nothing more is asked of the traced processes, the command at its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {
@@ -315,7 +316,6 @@ impl Trace<'_> {
             }
             (_, None) => None,
         };
-        let spaces = self.spaces(&capture);
         let snapshot = reports.last(capture, spaces).await?;
         Ok(Outcome { snapshot, command })
     }
@@ -333,12 +333,6 @@ impl Trace<'_> {
                 () = sleep_until(deadline.into()) => return,
             }
         }
-    }
-
-    /// The address spaces of the lives in a capture, as they are now.
-    fn spaces(&self, capture: &Capture) -> Spaces {
-        let lives = capture.processes.iter().map(|process| process.life);
-        lives.filter_map(|life| Some((life, self.processes.space(life)?.clone()))).collect()
     }
 
     /// Reads the tables, and what else a report says of the traced processes.
