@@ -24,7 +24,7 @@ const MANY: usize = 200;
 /// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
 const ROUNDS: u32 = 8;
 
-impl Trace<'_> {
+impl Trace {
     /// Lets the unwinder know of mappings that are new.
     pub(super) fn follow_mappings(&mut self) {
         for (pid, space) in self.processes.take_changed() {

@@ -3,6 +3,7 @@
 //! Waits for what happens (time, signals, events of the programs, ends of processes), reports, and tears down in an order in
 //! which the last report is exact: first the programs stop writing, then the tables are read.
 
+mod aside;
 mod capture;
 mod gaps;
 mod intake;
@@ -43,9 +44,9 @@ use progress::Progress;
 use records::Records;
 use remarks::Remarks;
 use reports::{Done, Reports};
-use signals::Signals;
+use signals::{Signals, interrupted};
 use untraced::UntracedProcesses;
-use waiting::{Ends, tick, until};
+use waiting::{Ends, next_event, noting_long_turns, tick, until};
 
 /// Traces what `config` says, gives `sink` a snapshot at each interval until it breaks, and hands back the last one
 /// undelivered.
@@ -63,7 +64,10 @@ pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
             .name("reports".to_owned())
             .spawn_scoped(scope, || desk.work())
             .context("cannot start the thread that makes reports")?;
-        runtime.block_on(trace(config, reports, stop))
+        let outcome = runtime.block_on(trace(&Arc::new(config.clone()), reports, stop));
+        // A set-up that was left behind may still need it. The program is about to end.
+        std::mem::forget(runtime);
+        outcome
     })
 }
 
@@ -77,8 +81,8 @@ const PLANNED_WITHIN: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A running trace.
-struct Trace<'a> {
-    config: &'a Config,
+struct Trace {
+    config: Arc<Config>,
     kernel: Kernel,
     prober: Prober,
     processes: Processes,
@@ -120,7 +124,7 @@ enum Over {
     Exiting(Held),
 }
 
-async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
+async fn trace(config: &Arc<Config>, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
@@ -151,7 +155,8 @@ async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBoo
         }
     };
     trace.begin(held)?;
-    let over = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports).await?;
+    let follow = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports);
+    let over = noting_long_turns(follow).await?;
     let last = trace.finish(over, launched, ends, reports);
     match stop {
         None => last.await,
@@ -160,7 +165,7 @@ async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBoo
     }
 }
 
-impl Trace<'_> {
+impl Trace {
     /// Waits until the trace is over, reporting on the way.
     async fn follow(
         &mut self,
@@ -169,7 +174,8 @@ impl Trace<'_> {
         ends: &mut Ends,
         reports: &mut Reports,
     ) -> Result<Over> {
-        let recording = &self.config.recording;
+        let config = Arc::clone(&self.config);
+        let recording = &config.recording;
         let deadline = recording.duration.map(|duration| self.since + duration);
         let mut ticks = recording.interval.map(interval);
         if let Some(ticks) = &mut ticks {
@@ -186,24 +192,20 @@ impl Trace<'_> {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
                     let Some(launched) = launched else { return Ok(Over::Done) };
-                    if signal == libc::SIGTERM {
-                        // What was sent to us alone is meant for the command as well.
-                        let _ = launched.signal(signal);
-                    }
-                    leave_by = Some(Instant::now() + GRACE);
+                    leave_by = Some(asked_to_end(launched, signal));
                 }
                 () = until(leave_by), if leave_by.is_some() => return Ok(Over::Done),
                 event = next_event(launched), if launched.is_some() => match event {
                     Event::Held(held) => {
-                        // The command has become another program: its mappings are others, its files may be.
-                        if let Some(pid) = launched.as_ref().map(Launched::pid) {
-                            self.take_in();
-                            if let Err(error) = self.probe_process(pid).await {
-                                log::warn!("{error:#}");
+                        if let Some(launched) = launched {
+                            tokio::select! {
+                                biased;
+                                signal = signals.next(), if leave_by.is_none() => {
+                                    leave_by = Some(asked_to_end(launched, signal));
+                                }
+                                taken_up = self.take_up(launched.pid()) => taken_up?,
                             }
                         }
-                        self.follow_mappings();
-                        self.until_tables_are_built().await?;
                         self.let_go(held, launched.as_ref().map(Launched::pid));
                     }
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
@@ -369,14 +371,11 @@ impl Trace<'_> {
     }
 }
 
-fn interrupted(signal: libc::c_int) -> anyhow::Error {
-    let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
-    anyhow::anyhow!("ended by {name} before tracing began: nothing was recorded")
-}
-
-async fn next_event(launched: &mut Option<Launched>) -> Event {
-    match launched {
-        Some(launched) => launched.next_event().await,
-        None => std::future::pending().await,
+/// Until when a command may take its time to end, now that the user wants the trace to.
+fn asked_to_end(launched: &Launched, signal: libc::c_int) -> Instant {
+    if signal == libc::SIGTERM {
+        // What was sent to us alone is meant for the command as well.
+        let _ = launched.signal(signal);
     }
+    Instant::now() + GRACE
 }

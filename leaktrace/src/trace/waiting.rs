@@ -1,6 +1,8 @@
 //! Waiting: for traced processes to end, for moments that may never come.
 
-use std::time::Instant;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::Interest;
@@ -9,7 +11,11 @@ use tokio::time::{Interval, sleep_until};
 
 use crate::model::Pid;
 use crate::process::candidate;
+use crate::process::launch::{Event, Launched};
 use crate::process::pidfd::PidFd;
+
+/// What is worth a word with `-vv`: so long nothing else was heard of.
+const LONG_TURN: Duration = Duration::from_millis(5);
 
 /// Processes whose ends are waited for.
 #[derive(Default)]
@@ -69,4 +75,27 @@ pub async fn tick(ticks: &mut Option<Interval>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// What happens to the command next; nothing, where there is none.
+pub async fn next_event(launched: &mut Option<Launched>) -> Event {
+    match launched {
+        Some(launched) => launched.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes `work`, and says how long it went on without waiting for anything where that was long.
+pub async fn noting_long_turns<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let begun = Instant::now();
+        let polled = work.as_mut().poll(context);
+        let took = begun.elapsed();
+        if took > LONG_TURN {
+            log::debug!("a turn of the event loop took {:.1} ms", took.as_secs_f64() * 1e3);
+        }
+        polled
+    })
+    .await
 }
