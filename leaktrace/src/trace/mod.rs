@@ -226,11 +226,8 @@ impl Trace {
                     reports.order(capture, spaces);
                 }
                 done = reports.done(), if reports.is_busy() => {
-                    if let Done::Report { sequence, took, over } = done? {
-                        log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
-                        if over || recording.count.is_some_and(|count| sequence >= count) {
-                            return Ok(Over::Done);
-                        }
+                    if self.is_over_after(done?) {
+                        return Ok(Over::Done);
                     }
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
@@ -263,6 +260,24 @@ impl Trace {
                 }
             }
         }
+    }
+
+    /// Says what came of a report on the way; whether it was the last that is wanted.
+    fn is_over_after(&mut self, done: Done) -> bool {
+        let (sequence, over) = match done {
+            Done::Report { sequence, took, over } => {
+                log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
+                (sequence, over)
+            }
+            Done::Failed { sequence, message } => {
+                let warning = format!("report {sequence} could not be made ({message}); please report this");
+                log::error!("{warning}");
+                self.warnings.push(warning);
+                (sequence, false)
+            }
+            Done::Last(_) => return true,
+        };
+        over || self.config.recording.count.is_some_and(|count| sequence >= count)
     }
 
     /// Stops, reads, names, and lets the command end.
