@@ -151,7 +151,7 @@ impl Trace {
         }
     }
 
-    /// Reads of the processes what changes and is not told.
+    /// Reads of the processes' mappings what changes and is not told.
     pub(super) fn refresh(&mut self) {
         let kernel = &self.kernel;
         self.processes.refresh(|slot| kernel.processes.read(slot).map_or(0, |process| process.layout));

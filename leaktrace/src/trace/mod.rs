@@ -7,8 +7,10 @@ mod aside;
 mod capture;
 mod gaps;
 mod intake;
+mod memory;
 mod naming;
 mod progress;
+mod reading;
 mod records;
 mod remarks;
 mod reports;
@@ -29,20 +31,19 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::config::{Config, Whom};
 use crate::host::limits;
+use crate::kernel::Kernel;
 use crate::kernel::events::Events;
-use crate::kernel::{Kernel, drain};
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Capture, Options, Pid, Sink, Target};
+use crate::model::{Options, Pid, Sink, Target};
 use crate::outcome::Outcome;
 use crate::process::growth::Resident;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
-use capture::Occasion;
+use memory::MemoryReader;
 use naming::Namer;
 use progress::Progress;
 use records::Records;
-use remarks::Remarks;
 use reports::{Done, Reports};
 use signals::{Signals, interrupted};
 use untraced::UntracedProcesses;
@@ -89,6 +90,7 @@ struct Trace {
     unwinding: Unwinding,
     events: AsyncFd<Events>,
     discovery: Records,
+    memory: MemoryReader,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
     /// Those that were when nothing was recorded any more.
@@ -214,11 +216,15 @@ impl Trace {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
-                    if reports.is_busy() {
+                    if reports.is_busy() || self.memory.is_reading() {
                         // It comes later than the user has asked for, and is said to.
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
                         continue;
                     }
+                    self.memory.order(self.processes.reported_alive());
+                }
+                memory = self.memory.done(), if self.memory.is_reading() => {
+                    self.processes.remember(memory);
                     let begun = Instant::now();
                     let capture = self.read(false)?;
                     let spaces = capture::spaces(&capture, &self.processes);
@@ -293,6 +299,8 @@ impl Trace {
         // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
         self.lost_by_the_end = Some(self.discovery.lost());
         self.refresh();
+        let memory = self.memory.read(self.processes.reported_alive()).await;
+        self.processes.remember(memory);
         // A process that has ended is gone from /proc only when its parent has asked for its status.
         for pid in ends.ended() {
             self.processes.exited(pid, None);
@@ -350,39 +358,6 @@ impl Trace {
                 () = sleep_until(deadline.into()) => return,
             }
         }
-    }
-
-    /// Reads the tables, and what else a report says of the traced processes.
-    fn read(&mut self, is_final: bool) -> Result<Capture> {
-        self.sequence += 1;
-        if !is_final {
-            self.refresh();
-        }
-        self.reclaim()?;
-        self.make_up_for_lost_records(!is_final)?;
-        let occasion =
-            Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
-        let accounts = drain::accounts(&self.kernel);
-        // What lay where when they were booked.
-        self.take_in();
-        let (kernel, processes) = (&self.kernel, &mut self.processes);
-        let mut capture = capture::capture(kernel, accounts, processes, &occasion, &self.target, &self.options)?;
-        let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
-        capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
-        if let Whom::Filtered(filters) = &self.config.whom {
-            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
-            let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
-            capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
-        }
-        if capture.saw_nothing() {
-            capture.silence = remarks::of_silence(&self.resident, self.left_out);
-        } else if is_final && self.options.sample_bytes.is_none() {
-            capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
-        }
-        capture.notes.extend(notes);
-        capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
-        capture.losses.events_lost += self.lost_records - self.made_up_records;
-        Ok(capture)
     }
 }
 

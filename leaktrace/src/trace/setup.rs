@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 
 use super::Trace;
 use super::aside::aside;
+use super::memory::MemoryReader;
 use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
@@ -100,6 +101,7 @@ impl Trace {
             kernel,
             events,
             discovery: Records::start()?,
+            memory: MemoryReader::start()?,
             lost_records: 0,
             lost_by_the_end: None,
             made_up_records: 0,
