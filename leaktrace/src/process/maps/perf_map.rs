@@ -193,13 +193,10 @@ mod tests {
         Source { file, stamp, position: AtomicU64::new(0), _permit: permit }
     }
 
-    fn names<const N: usize>(map: &PerfMap, addresses: [u64; N]) -> [Option<String>; N] {
+    /// The names at these addresses, "-" where there is none.
+    fn names<const N: usize>(map: &PerfMap, addresses: [u64; N]) -> [String; N] {
         map.refresh().expect("read");
-        addresses.map(|address| map.names().symbols.find(address).map(|symbol| symbol.name.to_string()))
-    }
-
-    fn name(text: &str) -> Option<String> {
-        Some(text.to_owned())
+        addresses.map(|address| map.names().symbols.find(address).map_or("-", |symbol| &symbol.name).to_owned())
     }
 
     #[test]
@@ -212,9 +209,9 @@ mod tests {
             fs::write(&path, text).expect("written");
             names(&map, [0x1000, 0x1010])
         };
-        assert_eq!(after("1000 10 first\n1010 10 half"), [name("first"), None]);
-        assert_eq!(after("1000 10 first\n1010 10 halfway\n"), [name("first"), name("halfway")]);
-        assert_eq!(after("1000 20 anew\n"), [name("anew"), name("anew")]);
+        assert_eq!(after("1000 10 first\n1010 10 half"), ["first", "-"]);
+        assert_eq!(after("1000 10 first\n1010 10 halfway\n"), ["first", "halfway"]);
+        assert_eq!(after("1000 20 anew\n"), ["anew", "anew"]);
     }
 
     #[test]
@@ -225,9 +222,9 @@ mod tests {
         let map = map(&path);
         let then = map.as_of_now();
         fs::write(&path, "1000 10 first\n1010 10 second\n1000 10 later\n1020 10 third\n").expect("written");
-        assert_eq!(names(&then, [0x1000, 0x1010, 0x1020]), [name("first"), name("second"), None]);
+        assert_eq!(names(&then, [0x1000, 0x1010, 0x1020]), ["first", "second", "-"]);
         assert!(!then.names().is_unsure(0x1000), "what came later does not concern it");
-        assert_eq!(names(&map.as_of_now(), [0x1000, 0x1010, 0x1020]), [name("later"), name("second"), name("third")]);
+        assert_eq!(names(&map.as_of_now(), [0x1000, 0x1010, 0x1020]), ["later", "second", "third"]);
         assert!(map.names().is_unsure(0x1000));
     }
 
@@ -237,14 +234,14 @@ mod tests {
         let path = dir.path().join("perf-1.map");
         fs::write(&path, "1000 10 first\n").expect("written");
         let map = map(&path);
-        assert_eq!(names(&map.as_of_now(), [0x1000]), [name("first")]);
+        assert_eq!(names(&map.as_of_now(), [0x1000]), ["first"]);
         fs::write(&path, "1000 10 second\n1010 10 more\n").expect("written");
         let then = map.as_of_now();
         fs::write(&path, "1000 10 x\n").expect("written");
-        assert_eq!(names(&then, [0x1000, 0x1010]), [name("first"), None]);
+        assert_eq!(names(&then, [0x1000, 0x1010]), ["first", "-"]);
         assert!(then.names().is_unsure(0x1000));
         assert!(!then.names().is_unsure(0x1010), "it has no name that could be wrong");
-        assert_eq!(names(&map.as_of_now(), [0x1000]), [name("x")]);
+        assert_eq!(names(&map.as_of_now(), [0x1000]), ["x"]);
     }
 
     #[test]
@@ -262,7 +259,7 @@ mod tests {
         let then = map.as_of_now();
         drop(reading);
         assert_eq!(then.files.len(), 2, "none was read");
-        assert_eq!(names(&then, [0x1000]), [name("first")]);
+        assert_eq!(names(&then, [0x1000]), ["first"]);
     }
 
     #[test]
@@ -275,9 +272,9 @@ mod tests {
         let mut map = map(&paths[0]);
         map.add(source(&paths[1]));
         assert_eq!(map.files.len(), 2, "the first was not read yet");
-        assert_eq!(names(&map, [0x1000, 0x1010]), [name("new"), name("kept")]);
+        assert_eq!(names(&map, [0x1000, 0x1010]), ["new", "kept"]);
         map.add(source(&paths[2]));
         assert_eq!(map.files.len(), 1);
-        assert_eq!(names(&map, [0x1000, 0x1010, 0x1020]), [name("new"), name("kept"), name("newest")]);
+        assert_eq!(names(&map, [0x1000, 0x1010, 0x1020]), ["new", "kept", "newest"]);
     }
 }
