@@ -148,7 +148,9 @@ pub fn blocks<'a>(
         let age = clock.age(block.time).saturating_sub(ago);
         Some(RawBlock { site, address: Address(address), size: block.size, age })
     };
+    // Most are empty where there is much room.
     let tabled = (0..kernel.block_keys.elements())
+        .filter(|bucket| !is_empty(kernel, *bucket))
         .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
     let wide = (0..kernel.wide_keys.elements())
         .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)));
@@ -182,6 +184,13 @@ impl Clock {
         // The two readings may be a tick apart.
         if jiffies > u32::MAX / 2 { Duration::ZERO } else { self.tick * jiffies }
     }
+}
+
+/// Whether a bucket of blocks has no key, by a look at all of its words at once.
+fn is_empty(kernel: &Kernel, bucket: u32) -> bool {
+    let Some(keys) = kernel.block_keys.pointer(bucket) else { return true };
+    // SAFETY: in bounds; words of the mapping, each of which is read whole.
+    (0..BUCKET_KEYS).fold(0, |any, lane| any | unsafe { (&raw const (*keys).keys[lane]).read_volatile() }) == 0
 }
 
 fn tabled_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {
@@ -229,8 +238,9 @@ fn taken_aside(kernel: &Kernel) -> impl Iterator<Item = (u64, Block)> + '_ {
             let keys = kernel.thread_keys.pointer(bucket)?;
             // SAFETY: in bounds; a word of the mapping.
             let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
-            let thread = kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32)?;
-            (key != 0 && thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0)
+            // A record is much longer than its key.
+            let thread = (key != 0).then(|| kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32))??;
+            (thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0)
                 .then_some((thread.old_address, thread.old))
         })
     })

@@ -19,7 +19,7 @@ use super::life::Life;
 use super::mmap_records::{Record, What};
 use crate::host::clock::monotonic_ns;
 use crate::model::{Pid, RawProcess};
-use crate::process::facts;
+use crate::process::facts::{self, MemoryUse};
 use crate::process::maps::{AddressSpace, CaptureError, Layout, Mapping, MappingName, Object, ObjectStore};
 use buried::Buried;
 pub use buried::Merged;
@@ -125,16 +125,26 @@ impl Processes {
         }
     }
 
-    /// Reads what changes and is not told: memory of those that are alive, names that compilers give their code. `layout` says
-    /// which one the programs have of a slot: mappings are read only where all that was told of them has been taken in.
-    pub fn refresh(&mut self, layout: impl Fn(u32) -> Layout) {
-        for life in self.lives.values_mut().filter(|life| !life.ended && life.is_reported()) {
-            if let Some(memory) = facts::memory(life.pid) {
+    /// Lives that are reported and go on, with their processes.
+    pub fn reported_alive(&self) -> Vec<(u32, Pid)> {
+        let alive = self.lives.iter().filter(|(_, life)| !life.ended && life.is_reported());
+        alive.map(|(number, life)| (*number, life.pid)).collect()
+    }
+
+    /// Takes over how much memory lives have, by number. One that has ended meanwhile stays as last seen.
+    pub fn remember(&mut self, memory: impl IntoIterator<Item = (u32, MemoryUse)>) {
+        for (number, memory) in memory {
+            if let Some(life) = self.lives.get_mut(&number).filter(|life| !life.ended) {
                 life.memory = memory;
             }
-            if !life.space.needs_recapture() {
-                continue;
-            }
+        }
+    }
+
+    /// Reads mappings that changed and were not told: names that compilers give their code. `layout` says which one the programs
+    /// have of a slot: mappings are read only where all that was told of them has been taken in.
+    pub fn refresh(&mut self, layout: impl Fn(u32) -> Layout) {
+        let is_concerned = |life: &&mut Life| !life.ended && life.is_reported() && life.space.needs_recapture();
+        for life in self.lives.values_mut().filter(is_concerned) {
             let is_told = |life: &Life| life.slot.is_none_or(|slot| layout(slot) == life.space.layout());
             let mut space = life.space.clone();
             // One that has ended stays as last seen.

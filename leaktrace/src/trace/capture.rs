@@ -21,9 +21,15 @@ use crate::process::maps::AddressSpace;
 /// blocks and twice the blocks outstanding: some 40 ms of looking. (4 ns a place, 8 a block.)
 const MANY_PLACES: u64 = 8_000_000;
 
-/// Address spaces by the number of their life, as they were at a capture. Later changes leave them alone, but for the names of
-/// code made at run time, which are those that its compiler has written by the time of naming.
+/// Address spaces by the number of their life, as they were at a capture, with the names that code made at run time had then. Later
+/// changes leave them alone.
 pub type Spaces = HashMap<u32, AddressSpace>;
+
+/// The address spaces of the lives in a capture, as they are now.
+pub fn spaces(capture: &Capture, processes: &Processes) -> Spaces {
+    let lives = capture.processes.iter().map(|process| process.life);
+    lives.filter_map(|life| Some((life, processes.space(life)?.as_of_now()))).collect()
+}
 
 /// When and what for.
 pub struct Occasion {

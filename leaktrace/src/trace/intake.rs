@@ -24,7 +24,7 @@ const MANY: usize = 200;
 /// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
 const ROUNDS: u32 = 8;
 
-impl Trace<'_> {
+impl Trace {
     /// Lets the unwinder know of mappings that are new.
     pub(super) fn follow_mappings(&mut self) {
         for (pid, space) in self.processes.take_changed() {
@@ -151,7 +151,7 @@ impl Trace<'_> {
         }
     }
 
-    /// Reads of the processes what changes and is not told.
+    /// Reads of the processes' mappings what changes and is not told.
     pub(super) fn refresh(&mut self) {
         let kernel = &self.kernel;
         self.processes.refresh(|slot| kernel.processes.read(slot).map_or(0, |process| process.layout));

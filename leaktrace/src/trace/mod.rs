@@ -3,11 +3,14 @@
 //! Waits for what happens (time, signals, events of the programs, ends of processes), reports, and tears down in an order in
 //! which the last report is exact: first the programs stop writing, then the tables are read.
 
+mod aside;
 mod capture;
 mod gaps;
 mod intake;
+mod memory;
 mod naming;
 mod progress;
+mod reading;
 mod records;
 mod remarks;
 mod reports;
@@ -28,24 +31,23 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::config::{Config, Whom};
 use crate::host::limits;
+use crate::kernel::Kernel;
 use crate::kernel::events::Events;
-use crate::kernel::{Kernel, drain};
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Capture, Options, Pid, Sink, Target};
+use crate::model::{Options, Pid, Sink, Target};
 use crate::outcome::Outcome;
 use crate::process::growth::Resident;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
-use capture::{Occasion, Spaces};
+use memory::MemoryReader;
 use naming::Namer;
 use progress::Progress;
 use records::Records;
-use remarks::Remarks;
 use reports::{Done, Reports};
-use signals::Signals;
+use signals::{Signals, interrupted};
 use untraced::UntracedProcesses;
-use waiting::{Ends, tick, until};
+use waiting::{Ends, next_event, noting_long_turns, tick, until};
 
 /// Traces what `config` says, gives `sink` a snapshot at each interval until it breaks, and hands back the last one
 /// undelivered.
@@ -63,7 +65,10 @@ pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
             .name("reports".to_owned())
             .spawn_scoped(scope, || desk.work())
             .context("cannot start the thread that makes reports")?;
-        runtime.block_on(trace(config, reports, stop))
+        let outcome = runtime.block_on(trace(&Arc::new(config.clone()), reports, stop));
+        // A set-up that was left behind may still need it. The program is about to end.
+        std::mem::forget(runtime);
+        outcome
     })
 }
 
@@ -77,14 +82,15 @@ const PLANNED_WITHIN: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A running trace.
-struct Trace<'a> {
-    config: &'a Config,
+struct Trace {
+    config: Arc<Config>,
     kernel: Kernel,
     prober: Prober,
     processes: Processes,
     unwinding: Unwinding,
     events: AsyncFd<Events>,
     discovery: Records,
+    memory: MemoryReader,
     /// Records of the kernel's that were lost, as far as they have been made up for.
     lost_records: u64,
     /// Those that were when nothing was recorded any more.
@@ -120,7 +126,7 @@ enum Over {
     Exiting(Held),
 }
 
-async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
+async fn trace(config: &Arc<Config>, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
@@ -151,7 +157,8 @@ async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBoo
         }
     };
     trace.begin(held)?;
-    let over = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports).await?;
+    let follow = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports);
+    let over = noting_long_turns(follow).await?;
     let last = trace.finish(over, launched, ends, reports);
     match stop {
         None => last.await,
@@ -160,7 +167,7 @@ async fn trace(config: &Config, mut reports: Reports, stop: Option<Arc<AtomicBoo
     }
 }
 
-impl Trace<'_> {
+impl Trace {
     /// Waits until the trace is over, reporting on the way.
     async fn follow(
         &mut self,
@@ -169,7 +176,8 @@ impl Trace<'_> {
         ends: &mut Ends,
         reports: &mut Reports,
     ) -> Result<Over> {
-        let recording = &self.config.recording;
+        let config = Arc::clone(&self.config);
+        let recording = &config.recording;
         let deadline = recording.duration.map(|duration| self.since + duration);
         let mut ticks = recording.interval.map(interval);
         if let Some(ticks) = &mut ticks {
@@ -186,24 +194,20 @@ impl Trace<'_> {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
                     let Some(launched) = launched else { return Ok(Over::Done) };
-                    if signal == libc::SIGTERM {
-                        // What was sent to us alone is meant for the command as well.
-                        let _ = launched.signal(signal);
-                    }
-                    leave_by = Some(Instant::now() + GRACE);
+                    leave_by = Some(asked_to_end(launched, signal));
                 }
                 () = until(leave_by), if leave_by.is_some() => return Ok(Over::Done),
                 event = next_event(launched), if launched.is_some() => match event {
                     Event::Held(held) => {
-                        // The command has become another program: its mappings are others, its files may be.
-                        if let Some(pid) = launched.as_ref().map(Launched::pid) {
-                            self.take_in();
-                            if let Err(error) = self.probe_process(pid).await {
-                                log::warn!("{error:#}");
+                        if let Some(launched) = launched {
+                            tokio::select! {
+                                biased;
+                                signal = signals.next(), if leave_by.is_none() => {
+                                    leave_by = Some(asked_to_end(launched, signal));
+                                }
+                                taken_up = self.take_up(launched.pid()) => taken_up?,
                             }
                         }
-                        self.follow_mappings();
-                        self.until_tables_are_built().await?;
                         self.let_go(held, launched.as_ref().map(Launched::pid));
                     }
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
@@ -212,23 +216,24 @@ impl Trace<'_> {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
-                    if reports.is_busy() {
+                    if reports.is_busy() || self.memory.is_reading() {
                         // It comes later than the user has asked for, and is said to.
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
                         continue;
                     }
+                    self.memory.order(self.processes.reported_alive());
+                }
+                memory = self.memory.done(), if self.memory.is_reading() => {
+                    self.processes.remember(memory);
                     let begun = Instant::now();
                     let capture = self.read(false)?;
-                    let spaces = self.spaces(&capture);
+                    let spaces = capture::spaces(&capture, &self.processes);
                     log::info!("report {}: tables read in {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
                     reports.order(capture, spaces);
                 }
                 done = reports.done(), if reports.is_busy() => {
-                    if let Done::Report { sequence, took, over } = done? {
-                        log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
-                        if over || recording.count.is_some_and(|count| sequence >= count) {
-                            return Ok(Over::Done);
-                        }
+                    if self.is_over_after(done?) {
+                        return Ok(Over::Done);
                     }
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
@@ -263,6 +268,24 @@ impl Trace<'_> {
         }
     }
 
+    /// Says what came of a report on the way; whether it was the last that is wanted.
+    fn is_over_after(&mut self, done: Done) -> bool {
+        let (sequence, over) = match done {
+            Done::Report { sequence, took, over } => {
+                log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
+                (sequence, over)
+            }
+            Done::Failed { sequence, message } => {
+                let warning = format!("report {sequence} could not be made ({message}); please report this");
+                log::error!("{warning}");
+                self.warnings.push(warning);
+                (sequence, false)
+            }
+            Done::Last(_) => return true,
+        };
+        over || self.config.recording.count.is_some_and(|count| sequence >= count)
+    }
+
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
         // A CPU that came online a moment ago may have been missed.
@@ -276,12 +299,15 @@ impl Trace<'_> {
         // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
         self.lost_by_the_end = Some(self.discovery.lost());
         self.refresh();
+        let memory = self.memory.read(self.processes.reported_alive()).await;
+        self.processes.remember(memory);
         // A process that has ended is gone from /proc only when its parent has asked for its status.
         for pid in ends.ended() {
             self.processes.exited(pid, None);
         }
         self.until_planned().await;
         let mut capture = self.read(true)?;
+        let spaces = capture::spaces(&capture, &self.processes);
         // Nothing more is asked of the traced processes, the command at its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {
@@ -315,7 +341,6 @@ impl Trace<'_> {
             }
             (_, None) => None,
         };
-        let spaces = self.spaces(&capture);
         let snapshot = reports.last(capture, spaces).await?;
         Ok(Outcome { snapshot, command })
     }
@@ -334,55 +359,13 @@ impl Trace<'_> {
             }
         }
     }
-
-    /// The address spaces of the lives in a capture, as they are now.
-    fn spaces(&self, capture: &Capture) -> Spaces {
-        let lives = capture.processes.iter().map(|process| process.life);
-        lives.filter_map(|life| Some((life, self.processes.space(life)?.clone()))).collect()
-    }
-
-    /// Reads the tables, and what else a report says of the traced processes.
-    fn read(&mut self, is_final: bool) -> Result<Capture> {
-        self.sequence += 1;
-        if !is_final {
-            self.refresh();
-        }
-        self.reclaim()?;
-        self.make_up_for_lost_records(!is_final)?;
-        let occasion =
-            Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
-        let accounts = drain::accounts(&self.kernel);
-        // What lay where when they were booked.
-        self.take_in();
-        let (kernel, processes) = (&self.kernel, &mut self.processes);
-        let mut capture = capture::capture(kernel, accounts, processes, &occasion, &self.target, &self.options)?;
-        let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
-        capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
-        if let Whom::Filtered(filters) = &self.config.whom {
-            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
-            let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
-            capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
-        }
-        if capture.saw_nothing() {
-            capture.silence = remarks::of_silence(&self.resident, self.left_out);
-        } else if is_final && self.options.sample_bytes.is_none() {
-            capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
-        }
-        capture.notes.extend(notes);
-        capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
-        capture.losses.events_lost += self.lost_records - self.made_up_records;
-        Ok(capture)
-    }
 }
 
-fn interrupted(signal: libc::c_int) -> anyhow::Error {
-    let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
-    anyhow::anyhow!("ended by {name} before tracing began: nothing was recorded")
-}
-
-async fn next_event(launched: &mut Option<Launched>) -> Event {
-    match launched {
-        Some(launched) => launched.next_event().await,
-        None => std::future::pending().await,
+/// Until when a command may take its time to end, now that the user wants the trace to.
+fn asked_to_end(launched: &Launched, signal: libc::c_int) -> Instant {
+    if signal == libc::SIGTERM {
+        // What was sent to us alone is meant for the command as well.
+        let _ = launched.signal(signal);
     }
+    Instant::now() + GRACE
 }

@@ -54,7 +54,7 @@ impl Namer {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
         let names = self.resolve(&wanted, spaces);
-        mark_reused(&mut capture, spaces);
+        mark_unsure(&mut capture, spaces);
         let mut snapshot = snapshot(capture, &names, spaces);
         if self.debuginfod.is_some() {
             let objects = gaps::worth_fetching(&snapshot, &lives, spaces, &self.symbolizer);
@@ -174,13 +174,13 @@ fn code<'a>(space: Option<&'a AddressSpace>, address: Address, frames: &'a [Arc<
     }
 }
 
-/// Marks and counts stacks through code of just-in-time compilers that lay where others of their functions lay, too: their maps do
-/// not tell when. To be called when these have been read for the names.
-fn mark_reused(capture: &mut Capture, spaces: &Spaces) {
+/// Marks and counts stacks through code of just-in-time compilers that lay where others of their functions lay, too, since their
+/// maps do not tell when, or whose map was written anew since the capture. To be called when these have been read for the names.
+fn mark_unsure(capture: &mut Capture, spaces: &Spaces) {
     let mut counted = HashSet::new();
     for site in &mut capture.sites {
         let space = capture.processes.get(site.process).and_then(|process| spaces.get(&process.life));
-        if site.stack_state >= StackState::Unsure || !space.is_some_and(|space| space.passes_reused_code(&site.frames))
+        if site.stack_state >= StackState::Unsure || !space.is_some_and(|space| space.passes_unsure_code(&site.frames))
         {
             continue;
         }

@@ -2,7 +2,8 @@
 //! report to a pipe as long as its reader likes, and meanwhile the trace must go on.
 //!
 //! In: captures, each with the address spaces as they were then. Out: snapshots to the sink, the last one to the trace as well.
-//! One is made at a time: where the next is due before the last one is done, it is left out, and that is said.
+//! One is made at a time: where the next is due before the last one is done, it is left out, and that is said. One at which the
+//! making panics is missing, and later ones are made.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,12 +35,15 @@ pub enum Done {
         /// Whether the trace is to end, since nobody reads any more.
         over: bool,
     },
-    /// How the trace stands was shown.
-    Shown,
-    /// The last one.
-    Last(Box<Snapshot>),
-    /// Making a report panicked, with this message.
-    Failed(String),
+    /// Making a report on the way panicked.
+    Failed {
+        /// Its number.
+        sequence: u64,
+        /// What the panic said.
+        message: String,
+    },
+    /// The last one, or what the panic said at which there is none.
+    Last(Result<Box<Snapshot>, String>),
 }
 
 /// The trace's end of it.
@@ -90,16 +94,11 @@ impl Reports {
     /// Waits for the report that was ordered. May be cancelled.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// Nobody makes it any more.
     pub async fn done(&mut self) -> Result<Done> {
-        match self.done.recv().await {
-            Ok(Done::Failed(message)) => Err(anyhow!("a report could not be made ({message}); please report this")),
-            Ok(done) => {
-                self.busy = false;
-                Ok(done)
-            }
-            Err(_) => Err(anyhow!("the thread that makes reports has ended; please report this")),
-        }
+        let done = self.done.recv().await;
+        self.busy = false;
+        done.map_err(|_| anyhow!("the thread that makes reports has ended; please report this"))
     }
 
     /// Has the last report made, after whatever is being made. Where `stop` is set meanwhile, it is made of what is there.
@@ -110,7 +109,8 @@ impl Reports {
         let _ = self.jobs.send(Job::Last(Box::new(capture), spaces));
         loop {
             if let Done::Last(snapshot) = self.done().await? {
-                return Ok(*snapshot);
+                let failed = |message| anyhow!("the report could not be made ({message}); please report this");
+                return snapshot.map(|snapshot| *snapshot).map_err(failed);
             }
         }
     }
@@ -119,28 +119,20 @@ impl Reports {
 impl Desk<'_> {
     /// Works until the trace is over.
     pub fn work(mut self) {
+        let mut shows = true;
         while let Ok(job) = self.jobs.recv() {
             let done = match job {
                 Job::Status(status) => {
-                    let shown = self.guarded(|desk| {
-                        desk.sink.show(&status);
-                        Done::Shown
-                    });
-                    match shown {
-                        Done::Shown => continue,
-                        failed => failed,
-                    }
+                    // It would panic each second.
+                    shows = shows && guarded(|| self.sink.show(&status)).is_ok();
+                    continue;
                 }
-                Job::Report(capture, spaces) => self.guarded(|desk| desk.report(*capture, &spaces)),
-                Job::Last(capture, spaces) => self.guarded(|desk| {
-                    let snapshot = desk.namer.name(*capture, &spaces);
-                    for note in desk.namer.notes() {
-                        log::info!("{note}");
-                    }
-                    // Nothing is left to break off.
-                    let _ = desk.sink.take(&snapshot);
-                    Done::Last(Box::new(snapshot))
-                }),
+                Job::Report(capture, spaces) => {
+                    let sequence = capture.sequence;
+                    guarded(|| self.report(*capture, &spaces))
+                        .unwrap_or_else(|message| Done::Failed { sequence, message })
+                }
+                Job::Last(capture, spaces) => Done::Last(guarded(|| self.last(*capture, &spaces))),
             };
             // Nobody waits any more: the trace has failed.
             if self.done.send_blocking(done).is_err() {
@@ -151,13 +143,36 @@ impl Desk<'_> {
 
     fn report(&mut self, capture: Capture, spaces: &Spaces) -> Done {
         let begun = Instant::now();
-        let snapshot = self.namer.name(capture, spaces);
+        let snapshot = self.name(capture, spaces);
         let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
         Done::Report { sequence: snapshot.sequence, took: begun.elapsed(), over }
     }
 
-    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Done) -> Done {
-        catch_unwind(AssertUnwindSafe(|| work(self)))
-            .unwrap_or_else(|panic| Done::Failed(workers::message(panic.as_ref())))
+    fn last(&mut self, capture: Capture, spaces: &Spaces) -> Box<Snapshot> {
+        let snapshot = self.name(capture, spaces);
+        for note in self.namer.notes() {
+            log::info!("{note}");
+        }
+        // Nothing is left to break off.
+        let _ = self.sink.take(&snapshot);
+        Box::new(snapshot)
     }
+
+    fn name(&mut self, capture: Capture, spaces: &Spaces) -> Snapshot {
+        #[cfg(debug_assertions)]
+        misbehave(capture.sequence);
+        self.namer.name(capture, spaces)
+    }
+}
+
+/// Does the work; what the panic said, where it panics.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| workers::message(panic.as_ref()))
+}
+
+/// Panics where `LEAKTRACE_REPORT_PANICS` is this report's number: so that tests see what becomes of the trace then.
+#[cfg(debug_assertions)]
+fn misbehave(sequence: u64) {
+    let named = std::env::var("LEAKTRACE_REPORT_PANICS").is_ok_and(|named| named == sequence.to_string());
+    assert!(!named, "a test wants it");
 }

@@ -10,6 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
 use super::Trace;
+use super::aside::aside;
+use super::memory::MemoryReader;
 use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
@@ -41,46 +43,33 @@ const TABLES_WITHIN: Duration = Duration::from_millis(500);
 
 /// Everything up to the moment at which tracing begins. `held` takes a launched command as soon as it stands still, and
 /// outlives a failure, so that the command stands still until it is decided what becomes of it.
-pub(super) async fn set_up<'a>(
-    config: &'a Config,
+///
+/// May be cancelled. Much of it blocks: the kernel verifies programs, files and processes are read. So it is done aside.
+pub(super) async fn set_up(
+    config: &Arc<Config>,
     launched: Option<&mut Launched>,
     held: &mut Option<Held>,
-) -> Result<Trace<'a>> {
-    let mut trace = Trace::new(config)?;
+) -> Result<Trace> {
+    let loaded = Arc::clone(config);
+    let mut trace = aside(|| async { Trace::new(loaded) }).await?;
     if let Some(launched) = launched {
-        let pid = launched.pid();
-        trace.target.pids = vec![pid];
+        trace.target.pids = vec![launched.pid()];
         *held = Some(
             launched
                 .hold_until_mapped()
                 .await
                 .map_err(|ending| anyhow::anyhow!("the command ended before it ran ({ending})"))?,
         );
-        trace.probe_process(pid).await?;
-        trace.follow_mappings();
-        // Its first allocations are to have whole stacks; nobody waits for it yet.
-        trace.until_tables_are_built().await?;
-    } else {
-        match &config.whom {
-            Whom::Pids(pids) => {
-                for pid in pids {
-                    trace.probe_process(*pid).await?;
-                }
-                trace.probe_descendants(pids).await;
-            }
-            Whom::Command(_) | Whom::Filtered(_) | Whom::System => trace.probe_system().await?,
-        }
     }
-    trace.follow_mappings();
-    if matches!(config.whom, Whom::Pids(_)) {
-        // They run meanwhile, unrecorded.
-        trace.until_tables_are_built().await?;
-    }
-    Ok(trace)
+    aside(|| async {
+        trace.probe_targets().await?;
+        Ok(trace)
+    })
+    .await
 }
 
-impl<'a> Trace<'a> {
-    fn new(config: &'a Config) -> Result<Self> {
+impl Trace {
+    fn new(config: Arc<Config>) -> Result<Self> {
         let recording = &config.recording;
         let limits = Limits {
             max_allocs: recording.max_allocs,
@@ -96,7 +85,7 @@ impl<'a> Trace<'a> {
             },
             unwind_chunks: UNWIND_CHUNKS,
         };
-        let mut kernel = Kernel::load(&object::bytes()?, &limits, &Selection::new(config)?, Technique::chosen())?;
+        let mut kernel = Kernel::load(&object::bytes()?, &limits, &Selection::new(&config)?, Technique::chosen())?;
         let events = Events::take(&mut kernel)?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
@@ -106,13 +95,13 @@ impl<'a> Trace<'a> {
             (false, _) => Circle::Everyone,
         };
         Ok(Self {
-            config,
             prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
             processes: Processes::new(Arc::new(ObjectStore::new()), circle),
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,
             events,
             discovery: Records::start()?,
+            memory: MemoryReader::start()?,
             lost_records: 0,
             lost_by_the_end: None,
             made_up_records: 0,
@@ -126,10 +115,43 @@ impl<'a> Trace<'a> {
             warnings: Vec::new(),
             target: config.target(),
             options: config.options(),
+            config,
             started: Timestamp::now(),
             since: Instant::now(),
             sequence: 0,
         })
+    }
+
+    /// Probes the allocators of those that are to be traced, and has their unwind tables built.
+    async fn probe_targets(&mut self) -> Result<()> {
+        match &self.config.whom {
+            Whom::Command(_) | Whom::Pids(_) => {
+                let pids = self.target.pids.clone();
+                for pid in &pids {
+                    self.probe_process(*pid).await?;
+                }
+                if matches!(self.config.whom, Whom::Pids(_)) {
+                    self.probe_descendants(&pids).await;
+                }
+            }
+            Whom::Filtered(_) | Whom::System => self.probe_system().await?,
+        }
+        self.follow_mappings();
+        if self.config.whom.is_named() {
+            // A command waits meanwhile, so that its first allocations have whole stacks; others run, unrecorded.
+            self.until_tables_are_built().await?;
+        }
+        Ok(())
+    }
+
+    /// The command has become another program: its mappings are others, its files may be. May be cancelled.
+    pub(super) async fn take_up(&mut self, pid: Pid) -> Result<()> {
+        self.take_in();
+        if let Err(error) = self.probe_process(pid).await {
+            log::warn!("{error:#}");
+        }
+        self.follow_mappings();
+        self.until_tables_are_built().await
     }
 
     /// Probes the allocators of one process, and has its descendants followed.
@@ -140,6 +162,8 @@ impl<'a> Trace<'a> {
             // Before the look, which fails where the process has ended; if it does so later, the programs forget it.
             self.kernel.follow(pid)?;
         }
+        #[cfg(debug_assertions)]
+        hang_at(pid);
         self.processes.look_at(pid)?;
         // Tables are built while probes are attached.
         self.follow_mappings();
@@ -326,6 +350,15 @@ impl<'a> Trace<'a> {
         } else {
             held.release();
         }
+    }
+}
+
+/// Does not come back where `LEAKTRACE_LOOK_HANGS` names the process: so that tests see what becomes of a set-up that blocks.
+#[cfg(debug_assertions)]
+fn hang_at(pid: Pid) {
+    while std::env::var("LEAKTRACE_LOOK_HANGS").is_ok_and(|named| named == pid.to_string()) {
+        log::info!("process {pid} is not looked at, since a test wants it");
+        std::thread::park();
     }
 }
 

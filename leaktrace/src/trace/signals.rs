@@ -85,6 +85,12 @@ impl Signals {
     }
 }
 
+/// What is said where a signal came too early for a report.
+pub fn interrupted(signal: libc::c_int) -> anyhow::Error {
+    let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
+    anyhow::anyhow!("ended by {name} before tracing began: nothing was recorded")
+}
+
 /// Listens for one signal, `None` where it is ignored.
 fn listener(number: libc::c_int) -> io::Result<Option<Signal>> {
     if action(number)?.sa_sigaction == libc::SIG_IGN {

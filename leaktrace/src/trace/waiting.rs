@@ -1,15 +1,22 @@
 //! Waiting: for traced processes to end, for moments that may never come.
 
-use std::time::Instant;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, sleep_until};
 
 use crate::model::Pid;
 use crate::process::candidate;
+use crate::process::launch::{Event, Launched};
 use crate::process::pidfd::PidFd;
+
+/// What is worth a word with `-vv`: so long nothing else was heard of.
+const LONG_TURN: Duration = Duration::from_millis(5);
 
 /// Processes whose ends are waited for.
 #[derive(Default)]
@@ -69,4 +76,33 @@ pub async fn tick(ticks: &mut Option<Interval>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// What happens to the command next; nothing, where there is none.
+pub async fn next_event(launched: &mut Option<Launched>) -> Event {
+    match launched {
+        Some(launched) => launched.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes `work`, and says how long it went on without waiting for anything where that was long.
+pub async fn noting_long_turns<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let (begun, before) = (Instant::now(), processor_time());
+        let polled = work.as_mut().poll(context);
+        let (took, worked) = (begun.elapsed(), processor_time().saturating_sub(before));
+        if took > LONG_TURN {
+            let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+            log::debug!("a turn of the event loop took {:.1} ms, {:.1} on a processor", ms(took), ms(worked));
+        }
+        polled
+    })
+    .await
+}
+
+/// How long this thread has run so far.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

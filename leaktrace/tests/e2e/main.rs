@@ -37,6 +37,7 @@ mod linked_allocators;
 mod lives;
 mod lost_records;
 mod many_lives;
+mod meanwhile;
 mod outputs;
 mod places;
 mod processes;

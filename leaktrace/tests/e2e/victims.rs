@@ -9,7 +9,7 @@ use crate::harness::build;
 use crate::{command, frames, jitted, replaced_code};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 26] = [
+const PLAIN: [&str; 27] = [
     "abandoned.c",
     "braid.c",
     "changing.c",
@@ -25,6 +25,7 @@ const PLAIN: [&str; 26] = [
     "indirect.c",
     "late.c",
     "leader.c",
+    "many_sites.c",
     "nolibc.c",
     "outstanding.c",
     "pool.cc",

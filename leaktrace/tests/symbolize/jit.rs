@@ -22,10 +22,12 @@ fn jitted_functions_have_the_names_that_their_compiler_wrote() {
     assert_eq!(functions(&names.returning(&space, victim.address("second"))), ["-"]);
 
     // What is compiled after the capture, by a process that ends before the report.
+    let then = space.as_of_now();
     victim.step();
     let (pid, second) = (victim.pid(), victim.address("second"));
     victim.end();
     fs::remove_file(format!("/tmp/perf-{pid}.map")).expect("its map");
+    assert_eq!(functions(&names.returning(&then, second)), ["-"], "nobody had said it by then");
     assert_eq!(functions(&names.returning(&space, second)), ["second"]);
 }
 

@@ -1,22 +1,11 @@
-//! What a just-in-time compiler says of its code: `/tmp/perf-PID.map`, as `perf` defines it
-//! (tools/perf/Documentation/jit-interface.txt in the kernel's sources).
+//! What a just-in-time compiler says of its code, as `perf` defines it (tools/perf/Documentation/jit-interface.txt in the kernel's
+//! sources): one line per function, `START SIZE NAME` with hexadecimal numbers, appended as functions are compiled.
 //!
-//! One line per function, `START SIZE NAME` with hexadecimal numbers, appended as functions are compiled. The file is
-//! held open from when the process is seen, so that it is readable after the process' end.
+//! In: text. Out: names for addresses.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
-
-/// Read at most so much of one file, bytes: a traced process may write without end. Node's maps are some MiB.
-const MAX_FILE: u64 = 256 * 1024 * 1024;
-/// Read so much at once, bytes.
-const CHUNK: usize = 1024 * 1024;
 /// A longer name is cut, bytes.
 const MAX_NAME: usize = 4096;
 
@@ -36,16 +25,6 @@ pub struct JitSymbols {
     /// Addresses that functions of different names have had, which lie in this order and not over each other: by start, with
     /// their ends.
     reused: BTreeMap<u64, u64>,
-    source: Option<Source>,
-}
-
-#[derive(Debug)]
-struct Source {
-    file: File,
-    stamp: Stamp,
-    /// Read so far, bytes; always at a line's start.
-    position: u64,
-    _permit: Permit,
 }
 
 impl JitSymbols {
@@ -68,76 +47,12 @@ impl JitSymbols {
         !self.reused.is_empty()
     }
 
-    /// Opens the process' map if there is one, or a new one that took its place.
-    pub(super) fn follow(&mut self, process: &ProcessDir, budget: &Arc<Budget>) -> io::Result<()> {
-        let path = map_path(process)?;
-        let file = match Root::of(process)?.open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let stamp = Stamp::of(&file)?;
-        if self.source.as_ref().is_some_and(|held| held.stamp.is_same_file(&stamp)) {
-            return Ok(());
-        }
-        // What the old one said last is still true of what is in memory.
-        self.refresh()?;
-        let Some(permit) = budget.take() else {
-            return Err(io::Error::other("no descriptor left to hold it"));
-        };
-        self.source = Some(Source { file, stamp, position: 0, _permit: permit });
-        Ok(())
-    }
-
-    /// Reads what was written since the last time.
-    pub fn refresh(&mut self) -> io::Result<()> {
-        let Some(source) = &mut self.source else { return Ok(()) };
-        // Written anew from the start, as agents for Java do at each request.
-        if source.file.metadata()?.len() < source.position {
-            source.position = 0;
-        }
-        let mut chunk = Vec::new();
-        let mut kept = 0;
-        while source.position < MAX_FILE {
-            chunk.resize(kept + CHUNK, 0);
-            let read = source.file.read_at(&mut chunk[kept..], source.position + kept as u64)?;
-            chunk.truncate(kept + read);
-            // An unfinished line is left for the next time, unless it is longer than any line is.
-            let whole = match chunk.iter().rposition(|&byte| byte == b'\n') {
-                Some(newline) => newline + 1,
-                None if chunk.len() > CHUNK => chunk.len(),
-                None => 0,
-            };
-            for line in chunk[..whole].split(|&byte| byte == b'\n') {
-                insert(&mut self.by_start, &mut self.reused, line);
-            }
-            source.position += whole as u64;
-            chunk.drain(..whole);
-            kept = chunk.len();
-            if read == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// Takes the text of a map in.
     pub fn extend(&mut self, text: &[u8]) {
         for line in text.split(|&byte| byte == b'\n') {
             insert(&mut self.by_start, &mut self.reused, line);
         }
     }
-}
-
-/// The compiler names its map after the pid that it sees itself.
-fn map_path(process: &ProcessDir) -> io::Result<PathBuf> {
-    let mut status = Vec::new();
-    process.read("status", &mut status)?;
-    let pid = String::from_utf8_lossy(&status)
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:")?.split_ascii_whitespace().last()?.parse::<u32>().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NSpid in status"))?;
-    Ok(PathBuf::from(format!("/tmp/perf-{pid}.map")))
 }
 
 fn insert(by_start: &mut BTreeMap<u64, JitSymbol>, reused: &mut BTreeMap<u64, u64>, line: &[u8]) {
@@ -237,26 +152,6 @@ mod tests {
     fn lines_that_say_nothing_are_passed_over() {
         let text = "\n1000\n1000 10\n1000 0 empty\nxyz 10 bad\nffffffffffffffff 10 overflow\n0x2000 0x10 prefixed\n";
         assert_eq!(names(text, &[0x1000, 0x2000, u64::MAX]), ["-", "prefixed", "-"]);
-    }
-
-    #[test]
-    fn what_is_appended_or_written_anew_is_read_and_an_unfinished_line_waits() {
-        let dir = tempfile::tempdir().expect("scratch");
-        let path = dir.path().join("perf-1.map");
-        std::fs::write(&path, "1000 10 first\n1010 10 half").expect("written");
-        let file = File::open(&path).expect("open");
-        let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
-        let source = Some(Source { file, stamp, position: 0, _permit: permit });
-        let mut symbols = JitSymbols { source, ..JitSymbols::default() };
-        let mut after = |text: &str| {
-            std::fs::write(&path, text).expect("written");
-            symbols.refresh().expect("read");
-            [0x1000, 0x1010].map(|address| symbols.find(address).map(|symbol| symbol.name.to_string()))
-        };
-        let name = |text: &str| Some(text.to_owned());
-        assert_eq!(after("1000 10 first\n1010 10 half"), [name("first"), None]);
-        assert_eq!(after("1000 10 first\n1010 10 halfway\n"), [name("first"), name("halfway")]);
-        assert_eq!(after("1000 20 anew\n"), [name("anew"), name("anew")]);
     }
 
     proptest::proptest! {

@@ -18,6 +18,7 @@ mod jit;
 mod layout;
 mod object;
 mod parse;
+mod perf_map;
 mod pooled;
 mod space;
 mod store;

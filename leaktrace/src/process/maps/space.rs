@@ -4,12 +4,13 @@ mod layouts;
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::files::ProcessDir;
 use super::object::Object;
+use super::perf_map::PerfMap;
 use super::store::ObjectStore;
-use super::{JitSymbols, Mapping, MappingName, parse};
+use super::{Mapping, MappingName, parse};
 use crate::host::clock::monotonic_ns;
 use crate::model::{Address, Pid};
 use layouts::Layouts;
@@ -30,7 +31,7 @@ pub struct AddressSpace {
     pid: Pid,
     /// Ascending, without overlap.
     regions: Arc<Vec<Region>>,
-    jit: Arc<Mutex<JitSymbols>>,
+    jit: PerfMap,
     captures: u64,
     /// Mappings taken note of since the latest capture.
     noted: usize,
@@ -100,7 +101,7 @@ impl AddressSpace {
         Self {
             pid,
             regions: Arc::default(),
-            jit: Arc::default(),
+            jit: PerfMap::default(),
             captures: 0,
             noted: 0,
             noted_jit: false,
@@ -111,7 +112,7 @@ impl AddressSpace {
     /// The copy that a forked child begins with.
     #[must_use]
     pub fn forked(&self, child: Pid) -> Self {
-        let mut space = Self { pid: child, jit: Arc::default(), ..self.clone() };
+        let mut space = Self { pid: child, jit: PerfMap::default(), ..self.clone() };
         space.forget_layouts();
         space
     }
@@ -139,9 +140,8 @@ impl AddressSpace {
         self.captures += 1;
         let (current, jitted) = regions(&process, &text, store, self.captures);
         if jitted {
-            let mut jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
             // Without the map its functions show as anonymous memory, which says enough.
-            if let Err(error) = jit.follow(&process, store.budget()) {
+            if let Err(error) = self.jit.follow(&process, store.budget()) {
                 log::debug!("perf map of process {}: {error}", self.pid);
             }
         }
@@ -208,27 +208,34 @@ impl AddressSpace {
         self.regions.iter().map(|region| self.location(region, region.start))
     }
 
-    /// The name that the process' just-in-time compiler gave to the code at an address, with what it has written up to now.
+    /// As it is now, with the names that its just-in-time compiler has written up to now, whenever they are read.
     #[must_use]
-    pub fn jit_symbol(&self, address: Address) -> Option<Arc<str>> {
-        let jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
-        jit.find(address.0).map(|symbol| Arc::clone(&symbol.name))
+    pub fn as_of_now(&self) -> Self {
+        Self { jit: self.jit.as_of_now(), ..self.clone() }
     }
 
-    /// Whether any of these return addresses is in code that a just-in-time compiler has put where code of another name was.
+    /// The name that the process' just-in-time compiler gave to the code at an address, as far as it was
+    /// [read](Self::refresh_jit). Waits for whoever is reading, as the next two do.
     #[must_use]
-    pub fn passes_reused_code(&self, frames: &[Address]) -> bool {
-        let jit = self.jit.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_reused = |frame: &Address| {
+    pub fn jit_symbol(&self, address: Address) -> Option<Arc<str>> {
+        self.jit.names().symbols.find(address.0).map(|symbol| Arc::clone(&symbol.name))
+    }
+
+    /// Whether any of these return addresses is in code of a just-in-time compiler that may have had another name: where code of
+    /// another name has lain, too, or its map does not say any more what it did.
+    #[must_use]
+    pub fn passes_unsure_code(&self, frames: &[Address]) -> bool {
+        let names = self.jit.names();
+        let is_unsure = |frame: &Address| {
             let call = frame.0.wrapping_sub(1);
-            jit.is_reused(call) && at(&self.regions, call).is_none_or(|region| region.object.is_none())
+            names.is_unsure(call) && at(&self.regions, call).is_none_or(|region| region.object.is_none())
         };
-        jit.has_reused() && frames.iter().any(is_reused)
+        names.has_unsure() && frames.iter().any(is_unsure)
     }
 
     /// Reads what the just-in-time compiler has written since the last time, which works after the process' end as well.
     pub fn refresh_jit(&self) -> io::Result<()> {
-        self.jit.lock().unwrap_or_else(PoisonError::into_inner).refresh()
+        self.jit.refresh()
     }
 
     fn location<'a>(&'a self, region: &'a Region, address: u64) -> Location<'a> {

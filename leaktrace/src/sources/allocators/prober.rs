@@ -297,6 +297,10 @@ impl Prober {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
+        // Each program that a command becomes has it named again.
+        if file.metadata().is_ok_and(|inode| self.files.contains(&(inode.dev(), inode.ino(), scope))) {
+            return Ok(());
+        }
         let planned =
             self.wanted.plan(&file, path).with_context(|| format!("cannot use --object {}", path.display()))?;
         if planned.plan.probes.is_empty() {

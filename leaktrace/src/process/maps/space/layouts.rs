@@ -281,7 +281,7 @@ fn differences(ours: &[Region], others: &[Region]) -> Vec<(u64, u64)> {
 }
 
 /// Whether an address that is in both means the same. Memory without a file may hold anything at any time, which those who put
-/// it there tell ([`super::JitSymbols`]).
+/// it there tell ([`super::super::JitSymbols`]).
 fn is_same_code(one: &Region, other: &Region) -> bool {
     let is_file = |region: &Region| region.module.is_absolute();
     match (&one.object, &other.object) {
