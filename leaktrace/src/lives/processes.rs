@@ -66,6 +66,27 @@ pub struct Roster {
     pub by_number: HashMap<u32, usize>,
 }
 
+/// A life, for the question whether it was traced and since when.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The process.
+    pub pid: Pid,
+    /// The kernel's short name of it.
+    pub comm: String,
+    /// Its mappings.
+    pub space: AddressSpace,
+    /// When it began at the earliest, by `CLOCK_MONOTONIC`.
+    pub started_ns: u64,
+    /// Until when it was held so that it could allocate nothing; 0 if it never was.
+    pub held_ns: u64,
+    /// Whether the user has asked for it.
+    pub is_named: bool,
+    /// Whether something was booked for it.
+    pub is_booked: bool,
+    /// Whether it is over.
+    pub has_ended: bool,
+}
+
 /// A file that a process has mapped as code.
 #[derive(Debug)]
 pub struct Mapped {
@@ -116,6 +137,13 @@ impl Processes {
         };
         // It was there or has just been added.
         self.lives.get(&number).map(|life| &life.space).ok_or(CaptureError::Ended(pid))
+    }
+
+    /// A process stands still, and has allocated nothing since its program began.
+    pub fn held(&mut self, pid: Pid) {
+        if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
+            life.held_ns = monotonic_ns().unwrap_or(0);
+        }
     }
 
     /// Has a process in the report even if nothing is booked for it.
@@ -259,7 +287,9 @@ impl Processes {
         // Before the reading: what is recorded from now on may or may not be in it, and does no harm twice.
         let captured_ns = monotonic_ns().unwrap_or(0);
         let space = AddressSpace::capture(pid, &self.store)?;
-        let mut life = Life { captured_ns, environment: facts::environment(pid), ..Life::new(pid, 0, space) };
+        let started_ns = facts::started_ns(pid).unwrap_or(0);
+        let environment = facts::environment(pid);
+        let mut life = Life { captured_ns, started_ns, environment, ..Life::new(pid, 0, space) };
         if let Some(identity) = facts::identity(pid) {
             life.identify(identity);
         }
@@ -334,13 +364,13 @@ impl Processes {
     /// Forgets lives that ended before anything was booked for them. To be called when everything that was told has been
     /// taken in. `about` is told of each before, and says whether enough is known of it; else it stays for a while. Returns the
     /// processes of which no life is left.
-    pub fn forget_unclaimed(&mut self, mut about: impl FnMut(Pid, &str, &AddressSpace) -> bool) -> Vec<Pid> {
+    pub fn forget_unclaimed(&mut self, mut about: impl FnMut(&Seen) -> bool) -> Vec<Pid> {
         let [old, new] = &mut self.unclaimed;
         let mut forgotten = std::mem::replace(old, std::mem::take(new));
         let mut stays = Vec::new();
         forgotten.retain(|number| {
             let Some(life) = self.lives.get(number).filter(|life| !life.is_reported()) else { return false };
-            let is_known = about(life.pid, &life.comm, &life.space);
+            let is_known = about(&life.seen());
             if !is_known {
                 stays.push(*number);
             }
@@ -401,10 +431,14 @@ impl Processes {
         self.lives.get(&life)?.environment.as_deref()
     }
 
-    /// Lives of which nothing was booked and that are not forgotten yet, with their names and mappings.
-    pub fn unreported(&self) -> impl Iterator<Item = (Pid, &str, &AddressSpace)> {
-        let lives = self.lives.values().filter(|life| !life.is_reported());
-        lives.map(|life| (life.pid, life.comm.as_str(), &life.space))
+    /// Lives that are not forgotten and whose records are not taken out of the tables.
+    pub fn seen(&self) -> impl Iterator<Item = Seen> {
+        self.lives.values().filter(|life| life.remains.is_none()).map(Life::seen)
+    }
+
+    /// The life in a slot.
+    pub fn seen_in(&self, slot: u32) -> Option<Seen> {
+        self.by_slot.get(&slot).and_then(|number| self.lives.get(number)).map(Life::seen)
     }
 
     /// The address space of a life by its number in [`RawProcess::life`].
@@ -414,6 +448,19 @@ impl Processes {
 }
 
 impl Life {
+    fn seen(&self) -> Seen {
+        Seen {
+            pid: self.pid,
+            comm: self.comm.clone(),
+            space: self.space.clone(),
+            started_ns: self.started_ns,
+            held_ns: self.held_ns,
+            is_named: self.named,
+            is_booked: self.slot.is_some() || self.remains.is_some(),
+            has_ended: self.ended,
+        }
+    }
+
     /// Whether the programs have not given it a slot yet.
     fn is_unclaimed(&self) -> bool {
         self.slot.is_none() && self.remains.is_none()

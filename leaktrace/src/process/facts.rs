@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use procfs::process::Process;
 
-use crate::host::clock::monotonic_ns;
+use crate::host::clock::{monotonic_ns, since_boot_ns};
 use crate::model::Pid;
 
 /// How much memory a process uses, in bytes.
@@ -37,6 +37,15 @@ pub fn identity(pid: Pid) -> Option<Identity> {
     let process = Process::new(pid.0 as i32).ok()?;
     let stat = process.stat().ok()?;
     Some(Identity { exe: process.exe().ok(), start_time: since_boot(stat.starttime), comm: stat.comm })
+}
+
+/// When the process started, by `CLOCK_MONOTONIC`: the kernel tells the last hundredth of a second before. `None` where it is
+/// gone.
+pub fn started_ns(pid: Pid) -> Option<u64> {
+    let ticks = Process::new(pid.0 as i32).ok()?.stat().ok()?.starttime;
+    let started = ticks.checked_mul(1_000_000_000)? / procfs::ticks_per_second();
+    let age = since_boot_ns().ok()?.saturating_sub(started);
+    Some(monotonic_ns().ok()?.saturating_sub(age))
 }
 
 /// Reads how much memory it has, which takes the kernel a walk through all of it; `None` where it is gone.

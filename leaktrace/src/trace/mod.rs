@@ -357,12 +357,7 @@ impl Trace<'_> {
         let (kernel, processes) = (&self.kernel, &mut self.processes);
         let mut capture = capture::capture(kernel, accounts, processes, &occasion, &self.target, &self.options)?;
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
-        capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
-        if let Whom::Filtered(filters) = &self.config.whom {
-            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
-            let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
-            capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
-        }
+        capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
             capture.silence = remarks::of_silence(&self.resident, self.left_out);
         } else if is_final && self.options.sample_bytes.is_none() {

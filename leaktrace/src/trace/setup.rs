@@ -14,6 +14,7 @@ use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
 use crate::config::{Config, Whom};
+use crate::host::clock::monotonic_ns;
 use crate::host::seccomp;
 use crate::host::version::version;
 use crate::kernel::attach::Scope;
@@ -308,6 +309,7 @@ impl<'a> Trace<'a> {
         if self.config.whom.is_named() {
             self.resident = self.target.pids.iter().filter_map(|pid| Some((*pid, Resident::of(*pid)?))).collect();
         }
+        self.untraced.begin(monotonic_ns()?);
         self.kernel.start()?;
         if !self.config.messages.quiet {
             eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", clean(&whom(&self.target)));
@@ -320,6 +322,9 @@ impl<'a> Trace<'a> {
 
     /// Lets the command run its program. LeakSanitizer stops the process that it is in by ptrace, which works once only.
     pub(super) fn let_go(&mut self, held: Held, pid: Option<Pid>) {
+        if let Some(pid) = pid {
+            self.processes.held(pid);
+        }
         let space = pid.and_then(|pid| self.processes.look_at(pid).ok());
         if space.is_some_and(|space| self.prober.found(space).leak_sanitizer) {
             held.leave_alone();

@@ -36,6 +36,11 @@ impl Planned {
         self.plan.probes.is_empty() && self.plan.linker.is_empty()
     }
 
+    /// Whether a process that calls it may allocate what no other file of it sees: what passes its calls on is no allocator.
+    pub fn allocates_itself(&self) -> bool {
+        self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
+    }
+
     /// Where its probes go, in bytes; of functions that may throw without their ways out.
     pub fn offsets(&self) -> impl Iterator<Item = u64> {
         let functions = self.plan.probes.iter().map(|probe| probe.offset);
