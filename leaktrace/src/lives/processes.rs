@@ -190,6 +190,12 @@ impl Processes {
         self.lives.values().filter(|life| !life.ended).map(|life| &life.space)
     }
 
+    /// All lives that are not over: the process, when the life began by `CLOCK_MONOTONIC`, its name.
+    pub fn going_on(&self) -> impl Iterator<Item = (Pid, u64, &str)> + Clone {
+        let lives = self.lives.values().filter(|life| !life.ended);
+        lives.map(|life| (life.pid, life.started_ns, life.comm.as_str()))
+    }
+
     /// The pids of all lives that are not over.
     pub fn alive(&self) -> Vec<Pid> {
         self.lives.values().filter(|life| !life.ended).map(|life| life.pid).collect()

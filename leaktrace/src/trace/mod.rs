@@ -5,6 +5,7 @@
 
 mod capture;
 mod gaps;
+mod growing;
 mod intake;
 mod naming;
 mod progress;
@@ -32,12 +33,12 @@ use crate::kernel::events::Events;
 use crate::kernel::{Kernel, drain};
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Capture, Options, Pid, Sink, Target};
+use crate::model::{Capture, Options, Sink, Target};
 use crate::outcome::Outcome;
-use crate::process::growth::Resident;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use capture::{Occasion, Spaces};
+use growing::Growth;
 use naming::Namer;
 use progress::Progress;
 use records::Records;
@@ -99,8 +100,8 @@ struct Trace<'a> {
     reclaiming_took: Duration,
     /// Processes of which nothing could be recorded.
     untraced: UntracedProcesses,
-    /// Resident memory of the named processes when tracing began, for the case that nothing else is seen.
-    resident: Vec<(Pid, Resident)>,
+    /// What memory processes had when they were first seen, for the case that nothing else is.
+    growth: Growth,
     /// Descendants of the named processes that ran and were not followed.
     left_out: usize,
     /// What a reader of the numbers must know beside what the capture says.
@@ -239,6 +240,7 @@ impl Trace<'_> {
                     self.tell_replaced();
                     self.follow_mappings();
                     self.unwinding.reclaim();
+                    self.watch_growth();
                     if reports.wants_status() {
                         let buried = self.processes.buried_counters();
                         reports.show(progress.status(&self.kernel, &buried, self.since.elapsed()));
@@ -359,9 +361,11 @@ impl Trace<'_> {
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
         capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
-            capture.silence = remarks::of_silence(&self.resident, self.left_out);
+            let then = self.growth.then(self.processes.going_on().map(|(pid, started, _)| (pid, started)));
+            capture.silence = remarks::of_silence(&then, self.left_out);
         } else if is_final && self.options.sample_bytes.is_none() {
-            capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
+            let then = self.growth.then(self.processes.going_on().map(|(pid, started, _)| (pid, started)));
+            capture.warnings.extend(remarks::of_growth(&then, &capture.processes));
         }
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));

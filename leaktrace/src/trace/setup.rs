@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
 use super::Trace;
+use super::growing::Growth;
 use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
@@ -27,7 +28,6 @@ use crate::lives::processes::{Circle, Processes};
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, Unwind};
 use crate::process::facts;
-use crate::process::growth::Resident;
 use crate::process::launch::{Held, Launched};
 use crate::process::maps::ObjectStore;
 use crate::sources::allocators::{Found, Prober};
@@ -122,7 +122,7 @@ impl<'a> Trace<'a> {
             reclaimed: Instant::now(),
             reclaiming_took: Duration::ZERO,
             untraced: UntracedProcesses::default(),
-            resident: Vec::new(),
+            growth: Growth::default(),
             left_out: 0,
             warnings: Vec::new(),
             target: config.target(),
@@ -306,9 +306,7 @@ impl<'a> Trace<'a> {
         self.prober.tell(self.processes.spaces());
         self.started = Timestamp::now();
         self.since = Instant::now();
-        if self.config.whom.is_named() {
-            self.resident = self.target.pids.iter().filter_map(|pid| Some((*pid, Resident::of(*pid)?))).collect();
-        }
+        self.watch_growth();
         self.untraced.begin(monotonic_ns()?);
         self.kernel.start()?;
         if !self.config.messages.quiet {
@@ -325,6 +323,7 @@ impl<'a> Trace<'a> {
         if let Some(pid) = pid {
             self.processes.held(pid);
         }
+        self.watch_growth();
         let space = pid.and_then(|pid| self.processes.look_at(pid).ok());
         if space.is_some_and(|space| self.prober.found(space).leak_sanitizer) {
             held.leave_alone();

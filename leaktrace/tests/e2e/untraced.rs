@@ -191,6 +191,74 @@ fn memory_that_grows_without_malloc_is_said_with_where() {
     victim.finish();
 }
 
+/// Lets a victim that was traced take its memory, and what the report says of that.
+fn silence(victim: &mut Victim, tracer: Tracer) -> String {
+    victim.go();
+    victim.wait_for_line("\"done\"", |line| line == "done");
+    let finished = tracer.stop();
+    finished.assert_success();
+    let line = finished.stdout.lines().find(|line| line.contains("without malloc: 100.")).map(str::to_owned);
+    line.unwrap_or_else(|| panic!("{}", finished.stdout))
+}
+
+#[test]
+fn memory_that_a_descendant_takes_without_malloc_is_said_too() {
+    let mapping = build::victim("mapping.c");
+    let script = format!("{} wait 100; true", path_str(&mapping));
+    let mut shell = Victim::spawn("sh", Command::new("/bin/sh").args(["-c", &script]));
+    shell.wait_until_ready();
+    let tracer = Tracer::attach(&shell, &[]);
+    let line = silence(&mut shell, tracer);
+    assert!(!line.contains(&format!("process {} ", shell.pid())), "{line}");
+    shell.finish();
+}
+
+#[test]
+fn memory_that_a_process_takes_that_passes_the_filters_is_said_too() {
+    const USER: u32 = 54_321;
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = directory.path().join("takes-memory");
+    build::copied(&build::victim("mapping.c"), &program);
+    for filter in [["--uid", "54321"], ["--comm", "takes-memory"]] {
+        let mut command = Command::new(&program);
+        let mut victim =
+            Victim::spawn("mapping", std::os::unix::process::CommandExt::uid(&mut command, USER).args(["wait", "100"]));
+        victim.wait_until_ready();
+        let tracer = Tracer::start(&filter);
+        let line = silence(&mut victim, tracer);
+        assert!(line.contains(&format!("process {} ", victim.pid())), "{line}");
+        victim.finish();
+    }
+}
+
+#[test]
+fn memory_that_a_child_of_a_command_takes_without_malloc_is_said_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (said, pipe) = (directory.path().join("said"), directory.path().join("pipe"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&said, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let [said, pipe] = [&said, &pipe].map(|path| path_str(path).to_owned());
+    let mapping = build::victim("mapping.c");
+    let script = format!("{} wait 60 0<>{pipe} 1<>{said} & echo $!; wait", path_str(&mapping));
+    let tracer = Tracer::start_unready(&["-vv", "--", "/bin/sh", "-c", &script]);
+    let pid = tracer.wait_for_output("the child's number", |line| line.parse::<u32>().is_ok());
+    let mut words = std::io::BufRead::lines(std::io::BufReader::new(std::fs::File::open(&said).unwrap()));
+    assert_eq!(words.next().unwrap().unwrap(), "ready");
+    tracer.wait_for_message("a look at its memory", |line| {
+        line.contains(&format!("process {pid}: ")) && line.contains("resident")
+    });
+    std::fs::write(&pipe, "\n").unwrap();
+    assert!(words.any(|word| word.unwrap() == "done"));
+    tracer.signal(nix::sys::signal::Signal::SIGINT);
+    tracer.wait_for_output("the report", |line| line.contains("grew by"));
+    // What was launched goes on and holds the tracer's standard error.
+    std::fs::write(&pipe, "\n").unwrap();
+    let finished = tracer.wait();
+    let told = format!("the memory of process {pid} grew by 60.");
+    assert!(finished.stdout.contains(&told), "{}", finished.stdout);
+}
+
 #[test]
 fn memory_that_grows_far_beyond_what_was_ever_outstanding_is_said_not_to_be_mallocs() {
     let finished = Tracer::start_unready(&["--", path_str(&build::victim("mapping.c")), "run", "60", "40"]).wait();
