@@ -234,12 +234,16 @@ impl Trace<'_> {
         let ends = self.kernel.followed_ends();
         let lost = self.lost_by_the_end.unwrap_or_else(|| self.discovery.lost());
         let before = self.lost_records;
-        if lost == before {
+        // What is missed on a CPU without a ring, nobody counts.
+        let is_blind = goes_on && self.discovery.is_blind();
+        if lost == before && !is_blind {
             self.ends_before = ends;
             return Ok(());
         }
         self.lost_records = lost;
-        log::warn!("{lost} records of mappings were lost; looking at the processes again");
+        if lost != before {
+            log::warn!("{lost} records of mappings were lost; looking at the processes again");
+        }
         if !self.config.whom.is_named() {
             return if goes_on { self.request_system() } else { Ok(()) };
         }
@@ -257,7 +261,7 @@ impl Trace<'_> {
         // The kernel does not say whose records they were. Where only certain processes are traced, all have been looked at,
         // and none of them or of their descendants has ended meanwhile, what they told is known by now.
         let ends = self.kernel.followed_ends();
-        if !missed && ends == self.ends_before {
+        if !missed && ends == self.ends_before && !is_blind {
             self.made_up_records += lost - before;
         }
         self.ends_before = ends;
