@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +15,10 @@ use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
 
 /// Read at most so much of one file, bytes: a traced process may write without end. Node's maps are some MiB.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
+/// And so much in all, where it is written anew again and again.
+const MAX_TOTAL: u64 = 4 * MAX_FILE;
+/// Functions that are kept of one process. Node's has some hundred thousand.
+const MAX_SYMBOLS: usize = if cfg!(test) { 1 << 15 } else { 1 << 20 };
 /// Read so much at once, bytes.
 const CHUNK: usize = 1024 * 1024;
 /// A longer name is cut, bytes.
@@ -45,6 +49,8 @@ struct Source {
     stamp: Stamp,
     /// Read so far, bytes; always at a line's start.
     position: u64,
+    /// How much was read of it in all, bytes: it may be written anew without end.
+    total: u64,
     _permit: Permit,
 }
 
@@ -76,6 +82,14 @@ impl JitSymbols {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        // As perf does it (`maps__load_map` and `dso__load_perf_map`): in /tmp anybody may write a file of that name.
+        let (owner, user) = (file.metadata()?.uid(), process.user()?);
+        if owner != 0 && owner != user {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("it belongs to user {owner}, not to {user}"),
+            ));
+        }
         let stamp = Stamp::of(&file)?;
         if self.source.as_ref().is_some_and(|held| held.stamp.is_same_file(&stamp)) {
             return Ok(());
@@ -85,7 +99,7 @@ impl JitSymbols {
         let Some(permit) = budget.take() else {
             return Err(io::Error::other("no descriptor left to hold it"));
         };
-        self.source = Some(Source { file, stamp, position: 0, _permit: permit });
+        self.source = Some(Source { file, stamp, position: 0, total: 0, _permit: permit });
         Ok(())
     }
 
@@ -98,7 +112,10 @@ impl JitSymbols {
         }
         let mut chunk = Vec::new();
         let mut kept = 0;
-        while source.position < MAX_FILE {
+        while source.position < MAX_FILE && source.total < MAX_TOTAL {
+            if self.by_start.len() + self.reused.len() >= MAX_SYMBOLS {
+                break;
+            }
             chunk.resize(kept + CHUNK, 0);
             let read = source.file.read_at(&mut chunk[kept..], source.position + kept as u64)?;
             chunk.truncate(kept + read);
@@ -112,6 +129,7 @@ impl JitSymbols {
                 insert(&mut self.by_start, &mut self.reused, line);
             }
             source.position += whole as u64;
+            source.total += whole as u64;
             chunk.drain(..whole);
             kept = chunk.len();
             if read == 0 {
@@ -246,7 +264,7 @@ mod tests {
         std::fs::write(&path, "1000 10 first\n1010 10 half").expect("written");
         let file = File::open(&path).expect("open");
         let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
-        let source = Some(Source { file, stamp, position: 0, _permit: permit });
+        let source = Some(Source { file, stamp, position: 0, total: 0, _permit: permit });
         let mut symbols = JitSymbols { source, ..JitSymbols::default() };
         let mut after = |text: &str| {
             std::fs::write(&path, text).expect("written");
@@ -257,6 +275,38 @@ mod tests {
         assert_eq!(after("1000 10 first\n1010 10 half"), [name("first"), None]);
         assert_eq!(after("1000 10 first\n1010 10 halfway\n"), [name("first"), name("halfway")]);
         assert_eq!(after("1000 20 anew\n"), [name("anew"), name("anew")]);
+    }
+
+    #[test]
+    fn a_map_that_is_written_anew_without_end_is_not_read_without_end() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let path = dir.path().join("perf-1.map");
+        std::fs::write(&path, "1000 10 first\n1010 10 another\n").expect("written");
+        let file = File::open(&path).expect("open");
+        let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
+        let source = Some(Source { file, stamp, position: 0, total: MAX_TOTAL - 20, _permit: permit });
+        let mut symbols = JitSymbols { source, ..JitSymbols::default() };
+        symbols.refresh().expect("read");
+        assert!(symbols.find(0x1000).is_some());
+        std::fs::write(&path, "5000 10 anew\n").expect("written");
+        symbols.refresh().expect("read");
+        assert_eq!(symbols.find(0x5000), None);
+    }
+
+    #[test]
+    fn no_more_functions_are_kept_than_there_is_room_for() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let path = dir.path().join("perf-1.map");
+        let line = |number: usize| format!("{:x} 8 f\n", 0x1000 + 16 * number);
+        std::fs::write(&path, (0..8 * MAX_SYMBOLS).map(line).collect::<String>()).expect("written");
+        let file = File::open(&path).expect("open");
+        let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
+        let source = Some(Source { file, stamp, position: 0, total: 0, _permit: permit });
+        let mut symbols = JitSymbols { source, ..JitSymbols::default() };
+        symbols.refresh().expect("read");
+        // And those of the chunk with which that is exceeded, whose lines are ten bytes and more.
+        let kept = symbols.by_start.len();
+        assert!((MAX_SYMBOLS..MAX_SYMBOLS + CHUNK / 10).contains(&kept), "{kept}");
     }
 
     proptest::proptest! {
