@@ -9,6 +9,7 @@
 
 mod buried;
 mod layouts;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::process::facts;
 use crate::process::maps::{AddressSpace, CaptureError, Layout, Mapping, MappingName, Object, ObjectStore};
 use buried::Buried;
 pub use buried::Merged;
+pub use seen::Seen;
 
 /// Of whom records are taken note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,27 +66,6 @@ pub struct Roster {
     pub by_slot: HashMap<u32, usize>,
     /// Where each life stands among them, by its number.
     pub by_number: HashMap<u32, usize>,
-}
-
-/// A life, for the question whether it was traced and since when.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// The process.
-    pub pid: Pid,
-    /// The kernel's short name of it.
-    pub comm: String,
-    /// Its mappings.
-    pub space: AddressSpace,
-    /// When it began at the earliest, by `CLOCK_MONOTONIC`.
-    pub started_ns: u64,
-    /// Until when it was held so that it could allocate nothing; 0 if it never was.
-    pub held_ns: u64,
-    /// Whether the user has asked for it.
-    pub is_named: bool,
-    /// Whether something was booked for it.
-    pub is_booked: bool,
-    /// Whether it is over.
-    pub has_ended: bool,
 }
 
 /// A file that a process has mapped as code.
@@ -252,7 +233,12 @@ impl Processes {
             ..Life::new(pid, time, AddressSpace::empty(pid))
         };
         self.end_current(pid);
-        self.add(life);
+        let number = self.add(life);
+        // Now: by the time of its first event or of a report it may have ended.
+        let environment = facts::environment(pid);
+        if let Some(life) = self.lives.get_mut(&number) {
+            life.environment = environment;
+        }
     }
 
     fn mapped(&mut self, pid: Pid, mapping: &Mapping<'_>, time: u64) -> Option<Mapped> {
@@ -295,7 +281,7 @@ impl Processes {
         let space = AddressSpace::capture(pid, &self.store)?;
         let started_ns = facts::started_ns(pid).unwrap_or(0);
         let environment = facts::environment(pid);
-        let mut life = Life { captured_ns, started_ns, environment, ..Life::new(pid, 0, space) };
+        let mut life = Life { started_ns, captured_ns, environment, ..Life::new(pid, 0, space) };
         if let Some(identity) = facts::identity(pid) {
             life.identify(identity);
         }
@@ -437,16 +423,6 @@ impl Processes {
         self.lives.get(&life)?.environment.as_deref()
     }
 
-    /// Lives that are not forgotten and whose records are not taken out of the tables.
-    pub fn seen(&self) -> impl Iterator<Item = Seen> {
-        self.lives.values().filter(|life| life.remains.is_none()).map(Life::seen)
-    }
-
-    /// The life in a slot.
-    pub fn seen_in(&self, slot: u32) -> Option<Seen> {
-        self.by_slot.get(&slot).and_then(|number| self.lives.get(number)).map(Life::seen)
-    }
-
     /// The address space of a life by its number in [`RawProcess::life`].
     pub fn space(&self, life: u32) -> Option<&AddressSpace> {
         self.lives.get(&life).map(|life| &life.space)
@@ -454,19 +430,6 @@ impl Processes {
 }
 
 impl Life {
-    fn seen(&self) -> Seen {
-        Seen {
-            pid: self.pid,
-            comm: self.comm.clone(),
-            space: self.space.clone(),
-            started_ns: self.started_ns,
-            held_ns: self.held_ns,
-            is_named: self.named,
-            is_booked: self.slot.is_some() || self.remains.is_some(),
-            has_ended: self.ended,
-        }
-    }
-
     /// Whether the programs have not given it a slot yet.
     fn is_unclaimed(&self) -> bool {
         self.slot.is_none() && self.remains.is_none()

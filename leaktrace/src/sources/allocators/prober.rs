@@ -2,6 +2,8 @@
 //!
 //! In: objects that processes map. Out: probes in place, and what to tell of them.
 
+mod lateness;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -25,6 +27,7 @@ use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Allocator, Runtime, Why};
 use crate::probes::site::Emulation;
 use crate::process::maps::{AddressSpace, Object, ObjectId};
+pub use lateness::Lateness;
 
 /// Plans and attaches.
 pub struct Prober {
@@ -73,19 +76,6 @@ enum Place {
     Since(u64),
     /// Not to be had.
     Never,
-}
-
-/// How far the probes of an object in a process are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lateness {
-    /// They were there when it was mapped.
-    InTime,
-    /// They came when it was mapped already, or are still to come.
-    Late,
-    /// They could not be put in.
-    Never,
-    /// It is not known yet whether there are any.
-    NotYet,
 }
 
 /// How far the plan of an object is.
@@ -301,32 +291,6 @@ impl Prober {
             .map(|(path, _)| path)
             .collect();
         found
-    }
-
-    /// The worst of what is true of the allocators of a process, each of which it can have called from a moment on that `since`
-    /// tells by when it was first mapped, where that is known; by `CLOCK_MONOTONIC`.
-    pub fn lateness(&self, space: &AddressSpace, scope: Scope, since: impl Fn(Option<u64>) -> u64) -> Lateness {
-        let mut worst = Lateness::InTime;
-        for (object, first_mapped) in space.objects() {
-            match self.plans.get(&object.id()) {
-                Some(Planning::Done(Ok(planned))) if planned.allocates_itself() => {}
-                Some(Planning::Done(_)) => continue,
-                Some(Planning::Pending(_)) | None => return Lateness::NotYet,
-            }
-            let place = match self.attached.get(&(object.id(), scope)) {
-                Some(Asked { file: Some((device, inode)), .. }) => self.files.get(&(*device, *inode, scope)),
-                Some(Asked { file: None, .. }) => Some(&Place::Never),
-                None => None,
-            };
-            match place {
-                Some(Place::Since(placed_ns)) if *placed_ns <= since(first_mapped) => {}
-                Some(Place::Never) => worst = Lateness::Never,
-                Some(Place::Since(_) | Place::OnTheWay) if worst == Lateness::InTime => worst = Lateness::Late,
-                Some(Place::Since(_) | Place::OnTheWay) => {}
-                None => return Lateness::NotYet,
-            }
-        }
-        worst
     }
 
     fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Arc<Planned>) -> Result<()> {
