@@ -1,6 +1,6 @@
 //! What this kernel and this machine can do, and what they are: version, clock, features, types of the kernel's structures.
 //!
-//! In: the running system. Out: facts and small system calls; nothing that outlives a question, and nothing of any traced
+//! In: the running system. Out: facts and small system calls; nothing that outlives a question but one that is never answered, and nothing of any traced
 //! process but whether the kernel would kill it.
 
 #[doc(hidden)]
@@ -12,5 +12,6 @@ pub(crate) mod features;
 pub(crate) mod fields;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod patience;
 pub(crate) mod seccomp;
 pub(crate) mod version;

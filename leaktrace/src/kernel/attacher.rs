@@ -16,6 +16,7 @@ use anyhow::{Result, anyhow};
 use super::attach::{Scope, links};
 use super::probe::Probe;
 use super::programs::ByHand;
+use crate::host::clock::monotonic_ns;
 use crate::workers;
 
 /// They wait for the kernel, not for processors.
@@ -40,6 +41,8 @@ pub struct Order {
 pub struct About {
     /// Its path.
     pub path: PathBuf,
+    /// Its device and inode.
+    pub file: (u64, u64),
     /// When it was mapped, by `CLOCK_MONOTONIC`; 0 if that is long ago.
     pub mapped_ns: u64,
 }
@@ -52,6 +55,8 @@ pub struct Attached {
     pub scope: Scope,
     /// How long the kernel took.
     pub took: Duration,
+    /// When that was over, by `CLOCK_MONOTONIC`.
+    pub placed_ns: u64,
     /// What holds the probes in place.
     pub links: Result<Vec<OwnedFd>>,
 }
@@ -61,8 +66,11 @@ pub struct Attached {
 /// # Errors
 /// No thread can be made.
 pub fn start<R: From<Attached> + Send + 'static>(results: &async_channel::Sender<R>) -> io::Result<Sender<Order>> {
-    let done =
-        |order: &Order, took, links| R::from(Attached { about: order.about.clone(), scope: order.scope, took, links });
+    let done = |order: &Order, took, links| {
+        // Where the clock cannot be read, the latest there is.
+        let placed_ns = monotonic_ns().unwrap_or(u64::MAX);
+        R::from(Attached { about: order.about.clone(), scope: order.scope, took, placed_ns, links })
+    };
     let work = move |order: &Order| {
         let began = Instant::now();
         let links = links(&order.programs, order.file.as_fd(), &order.probes, order.scope);

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, Queue};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
-use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, Process, Site, Thread};
+use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, Site, Thread};
 use leaktrace_common::table::{self, Bucket};
 use leaktrace_common::unwind::Chunk;
 use leaktrace_common::wide::WideBlock;
@@ -179,7 +179,7 @@ impl Kernel {
             sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
         }
         // Slot 0 means "none". Nothing is recorded before everything is in place.
-        let control = Control { stopped: 1, next_slot: 1, ..Control::default() };
+        let control = Control { stopped: 1, next_slot: first_slot(), ..Control::default() };
         // SAFETY: the map's only element; no program is attached yet.
         unsafe { kernel.control()?.write_volatile(control) };
         selection.fill(&mut kernel.ebpf)?;
@@ -238,6 +238,12 @@ impl Kernel {
         self.losses.read(0).unwrap_or_default()
     }
 
+    /// Whether there were calls of processes or threads that could not be told apart, and processes have had every slot.
+    pub fn slots_ran_out(&self) -> bool {
+        let next = self.control.read(0).map_or(0, |control| control.next_slot);
+        next >= u64::from(PROCESS_SLOTS) && self.losses().threads_dropped > 0
+    }
+
     /// How many lives of followed processes have ended so far.
     pub fn followed_ends(&self) -> u64 {
         self.control.read(0).map_or(0, |control| control.followed_ends)
@@ -270,6 +276,14 @@ impl Kernel {
     fn control(&self) -> Result<*mut Control> {
         self.control.pointer(0).context("the BPF object's map CONTROL is empty")
     }
+}
+
+/// The first slot for a process: where `LEAKTRACE_SLOTS` says how many there are to be, so that tests see what becomes of the
+/// processes beyond, that many from the end.
+fn first_slot() -> u64 {
+    let wanted = if cfg!(debug_assertions) { std::env::var("LEAKTRACE_SLOTS").ok() } else { None };
+    let slots = wanted.and_then(|slots| slots.parse::<u32>().ok()).filter(|slots| (1..PROCESS_SLOTS).contains(slots));
+    slots.map_or(1, |slots| u64::from(PROCESS_SLOTS - slots))
 }
 
 /// Waits until every program that runs now has finished: for a grace period of RCU (kernel/sched/membarrier.c).

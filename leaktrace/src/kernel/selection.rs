@@ -104,6 +104,22 @@ fn cgroup_id(path: &Path) -> Result<u64> {
     Ok(status.ino())
 }
 
+/// The processes in a control group and in those below it; of very many groups not all.
+pub fn members(path: &Path) -> Vec<Pid> {
+    const MAX_GROUPS: usize = 4096;
+    let mut members = Vec::new();
+    let mut groups: Vec<PathBuf> = cgroup_directory(path).into_iter().collect();
+    let mut read = 0;
+    while let Some(group) = groups.pop().filter(|_| read < MAX_GROUPS) {
+        read += 1;
+        let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        members.extend(processes.lines().filter_map(|line| line.parse().ok()).map(Pid));
+        let below = fs::read_dir(group).into_iter().flatten().flatten();
+        groups.extend(below.filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir())).map(|entry| entry.path()));
+    }
+    members
+}
+
 /// The directory: as given, or below where the control groups are mounted, as `/proc/PID/cgroup` shows them.
 fn cgroup_directory(path: &Path) -> Result<PathBuf> {
     let mounts = procfs::mounts().unwrap_or_default();

@@ -6,6 +6,7 @@
 //! Never touches a process: what the records mean is decided elsewhere. Never waits: its descriptor can be read when there is
 //! something.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -35,6 +36,8 @@ pub struct Discovery {
     lost_with_cpus: u64,
     /// CPUs that came online after the start: what happened there before they had a ring is lost.
     came_online: u64,
+    /// CPUs that are online and could not be given a ring.
+    without_ring: BTreeSet<u32>,
     /// Of each ring.
     bytes: usize,
 }
@@ -67,6 +70,7 @@ impl Discovery {
             told_lost: 0,
             lost_with_cpus: 0,
             came_online: 0,
+            without_ring: BTreeSet::new(),
             bytes,
         };
         cpus.iter().try_for_each(|cpu| discovery.open(*cpu))?;
@@ -85,9 +89,12 @@ impl Discovery {
     /// once a second or so, and before the last reading.
     ///
     /// # Errors
-    /// A new CPU cannot be recorded; what happens there is counted as lost.
+    /// A CPU that is new cannot be recorded, which is said once; what happens there counts as one loss until it can be.
     pub fn follow_cpus(&mut self) -> Result<()> {
-        let online = cpus::online().context("cannot list the CPUs")?;
+        self.follow(&cpus::online().context("cannot list the CPUs")?)
+    }
+
+    fn follow(&mut self, online: &[u32]) -> Result<()> {
         let (gone, rings): (Vec<_>, Vec<_>) =
             mem::take(&mut self.rings).into_iter().partition(|ring| !online.contains(&ring.cpu));
         self.rings = rings;
@@ -97,14 +104,31 @@ impl Discovery {
             self.lost_with_cpus += ring.lost().unwrap_or(0);
             // It is not told of again: the event goes with the ring. Should the CPU come back, it gets a new one.
         }
+        self.without_ring.retain(|cpu| online.contains(cpu));
+        let mut failed = Ok(());
         for cpu in online {
-            if self.rings.iter().all(|ring| ring.cpu != cpu) {
+            if self.rings.iter().any(|ring| ring.cpu == *cpu) {
+                continue;
+            }
+            let is_new = self.without_ring.insert(*cpu);
+            if is_new {
                 log::info!("CPU {cpu} is online; what was mapped there until now may be missing");
                 self.came_online += 1;
-                self.open(cpu)?;
+            }
+            match self.open(*cpu) {
+                Ok(()) => {
+                    self.without_ring.remove(cpu);
+                }
+                Err(error) if is_new => failed = failed.and(Err(error)),
+                Err(_) => {}
             }
         }
-        Ok(())
+        failed
+    }
+
+    /// Whether records of some CPU are being missed.
+    pub fn is_blind(&self) -> bool {
+        !self.without_ring.is_empty()
     }
 
     /// Whether there is something to read of which the descriptor does not tell.
@@ -235,6 +259,25 @@ mod tests {
         churn(1);
         discovery.read();
         assert!(discovery.told_lost >= 1900 && discovery.lost() >= discovery.told_lost, "{}", discovery.told_lost);
+    }
+
+    #[test]
+    fn a_cpu_that_cannot_have_a_ring_is_one_loss_and_said_once_each_time_it_is_there() {
+        let mut online = cpus::online().unwrap();
+        let mut discovery = Discovery::with_rings(&online, RING_BYTES.0).expect("needs root");
+        let present = online.len();
+        // There is none of this number, so the kernel refuses.
+        online.push(8191);
+        assert!(discovery.follow(&online).unwrap_err().to_string().contains("CPU 8191"));
+        for _ in 0..3 {
+            discovery.follow(&online).unwrap();
+        }
+        assert!(discovery.is_blind() && discovery.lost() == 1);
+        discovery.follow(&online[..present]).unwrap();
+        assert!(!discovery.is_blind());
+        discovery.follow(&online).unwrap_err();
+        assert_eq!(discovery.lost(), 2, "it came once more");
+        assert_eq!(discovery.rings.len(), present);
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub struct Life {
     pub pid: Pid,
     /// By `CLOCK_MONOTONIC`; 0 where it began before we looked.
     pub begun_ns: u64,
+    /// When it began at the earliest, by the same clock, also where it began before we looked.
+    pub started_ns: u64,
+    /// Until when it was held so that it could allocate nothing; 0 if it never was.
+    pub held_ns: u64,
     /// When its mappings were read from the process itself, if they were: records from before are in there already.
     pub captured_ns: u64,
     /// Where the programs book it; `None` until its first event.
@@ -57,6 +61,8 @@ impl Life {
         Self {
             pid,
             begun_ns,
+            started_ns: begun_ns,
+            held_ns: 0,
             captured_ns: begun_ns,
             slot: None,
             named: false,

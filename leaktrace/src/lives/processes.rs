@@ -9,6 +9,7 @@
 
 mod buried;
 mod layouts;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::process::facts::{self, MemoryUse};
 use crate::process::maps::{AddressSpace, CaptureError, Layout, Mapping, MappingName, Object, ObjectStore};
 use buried::Buried;
 pub use buried::Merged;
+pub use seen::Seen;
 
 /// Of whom records are taken note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +120,13 @@ impl Processes {
         self.lives.get(&number).map(|life| &life.space).ok_or(CaptureError::Ended(pid))
     }
 
+    /// A process stands still, and has allocated nothing since its program began.
+    pub fn held(&mut self, pid: Pid) {
+        if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
+            life.held_ns = monotonic_ns().unwrap_or(0);
+        }
+    }
+
     /// Has a process in the report even if nothing is booked for it.
     pub fn name(&mut self, pid: Pid) {
         if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
@@ -170,6 +179,12 @@ impl Processes {
     /// The address spaces of all lives that are not over.
     pub fn spaces(&self) -> impl Iterator<Item = &AddressSpace> {
         self.lives.values().filter(|life| !life.ended).map(|life| &life.space)
+    }
+
+    /// All lives that are not over: the process, when the life began by `CLOCK_MONOTONIC`, its name.
+    pub fn going_on(&self) -> impl Iterator<Item = (Pid, u64, &str)> + Clone {
+        let lives = self.lives.values().filter(|life| !life.ended);
+        lives.map(|life| (life.pid, life.started_ns, life.comm.as_str()))
     }
 
     /// The pids of all lives that are not over.
@@ -228,7 +243,12 @@ impl Processes {
             ..Life::new(pid, time, AddressSpace::empty(pid))
         };
         self.end_current(pid);
-        self.add(life);
+        let number = self.add(life);
+        // Now: by the time of its first event or of a report it may have ended.
+        let environment = facts::environment(pid);
+        if let Some(life) = self.lives.get_mut(&number) {
+            life.environment = environment;
+        }
     }
 
     fn mapped(&mut self, pid: Pid, mapping: &Mapping<'_>, time: u64) -> Option<Mapped> {
@@ -269,7 +289,9 @@ impl Processes {
         // Before the reading: what is recorded from now on may or may not be in it, and does no harm twice.
         let captured_ns = monotonic_ns().unwrap_or(0);
         let space = AddressSpace::capture(pid, &self.store)?;
-        let mut life = Life { captured_ns, environment: facts::environment(pid), ..Life::new(pid, 0, space) };
+        let started_ns = facts::started_ns(pid).unwrap_or(0);
+        let environment = facts::environment(pid);
+        let mut life = Life { started_ns, captured_ns, environment, ..Life::new(pid, 0, space) };
         if let Some(identity) = facts::identity(pid) {
             life.identify(identity);
         }
@@ -344,13 +366,13 @@ impl Processes {
     /// Forgets lives that ended before anything was booked for them. To be called when everything that was told has been
     /// taken in. `about` is told of each before, and says whether enough is known of it; else it stays for a while. Returns the
     /// processes of which no life is left.
-    pub fn forget_unclaimed(&mut self, mut about: impl FnMut(Pid, &str, &AddressSpace) -> bool) -> Vec<Pid> {
+    pub fn forget_unclaimed(&mut self, mut about: impl FnMut(&Seen) -> bool) -> Vec<Pid> {
         let [old, new] = &mut self.unclaimed;
         let mut forgotten = std::mem::replace(old, std::mem::take(new));
         let mut stays = Vec::new();
         forgotten.retain(|number| {
             let Some(life) = self.lives.get(number).filter(|life| !life.is_reported()) else { return false };
-            let is_known = about(life.pid, &life.comm, &life.space);
+            let is_known = about(&life.seen());
             if !is_known {
                 stays.push(*number);
             }
@@ -409,12 +431,6 @@ impl Processes {
     /// The variables of a life, by its number in [`RawProcess::life`], that say how it allocates; `None` where they are not known.
     pub fn environment(&self, life: u32) -> Option<&[(&'static str, String)]> {
         self.lives.get(&life)?.environment.as_deref()
-    }
-
-    /// Lives of which nothing was booked and that are not forgotten yet, with their names and mappings.
-    pub fn unreported(&self) -> impl Iterator<Item = (Pid, &str, &AddressSpace)> {
-        let lives = self.lives.values().filter(|life| !life.is_reported());
-        lives.map(|life| (life.pid, life.comm.as_str(), &life.space))
     }
 
     /// The address space of a life by its number in [`RawProcess::life`].

@@ -1,10 +1,10 @@
-//! Processes that were seen and whose allocations were not.
+//! Processes that were seen and whose allocations were not, or not all.
 
 use serde::{Deserialize, Serialize};
 
 use super::Pid;
 
-/// A process that was in the trace's way and is not in its numbers.
+/// A process that was in the trace's way and is not in its numbers, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Untraced {
     /// The process.
@@ -12,12 +12,20 @@ pub struct Untraced {
     /// The kernel's short name of it.
     #[serde(default)]
     pub comm: String,
-    /// Why nothing of it was recorded: half a sentence.
+    /// Why nothing of it was recorded, or not all: half a sentence.
     #[serde(default)]
     pub reason: String,
+    /// Whether what it allocated is in the numbers but for the part that the reason names; absent for no.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub partly: bool,
     /// How many processes of that name, with that reason, this one stands for beside itself; absent for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]

@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::Read;
 use std::iter;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use procfs::process::Process;
 
-use crate::host::clock::monotonic_ns;
+use crate::host::clock::{monotonic_ns, since_boot_ns};
+use crate::host::patience::{self, About};
 use crate::model::Pid;
 
 /// How much memory a process uses, in bytes.
@@ -39,6 +41,15 @@ pub fn identity(pid: Pid) -> Option<Identity> {
     Some(Identity { exe: process.exe().ok(), start_time: since_boot(stat.starttime), comm: stat.comm })
 }
 
+/// When the process started, by `CLOCK_MONOTONIC`: the kernel tells the last hundredth of a second before. `None` where it is
+/// gone.
+pub fn started_ns(pid: Pid) -> Option<u64> {
+    let ticks = Process::new(pid.0 as i32).ok()?.stat().ok()?.starttime;
+    let started = ticks.checked_mul(1_000_000_000)? / procfs::ticks_per_second();
+    let age = since_boot_ns().ok()?.saturating_sub(started);
+    Some(monotonic_ns().ok()?.saturating_sub(age))
+}
+
 /// Reads how much memory it has, which takes the kernel a walk through all of it; `None` where it is gone.
 pub fn memory(pid: Pid) -> Option<MemoryUse> {
     let rollup = Process::new(pid.0 as i32).ok()?.smaps_rollup().ok()?;
@@ -51,13 +62,23 @@ pub fn memory(pid: Pid) -> Option<MemoryUse> {
 const VARIABLES: [&str; 1] = ["PYTHONMALLOC"];
 /// The most that is read of an environment, bytes: the kernel lets it have a quarter of the stack.
 const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// How long that may take.
+const ENVIRONMENT_WITHIN: Duration = Duration::from_secs(1);
 /// The longest value that is kept, bytes.
 const MAX_VALUE: usize = 256;
 
 /// Those of the process' variables, as it was started with them, that say how it allocates; `None` where they cannot be read.
 pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
-    let mut bytes = Vec::new();
-    File::open(format!("/proc/{pid}/environ")).ok()?.take(MAX_ENVIRONMENT).read_to_end(&mut bytes).ok()?;
+    // They are read from its memory, where it may have mapped a file of a file system that does not answer.
+    let bytes = patience::within(ENVIRONMENT_WITHIN, About::Process(pid.0), move || {
+        let mut bytes = Vec::new();
+        let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+        file.take(MAX_ENVIRONMENT).read_to_end(&mut bytes).ok().map(|_| bytes)
+    })??;
+    if bytes.is_empty() {
+        // It has ended, or its program has just begun and the kernel has not noted yet where they lie.
+        return None;
+    }
     let value = |name: &'static str| {
         let mut values =
             bytes.split(|byte| *byte == 0).filter_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
@@ -111,4 +132,38 @@ fn since_boot(ticks: u64) -> Option<Timestamp> {
     let per_second = procfs::ticks_per_second();
     let millis = ticks.checked_mul(1000)? / per_second;
     Timestamp::from_millisecond(i64::try_from(boot * 1000 + millis).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+    use super::*;
+
+    #[test]
+    fn variables_of_a_process_that_has_ended_are_unknown_and_not_unset() {
+        let mut cat = Command::new("cat").env("PYTHONMALLOC", "malloc").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid(cat.id());
+        assert_eq!(environment(pid), Some(vec![("PYTHONMALLOC", "malloc".to_owned())]));
+        drop(cat.stdin.take());
+        // Leaves the zombie in place.
+        waitid(Id::Pid(nix::unistd::Pid::from_raw(cat.id() as i32)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+            .unwrap();
+        assert_eq!(environment(pid), None);
+        cat.wait().unwrap();
+        assert_eq!(environment(pid), None);
+    }
+
+    #[test]
+    fn the_start_of_a_process_lies_within_a_hundredth_of_a_second_before_it_is_seen() {
+        let before = monotonic_ns().unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let (started, after) = (started_ns(Pid(child.id())).unwrap(), monotonic_ns().unwrap());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        // Up to a tick early, never late.
+        assert!(before.saturating_sub(10_000_001) <= started && started <= after, "{before} {started} {after}");
+    }
 }

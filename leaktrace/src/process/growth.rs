@@ -55,6 +55,11 @@ impl Resident {
         Some(Self(resident.collect()))
     }
 
+    /// All of it.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|(_, bytes)| bytes).sum()
+    }
+
     /// How much more there is now than there was then, by kind, the largest first; nothing that is not worth a word.
     pub fn since(&self, then: &Self) -> Vec<(u64, Kind)> {
         let sum = |of: &Self, kind| of.0.iter().filter(|(it, _)| *it == kind).map(|(_, bytes)| bytes).sum::<u64>();

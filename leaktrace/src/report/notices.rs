@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::human::{Bytes, Count, counted};
 use crate::clean::clean;
-use crate::model::{Options, Site, Snapshot, StackState, Stacks};
+use crate::model::{Options, Site, Snapshot, StackState, Stacks, Untraced};
 
 /// One thing to know about a snapshot's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,26 +127,41 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "lost".to_owned(),
         "processes or names may be missing, trace fewer processes with --pid".to_owned(),
     );
-    for (reason, processes) in untraced(snapshot) {
-        let what = clean(&format!("not traced: {processes}: {reason}")).into_owned();
-        notices.push(Notice { short: what.clone(), what, next: String::new(), is_loss: false });
-    }
     let warning = |text: &String| {
         let what = clean(text).into_owned();
         Notice { short: what.clone(), what, next: String::new(), is_loss: false }
     };
+    notices.extend(untraced(snapshot).iter().map(warning));
     notices.extend(snapshot.warnings.iter().map(warning));
     notices
 }
 
-/// Processes that were not traced, by the reason.
-fn untraced(snapshot: &Snapshot) -> BTreeMap<&str, String> {
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+/// Processes that were not traced, or in part: a line for each reason, up to a number of reasons.
+fn untraced(snapshot: &Snapshot) -> Vec<String> {
+    /// Names in a line.
+    const NAMED: usize = 6;
+    /// Lines.
+    const REASONS: usize = 8;
+    let mut reasons: BTreeMap<(bool, &str), Vec<&Untraced>> = BTreeMap::new();
     for process in &snapshot.untraced {
-        let more = if process.more == 0 { String::new() } else { format!(" and {} more", Count(process.more)) };
-        reasons.entry(&process.reason).or_default().push(format!("{} (pid {}){more}", process.comm, process.pid));
+        reasons.entry((process.partly, &process.reason)).or_default().push(process);
     }
-    reasons.into_iter().map(|(reason, processes)| (reason, processes.join(", "))).collect()
+    let count = |processes: &[&Untraced]| processes.iter().fold(0u64, |sum, it| sum.saturating_add(it.more + 1));
+    let line = |((partly, reason), processes): (&(bool, &str), &Vec<&Untraced>)| {
+        let shown = &processes[..processes.len().min(NAMED)];
+        let named: Vec<_> = shown.iter().map(|process| format!("{} (pid {})", process.comm, process.pid)).collect();
+        let more = count(processes) - shown.len() as u64;
+        let more = if more == 0 { String::new() } else { format!(" and {} more", Count(more)) };
+        let how = if *partly { "traced in part" } else { "not traced" };
+        format!("{how}: {}{more}: {reason}", named.join(", "))
+    };
+    let mut lines: Vec<_> = reasons.iter().take(REASONS).map(line).collect();
+    let rest: u64 = reasons.values().skip(REASONS).map(|processes| count(processes)).sum();
+    if rest > 0 {
+        let others = counted((reasons.len() - REASONS) as u64, "other reason");
+        lines.push(format!("not traced, or in part: {} more for {others}", Count(rest)));
+    }
+    lines
 }
 
 /// How many of the stacks are whole; `None` where that is not known, or there is none.

@@ -9,20 +9,32 @@ use std::time::Instant;
 use anyhow::Result;
 use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, LayoutEvent, Process};
 
+use super::untraced::Means;
 use super::{RECLAIM_AFTER, Trace};
+use crate::config::{Config, Whom};
 use crate::host::clock::monotonic_ns;
+use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
 use crate::kernel::events::Told;
 use crate::kernel::reclaim;
 use crate::lives::mmap_records::Record;
 use crate::lives::processes::Mapped;
-use crate::model::Pid;
-use crate::sources::allocators::Request;
+use crate::model::{Pid, Untraced};
+use crate::sources::allocators::{Prober, Request};
 
 /// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
 const MANY: usize = 200;
 /// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
 const ROUNDS: u32 = 8;
+
+/// For whom the files of a process are probed.
+fn scope(config: &Config, pid: Pid) -> Scope {
+    if config.whom.is_named() && !config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
+}
+
+fn means<'a>(prober: &'a Prober, kernel: &Kernel, scope: &'a dyn Fn(Pid) -> Scope) -> Means<'a> {
+    Means { prober, scope, slots_ran_out: kernel.slots_ran_out() }
+}
 
 impl Trace {
     /// Lets the unwinder know of mappings that are new.
@@ -50,6 +62,10 @@ impl Trace {
             slots.iter().filter_map(|slot| Some((*slot, self.kernel.processes.read(*slot)?))).collect();
         for (slot, sites) in reclaim::reclaim(&mut self.kernel, &slots, &self.options)? {
             if let Some(last) = last.get(&slot) {
+                if let Some(seen) = self.processes.seen_in(slot) {
+                    let config = &self.config;
+                    self.untraced.booked(seen, &means(&self.prober, &self.kernel, &|pid| scope(config, pid)));
+                }
                 self.processes.bury(slot, last, sites);
             }
         }
@@ -79,8 +95,10 @@ impl Trace {
                 break;
             }
         }
-        let (untraced, prober) = (&mut self.untraced, &self.prober);
-        for pid in self.processes.forget_unclaimed(|pid, comm, space| untraced.ended(pid, comm, space, prober)) {
+        let (untraced, config) = (&mut self.untraced, &self.config);
+        let scope = |pid| scope(config, pid);
+        let means = means(&self.prober, &self.kernel, &scope);
+        for pid in self.processes.forget_unclaimed(|seen| untraced.ended(seen, &means)) {
             self.unwinding.ended(&self.kernel, pid);
         }
         self.plan_reclaim();
@@ -191,7 +209,20 @@ impl Trace {
 
     /// For whom the files of a process are probed.
     pub(super) fn scope(&self, pid: Pid) -> Scope {
-        if self.config.whom.is_named() && !self.config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
+        scope(&self.config, pid)
+    }
+
+    /// Processes of which nothing was recorded, or not all, as far as that is known by now.
+    pub(super) fn list_untraced(&mut self) -> Vec<Untraced> {
+        let (untraced, config) = (&mut self.untraced, &self.config);
+        let scope = |pid| scope(config, pid);
+        let mut list = untraced.list(self.processes.seen(), &means(&self.prober, &self.kernel, &scope));
+        if let Whom::Filtered(filters) = &config.whom {
+            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
+            let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
+            list.retain(|process| process.partly || by_name_alone && filters.comms.contains(&process.comm));
+        }
+        list
     }
 
     /// Where records were lost, mappings may have been missed: looks at the processes themselves, and has what is new in them
@@ -203,12 +234,16 @@ impl Trace {
         let ends = self.kernel.followed_ends();
         let lost = self.lost_by_the_end.unwrap_or_else(|| self.discovery.lost());
         let before = self.lost_records;
-        if lost == before {
+        // What is missed on a CPU without a ring, nobody counts.
+        let is_blind = goes_on && self.discovery.is_blind();
+        if lost == before && !is_blind {
             self.ends_before = ends;
             return Ok(());
         }
         self.lost_records = lost;
-        log::warn!("{lost} records of mappings were lost; looking at the processes again");
+        if lost != before {
+            log::warn!("{lost} records of mappings were lost; looking at the processes again");
+        }
         if !self.config.whom.is_named() {
             return if goes_on { self.request_system() } else { Ok(()) };
         }
@@ -226,7 +261,7 @@ impl Trace {
         // The kernel does not say whose records they were. Where only certain processes are traced, all have been looked at,
         // and none of them or of their descendants has ended meanwhile, what they told is known by now.
         let ends = self.kernel.followed_ends();
-        if !missed && ends == self.ends_before {
+        if !missed && ends == self.ends_before && !is_blind {
             self.made_up_records += lost - before;
         }
         self.ends_before = ends;

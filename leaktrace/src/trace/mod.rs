@@ -6,6 +6,7 @@
 mod aside;
 mod capture;
 mod gaps;
+mod growing;
 mod intake;
 mod memory;
 mod naming;
@@ -35,11 +36,11 @@ use crate::kernel::Kernel;
 use crate::kernel::events::Events;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Options, Pid, Sink, Target};
+use crate::model::{Options, Sink, Target};
 use crate::outcome::Outcome;
-use crate::process::growth::Resident;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
+use growing::Growth;
 use memory::MemoryReader;
 use naming::Namer;
 use progress::Progress;
@@ -105,8 +106,8 @@ struct Trace {
     reclaiming_took: Duration,
     /// Processes of which nothing could be recorded.
     untraced: UntracedProcesses,
-    /// Resident memory of the named processes when tracing began, for the case that nothing else is seen.
-    resident: Vec<(Pid, Resident)>,
+    /// What memory processes had when they were first seen, for the case that nothing else is.
+    growth: Growth,
     /// Descendants of the named processes that ran and were not followed.
     left_out: usize,
     /// What a reader of the numbers must know beside what the capture says.
@@ -244,6 +245,7 @@ impl Trace {
                     self.tell_replaced();
                     self.follow_mappings();
                     self.unwinding.reclaim();
+                    self.watch_growth();
                     if reports.wants_status() {
                         let buried = self.processes.buried_counters();
                         reports.show(progress.status(&self.kernel, &buried, self.since.elapsed()));

@@ -5,7 +5,6 @@ use anyhow::Result;
 use super::Trace;
 use super::capture::{self, Occasion};
 use super::remarks::{self, Remarks};
-use crate::config::Whom;
 use crate::kernel::drain;
 use crate::model::Capture;
 
@@ -26,16 +25,13 @@ impl Trace {
         let (kernel, processes) = (&self.kernel, &mut self.processes);
         let mut capture = capture::capture(kernel, accounts, processes, &occasion, &self.target, &self.options)?;
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
-        capture.untraced = self.untraced.list(self.processes.unreported(), &self.prober);
-        if let Whom::Filtered(filters) = &self.config.whom {
-            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
-            let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
-            capture.untraced.retain(|process| by_name_alone && filters.comms.contains(&process.comm));
-        }
+        capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
-            capture.silence = remarks::of_silence(&self.resident, self.left_out);
+            let then = self.growth.then(self.processes.going_on().map(|(pid, started, _)| (pid, started)));
+            capture.silence = remarks::of_silence(&then, self.left_out);
         } else if is_final && self.options.sample_bytes.is_none() {
-            capture.warnings.extend(remarks::of_growth(&self.resident, &capture.processes));
+            let then = self.growth.then(self.processes.going_on().map(|(pid, started, _)| (pid, started)));
+            capture.warnings.extend(remarks::of_growth(&then, &capture.processes));
         }
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));

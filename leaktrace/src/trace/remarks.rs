@@ -3,6 +3,7 @@
 //! In: the processes of a capture, their mappings, the plans of what they map. Out: notes, for runtimes that keep heaps of
 //! their own, and warnings, for allocators that are there and cannot be found.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lives::processes::Processes;
@@ -47,18 +48,18 @@ pub fn of(reported: &[RawProcess], processes: &Processes, prober: &Prober) -> Re
     Remarks { notes, warnings: hidden.into_iter().map(warning).collect() }
 }
 
-/// Why not one allocation was seen: what there was to be seen elsewhere. `then` is what the processes had when tracing
-/// began, `left_out` is how many of their descendants run and are not traced.
-pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<Silence> {
+/// Why not one allocation was seen: what there was to be seen elsewhere. `then` is what those that go on had when they
+/// were first seen, `left_out` is how many of their descendants run and are not traced.
+pub fn of_silence(then: &[(Pid, &Resident)], left_out: usize) -> Vec<Silence> {
     let mut reasons = Vec::new();
-    for (pid, then) in then {
-        let grown = Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default();
-        if grown.is_empty() {
-            continue;
-        }
-        let sum: u64 = grown.iter().map(|(bytes, _)| bytes).sum();
+    let grown =
+        then.iter().map(|(pid, then)| (*pid, Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default()));
+    let sum = |grown: &[(u64, Kind)]| grown.iter().map(|(bytes, _)| bytes).sum::<u64>();
+    let mut grown: Vec<_> = grown.map(|(pid, grown)| (sum(&grown), pid, grown)).filter(|(sum, ..)| *sum > 0).collect();
+    grown.sort_by_key(|(sum, ..)| Reverse(*sum));
+    for (sum, pid, grown) in grown.into_iter().take(NAMED) {
         let parts: Vec<_> = grown.iter().map(|(bytes, what)| format!("{} in {what}", mebibytes(*bytes))).collect();
-        reasons.push(Silence::GrewOtherwise { pid: *pid, sum: mebibytes(sum), parts: parts.join(", ") });
+        reasons.push(Silence::GrewOtherwise { pid, sum: mebibytes(sum), parts: parts.join(", ") });
     }
     if left_out > 0 {
         reasons.push(Silence::DescendantsLeftOut);
@@ -67,18 +68,19 @@ pub fn of_silence(then: &[(Pid, Resident)], left_out: usize) -> Vec<Silence> {
 }
 
 /// What to say of memory that grew far beyond what was ever outstanding: it is not malloc's.
-pub fn of_growth(then: &[(Pid, Resident)], processes: &[RawProcess]) -> Vec<String> {
+pub fn of_growth(then: &[(Pid, &Resident)], processes: &[RawProcess]) -> Vec<String> {
     /// What allocators keep for themselves at most, beside as much again as was asked for.
     const KEPT: u64 = 16 << 20;
+    // A child touches what its parent has allocated.
+    let peak = processes.iter().map(|process| process.peak_bytes).max().unwrap_or(0).min(u64::MAX / 2);
     let mut warnings = Vec::new();
     for (pid, then) in then {
-        let Some(process) = processes.iter().rev().find(|process| process.pid == *pid && !process.exited) else {
-            continue;
-        };
+        let process = processes.iter().rev().find(|process| process.pid == *pid && !process.exited);
+        let own_peak = process.map_or(0, |process| process.peak_bytes);
         let grown = Resident::of(*pid).map(|now| now.since(then)).unwrap_or_default();
         let own: Vec<_> = grown.iter().filter(|(_, kind)| *kind != Kind::File).collect();
         let sum: u64 = own.iter().map(|(bytes, _)| bytes).sum();
-        if sum <= KEPT + 2 * process.peak_bytes {
+        if sum <= KEPT.saturating_add(2 * peak) {
             continue;
         }
         let parts: Vec<_> = own.iter().map(|(bytes, what)| format!("{} in {what}", mebibytes(*bytes))).collect();
@@ -86,7 +88,7 @@ pub fn of_growth(then: &[(Pid, Resident)], processes: &[RawProcess]) -> Vec<Stri
             "the memory of process {pid} grew by {}, and no more than {} of allocations were ever outstanding: the rest is not \
              malloc's; {}",
             mebibytes(sum),
-            mebibytes(process.peak_bytes),
+            mebibytes(own_peak),
             parts.join(", ")
         ));
     }

@@ -11,11 +11,13 @@ use tokio::time::sleep_until;
 
 use super::Trace;
 use super::aside::aside;
+use super::growing::Growth;
 use super::memory::MemoryReader;
 use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
 use crate::config::{Config, Whom};
+use crate::host::clock::monotonic_ns;
 use crate::host::seccomp;
 use crate::host::version::version;
 use crate::kernel::attach::Scope;
@@ -28,7 +30,6 @@ use crate::lives::processes::{Circle, Processes};
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, Unwind};
 use crate::process::facts;
-use crate::process::growth::Resident;
 use crate::process::launch::{Held, Launched};
 use crate::process::maps::ObjectStore;
 use crate::sources::allocators::{Found, Prober};
@@ -110,7 +111,7 @@ impl Trace {
             reclaimed: Instant::now(),
             reclaiming_took: Duration::ZERO,
             untraced: UntracedProcesses::default(),
-            resident: Vec::new(),
+            growth: Growth::default(),
             left_out: 0,
             warnings: Vec::new(),
             target: config.target(),
@@ -329,9 +330,8 @@ impl Trace {
         self.prober.tell(self.processes.spaces());
         self.started = Timestamp::now();
         self.since = Instant::now();
-        if self.config.whom.is_named() {
-            self.resident = self.target.pids.iter().filter_map(|pid| Some((*pid, Resident::of(*pid)?))).collect();
-        }
+        self.watch_growth();
+        self.untraced.begin(monotonic_ns()?);
         self.kernel.start()?;
         if !self.config.messages.quiet {
             eprintln!("leaktrace: tracing {}; Ctrl-C ends it with a report", clean(&whom(&self.target)));
@@ -344,6 +344,10 @@ impl Trace {
 
     /// Lets the command run its program. LeakSanitizer stops the process that it is in by ptrace, which works once only.
     pub(super) fn let_go(&mut self, held: Held, pid: Option<Pid>) {
+        if let Some(pid) = pid {
+            self.processes.held(pid);
+        }
+        self.watch_growth();
         let space = pid.and_then(|pid| self.processes.look_at(pid).ok());
         if space.is_some_and(|space| self.prober.found(space).leak_sanitizer) {
             held.leave_alone();

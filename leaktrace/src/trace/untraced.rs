@@ -1,26 +1,48 @@
-//! Processes that were in the trace's way and of which nothing could be recorded, with the reason.
+//! Processes that were in the trace's way and of which nothing could be recorded, or not all, with the reason.
 //!
-//! In: lives that have ended without an event, those that go on without one, and what was found to probe in them. Out: a list
-//! that is short, however many they are: those of one name and one reason are one line beyond the first few.
+//! In: lives that have ended, those that go on, and what was found to probe in them and since when. Out: a list that is short,
+//! however many they are: those of one name and one reason are one line beyond the first few.
+//!
+//! A life is whole if, from its first instruction or from the moment at which it was let go, every allocator that it mapped was
+//! probed. One that ran before is whole if that holds from the beginning of the trace, whose numbers do not reach further back.
 
 use std::collections::BTreeMap;
 
+use crate::kernel::attach::Scope;
+use crate::lives::processes::Seen;
 use crate::model::{Pid, Untraced};
 use crate::process::maps::AddressSpace;
-use crate::sources::allocators::Prober;
+use crate::sources::allocators::{Lateness, Prober};
 
 /// Processes of one name and one reason that are listed one by one.
 const LISTED: usize = 3;
 /// Names and reasons that are kept; beyond them processes are counted together.
 const MAX_KINDS: usize = 256;
+/// Lives that have ended while their files were still being read, and are asked about again.
+const MAX_OPEN: usize = 4096;
 /// The name of what is beyond.
 const OTHERS: &str = "others";
+
+const PROBED_LATE: &str =
+    "an allocator of it was probed only when it was mapped already, and what it allocated in between is missing";
+const NOT_PROBED: &str = "an allocator of it could not be probed";
+const OVER_BEFORE: &str = "it was over before its allocator was probed";
+const UNREAD: &str = "some of its files could not be opened, and in the others there is no allocator that we know";
+const NAMELESS: &str = "it was over before its mappings were read, and its stacks have no names";
+const NO_SLOT: &str = "no more processes can be told apart at once, and what it allocated, if anything, is missing";
 
 /// What was found so far.
 #[derive(Debug, Default)]
 pub struct UntracedProcesses {
-    ended: BTreeMap<(String, String), Kind>,
+    kinds: Kinds,
+    /// Lives that are over, of whose files some were still being read.
+    open: Vec<Seen>,
+    /// When tracing began, by `CLOCK_MONOTONIC`; 0 before.
+    begun_ns: u64,
 }
+
+/// Processes by name, reason, and whether they were traced in part.
+type Kinds = BTreeMap<(String, String, bool), Kind>;
 
 #[derive(Debug, Default, Clone)]
 struct Kind {
@@ -37,62 +59,151 @@ impl Kind {
     }
 }
 
+/// What is known of probes and slots.
+pub struct Means<'a> {
+    /// What is probed.
+    pub prober: &'a Prober,
+    /// For whom, where that is a process of its own.
+    pub scope: &'a dyn Fn(Pid) -> Scope,
+    /// Whether there were calls of processes for which no slot was left.
+    pub slots_ran_out: bool,
+}
+
+/// What there is to say of a life.
+enum Verdict {
+    /// Nothing.
+    Whole,
+    /// Some of its files are still being read.
+    Unknown,
+    /// It is traced in part, for this reason.
+    Partly(&'static str),
+    /// It is not traced, for this reason.
+    Not(String),
+}
+
 impl UntracedProcesses {
-    /// A life ended of which nothing was booked. Whether it is known by now what there was to trace in it.
-    pub fn ended(&mut self, pid: Pid, comm: &str, space: &AddressSpace, prober: &Prober) -> bool {
-        let found = prober.found(space);
-        if let Some(reason) = found.untraceable().filter(|_| has_code(space)) {
-            add(&mut self.ended, pid, comm, reason);
+    /// Recording begins.
+    pub fn begin(&mut self, begun_ns: u64) {
+        self.begun_ns = begun_ns;
+    }
+
+    /// A life of which nothing was booked has ended. Returns whether it is known by now what there was to trace in it.
+    pub fn ended(&mut self, seen: &Seen, means: &Means<'_>) -> bool {
+        match self.judge(seen, means) {
+            Verdict::Unknown => return false,
+            verdict => add(&mut self.kinds, seen, verdict),
         }
-        !found.is_pending
+        true
+    }
+
+    /// A life that was booked has ended.
+    pub fn booked(&mut self, seen: Seen, means: &Means<'_>) {
+        match self.judge(&seen, means) {
+            Verdict::Unknown if self.open.len() < MAX_OPEN => self.open.push(seen),
+            verdict => add(&mut self.kinds, &seen, verdict),
+        }
     }
 
     /// A process could not be probed, for this reason.
     pub fn refused(&mut self, pid: Pid, comm: &str, reason: String) {
-        add(&mut self.ended, pid, comm, reason);
+        insert(&mut self.kinds, pid, comm, (reason, false));
     }
 
-    /// Those that were forgotten, and those of these that are not.
+    /// Those that have ended, and those of these that have not.
     #[must_use]
-    pub fn list<'a>(
-        &self,
-        present: impl Iterator<Item = (Pid, &'a str, &'a AddressSpace)>,
-        prober: &Prober,
-    ) -> Vec<Untraced> {
-        let mut kinds = self.ended.clone();
-        for (pid, comm, space) in present {
-            let found = prober.found(space);
-            let early = || "its files were still being read at the end".to_owned();
-            let reason = found.untraceable().or_else(|| (found.objects.is_empty() && found.is_pending).then(early));
-            if let Some(reason) = reason.filter(|_| has_code(space)) {
-                add(&mut kinds, pid, comm, reason);
+    pub fn list(&mut self, present: impl Iterator<Item = Seen>, means: &Means<'_>) -> Vec<Untraced> {
+        for seen in std::mem::take(&mut self.open) {
+            self.booked(seen, means);
+        }
+        let mut kinds = self.kinds.clone();
+        for seen in present {
+            match self.judge(&seen, means) {
+                Verdict::Unknown if !seen.is_booked && means.prober.found(&seen.space).objects.is_empty() => {
+                    let reason = "its files were still being read at the end".to_owned();
+                    add(&mut kinds, &seen, Verdict::Not(reason));
+                }
+                verdict => add(&mut kinds, &seen, verdict),
             }
         }
         let mut list = Vec::new();
-        for ((comm, reason), Kind { pids, more }) in kinds {
+        for ((comm, reason, partly), Kind { pids, more }) in kinds {
             let count = pids.len();
             list.extend(pids.into_iter().enumerate().map(|(index, pid)| Untraced {
                 pid,
                 comm: comm.clone(),
                 reason: reason.clone(),
+                partly,
                 more: if index + 1 == count { more } else { 0 },
             }));
         }
         list
     }
+
+    fn judge(&self, seen: &Seen, means: &Means<'_>) -> Verdict {
+        let Means { prober, scope, slots_ran_out } = means;
+        // Before it was let go it could not call what was mapped by then, and before tracing began nothing was recorded anyway.
+        let since = |mapped: Option<u64>| {
+            let mapped = mapped.unwrap_or(0);
+            let held = if mapped <= seen.held_ns { seen.held_ns } else { 0 };
+            [mapped, held, seen.started_ns, self.begun_ns].into_iter().max().unwrap_or(0)
+        };
+        let lateness = || prober.lateness(&seen.space, scope(seen.pid), since);
+        if seen.is_booked {
+            if seen.has_ended && seen.space.mappings().next().is_none() {
+                return Verdict::Partly(NAMELESS);
+            }
+            return match lateness() {
+                Lateness::InTime => Verdict::Whole,
+                Lateness::NotYet => Verdict::Unknown,
+                Lateness::Late => Verdict::Partly(PROBED_LATE),
+                Lateness::Never => Verdict::Partly(NOT_PROBED),
+            };
+        }
+        if !has_code(&seen.space) {
+            return Verdict::Whole;
+        }
+        let found = prober.found(&seen.space);
+        if found.is_pending {
+            return Verdict::Unknown;
+        }
+        if let Some(reason) = found.untraceable() {
+            return Verdict::Not(if is_unread(&seen.space) { UNREAD.to_owned() } else { reason });
+        }
+        match lateness() {
+            Lateness::NotYet => Verdict::Unknown,
+            Lateness::Never => Verdict::Not(NOT_PROBED.to_owned()),
+            Lateness::Late if seen.has_ended => Verdict::Not(OVER_BEFORE.to_owned()),
+            Lateness::Late => Verdict::Not(PROBED_LATE.to_owned()),
+            Lateness::InTime if *slots_ran_out => Verdict::Not(NO_SLOT.to_owned()),
+            Lateness::InTime => Verdict::Whole,
+        }
+    }
 }
 
-fn add(kinds: &mut BTreeMap<(String, String), Kind>, pid: Pid, comm: &str, reason: String) {
-    let key = (comm.to_owned(), reason);
+fn add(kinds: &mut Kinds, seen: &Seen, verdict: Verdict) {
+    match verdict {
+        Verdict::Whole | Verdict::Unknown => {}
+        Verdict::Partly(reason) => insert(kinds, seen.pid, &seen.comm, (reason.to_owned(), true)),
+        Verdict::Not(reason) => insert(kinds, seen.pid, &seen.comm, (reason, false)),
+    }
+}
+
+fn insert(kinds: &mut Kinds, pid: Pid, comm: &str, (reason, partly): (String, bool)) {
+    let key = (comm.to_owned(), reason, partly);
     let key = if kinds.len() < MAX_KINDS || kinds.contains_key(&key) {
         key
     } else {
-        (OTHERS.to_owned(), "more names and reasons than are kept apart".to_owned())
+        (OTHERS.to_owned(), "more names and reasons than are kept apart".to_owned(), partly)
     };
     kinds.entry(key).or_default().add(pid);
 }
 
 /// Kernel threads have no code of their own, and a process that has just begun another program has none yet.
 fn has_code(space: &AddressSpace) -> bool {
-    space.mappings().any(|location| location.object.is_some())
+    space.mappings().any(|location| location.module.is_absolute())
+}
+
+/// Whether any of its code comes from a file that could not be opened.
+fn is_unread(space: &AddressSpace) -> bool {
+    space.mappings().any(|location| location.object.is_none() && location.module.is_absolute())
 }

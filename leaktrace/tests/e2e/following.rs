@@ -11,6 +11,8 @@ fn assert_followed(finished: &Finished, accounts: &Accounts, leaves: usize) {
     let snapshot = finished.exact();
     assert_eq!(accounts.sites.iter().filter(|site| site.site == "leak_leaf").count(), leaves);
     snapshot.assert_equals(accounts);
+    // From their first instruction on.
+    assert_eq!(snapshot.untraced, []);
 }
 
 #[test]

@@ -30,6 +30,77 @@ fn files_that_are_shortened_anywhere_on_the_machine_end_no_tracer() {
     shortens(|_| crate::system_wide::ROOM.map(str::to_owned).to_vec());
 }
 
+#[test]
+fn a_file_system_that_does_not_answer_holds_up_no_tracer() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims/stalling.py");
+    let mut command = std::process::Command::new("/usr/bin/python3");
+    let mut victim = Victim::spawn("stalling.py", command.arg(script).arg(directory.path()));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &["--no-follow", "-d", "1"]);
+    let finished = tracer.wait();
+    finished.assert_success();
+    assert!(finished.stderr.contains("code: its file system does not answer"), "{}", finished.stderr);
+    assert!(victim.lives());
+    victim.finish();
+}
+
+#[test]
+fn what_is_no_file_in_a_librarys_place_holds_up_no_tracer() {
+    let directory = tempfile::tempdir().unwrap();
+    let (pipe, socket) = (directory.path().join("libpipe.so"), directory.path().join("libsocket.so"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let sparse = directory.path().join("libsparse.so");
+    std::fs::File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+    let victim = build::victim("family.c");
+    let files =
+        [path_str(&pipe), path_str(&socket), "/dev/zero", "/dev/null", path_str(directory.path()), path_str(&sparse)];
+    for file in files {
+        let finished = Tracer::start_unready(&["--object", file, "--", path_str(&victim), "run"]).wait();
+        finished.assert_refused(1, &["--object", file]);
+    }
+}
+
+#[test]
+fn a_library_that_was_replaced_after_it_was_mapped_is_traced_as_it_was() {
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
+    let new = victim.own_libc().join("new");
+    std::fs::write(&new, "nothing that can be probed").unwrap();
+    std::fs::rename(&new, victim.own_libc().join("libc.so.6")).unwrap();
+    let tracer = Tracer::attach(&victim, &[]);
+    let accounts = victim.work();
+    tracer.stop().exact().assert_equals(&accounts);
+    victim.finish();
+}
+
+#[test]
+fn a_library_that_grows_while_it_is_read_is_traced_or_refused() {
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
+    let path = victim.own_libc().join("libc.so.6");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let finished = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut library = std::fs::File::options().append(true).open(&path).unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::io::Write::write_all(&mut library, &[0x90; 4096]).unwrap();
+            }
+        });
+        let tracer = Tracer::start_unready(&["-p", &victim.pid().to_string(), "--show-allocs", "-d", "1"]);
+        let finished = tracer.wait();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        finished
+    });
+    if finished.status.success() {
+        finished.snapshot();
+    } else {
+        finished.assert_failed_with_line(1, &[&victim.pid().to_string()]);
+    }
+    assert!(victim.lives());
+    victim.work();
+    victim.finish();
+}
+
 /// Moves a terminal's cursor, ends a line, turns the direction of writing round.
 const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;x\u{7}b\nc\u{202e}d\u{2066}e\u{85}";
 

@@ -4,19 +4,26 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::build::Recipe;
+use crate::harness::snapshot::Untraced;
 use crate::harness::tracer::path_str;
-use crate::harness::{Accounts, Finished, Tracer, Victim, build};
+use crate::harness::{Accounts, Finished, Tracer, Victim, build, leaktrace, locks};
 
 const I386: Recipe =
     Recipe::new("i386", "i386.c", &["-m32", "-nostdlib", "-static", "-ffreestanding", "-fno-pie", "-no-pie"]);
 const STATIC: Recipe = Recipe::new("portable-static", "portable.c", &["-static"]);
 
-/// The reason that the JSON gives for a process of this name.
+/// What the JSON says of a process of this name.
+fn entry(finished: &Finished, comm: &str) -> Untraced {
+    let listed = finished.unchecked_snapshot().untraced;
+    let entry = listed.iter().find(|process| process.comm.starts_with(comm));
+    entry.unwrap_or_else(|| panic!("{comm} is not in {listed:?}")).clone()
+}
+
+/// The reason that the JSON gives for not tracing a process of this name.
 fn reason(finished: &Finished, comm: &str) -> String {
-    let json: serde_json::Value = serde_json::from_str(&finished.read("snapshot.json")).unwrap();
-    let listed = json["untraced"].as_array().cloned().unwrap_or_default();
-    let process = listed.iter().find(|process| process["comm"].as_str().is_some_and(|it| it.starts_with(comm)));
-    process.unwrap_or_else(|| panic!("{comm} is not in {listed:?}"))["reason"].as_str().unwrap().to_owned()
+    let entry = entry(finished, comm);
+    assert!(!entry.partly, "{entry:?}");
+    entry.reason
 }
 
 #[test]
@@ -59,10 +66,95 @@ fn descendants_that_run_already_are_traced_too() {
     let mut master = Victim::start("prefork.c", &["3"]);
     let tracer = Tracer::attach(&master, &[]);
     let accounts = master.work();
-    let snapshot = tracer.stop().exact();
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
     assert_eq!(accounts.sites.len(), 3);
     snapshot.assert_equals(&accounts);
+    assert!(snapshot.untraced.is_empty(), "whole from the beginning of the trace: {:?}", snapshot.untraced);
     master.finish();
+}
+
+#[test]
+fn a_program_that_is_over_before_it_is_probed_is_listed() {
+    let (program, victim) = (STATIC.built(), build::victim("family.c"));
+    let script = format!("{} run >/dev/null; {} run >/dev/null", path_str(&program), path_str(&victim));
+    let finished = Tracer::start_unready(&["--", "/bin/sh", "-c", &script]).wait();
+    finished.assert_success();
+    // Mapped before anybody could know of it. Whether its last allocations were seen is a matter of time.
+    let entry = entry(&finished, "portable");
+    assert!(entry.reason.contains("probed"), "{entry:?}");
+    let listed = finished.snapshot().untraced;
+    assert_eq!(listed.len(), 1, "the shell and the other program are traced from their first instruction: {listed:?}");
+}
+
+#[test]
+fn a_program_that_is_probed_while_it_runs_is_traced_in_part() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ready, pipe) = (directory.path().join("ready"), directory.path().join("pipe"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // It waits for a line that comes when the test has seen that it is probed.
+    let program = path_str(&STATIC.built()).to_owned();
+    let script = format!("{program} wait 0<>{} >{}", path_str(&pipe), path_str(&ready));
+    let tracer = Tracer::start_unready(&["-vv", "--", "/bin/sh", "-c", &script]);
+    tracer
+        .wait_for_message("that it is probed", |line| line.contains(&program) && line.contains("after it was mapped"));
+    std::fs::write(&pipe, "\n\n").unwrap();
+    let finished = tracer.wait();
+    finished.assert_success();
+    let entry = entry(&finished, "portable");
+    assert!(entry.partly && entry.reason.contains("in between is missing"), "{entry:?}");
+    assert!(finished.snapshot().processes.iter().any(|process| process.pid == entry.pid));
+    let told = |line: &str| line.starts_with("warning: traced in part: portable");
+    assert!(finished.stdout.lines().any(told), "{}", finished.stdout);
+}
+
+#[test]
+fn a_program_whose_file_is_gone_with_its_process_is_listed() {
+    // Nobody else sees the file system that it lies in.
+    let script = format!("mount -t tmpfs none /mnt && cp {} /mnt/hidden && /mnt/hidden run", path_str(&STATIC.built()));
+    let finished = Tracer::start_unready(&["--", "unshare", "-m", "/bin/sh", "-c", &script]).wait();
+    finished.assert_success();
+    let entry = entry(&finished, "hidden");
+    assert!(entry.reason.contains("files could not be opened") || entry.reason.contains("probed"), "{entry:?}");
+}
+
+#[test]
+fn processes_for_which_no_slot_is_left_are_listed() {
+    let mut master = Victim::start("prefork.c", &["3"]);
+    let (pid, directory) = (master.pid().to_string(), tempfile::tempdir().unwrap());
+    let json = directory.path().join("snapshot.json");
+    let mut command = leaktrace(["-p", &pid, "--json", path_str(&json)]);
+    let tracer = Tracer::spawn(command.env("LEAKTRACE_SLOTS", "2"), directory);
+    tracer.wait_until_tracing();
+    master.go();
+    master.wait_for_line("\"done\"", |line| line == "done");
+    let finished = tracer.stop();
+    finished.assert_success();
+    let listed = finished.unchecked_snapshot().untraced;
+    let without: Vec<_> = listed.iter().filter(|it| !it.partly && it.reason.contains("told apart")).collect();
+    // The master itself may be without one, too.
+    assert!(without.iter().any(|it| it.pid != master.pid()), "{listed:?}");
+    assert_eq!(listed.iter().filter(|it| it.partly).count(), 2, "{listed:?}");
+    master.finish();
+}
+
+#[test]
+fn system_wide_those_that_ran_before_are_told_from_those_that_began_since() {
+    let _machine = locks::whole_machine();
+    let mut before = Victim::start("family.c", &[]);
+    let tracer = Tracer::start(&crate::system_wide::ROOM);
+    let mut since = Victim::start("family.c", &[]);
+    before.work();
+    since.work();
+    let finished = tracer.stop();
+    finished.assert_success();
+    let listed = finished.unchecked_snapshot().untraced;
+    let of = |comm: &str| listed.iter().filter(|it| it.comm.starts_with(comm)).collect::<Vec<_>>();
+    assert!(matches!(of("family")[..], [it] if it.pid == before.pid() && it.partly), "{listed:?}");
+    let lines = finished.stdout.lines().filter(|line| line.contains("traced in part: ")).count();
+    assert!(lines <= 3, "a line for each reason:\n{}", finished.stdout);
+    before.finish();
+    since.finish();
 }
 
 #[test]
@@ -89,6 +181,74 @@ fn memory_that_grows_without_malloc_is_said_with_where() {
     let line = finished.stdout.lines().find(|line| line.contains("not one allocation was seen")).unwrap_or_default();
     assert!(line.contains("without malloc: 100.") && line.contains("anonymous mappings (mmap)"), "{}", finished.stdout);
     victim.finish();
+}
+
+/// Lets a victim that was traced take its memory, and what the report says of that.
+fn silence(victim: &mut Victim, tracer: Tracer) -> String {
+    victim.go();
+    victim.wait_for_line("\"done\"", |line| line == "done");
+    let finished = tracer.stop();
+    finished.assert_success();
+    let line = finished.stdout.lines().find(|line| line.contains("without malloc: 100.")).map(str::to_owned);
+    line.unwrap_or_else(|| panic!("{}", finished.stdout))
+}
+
+#[test]
+fn memory_that_a_descendant_takes_without_malloc_is_said_too() {
+    let mapping = build::victim("mapping.c");
+    let script = format!("{} wait 100; true", path_str(&mapping));
+    let mut shell = Victim::spawn("sh", Command::new("/bin/sh").args(["-c", &script]));
+    shell.wait_until_ready();
+    let tracer = Tracer::attach(&shell, &[]);
+    let line = silence(&mut shell, tracer);
+    assert!(!line.contains(&format!("process {} ", shell.pid())), "{line}");
+    shell.finish();
+}
+
+#[test]
+fn memory_that_a_process_takes_that_passes_the_filters_is_said_too() {
+    const USER: u32 = 54_321;
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = directory.path().join("takes-memory");
+    build::copied(&build::victim("mapping.c"), &program);
+    for filter in [["--uid", "54321"], ["--comm", "takes-memory"]] {
+        let mut command = Command::new(&program);
+        let mut victim =
+            Victim::spawn("mapping", std::os::unix::process::CommandExt::uid(&mut command, USER).args(["wait", "100"]));
+        victim.wait_until_ready();
+        let tracer = Tracer::start(&filter);
+        let line = silence(&mut victim, tracer);
+        assert!(line.contains(&format!("process {} ", victim.pid())), "{line}");
+        victim.finish();
+    }
+}
+
+#[test]
+fn memory_that_a_child_of_a_command_takes_without_malloc_is_said_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (said, pipe) = (directory.path().join("said"), directory.path().join("pipe"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&said, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let [said, pipe] = [&said, &pipe].map(|path| path_str(path).to_owned());
+    let mapping = build::victim("mapping.c");
+    let script = format!("{} wait 60 0<>{pipe} 1<>{said} & echo $!; wait", path_str(&mapping));
+    let tracer = Tracer::start_unready(&["-vv", "--", "/bin/sh", "-c", &script]);
+    let pid = tracer.wait_for_output("the child's number", |line| line.parse::<u32>().is_ok());
+    let mut words = std::io::BufRead::lines(std::io::BufReader::new(std::fs::File::open(&said).unwrap()));
+    assert_eq!(words.next().unwrap().unwrap(), "ready");
+    tracer.wait_for_message("a look at its memory", |line| {
+        line.contains(&format!("process {pid}: ")) && line.contains("resident")
+    });
+    std::fs::write(&pipe, "\n").unwrap();
+    assert!(words.any(|word| word.unwrap() == "done"));
+    tracer.signal(nix::sys::signal::Signal::SIGINT);
+    tracer.wait_for_output("the report", |line| line.contains("grew by"));
+    // What was launched goes on and holds the tracer's standard error.
+    std::fs::write(&pipe, "\n").unwrap();
+    let finished = tracer.wait();
+    let told = format!("the memory of process {pid} grew by 60.");
+    assert!(finished.stdout.contains(&told), "{}", finished.stdout);
 }
 
 #[test]

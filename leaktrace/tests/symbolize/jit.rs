@@ -32,6 +32,21 @@ fn jitted_functions_have_the_names_that_their_compiler_wrote() {
 }
 
 #[test]
+fn a_map_of_another_user_is_not_believed() {
+    let dir = scratch();
+    let program = dir.path().join("jit");
+    compile("jit.c", &program, &["-g"]);
+    let victim = Victim::start(&mut Command::new(&program));
+    let map = format!("/tmp/perf-{}.map", victim.pid());
+    // Anybody may write a file of that name.
+    std::os::unix::fs::chown(&map, Some(54_321), None).expect("root may");
+    let mut names = Names::new(&[]);
+    let space = victim.capture(&names.store);
+    assert_eq!(functions(&names.returning(&space, victim.address("first"))), ["-"]);
+    fs::remove_file(map).expect("its map");
+}
+
+#[test]
 fn the_map_is_found_in_the_namespaces_of_its_process() {
     let dir = scratch();
     let program = dir.path().join("jit");

@@ -77,6 +77,21 @@ impl ProcessDir {
         Ok(Self { dir, root_path: OnceCell::new() })
     }
 
+    /// The same directory for another thread.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { dir: self.dir.try_clone()?, root_path: OnceCell::new() })
+    }
+
+    /// The user whose rights the process has.
+    pub(super) fn user(&self) -> io::Result<u32> {
+        let mut status = Vec::new();
+        self.read("status", &mut status)?;
+        let text = String::from_utf8_lossy(&status);
+        let effective =
+            text.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok());
+        effective.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no Uid in status"))
+    }
+
     /// The whole of a text file of the kernel's, such as `maps`, appended to `text`.
     pub(super) fn read(&self, name: &str, text: &mut Vec<u8>) -> io::Result<()> {
         let mut file = File::from(openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);

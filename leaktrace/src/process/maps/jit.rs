@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Functions that are kept of one process. Node's has some hundred thousand.
+const MAX_SYMBOLS: usize = if cfg!(test) { 1 << 15 } else { 1 << 20 };
 /// A longer name is cut, bytes.
 const MAX_NAME: usize = 4096;
 
@@ -47,9 +49,18 @@ impl JitSymbols {
         !self.reused.is_empty()
     }
 
-    /// Takes the text of a map in.
+    /// Whether no more functions are kept: a map that is written anew again and again has no end of them.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.by_start.len() + self.reused.len() >= MAX_SYMBOLS
+    }
+
+    /// Takes the text of a map in, as far as there is room for functions.
     pub fn extend(&mut self, text: &[u8]) {
         for line in text.split(|&byte| byte == b'\n') {
+            if self.is_full() {
+                return;
+            }
             insert(&mut self.by_start, &mut self.reused, line);
         }
     }
@@ -152,6 +163,15 @@ mod tests {
     fn lines_that_say_nothing_are_passed_over() {
         let text = "\n1000\n1000 10\n1000 0 empty\nxyz 10 bad\nffffffffffffffff 10 overflow\n0x2000 0x10 prefixed\n";
         assert_eq!(names(text, &[0x1000, 0x2000, u64::MAX]), ["-", "prefixed", "-"]);
+    }
+
+    #[test]
+    fn no_more_functions_are_kept_than_there_is_room_for() {
+        let mut symbols = JitSymbols::default();
+        let line = |number: usize| format!("{:x} 8 f\n", 0x1000 + 16 * number);
+        symbols.extend((0..2 * MAX_SYMBOLS).map(line).collect::<String>().as_bytes());
+        assert!(symbols.is_full());
+        assert_eq!(symbols.by_start.len(), MAX_SYMBOLS);
     }
 
     proptest::proptest! {

@@ -77,6 +77,23 @@ pub enum MappingName<'a> {
     Kernel(Cow<'a, OsStr>),
 }
 
+impl Mapping<'_> {
+    /// The same without what it was read from.
+    #[must_use]
+    pub fn to_owned(&self) -> Mapping<'static> {
+        let name = match &self.name {
+            MappingName::Anonymous => MappingName::Anonymous,
+            MappingName::File { path, deleted } => {
+                MappingName::File { path: Cow::Owned(path.to_path_buf()), deleted: *deleted }
+            }
+            MappingName::Memfd(name) => MappingName::Memfd(Cow::Owned(name.to_os_string())),
+            MappingName::Vdso => MappingName::Vdso,
+            MappingName::Kernel(name) => MappingName::Kernel(Cow::Owned(name.to_os_string())),
+        };
+        Mapping { name, ..*self }
+    }
+}
+
 impl MappingName<'_> {
     /// The name to show people: the path as the process sees it, `/memfd:NAME`, or the kernel's name.
     #[must_use]

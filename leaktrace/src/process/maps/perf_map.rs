@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,8 @@ use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
 
 /// Read at most so much of one file, bytes: a traced process may write without end. Node's maps are some MiB.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
+/// And so much in all, where it is written anew again and again.
+const MAX_TOTAL: u64 = 4 * MAX_FILE;
 /// Read so much at once, bytes.
 const CHUNK: u64 = 1024 * 1024;
 /// Files held of one process: each time that it puts a new one in its map's place there is one more until the old one was read.
@@ -39,6 +41,8 @@ struct Source {
     stamp: Stamp,
     /// Read so far, bytes; always at a line's start. Written with the lock held.
     position: AtomicU64,
+    /// How much was read of it in all, bytes: it may be written anew without end. Written with the lock held.
+    total: AtomicU64,
     _permit: Permit,
 }
 
@@ -71,6 +75,14 @@ impl PerfMap {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        // As perf does it (`maps__load_map` and `dso__load_perf_map`): in /tmp anybody may write a file of that name.
+        let (owner, user) = (file.metadata()?.uid(), process.user()?);
+        if owner != 0 && owner != user {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("it belongs to user {owner}, not to {user}"),
+            ));
+        }
         let stamp = Stamp::of(&file)?;
         if self.files.last().is_some_and(|held| held.stamp.is_same_file(&stamp)) {
             return Ok(());
@@ -78,7 +90,7 @@ impl PerfMap {
         let Some(permit) = budget.take() else {
             return Err(io::Error::other("no descriptor left to hold it"));
         };
-        self.add(Source { file, stamp, position: AtomicU64::new(0), _permit: permit });
+        self.add(Source { file, stamp, position: AtomicU64::new(0), total: AtomicU64::new(0), _permit: permit });
         Ok(())
     }
 
@@ -132,7 +144,10 @@ impl Source {
             position = 0;
         }
         let mut chunk = Vec::new();
-        while position + (chunk.len() as u64) < end {
+        while position + (chunk.len() as u64) < end
+            && self.total.load(Ordering::Relaxed) < MAX_TOTAL
+            && !symbols.is_full()
+        {
             let kept = chunk.len();
             let wanted = CHUNK.min(end - position - kept as u64);
             chunk.resize(kept + wanted as usize, 0);
@@ -147,6 +162,7 @@ impl Source {
             symbols.extend(&chunk[..whole]);
             position += whole as u64;
             self.position.store(position, Ordering::Relaxed);
+            self.total.fetch_add(whole as u64, Ordering::Relaxed);
             chunk.drain(..whole);
             if read == 0 {
                 break;
@@ -190,7 +206,7 @@ mod tests {
     fn source(path: &Path) -> Source {
         let file = File::open(path).expect("open");
         let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
-        Source { file, stamp, position: AtomicU64::new(0), _permit: permit }
+        Source { file, stamp, position: AtomicU64::new(0), total: AtomicU64::new(0), _permit: permit }
     }
 
     /// The names at these addresses, "-" where there is none.
@@ -260,6 +276,20 @@ mod tests {
         drop(reading);
         assert_eq!(then.files.len(), 2, "none was read");
         assert_eq!(names(&then, [0x1000]), ["first"]);
+    }
+
+    #[test]
+    fn a_map_that_is_written_anew_without_end_is_not_read_without_end() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let path = dir.path().join("perf-1.map");
+        fs::write(&path, "1000 10 first\n1010 10 another\n").expect("written");
+        let source = source(&path);
+        source.total.store(MAX_TOTAL - 20, Ordering::Relaxed);
+        let mut map = PerfMap::default();
+        map.add(source);
+        assert_eq!(names(&map, [0x1000]), ["first"]);
+        fs::write(&path, "5000 10 anew\n").expect("written");
+        assert_eq!(names(&map, [0x5000]), ["-"]);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 mod layouts;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::files::ProcessDir;
-use super::object::Object;
+use super::object::{Object, ObjectId};
 use super::perf_map::PerfMap;
 use super::store::ObjectStore;
 use super::{Mapping, MappingName, parse};
@@ -37,6 +38,8 @@ pub struct AddressSpace {
     noted: usize,
     /// Whether one of these was code without a file.
     noted_jit: bool,
+    /// When each file was mapped first, by `CLOCK_MONOTONIC`, where that was recorded.
+    first_mapped: Arc<BTreeMap<ObjectId, u64>>,
     layouts: Layouts,
 }
 
@@ -105,6 +108,7 @@ impl AddressSpace {
             captures: 0,
             noted: 0,
             noted_jit: false,
+            first_mapped: Arc::default(),
             layouts: Layouts::default(),
         }
     }
@@ -177,7 +181,25 @@ impl AddressSpace {
             self.doubt_what_lies_under(&region, time_ns);
             overlay(Arc::make_mut(&mut self.regions), region);
         }
+        // Also of what a look at the process has found before the record was read.
+        if let Some(object) = &object {
+            self.note_first(object.id(), time_ns);
+        }
         (object, is_new)
+    }
+
+    fn note_first(&mut self, object: ObjectId, time_ns: u64) {
+        if !self.first_mapped.contains_key(&object) && self.first_mapped.len() < MAX_RETIRED {
+            Arc::make_mut(&mut self.first_mapped).insert(object, time_ns);
+        }
+    }
+
+    /// Every file that is or was mapped, once each, with the moment at which it was mapped first, by `CLOCK_MONOTONIC`: `None`
+    /// where that was not recorded.
+    pub fn objects(&self) -> impl Iterator<Item = (&Arc<Object>, Option<u64>)> {
+        let objects: BTreeMap<ObjectId, &Arc<Object>> =
+            self.regions.iter().filter_map(|region| region.object.as_ref()).map(|it| (it.id(), it)).collect();
+        objects.into_iter().map(|(id, object)| (object, self.first_mapped.get(&id).copied()))
     }
 
     /// Lays the whole of a file that lies somewhere else at these addresses, where nothing may lie yet.

@@ -10,11 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::files::{Budget, ProcessDir, Root, Stamp};
 use super::layout::Layout;
 use super::object::{Object, ObjectId, Source};
 use super::{Device, Mapping, MappingName};
+use crate::host::patience::{self, About};
 
 /// Holds the objects of all processes. Share one, in an [`Arc`], among all [`super::AddressSpace`]s.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ impl Index {
 /// An object under one of its paths.
 type Named = (Arc<Path>, Arc<Object>);
 
+/// How long a file system may take to open a file and give its headers, while everything else waits.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Problems kept for the user; more of them say nothing new.
 const MAX_PROBLEMS: usize = 64;
 
@@ -138,9 +142,13 @@ impl ObjectStore {
         }
 
         let path: Arc<Path> = Arc::from(shown);
-        let (file, stamp) = match open_mapped(process, mapping, &path, &link, ambiguous) {
+        let (file, stamp, layout) = match open_in_time(process, mapping, &path, link, ambiguous) {
             Ok(opened) => opened,
             Err(error) => {
+                let is_new = known.problems.len() < MAX_PROBLEMS && !known.problems.contains_key(&*path);
+                if error.kind() == io::ErrorKind::TimedOut && is_new {
+                    log::warn!("{}: {error}; it goes without names and probes", path.display());
+                }
                 complain(&mut known, &path, format!("cannot be opened ({error}); its code is shown by offset"));
                 return (path, None);
             }
@@ -152,7 +160,7 @@ impl ObjectStore {
         let object = match known.by_file.get(&identity) {
             Some(object) if object.is_same_build(&file, &stamp) => Arc::clone(object),
             _ => {
-                let object = Arc::new(self.hold(&mut known, process, Arc::clone(&path), file, stamp));
+                let object = Arc::new(self.hold(&mut known, process, Arc::clone(&path), (file, stamp, layout)));
                 known.by_file.insert(identity, Arc::clone(&object));
                 object
             }
@@ -168,10 +176,8 @@ impl ObjectStore {
         known: &mut Index,
         process: Option<&ProcessDir>,
         path: Arc<Path>,
-        file: File,
-        stamp: Stamp,
+        (file, stamp, layout): (File, Stamp, Layout),
     ) -> Object {
-        let layout = Layout::read(&file);
         let root = process.and_then(|process| foreign_root(known, process));
         let permit = self.budget.take().or_else(|| {
             forget_unused(known);
@@ -281,6 +287,29 @@ fn is_what_was_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str, f
         |path: &Path| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
     !found.is_on(mapping.device)
         && process.target(link).is_ok_and(|target| shown(&target) == shown(&mapping.name.display()))
+}
+
+/// [`open_mapped`] and the file's headers, unless its file system does not answer.
+fn open_in_time(
+    process: Option<&ProcessDir>,
+    mapping: &Mapping<'_>,
+    path: &Arc<Path>,
+    link: String,
+    ambiguous: bool,
+) -> io::Result<(File, Stamp, Layout)> {
+    let process = process.map(ProcessDir::try_clone).transpose()?;
+    let mapping = mapping.to_owned();
+    let path = Arc::clone(path);
+    let Device { major, minor } = mapping.device;
+    let device = libc::makedev(major, minor);
+    // A disk that is slow once is not given up; file systems that are served by somebody have no device of their own.
+    let about = if major == 0 { About::Device(device) } else { About::File(device, mapping.inode) };
+    let answer = patience::within(ANSWERS_WITHIN, about, move || {
+        let (file, stamp) = open_mapped(process.as_ref(), &mapping, &path, &link, ambiguous)?;
+        let layout = Layout::read(&file);
+        Ok((file, stamp, layout))
+    });
+    answer.unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")))
 }
 
 /// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode. Where the process

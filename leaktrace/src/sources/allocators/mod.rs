@@ -6,4 +6,4 @@ mod layers;
 mod planner;
 mod prober;
 
-pub(crate) use prober::{Found, Prober, Request};
+pub(crate) use prober::{Found, Lateness, Prober, Request};

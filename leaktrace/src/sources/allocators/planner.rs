@@ -7,11 +7,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::elf;
 use crate::elf::ElfError;
+use crate::host::patience::{self, About};
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
 use crate::probes::site::Emulation;
@@ -20,6 +22,9 @@ use crate::workers;
 
 /// More than the processors of a small machine: the kernel shares them out, and small files wait for no large one.
 const THREADS: usize = 4;
+
+/// How long a file may take to be read; then its file system is taken not to answer.
+const READ_WITHIN: Duration = Duration::from_mins(1);
 
 /// A planned file.
 #[derive(Debug)]
@@ -34,6 +39,11 @@ impl Planned {
     /// Whether there is nothing to probe.
     pub fn is_nothing(&self) -> bool {
         self.plan.probes.is_empty() && self.plan.linker.is_empty()
+    }
+
+    /// Whether a process that calls it may allocate what no other file of it sees: what passes its calls on is no allocator.
+    pub fn allocates_itself(&self) -> bool {
+        self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
     }
 
     /// Where its probes go, in bytes; of functions that may throw without their ways out.
@@ -91,11 +101,17 @@ pub fn start<R: From<PlanResult> + Send + 'static>(
     })
 }
 
-fn outcome(wanted: &Wanted, object: &Object) -> Result<Arc<Planned>, Unplanned> {
-    object
-        .open()
-        .map_err(anyhow::Error::from)
-        .and_then(|file| wanted.plan(&file, object.path()))
+fn outcome(wanted: &Wanted, object: &Arc<Object>) -> Result<Arc<Planned>, Unplanned> {
+    let question = {
+        let (wanted, object) = (wanted.clone(), Arc::clone(object));
+        move || object.open().map_err(anyhow::Error::from).and_then(|file| wanted.plan(&file, object.path()))
+    };
+    let (device, inode) = object.inode().unwrap_or_default();
+    patience::within(READ_WITHIN, About::File(device, inode), question)
+        .unwrap_or_else(|| {
+            log::warn!("{} is not probed: its file system does not answer", object.path().display());
+            Err(anyhow::anyhow!("its file system does not answer"))
+        })
         .inspect_err(|error| log::debug!("{} is not probed: {error:#}", object.path().display()))
         .map(Arc::new)
         .map_err(|error| Unplanned::of(&error))

@@ -2,7 +2,9 @@
 //!
 //! In: objects that processes map. Out: probes in place, and what to tell of them.
 
-use std::collections::{HashMap, HashSet};
+mod lateness;
+
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -25,6 +27,7 @@ use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Allocator, Runtime, Why};
 use crate::probes::site::Emulation;
 use crate::process::maps::{AddressSpace, Object, ObjectId};
+pub use lateness::Lateness;
 
 /// Plans and attaches.
 pub struct Prober {
@@ -39,9 +42,9 @@ pub struct Prober {
     /// How many are being planned.
     pending: usize,
     /// Held, so that none is forgotten and attached again under another name.
-    attached: HashMap<(ObjectId, Scope), Arc<Object>>,
+    attached: HashMap<(ObjectId, Scope), Asked>,
     /// By device and inode: a file that is named as well as mapped must not be probed twice.
-    files: HashSet<(u64, u64, Scope)>,
+    files: HashMap<(u64, u64, Scope), Place>,
     /// Nor one that is known by several.
     probed: Probed,
     /// Files that may be attached under another identity as soon as what is under way is.
@@ -55,6 +58,24 @@ struct Waiting {
     file: File,
     planned: Arc<Planned>,
     mapped_ns: u64,
+}
+
+/// An object whose probes were asked for.
+struct Asked {
+    object: Arc<Object>,
+    /// Device and inode of its file; `None` where that could not be opened.
+    file: Option<(u64, u64)>,
+}
+
+/// How far the probes of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Being put in.
+    OnTheWay,
+    /// In place since then, by `CLOCK_MONOTONIC`; 0 where they were there before we asked.
+    Since(u64),
+    /// Not to be had.
+    Never,
 }
 
 /// How far the plan of an object is.
@@ -147,7 +168,7 @@ impl Prober {
             plans: HashMap::new(),
             pending: 0,
             attached: HashMap::new(),
-            files: HashSet::new(),
+            files: HashMap::new(),
             probed: Probed::default(),
             waiting: Vec::new(),
             probes_allocators: false,
@@ -213,7 +234,9 @@ impl Prober {
     pub fn settle(&mut self, kernel: &mut Kernel, progress: Progress) -> Result<()> {
         let (id, planned) = match progress {
             Progress::Planned(outcome) => outcome,
-            Progress::Attached(Attached { about, scope, took, links }) => {
+            Progress::Attached(Attached { about, scope, took, placed_ns, links }) => {
+                let place = if links.is_ok() { Place::Since(placed_ns) } else { Place::Never };
+                self.files.insert((about.file.0, about.file.1, scope), place);
                 let result = links.with_context(|| format!("cannot probe {}", about.path.display()));
                 let result = result.and_then(|links| {
                     self.attachments.hold(links, scope);
@@ -275,9 +298,15 @@ impl Prober {
         if planned.is_nothing() || self.attached.contains_key(&(object.id(), *scope)) {
             return Ok(());
         }
-        self.attached.insert((object.id(), *scope), Arc::clone(object));
-        match object.open() {
-            Ok(file) => self.attach(kernel, file, planned, *scope, *mapped_ns),
+        let key = (object.id(), *scope);
+        let file = object.open().and_then(|file| {
+            let status = file.metadata()?;
+            Ok((file, (status.dev(), status.ino())))
+        });
+        let asked = Asked { object: Arc::clone(object), file: file.as_ref().ok().map(|(_, inode)| *inode) };
+        self.attached.insert(key, asked);
+        match file {
+            Ok((file, _)) => self.attach(kernel, file, planned, *scope, *mapped_ns),
             // Whoever owns the file can bring this about; the trace of others goes on.
             Err(error) => {
                 log::warn!("{} is not probed: {error}", planned.path.display());
@@ -298,7 +327,7 @@ impl Prober {
             .open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
         // Each program that a command becomes has it named again.
-        if file.metadata().is_ok_and(|inode| self.files.contains(&(inode.dev(), inode.ino(), scope))) {
+        if file.metadata().is_ok_and(|inode| self.files.contains_key(&(inode.dev(), inode.ino(), scope))) {
             return Ok(());
         }
         let planned =
@@ -322,9 +351,11 @@ impl Prober {
         mapped_ns: u64,
     ) -> Result<()> {
         let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
-        if !self.files.insert((inode.dev(), inode.ino(), scope)) {
+        let key = (inode.dev(), inode.ino(), scope);
+        if self.files.contains_key(&key) {
             return Ok(());
         }
+        self.files.insert(key, Place::OnTheWay);
         if scope == Scope::AllProcesses {
             return self.attach_layered(kernel, Waiting { file, planned: Arc::clone(planned), mapped_ns });
         }
@@ -337,6 +368,8 @@ impl Prober {
         match self.probed.look_up(&file, planned.offsets()) {
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
+                let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
+                self.files.insert((inode.dev(), inode.ino(), Scope::AllProcesses), Place::Since(0));
                 Ok(())
             }
             // What is being attached may be this one.
@@ -377,23 +410,26 @@ impl Prober {
             );
         }
         let probes = probe::of(plan);
-        let about = About { path: planned.path.clone(), mapped_ns };
+        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
+        let inode = (inode.dev(), inode.ino());
+        let about = About { path: planned.path.clone(), file: inode, mapped_ns };
         if let Programs::ByHand(programs) = &kernel.programs {
             let programs = Arc::clone(programs);
             self.attaching += usize::from(self.attacher.send(Order { programs, file, probes, scope, about }).is_ok());
             return Ok(());
         }
         let began = Instant::now();
-        self.attachments
-            .open(kernel, file.as_fd(), &probes, scope)
-            .with_context(|| format!("cannot probe {}", about.path.display()))?;
+        let opened = self.attachments.open(kernel, file.as_fd(), &probes, scope);
+        let place = if opened.is_ok() { Place::Since(monotonic_ns().unwrap_or(u64::MAX)) } else { Place::Never };
+        self.files.insert((inode.0, inode.1, scope), place);
+        opened.with_context(|| format!("cannot probe {}", about.path.display()))?;
         about.tell(began.elapsed())
     }
 
     /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
     pub fn forget(&mut self, scope: Scope) {
         self.attached.retain(|(_, of), _| *of != scope);
-        self.files.retain(|(_, _, of)| *of != scope);
+        self.files.retain(|(_, _, of), _| *of != scope);
         self.attachments.take(scope).detach();
     }
 
@@ -408,7 +444,7 @@ impl Prober {
                 *mapped.entry(object.id()).or_default() += 1;
             }
         }
-        for ((id, _), object) in &self.attached {
+        for ((id, _), Asked { object, .. }) in &self.attached {
             let processes = mapped.get(id).copied().unwrap_or(0);
             let plural = if processes == 1 { "" } else { "es" };
             log::info!("{}: probed in {processes} process{plural} that map it", object.path().display());

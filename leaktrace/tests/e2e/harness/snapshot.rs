@@ -22,6 +22,8 @@ pub struct Snapshot {
     #[serde(deserialize_with = "counters")]
     pub losses: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
+    #[serde(default)]
+    pub untraced: Vec<Untraced>,
     /// Absent where there are none.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -100,6 +102,16 @@ pub struct Block {
     pub address: u64,
     pub size: u64,
     pub age_s: f64,
+}
+
+/// A process that was seen and not traced, or in part.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Untraced {
+    pub pid: u32,
+    pub comm: String,
+    pub reason: String,
+    #[serde(default)]
+    pub partly: bool,
 }
 
 /// Counters by name; one that is broken down by reason counts as the sum over its reasons.

@@ -1,0 +1,48 @@
+//! Whether the allocators of a process were probed when it could first call them.
+//!
+//! In: its mappings, and when it began to run in them. Out: the worst that is true of any of its allocators.
+
+use super::{Asked, Place, Planning, Prober};
+use crate::kernel::attach::Scope;
+use crate::process::maps::AddressSpace;
+
+/// How far the probes of an object in a process are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lateness {
+    /// They were there when it was mapped.
+    InTime,
+    /// They came when it was mapped already, or are still to come.
+    Late,
+    /// They could not be put in.
+    Never,
+    /// It is not known yet whether there are any.
+    NotYet,
+}
+
+impl Prober {
+    /// The worst of what is true of the allocators of a process, each of which it can have called from a moment on that `since`
+    /// tells by when it was first mapped, where that is known; by `CLOCK_MONOTONIC`.
+    pub fn lateness(&self, space: &AddressSpace, scope: Scope, since: impl Fn(Option<u64>) -> u64) -> Lateness {
+        let mut worst = Lateness::InTime;
+        for (object, first_mapped) in space.objects() {
+            match self.plans.get(&object.id()) {
+                Some(Planning::Done(Ok(planned))) if planned.allocates_itself() => {}
+                Some(Planning::Done(_)) => continue,
+                Some(Planning::Pending(_)) | None => return Lateness::NotYet,
+            }
+            let place = match self.attached.get(&(object.id(), scope)) {
+                Some(Asked { file: Some((device, inode)), .. }) => self.files.get(&(*device, *inode, scope)),
+                Some(Asked { file: None, .. }) => Some(&Place::Never),
+                None => None,
+            };
+            match place {
+                Some(Place::Since(placed_ns)) if *placed_ns <= since(first_mapped) => {}
+                Some(Place::Never) => worst = Lateness::Never,
+                Some(Place::Since(_) | Place::OnTheWay) if worst == Lateness::InTime => worst = Lateness::Late,
+                Some(Place::Since(_) | Place::OnTheWay) => {}
+                None => return Lateness::NotYet,
+            }
+        }
+        worst
+    }
+}
