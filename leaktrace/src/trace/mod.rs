@@ -7,6 +7,7 @@ mod capture;
 mod gaps;
 mod intake;
 mod naming;
+mod phases;
 mod progress;
 mod records;
 mod remarks;
@@ -39,6 +40,7 @@ use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use capture::{Occasion, Spaces};
 use naming::Namer;
+use phases::Phases;
 use progress::Progress;
 use records::Records;
 use remarks::Remarks;
@@ -217,15 +219,14 @@ impl Trace<'_> {
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
                         continue;
                     }
-                    let begun = Instant::now();
+                    let mut phases = Phases::of(format!("report {}", self.sequence + 1));
                     let capture = self.read(false)?;
                     let spaces = self.spaces(&capture);
-                    log::info!("report {}: tables read in {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
-                    reports.order(capture, spaces);
+                    phases.done("reading the tables");
+                    reports.order(capture, spaces, phases);
                 }
                 done = reports.done(), if reports.is_busy() => {
-                    if let Done::Report { sequence, took, over } = done? {
-                        log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
+                    if let Done::Report { sequence, over } = done? {
                         if over || recording.count.is_some_and(|count| sequence >= count) {
                             return Ok(Over::Done);
                         }
@@ -265,6 +266,7 @@ impl Trace<'_> {
 
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
+        let mut phases = Phases::of("last report");
         // A CPU that came online a moment ago may have been missed.
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
@@ -280,8 +282,11 @@ impl Trace<'_> {
         for pid in ends.ended() {
             self.processes.exited(pid, None);
         }
+        phases.done("stopping the programs");
         self.until_planned().await;
+        phases.done("waiting for files that are being read");
         let mut capture = self.read(true)?;
+        phases.done("reading the tables");
         // Nothing more is asked of the traced processes, the command at its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {
@@ -290,6 +295,7 @@ impl Trace<'_> {
         // Naming and rendering allocate millions of times, and at each the
         // probes in our own libc would take a microsecond.
         self.prober.detach();
+        phases.done("taking the probes away");
         let command = match (exits, launched) {
             (true, Some(mut launched)) => {
                 let pid = launched.pid();
@@ -315,8 +321,11 @@ impl Trace<'_> {
             }
             (_, None) => None,
         };
+        if command.is_some() {
+            phases.done("the command's end");
+        }
         let spaces = self.spaces(&capture);
-        let snapshot = reports.last(capture, spaces).await?;
+        let snapshot = reports.last(capture, spaces, phases).await?;
         Ok(Outcome { snapshot, command })
     }
 

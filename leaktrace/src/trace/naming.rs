@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
+use super::phases::Phases;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
 use crate::symbolize::debuginfod::{Debuginfod, Settings};
@@ -50,17 +51,20 @@ impl Namer {
 
     /// Names what was captured. What has to be fetched for that is waited for at the last report only, and is there at a later
     /// one otherwise.
-    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces) -> Snapshot {
+    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
         let names = self.resolve(&wanted, spaces);
+        phases.done("naming the code");
         mark_reused(&mut capture, spaces);
         let mut snapshot = snapshot(capture, &names, spaces);
+        phases.done("putting the sites together");
         if self.debuginfod.is_some() {
             let objects = gaps::worth_fetching(&snapshot, &lives, spaces, &self.symbolizer);
             if self.fetch(&objects, snapshot.is_final) {
                 rename(&mut snapshot, &lives, &self.resolve(&wanted, spaces));
             }
+            phases.done("fetching debug information");
         }
         // Only when nothing is traced any more: package managers allocate too.
         if snapshot.is_final {
@@ -70,7 +74,9 @@ impl Namer {
                 (None, true) => Fetching::Possible,
                 (None, false) => Fetching::Unknown,
             };
-            snapshot.notes.extend(gaps::find(&snapshot, &lives, spaces, &self.symbolizer).note(fetching));
+            let gaps = gaps::find(&snapshot, &lives, spaces, &self.symbolizer);
+            snapshot.notes.extend(gaps.note(fetching, phases.elapsed()));
+            phases.done("looking for debug information");
         }
         snapshot
     }

@@ -7,19 +7,19 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
 use super::capture::Spaces;
 use super::naming::Namer;
+use super::phases::Phases;
 use crate::model::{Capture, Sink, Snapshot, Status};
 use crate::workers;
 
 /// What the thread is to do.
 enum Job {
-    Report(Box<Capture>, Spaces),
-    Last(Box<Capture>, Spaces),
+    Report(Box<Capture>, Spaces, Phases),
+    Last(Box<Capture>, Spaces, Phases),
     Status(Status),
 }
 
@@ -29,8 +29,6 @@ pub enum Done {
     Report {
         /// Its number.
         sequence: u64,
-        /// How long it took.
-        took: Duration,
         /// Whether the trace is to end, since nobody reads any more.
         over: bool,
     },
@@ -72,9 +70,9 @@ impl Reports {
     }
 
     /// Has a report made and handed to the sink.
-    pub fn order(&mut self, capture: Capture, spaces: Spaces) {
+    pub fn order(&mut self, capture: Capture, spaces: Spaces, phases: Phases) {
         // The thread is there as long as we are.
-        self.busy = self.jobs.send(Job::Report(Box::new(capture), spaces)).is_ok();
+        self.busy = self.jobs.send(Job::Report(Box::new(capture), spaces, phases)).is_ok();
     }
 
     /// Whether anybody wants to see how the trace stands, and can now.
@@ -106,8 +104,8 @@ impl Reports {
     ///
     /// # Errors
     /// It cannot be made.
-    pub async fn last(mut self, capture: Capture, spaces: Spaces) -> Result<Snapshot> {
-        let _ = self.jobs.send(Job::Last(Box::new(capture), spaces));
+    pub async fn last(mut self, capture: Capture, spaces: Spaces, phases: Phases) -> Result<Snapshot> {
+        let _ = self.jobs.send(Job::Last(Box::new(capture), spaces, phases));
         loop {
             if let Done::Last(snapshot) = self.done().await? {
                 return Ok(*snapshot);
@@ -131,14 +129,16 @@ impl Desk<'_> {
                         failed => failed,
                     }
                 }
-                Job::Report(capture, spaces) => self.guarded(|desk| desk.report(*capture, &spaces)),
-                Job::Last(capture, spaces) => self.guarded(|desk| {
-                    let snapshot = desk.namer.name(*capture, &spaces);
+                Job::Report(capture, spaces, phases) => self.guarded(|desk| desk.report(*capture, &spaces, phases)),
+                Job::Last(capture, spaces, mut phases) => self.guarded(|desk| {
+                    let snapshot = desk.namer.name(*capture, &spaces, &mut phases);
                     for note in desk.namer.notes() {
                         log::info!("{note}");
                     }
                     // Nothing is left to break off.
                     let _ = desk.sink.take(&snapshot);
+                    phases.done("writing");
+                    phases.over();
                     Done::Last(Box::new(snapshot))
                 }),
             };
@@ -149,11 +149,12 @@ impl Desk<'_> {
         }
     }
 
-    fn report(&mut self, capture: Capture, spaces: &Spaces) -> Done {
-        let begun = Instant::now();
-        let snapshot = self.namer.name(capture, spaces);
+    fn report(&mut self, capture: Capture, spaces: &Spaces, mut phases: Phases) -> Done {
+        let snapshot = self.namer.name(capture, spaces, &mut phases);
         let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
-        Done::Report { sequence: snapshot.sequence, took: begun.elapsed(), over }
+        phases.done("writing");
+        phases.over();
+        Done::Report { sequence: snapshot.sequence, over }
     }
 
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Done) -> Done {
