@@ -39,6 +39,7 @@ use crate::process::growth::Resident;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use capture::{Occasion, Spaces};
+use intake::Reclaimed;
 use naming::Namer;
 use phases::Phases;
 use progress::Progress;
@@ -95,10 +96,9 @@ struct Trace<'a> {
     made_up_records: u64,
     /// How many lives of followed processes had ended when nothing more was lost yet.
     ends_before: u64,
-    /// When to take the records of the dead out of the tables, when that was done last, and how long it took.
+    /// When to take the records of the dead out of the tables, and how that went the last time.
     reclaim_at: Option<Instant>,
-    reclaimed: Instant,
-    reclaiming_took: Duration,
+    reclaimed: Reclaimed,
     /// Processes of which nothing could be recorded.
     untraced: UntracedProcesses,
     /// Resident memory of the named processes when tracing began, for the case that nothing else is seen.

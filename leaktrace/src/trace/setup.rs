@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
 use super::Trace;
+use super::intake::Reclaimed;
 use super::records::Records;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
@@ -118,8 +119,7 @@ impl<'a> Trace<'a> {
             made_up_records: 0,
             ends_before: 0,
             reclaim_at: None,
-            reclaimed: Instant::now(),
-            reclaiming_took: Duration::ZERO,
+            reclaimed: Reclaimed::nothing(),
             untraced: UntracedProcesses::default(),
             resident: Vec::new(),
             left_out: 0,
