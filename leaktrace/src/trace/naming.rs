@@ -134,11 +134,25 @@ fn wanted(capture: &Capture) -> HashMap<u32, Vec<CodeAddress>> {
 }
 
 fn snapshot(capture: Capture, names: &Names, spaces: &Spaces) -> Snapshot {
+    // A process' stacks pass through the same few places many times.
+    let mut known: HashMap<(u32, Address), (Code<'_>, &[Arc<Frame>])> = HashMap::new();
     let mut resolver = |process: &RawProcess, stack: &[Address]| -> Named {
         let space = spaces.get(&process.life);
-        let code = |address: &Address| code(space, *address, at(names, process.life, *address));
-        let id = SiteId::of(stack.iter().map(code));
-        Named { frames: stack.iter().flat_map(|address| frames(names, process.life, *address)).collect(), id }
+        let mut frames = Vec::with_capacity(stack.len());
+        let codes = stack.iter().map(|address| {
+            let (code, named) = known.entry((process.life, *address)).or_insert_with(|| {
+                let named = at(names, process.life, *address);
+                (code(space, *address, named), named)
+            });
+            match named {
+                [] => frames.push(Arc::new(Frame::unresolved(*address))),
+                named => frames.extend_from_slice(named),
+            }
+            *code
+        });
+        let id = SiteId::of(codes);
+        frames.shrink_to_fit();
+        Named { frames, id }
     };
     capture.into_snapshot(&mut resolver)
 }
