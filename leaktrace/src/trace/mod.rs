@@ -226,10 +226,10 @@ impl Trace<'_> {
                     reports.order(capture, spaces, phases);
                 }
                 done = reports.done(), if reports.is_busy() => {
-                    if let Done::Report { sequence, over } = done? {
-                        if over || recording.count.is_some_and(|count| sequence >= count) {
-                            return Ok(Over::Done);
-                        }
+                    if let Done::Report { sequence, over } = done?
+                        && (over || recording.count.is_some_and(|count| sequence >= count))
+                    {
+                        return Ok(Over::Done);
                     }
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,

@@ -133,22 +133,28 @@ fn wanted(capture: &Capture) -> HashMap<u32, Vec<CodeAddress>> {
     wanted
 }
 
+/// What is known of an address in a process.
+struct Place<'a> {
+    code: Code<'a>,
+    frames: &'a [Arc<Frame>],
+}
+
 fn snapshot(capture: Capture, names: &Names, spaces: &Spaces) -> Snapshot {
     // A process' stacks pass through the same few places many times.
-    let mut known: HashMap<(u32, Address), (Code<'_>, &[Arc<Frame>])> = HashMap::new();
+    let mut places: HashMap<(u32, Address), Place<'_>> = HashMap::new();
     let mut resolver = |process: &RawProcess, stack: &[Address]| -> Named {
         let space = spaces.get(&process.life);
         let mut frames = Vec::with_capacity(stack.len());
         let codes = stack.iter().map(|address| {
-            let (code, named) = known.entry((process.life, *address)).or_insert_with(|| {
-                let named = at(names, process.life, *address);
-                (code(space, *address, named), named)
+            let place = places.entry((process.life, *address)).or_insert_with(|| {
+                let found = at(names, process.life, *address);
+                Place { code: code(space, *address, found), frames: found }
             });
-            match named {
+            match place.frames {
                 [] => frames.push(Arc::new(Frame::unresolved(*address))),
-                named => frames.extend_from_slice(named),
+                found => frames.extend_from_slice(found),
             }
-            *code
+            place.code
         });
         let id = SiteId::of(codes);
         frames.shrink_to_fit();
