@@ -5,7 +5,6 @@
 //! Invariant: pure; names come through [`Resolver`].
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -309,16 +308,12 @@ impl Capture {
 fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Option<SiteTally>)> {
     let mut tallies = blocks.map(|blocks| blocks.sites.into_iter());
     let mut merged: Vec<(RawSite, Option<SiteTally>)> = Vec::with_capacity(sites.len());
-    let mut index: HashMap<(usize, Vec<Address>), usize> = HashMap::with_capacity(sites.len());
-    for site in sites {
+    let places = places(&sites);
+    for (site, place) in sites.into_iter().zip(places) {
         let tally = tallies.as_mut().map(|tallies| tallies.next().unwrap_or_default());
-        match index.entry((site.process, site.frames.clone())) {
-            Entry::Vacant(entry) => {
-                entry.insert(merged.len());
-                merged.push((site, tally));
-            }
-            Entry::Occupied(entry) => {
-                let Some((first, first_tally)) = merged.get_mut(*entry.get()) else { continue };
+        match merged.get_mut(place) {
+            None => merged.push((site, tally)),
+            Some((first, first_tally)) => {
                 first.counters.add(&site.counters);
                 first.truncated |= site.truncated;
                 first.stack_state = first.stack_state.max(site.stack_state);
@@ -329,6 +324,18 @@ fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Optio
         }
     }
     merged
+}
+
+/// For each site its place where those of one process with the same frames share one, in the order of first appearance.
+fn places(sites: &[RawSite]) -> Vec<usize> {
+    let mut places: HashMap<(usize, &[Address]), usize> = HashMap::with_capacity(sites.len());
+    sites
+        .iter()
+        .map(|site| {
+            let next = places.len();
+            *places.entry((site.process, site.frames.as_slice())).or_insert(next)
+        })
+        .collect()
 }
 
 /// What the numbers of a site are to be.

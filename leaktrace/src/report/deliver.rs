@@ -4,6 +4,7 @@
 //! and what went wrong. One failing file never keeps the other reports from being delivered.
 
 use std::io::{self, Write};
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -96,22 +97,26 @@ impl Reporter {
     pub fn deliver_to(&self, snapshot: &Snapshot, stdout: &mut dyn Write) -> Delivery {
         let mut delivery = Delivery { stdout_open: true, failures: Vec::new() };
         if let Some(style) = self.text {
-            delivery.stdout(stdout, |out| {
-                text::write(snapshot, style, out)?;
-                // A line between the reports of one trace.
-                if snapshot.is_final { Ok(()) } else { out.write_all(b"\n") }
+            timed("text", || {
+                delivery.stdout(stdout, |out| {
+                    text::write(snapshot, style, out)?;
+                    // A line between the reports of one trace.
+                    if snapshot.is_final { Ok(()) } else { out.write_all(b"\n") }
+                });
             });
         }
         for output in &self.others {
-            match &output.file {
-                // A stream cannot take back an earlier picture.
-                None if !snapshot.is_final && !output.format.can_follow_itself() => {}
+            // A stream cannot take back an earlier picture.
+            if output.file.is_none() && !snapshot.is_final && !output.format.can_follow_itself() {
+                continue;
+            }
+            timed(output.format.option(), || match &output.file {
                 None => delivery.stdout(stdout, |out| output.format.write(snapshot, out)),
                 Some(file) => {
                     let written = file.write(|out| output.format.write(snapshot, out));
                     delivery.failures.extend(written.with_context(|| cannot_write(output.format, &output.name)).err());
                 }
-            }
+            });
         }
         delivery
     }
@@ -131,6 +136,13 @@ impl Delivery {
         // What could not be written must not be tried again when the buffer is dropped.
         let _ = out.into_parts();
     }
+}
+
+/// Says with `-v` how long rendering and writing this took.
+fn timed(what: &str, write: impl FnOnce()) {
+    let begun = Instant::now();
+    write();
+    log::info!("writing {what} took {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
 }
 
 fn cannot_write(format: Format, name: &str) -> String {

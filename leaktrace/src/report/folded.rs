@@ -2,13 +2,14 @@
 //!
 //! Losses stand in comment lines on top, which start with `# ` and which those tools skip; without losses there are none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::estimates;
 use super::notices::notices;
 use super::{Measure, names};
-use crate::model::{Site, Snapshot};
+use crate::model::{Frame, Site, Snapshot};
 
 /// Writes one line for each distinct stack with outstanding bytes, in the order of the names.
 ///
@@ -31,29 +32,47 @@ pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
 /// Folded stacks and what is outstanding there. Sites whose frames have the same names share one.
 pub(super) fn stacks(snapshot: &Snapshot, measure: Measure, with_process: bool) -> BTreeMap<String, u64> {
     let mut stacks = BTreeMap::new();
+    let mut escaped = Escaped::default();
     for site in &snapshot.sites {
         let value = match measure {
             Measure::Bytes => site.outstanding_bytes,
             Measure::Count => site.outstanding_count,
         };
         if value > 0 {
-            let sum: &mut u64 = stacks.entry(stack(snapshot, site, with_process)).or_default();
+            let sum: &mut u64 = stacks.entry(stack(snapshot, site, with_process, &mut escaped)).or_default();
             *sum = sum.saturating_add(value);
         }
     }
     stacks
 }
 
-fn stack(snapshot: &Snapshot, site: &Site, with_process: bool) -> String {
-    let mut names = Vec::with_capacity(site.stack.len() + 1);
+/// What frames are called, each found out once: a frame is in as many as all stacks of its program.
+#[derive(Default)]
+struct Escaped(HashMap<*const Frame, String>);
+
+impl Escaped {
+    fn name(&mut self, frame: &Arc<Frame>) -> &str {
+        self.0.entry(Arc::as_ptr(frame)).or_insert_with(|| escape(&names::function(frame)))
+    }
+}
+
+fn stack(snapshot: &Snapshot, site: &Site, with_process: bool, escaped: &mut Escaped) -> String {
+    let mut stack = String::new();
+    let mut add = |name: &str| {
+        if !stack.is_empty() {
+            stack.push(';');
+        }
+        stack.push_str(name);
+    };
     if with_process {
-        names.push(escape(&names::process(snapshot, site)));
+        add(&escape(&names::process(snapshot, site)));
     }
     if site.stack.is_empty() {
-        names.push(names::NO_STACK.to_owned());
+        add(names::NO_STACK);
     }
-    names.extend(site.stack.iter().rev().map(|frame| escape(&names::function(frame))));
-    let stack = names.join(";");
+    for frame in site.stack.iter().rev() {
+        add(escaped.name(frame));
+    }
     // A line that starts with '#' is a comment to its readers, and a process may be called so.
     if stack.starts_with('#') { stack.replacen('#', "_", 1) } else { stack }
 }

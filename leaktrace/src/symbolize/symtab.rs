@@ -72,9 +72,13 @@ impl SymbolTable {
         let key = |symbol: &Symbol| {
             let name = name(symbol);
             let underscores = name.iter().take_while(|&&byte| byte == b'_').count();
-            (symbol.start, u64::MAX - symbol.end, symbol.rank, underscores, name.len())
+            (symbol.rank, underscores, name.len())
         };
-        self.symbols.sort_unstable_by(|a, b| key(a).cmp(&key(b)).then_with(|| name(a).cmp(name(b))));
+        // Tables of a million symbols are sorted: names are looked at where nothing else tells two apart.
+        self.symbols.sort_unstable_by(|a, b| {
+            let by_place = a.start.cmp(&b.start).then_with(|| b.end.cmp(&a.end));
+            by_place.then_with(|| key(a).cmp(&key(b)).then_with(|| name(a).cmp(name(b))))
+        });
         self.symbols.dedup_by_key(|symbol| (symbol.start, symbol.end));
         let mut reach = 0;
         for symbol in &mut self.symbols {

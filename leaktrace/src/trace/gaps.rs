@@ -18,8 +18,11 @@ use crate::symbolize::{CodeAddress, Coverage, Symbolizer, object_at};
 const NOTICEABLE: u64 = 5;
 /// Files named in the note.
 const NAMED: usize = 3;
-/// What package managers are given, in all.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// What package managers are given, less what the report has taken until then and will take about once more: it is to be there
+/// within two seconds of the trace's end.
+const AT_MOST: Duration = Duration::from_millis(1500);
+/// What they are given at least: as long as the first of them takes to say which packages files are of.
+const AT_LEAST: Duration = Duration::from_millis(300);
 
 /// What can be done to fetch what is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,8 +152,9 @@ impl Files {
 }
 
 impl Gaps {
-    /// What to say, after a look at what the package managers know; `None` where too little is missing.
-    pub fn note(&self, fetching: Fetching) -> Option<String> {
+    /// What to say, after a look at what the package managers know, for which the end of the trace so long ago leaves some time;
+    /// `None` where too little is missing.
+    pub fn note(&self, fetching: Fetching, since_end: Duration) -> Option<String> {
         // A hundredth of it times a hundred does not overflow.
         if self.files.is_empty() || u128::from(self.bytes) * 100 < u128::from(self.all) * u128::from(NOTICEABLE) {
             return None;
@@ -162,7 +166,7 @@ impl Gaps {
             .filter(|object| is_here(object))
             .map(|object| Wanting { path: object.path().to_path_buf(), build_id: id(object) })
             .collect();
-        let mut advice = packages::advise(&here, PATIENCE).into_iter();
+        let mut advice = packages::advise(&here, AT_MOST.saturating_sub(2 * since_end).max(AT_LEAST)).into_iter();
         let advice = named.iter().map(|object| if is_here(object) { advice.next() } else { None });
         let files: Vec<String> = named
             .iter()
@@ -264,6 +268,6 @@ mod tests {
     #[test]
     fn little_is_not_worth_a_note() {
         let gaps = Gaps { bytes: 0, all: 0, files: Vec::new() };
-        assert_eq!(gaps.note(Fetching::Unknown), None);
+        assert_eq!(gaps.note(Fetching::Unknown, Duration::ZERO), None);
     }
 }

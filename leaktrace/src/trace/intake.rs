@@ -4,10 +4,11 @@
 //! was not told before.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_PROCESS, LayoutEvent, Process};
+use nix::time::{ClockId, clock_gettime};
 
 use super::untraced::Means;
 use super::{RECLAIM_AFTER, Trace};
@@ -24,6 +25,8 @@ use crate::sources::allocators::{Prober, Request};
 
 /// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
 const MANY: usize = 200;
+/// Where a part of all sites as large as this were the dead's the last time, there is a hurry, too.
+const LARGE_PART: u64 = 16;
 /// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
 const ROUNDS: u32 = 8;
 
@@ -36,6 +39,33 @@ fn means<'a>(prober: &'a Prober, kernel: &Kernel, scope: &'a dyn Fn(Pid) -> Scop
     Means { prober, scope, slots_ran_out: kernel.slots_ran_out() }
 }
 
+/// How the records of the dead were taken out of the tables.
+pub(super) struct Reclaimed {
+    at: Instant,
+    /// Processor time: on a busy machine it takes many times as long, and there is no time for a pause of many times that.
+    worked: Duration,
+    sites: u64,
+}
+
+impl Reclaimed {
+    /// That has not been done yet.
+    pub(super) fn nothing() -> Self {
+        Self { at: Instant::now(), worked: Duration::ZERO, sites: 0 }
+    }
+
+    /// How long to leave the next dead in the tables, so many lives in tables for so many stacks. Whole tables are read: however
+    /// large they are, most of the time is left for other things, but no more than is good where many end or leave much.
+    fn pause(&self, departed: usize, max_stacks: u64) -> Duration {
+        let hurries = departed >= MANY || self.sites >= max_stacks / LARGE_PART;
+        self.worked * if hurries { 2 } else { 10 }
+    }
+}
+
+/// Processor time of this thread.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Trace {
     /// Lets the unwinder know of mappings that are new.
     pub(super) fn follow_mappings(&mut self) {
@@ -46,7 +76,7 @@ impl Trace {
 
     /// Takes the records of lives that have ended out of the tables.
     pub(super) fn reclaim(&mut self) -> Result<()> {
-        let began = Instant::now();
+        let began = worked();
         // Whatever was told of these lives is taken in before their slots can be given to others.
         self.take_in();
         self.reclaim_at = None;
@@ -60,7 +90,9 @@ impl Trace {
         }
         let last: HashMap<u32, Process> =
             slots.iter().filter_map(|slot| Some((*slot, self.kernel.processes.read(*slot)?))).collect();
+        let mut taken = 0;
         for (slot, sites) in reclaim::reclaim(&mut self.kernel, &slots, &self.options)? {
+            taken += sites.len();
             if let Some(last) = last.get(&slot) {
                 if let Some(seen) = self.processes.seen_in(slot) {
                     let config = &self.config;
@@ -69,9 +101,9 @@ impl Trace {
                 self.processes.bury(slot, last, sites);
             }
         }
-        self.reclaimed = Instant::now();
-        self.reclaiming_took = self.reclaimed - began;
-        log::trace!("{} lives taken out of the tables in {:.1?}", slots.len(), self.reclaiming_took);
+        let worked = worked().saturating_sub(began);
+        self.reclaimed = Reclaimed { at: Instant::now(), worked, sites: taken as u64 };
+        log::trace!("{} lives taken out of the tables with {taken} sites in {worked:.1?}", slots.len());
         Ok(())
     }
 
@@ -178,10 +210,8 @@ impl Trace {
     fn plan_reclaim(&mut self) {
         let departed = self.processes.departed();
         if departed > 0 {
-            // It reads whole tables: however large they are, most of the time is left for other things, but no more than
-            // is good where many end.
-            let pause = if departed < MANY { 10 } else { 2 };
-            let at = (Instant::now() + RECLAIM_AFTER).max(self.reclaimed + self.reclaiming_took * pause);
+            let pause = self.reclaimed.pause(departed, self.options.max_stacks);
+            let at = (Instant::now() + RECLAIM_AFTER).max(self.reclaimed.at + pause);
             self.reclaim_at = Some(self.reclaim_at.map_or(at, |before| before.min(at)));
         }
     }
@@ -266,5 +296,19 @@ impl Trace {
         }
         self.ends_before = ends;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_dead_wait_for_less_where_many_end_or_leave_much() {
+        let after = |sites| Reclaimed { worked: Duration::from_millis(3), sites, ..Reclaimed::nothing() };
+        assert_eq!(after(1023).pause(MANY - 1, 16_384), Duration::from_millis(30));
+        assert_eq!(after(1023).pause(MANY, 16_384), Duration::from_millis(6));
+        assert_eq!(after(1024).pause(1, 16_384), Duration::from_millis(6));
+        assert_eq!(Reclaimed::nothing().pause(1, 16_384), Duration::ZERO);
     }
 }

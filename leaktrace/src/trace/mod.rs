@@ -10,6 +10,7 @@ mod growing;
 mod intake;
 mod memory;
 mod naming;
+mod phases;
 mod progress;
 mod reading;
 mod records;
@@ -41,8 +42,10 @@ use crate::outcome::Outcome;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::sources::allocators::Prober;
 use growing::Growth;
+use intake::Reclaimed;
 use memory::MemoryReader;
 use naming::Namer;
+use phases::Phases;
 use progress::Progress;
 use records::Records;
 use reports::{Done, Reports};
@@ -100,10 +103,9 @@ struct Trace {
     made_up_records: u64,
     /// How many lives of followed processes had ended when nothing more was lost yet.
     ends_before: u64,
-    /// When to take the records of the dead out of the tables, when that was done last, and how long it took.
+    /// When to take the records of the dead out of the tables, and how that went the last time.
     reclaim_at: Option<Instant>,
-    reclaimed: Instant,
-    reclaiming_took: Duration,
+    reclaimed: Reclaimed,
     /// Processes of which nothing could be recorded.
     untraced: UntracedProcesses,
     /// What memory processes had when they were first seen, for the case that nothing else is.
@@ -226,11 +228,11 @@ impl Trace {
                 }
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.processes.remember(memory);
-                    let begun = Instant::now();
+                    let mut phases = Phases::of(format!("report {}", self.sequence + 1));
                     let capture = self.read(false)?;
                     let spaces = capture::spaces(&capture, &self.processes);
-                    log::info!("report {}: tables read in {:.1} ms", self.sequence, begun.elapsed().as_secs_f64() * 1e3);
-                    reports.order(capture, spaces);
+                    phases.done("reading the tables");
+                    reports.order(capture, spaces, phases);
                 }
                 done = reports.done(), if reports.is_busy() => {
                     if self.is_over_after(done?) {
@@ -273,10 +275,7 @@ impl Trace {
     /// Says what came of a report on the way; whether it was the last that is wanted.
     fn is_over_after(&mut self, done: Done) -> bool {
         let (sequence, over) = match done {
-            Done::Report { sequence, took, over } => {
-                log::info!("report {sequence} took {:.1} ms", took.as_secs_f64() * 1e3);
-                (sequence, over)
-            }
+            Done::Report { sequence, over } => (sequence, over),
             Done::Failed { sequence, message } => {
                 let warning = format!("report {sequence} could not be made ({message}); please report this");
                 log::error!("{warning}");
@@ -290,6 +289,7 @@ impl Trace {
 
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
+        let mut phases = Phases::of("last report");
         // A CPU that came online a moment ago may have been missed.
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
@@ -307,9 +307,12 @@ impl Trace {
         for pid in ends.ended() {
             self.processes.exited(pid, None);
         }
+        phases.done("stopping the programs");
         self.until_planned().await;
+        phases.done("waiting for files that are being read");
         let mut capture = self.read(true)?;
         let spaces = capture::spaces(&capture, &self.processes);
+        phases.done("reading the tables");
         // Nothing more is asked of the traced processes, the command at its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {
@@ -318,6 +321,7 @@ impl Trace {
         // Naming and rendering allocate millions of times, and at each the
         // probes in our own libc would take a microsecond.
         self.prober.detach();
+        phases.done("taking the probes away");
         let command = match (exits, launched) {
             (true, Some(mut launched)) => {
                 let pid = launched.pid();
@@ -343,7 +347,10 @@ impl Trace {
             }
             (_, None) => None,
         };
-        let snapshot = reports.last(capture, spaces).await?;
+        if command.is_some() {
+            phases.done("the command's end");
+        }
+        let snapshot = reports.last(capture, spaces, phases).await?;
         Ok(Outcome { snapshot, command })
     }
 

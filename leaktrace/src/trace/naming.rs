@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
+use super::phases::Phases;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
 use crate::symbolize::debuginfod::{Debuginfod, Settings};
@@ -50,17 +51,20 @@ impl Namer {
 
     /// Names what was captured. What has to be fetched for that is waited for at the last report only, and is there at a later
     /// one otherwise.
-    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces) -> Snapshot {
+    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
         let names = self.resolve(&wanted, spaces);
+        phases.done("naming the code");
         mark_unsure(&mut capture, spaces);
         let mut snapshot = snapshot(capture, &names, spaces);
+        phases.done("putting the sites together");
         if self.debuginfod.is_some() {
             let objects = gaps::worth_fetching(&snapshot, &lives, spaces, &self.symbolizer);
             if self.fetch(&objects, snapshot.is_final) {
                 rename(&mut snapshot, &lives, &self.resolve(&wanted, spaces));
             }
+            phases.done("fetching debug information");
         }
         // Only when nothing is traced any more: package managers allocate too.
         if snapshot.is_final {
@@ -70,7 +74,9 @@ impl Namer {
                 (None, true) => Fetching::Possible,
                 (None, false) => Fetching::Unknown,
             };
-            snapshot.notes.extend(gaps::find(&snapshot, &lives, spaces, &self.symbolizer).note(fetching));
+            let gaps = gaps::find(&snapshot, &lives, spaces, &self.symbolizer);
+            snapshot.notes.extend(gaps.note(fetching, phases.elapsed()));
+            phases.done("looking for debug information");
         }
         snapshot
     }
@@ -127,12 +133,32 @@ fn wanted(capture: &Capture) -> HashMap<u32, Vec<CodeAddress>> {
     wanted
 }
 
+/// What is known of an address in a process.
+struct Place<'a> {
+    code: Code<'a>,
+    frames: &'a [Arc<Frame>],
+}
+
 fn snapshot(capture: Capture, names: &Names, spaces: &Spaces) -> Snapshot {
+    // A process' stacks pass through the same few places many times.
+    let mut places: HashMap<(u32, Address), Place<'_>> = HashMap::new();
     let mut resolver = |process: &RawProcess, stack: &[Address]| -> Named {
         let space = spaces.get(&process.life);
-        let code = |address: &Address| code(space, *address, at(names, process.life, *address));
-        let id = SiteId::of(stack.iter().map(code));
-        Named { frames: stack.iter().flat_map(|address| frames(names, process.life, *address)).collect(), id }
+        let mut frames = Vec::with_capacity(stack.len());
+        let codes = stack.iter().map(|address| {
+            let place = places.entry((process.life, *address)).or_insert_with(|| {
+                let found = at(names, process.life, *address);
+                Place { code: code(space, *address, found), frames: found }
+            });
+            match place.frames {
+                [] => frames.push(Arc::new(Frame::unresolved(*address))),
+                found => frames.extend_from_slice(found),
+            }
+            place.code
+        });
+        let id = SiteId::of(codes);
+        frames.shrink_to_fit();
+        Named { frames, id }
     };
     capture.into_snapshot(&mut resolver)
 }

@@ -8,19 +8,19 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
 use super::capture::Spaces;
 use super::naming::Namer;
+use super::phases::Phases;
 use crate::model::{Capture, Sink, Snapshot, Status};
 use crate::workers;
 
 /// What the thread is to do.
 enum Job {
-    Report(Box<Capture>, Spaces),
-    Last(Box<Capture>, Spaces),
+    Report(Box<Capture>, Spaces, Phases),
+    Last(Box<Capture>, Spaces, Phases),
     Status(Status),
 }
 
@@ -30,8 +30,6 @@ pub enum Done {
     Report {
         /// Its number.
         sequence: u64,
-        /// How long it took.
-        took: Duration,
         /// Whether the trace is to end, since nobody reads any more.
         over: bool,
     },
@@ -76,9 +74,9 @@ impl Reports {
     }
 
     /// Has a report made and handed to the sink.
-    pub fn order(&mut self, capture: Capture, spaces: Spaces) {
+    pub fn order(&mut self, capture: Capture, spaces: Spaces, phases: Phases) {
         // The thread is there as long as we are.
-        self.busy = self.jobs.send(Job::Report(Box::new(capture), spaces)).is_ok();
+        self.busy = self.jobs.send(Job::Report(Box::new(capture), spaces, phases)).is_ok();
     }
 
     /// Whether anybody wants to see how the trace stands, and can now.
@@ -105,8 +103,8 @@ impl Reports {
     ///
     /// # Errors
     /// It cannot be made.
-    pub async fn last(mut self, capture: Capture, spaces: Spaces) -> Result<Snapshot> {
-        let _ = self.jobs.send(Job::Last(Box::new(capture), spaces));
+    pub async fn last(mut self, capture: Capture, spaces: Spaces, phases: Phases) -> Result<Snapshot> {
+        let _ = self.jobs.send(Job::Last(Box::new(capture), spaces, phases));
         loop {
             if let Done::Last(snapshot) = self.done().await? {
                 let failed = |message| anyhow!("the report could not be made ({message}); please report this");
@@ -127,12 +125,12 @@ impl Desk<'_> {
                     shows = shows && guarded(|| self.sink.show(&status)).is_ok();
                     continue;
                 }
-                Job::Report(capture, spaces) => {
+                Job::Report(capture, spaces, phases) => {
                     let sequence = capture.sequence;
-                    guarded(|| self.report(*capture, &spaces))
+                    guarded(|| self.report(*capture, &spaces, phases))
                         .unwrap_or_else(|message| Done::Failed { sequence, message })
                 }
-                Job::Last(capture, spaces) => Done::Last(guarded(|| self.last(*capture, &spaces))),
+                Job::Last(capture, spaces, phases) => Done::Last(guarded(|| self.last(*capture, &spaces, phases))),
             };
             // Nobody waits any more: the trace has failed.
             if self.done.send_blocking(done).is_err() {
@@ -141,27 +139,30 @@ impl Desk<'_> {
         }
     }
 
-    fn report(&mut self, capture: Capture, spaces: &Spaces) -> Done {
-        let begun = Instant::now();
-        let snapshot = self.name(capture, spaces);
+    fn report(&mut self, capture: Capture, spaces: &Spaces, mut phases: Phases) -> Done {
+        let snapshot = self.name(capture, spaces, &mut phases);
         let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
-        Done::Report { sequence: snapshot.sequence, took: begun.elapsed(), over }
+        phases.done("writing");
+        phases.over();
+        Done::Report { sequence: snapshot.sequence, over }
     }
 
-    fn last(&mut self, capture: Capture, spaces: &Spaces) -> Box<Snapshot> {
-        let snapshot = self.name(capture, spaces);
+    fn last(&mut self, capture: Capture, spaces: &Spaces, mut phases: Phases) -> Box<Snapshot> {
+        let snapshot = self.name(capture, spaces, &mut phases);
         for note in self.namer.notes() {
             log::info!("{note}");
         }
         // Nothing is left to break off.
         let _ = self.sink.take(&snapshot);
+        phases.done("writing");
+        phases.over();
         Box::new(snapshot)
     }
 
-    fn name(&mut self, capture: Capture, spaces: &Spaces) -> Snapshot {
+    fn name(&mut self, capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
         #[cfg(debug_assertions)]
         misbehave(capture.sequence);
-        self.namer.name(capture, spaces)
+        self.namer.name(capture, spaces, phases)
     }
 }
 

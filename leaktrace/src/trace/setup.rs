@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use super::Trace;
 use super::aside::aside;
 use super::growing::Growth;
+use super::intake::Reclaimed;
 use super::memory::MemoryReader;
 use super::records::Records;
 use super::untraced::UntracedProcesses;
@@ -108,8 +109,7 @@ impl Trace {
             made_up_records: 0,
             ends_before: 0,
             reclaim_at: None,
-            reclaimed: Instant::now(),
-            reclaiming_took: Duration::ZERO,
+            reclaimed: Reclaimed::nothing(),
             untraced: UntracedProcesses::default(),
             growth: Growth::default(),
             left_out: 0,

@@ -17,6 +17,7 @@ mod accounting;
 mod allocators;
 mod bad_input;
 mod breakpoints;
+mod busy;
 mod callers;
 mod capacity;
 mod choosing;

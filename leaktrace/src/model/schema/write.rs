@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -23,14 +24,17 @@ pub struct Written<'a> {
     pub all_sites: bool,
 }
 
-impl Serialize for Written<'_> {
+impl<'a> Serialize for Written<'a> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.schema {
             Schema::V1 => self.document(|site| Cow::Borrowed(site.stack.as_slice())).serialize(serializer),
             Schema::V2 => {
                 let mut table = Table::default();
-                let mut document =
-                    self.document(|site| site.stack.iter().map(|frame| table.place(frame)).collect::<Vec<_>>());
+                let mut places = HashMap::new();
+                // Most frames are shared by many stacks, and comparing all that is in one takes longer.
+                let mut place =
+                    |frame: &'a Arc<Frame>| *places.entry(Arc::as_ptr(frame)).or_insert_with(|| table.place(frame));
+                let mut document = self.document(|site| site.stack.iter().map(&mut place).collect::<Vec<_>>());
                 document.frames = Some(table.frames);
                 document.serialize(serializer)
             }
