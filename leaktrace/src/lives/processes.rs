@@ -7,7 +7,7 @@
 //! Both streams name times of one clock, which brings together what they say: a slot of the programs' belongs to the life
 //! of its process in which it was given.
 
-mod buried;
+mod archive;
 mod layouts;
 mod seen;
 
@@ -22,13 +22,13 @@ use crate::host::clock::monotonic_ns;
 use crate::model::{Pid, RawProcess};
 use crate::process::facts::{self, MemoryUse};
 use crate::process::maps::{AddressSpace, CaptureError, Layout, Mapping, MappingName, Object, ObjectStore};
-use buried::Buried;
-pub use buried::Merged;
+use archive::Archive;
+pub use archive::Merged;
 pub use seen::Seen;
 
 /// Of whom records are taken note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Circle {
+pub enum Followed {
     /// Of every process but this one.
     Everyone,
     /// Of those that were looked at, and of their descendants.
@@ -40,7 +40,7 @@ pub enum Circle {
 /// All lives that were seen.
 pub struct Processes {
     store: Arc<ObjectStore>,
-    circle: Circle,
+    followed: Followed,
     own: Pid,
     /// By number, in the order in which they were seen.
     lives: BTreeMap<u32, Life>,
@@ -54,7 +54,7 @@ pub struct Processes {
     changed: BTreeSet<Pid>,
     /// Processes in which a thread that is not the first has begun another program.
     orphaned: Vec<Pid>,
-    buried: Buried,
+    archive: Archive,
 }
 
 /// Lives as the report wants them.
@@ -81,10 +81,10 @@ pub struct Mapped {
 
 impl Processes {
     /// None yet. Files are opened by way of `store`.
-    pub fn new(store: Arc<ObjectStore>, circle: Circle) -> Self {
+    pub fn new(store: Arc<ObjectStore>, followed: Followed) -> Self {
         Self {
             store,
-            circle,
+            followed,
             own: Pid(std::process::id()),
             lives: BTreeMap::new(),
             next: 0,
@@ -93,7 +93,7 @@ impl Processes {
             unclaimed: [Vec::new(), Vec::new()],
             changed: BTreeSet::new(),
             orphaned: Vec::new(),
-            buried: Buried::default(),
+            archive: Archive::default(),
         }
     }
 
@@ -217,13 +217,13 @@ impl Processes {
         // A number is given out again only after its process is gone.
         self.end_current(pid);
         let parent = self.current(parent).and_then(|number| self.lives.get(&number));
-        let life = match (self.circle, parent) {
-            (Circle::Everyone | Circle::Descendants, Some(parent)) => Life {
+        let life = match (self.followed, parent) {
+            (Followed::Everyone | Followed::Descendants, Some(parent)) => Life {
                 comm: parent.comm.clone(),
                 exe: parent.exe.clone(),
                 ..Life::new(pid, time, parent.space.forked(pid))
             },
-            (Circle::Everyone, None) if pid != self.own => Life::new(pid, time, AddressSpace::empty(pid)),
+            (Followed::Everyone, None) if pid != self.own => Life::new(pid, time, AddressSpace::empty(pid)),
             _ => return,
         };
         let start_time = facts::moment(time);
@@ -255,7 +255,7 @@ impl Processes {
         let number = match self.current(pid) {
             Some(number) => number,
             // Its beginning was not recorded.
-            None if self.circle == Circle::Everyone && pid != self.own => self.capture(pid).ok()?,
+            None if self.followed == Followed::Everyone && pid != self.own => self.capture(pid).ok()?,
             None => return None,
         };
         let life = self.lives.get_mut(&number).filter(|life| life.captured_ns <= time)?;
@@ -357,7 +357,7 @@ impl Processes {
             && life.counters.seen_ns as u32 == seen
         {
             life.ended = true;
-            self.buried.depart(slot);
+            self.archive.mark_reclaimable(slot);
             // Of its next life, if there is one, nobody may have been told.
             self.changed.insert(life.pid);
         }
@@ -409,7 +409,7 @@ impl Processes {
             life.observe(process);
             if process.state != PROCESS_ALIVE {
                 life.ended = true;
-                self.buried.depart(slot);
+                self.archive.mark_reclaimable(slot);
             }
         }
     }

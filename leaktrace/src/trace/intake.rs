@@ -55,8 +55,8 @@ impl Reclaimed {
 
     /// How long to leave the next dead in the tables, so many lives in tables for so many stacks. Whole tables are read: however
     /// large they are, most of the time is left for other things, but no more than is good where many end or leave much.
-    fn pause(&self, departed: usize, max_stacks: u64) -> Duration {
-        let hurries = departed >= MANY || self.sites >= max_stacks / LARGE_PART;
+    fn pause(&self, reclaimable: usize, max_stacks: u64) -> Duration {
+        let hurries = reclaimable >= MANY || self.sites >= max_stacks / LARGE_PART;
         self.worked * if hurries { 2 } else { 10 }
     }
 }
@@ -80,10 +80,10 @@ impl Trace {
         // Whatever was told of these lives is taken in before their slots can be given to others.
         self.take_in();
         self.reclaim_at = None;
-        let mut slots = self.processes.take_departed();
+        let mut slots = self.processes.take_reclaimable();
         let held = reclaim::still_held(&self.kernel, &slots);
         slots.retain(|slot| !held.contains(slot));
-        self.processes.linger(held);
+        self.processes.keep_reclaimable(held);
         self.plan_reclaim();
         if slots.is_empty() {
             return Ok(());
@@ -98,7 +98,7 @@ impl Trace {
                     let config = &self.config;
                     self.untraced.booked(seen, &means(&self.prober, &self.kernel, &|pid| scope(config, pid)));
                 }
-                self.processes.bury(slot, last, sites);
+                self.processes.put_into_archive(slot, last, sites);
             }
         }
         let worked = worked().saturating_sub(began);
@@ -208,9 +208,9 @@ impl Trace {
     }
 
     fn plan_reclaim(&mut self) {
-        let departed = self.processes.departed();
-        if departed > 0 {
-            let pause = self.reclaimed.pause(departed, self.options.max_stacks);
+        let reclaimable = self.processes.reclaimable();
+        if reclaimable > 0 {
+            let pause = self.reclaimed.pause(reclaimable, self.options.max_stacks);
             let at = (Instant::now() + RECLAIM_AFTER).max(self.reclaimed.at + pause);
             self.reclaim_at = Some(self.reclaim_at.map_or(at, |before| before.min(at)));
         }

@@ -249,8 +249,8 @@ impl Trace {
                     self.unwinding.reclaim();
                     self.watch_growth();
                     if reports.wants_status() {
-                        let buried = self.processes.buried_counters();
-                        reports.show(progress.status(&self.kernel, &buried, self.since.elapsed()));
+                        let archived = self.processes.archived_counters();
+                        reports.show(progress.status(&self.kernel, &archived, self.since.elapsed()));
                     }
                 }
                 // Last: there may always be more of these.

@@ -20,9 +20,9 @@ impl Progress {
     }
 
     /// The numbers of this moment, with those of lives that are out of the tables.
-    pub fn status(&mut self, kernel: &Kernel, buried: &Counters, elapsed: Duration) -> Status {
+    pub fn status(&mut self, kernel: &Kernel, archived: &Counters, elapsed: Duration) -> Status {
         let accounts = drain::accounts(kernel);
-        let counters = accounts.iter().map(|account| &account.counters).chain([buried]);
+        let counters = accounts.iter().map(|account| &account.counters).chain([archived]);
         let counters: Vec<Counters> =
             counters.map(|counters| if self.sampled { counters.whole() } else { *counters }).collect();
         let sum = |number: fn(&Counters) -> u64| counters.iter().map(number).sum::<u64>();

@@ -27,7 +27,7 @@ use crate::kernel::object;
 use crate::kernel::programs::Technique;
 use crate::kernel::selection::Selection;
 use crate::kernel::{Kernel, Limits};
-use crate::lives::processes::{Circle, Processes};
+use crate::lives::processes::{Followed, Processes};
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, Unwind};
 use crate::process::facts;
@@ -91,14 +91,14 @@ impl Trace {
         let events = Events::take(&mut kernel)?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
-        let circle = match (config.whom.is_named(), config.follow) {
-            (true, true) => Circle::Descendants,
-            (true, false) => Circle::Named,
-            (false, _) => Circle::Everyone,
+        let followed = match (config.whom.is_named(), config.follow) {
+            (true, true) => Followed::Descendants,
+            (true, false) => Followed::Named,
+            (false, _) => Followed::Everyone,
         };
         Ok(Self {
             prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
-            processes: Processes::new(Arc::new(ObjectStore::new()), circle),
+            processes: Processes::new(Arc::new(ObjectStore::new()), followed),
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,
             events,

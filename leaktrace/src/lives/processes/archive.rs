@@ -1,7 +1,7 @@
 //! Lives that are over and whose records are out of the tables: kept for the report, within a budget.
 //!
-//! Beyond the budget those that ended first are merged with others of their name and program into one *crowd*, in which
-//! equal stacks are one site. Every number stays in the report, and the report says how many lives a crowd is made of; what
+//! Beyond the budget those that ended first are merged with others of their name and program into one *group*, in which
+//! equal stacks are one site. Every number stays in the report, and the report says how many lives a group is made of; what
 //! is lost is which process a number is of.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -18,33 +18,33 @@ use crate::process::maps::{AddressSpace, Pooled};
 
 /// Memory that lives take one by one, in bytes, give or take.
 const BUDGET: usize = 64 << 20;
-/// Memory that crowds take.
-const CROWDS_BUDGET: usize = 64 << 20;
+/// Memory that groups take.
+const GROUPS_BUDGET: usize = 64 << 20;
 /// What a life takes beside its sites: its mappings and names.
 const LIFE_BYTES: usize = 2048;
 /// What a site takes beside its frames, and a block.
 const SITE_BYTES: usize = 224;
 const BLOCK_BYTES: usize = 48;
 
-/// The dead.
-pub struct Buried {
-    /// Slots whose lives have ended, records and all still in the tables.
-    departed: HashSet<u32>,
+/// What lives that are over have left.
+pub struct Archive {
+    /// Slots whose lives have ended, and whose records are still in the tables.
+    reclaimable: HashSet<u32>,
     /// Numbers of lives that are kept one by one, the first to have ended first.
     order: VecDeque<u32>,
     /// What they take, about.
     bytes: usize,
     budget: usize,
-    crowds: HashMap<(String, Option<PathBuf>), Crowd>,
-    crowds_bytes: usize,
-    crowds_budget: usize,
+    groups: HashMap<(String, Option<PathBuf>), Group>,
+    groups_bytes: usize,
+    groups_budget: usize,
     merged: Merged,
     /// Of all that are over.
     counters: Counters,
 }
 
 /// Where the sites of many lives of one program stand among the remains of the life that stands for them.
-struct Crowd {
+struct Group {
     number: u32,
     pooled: Pooled,
     sites: HashMap<Kind, usize>,
@@ -62,47 +62,47 @@ pub struct Merged {
     pub without_stack: u64,
 }
 
-impl Default for Buried {
+impl Default for Archive {
     fn default() -> Self {
         Self {
-            departed: HashSet::new(),
+            reclaimable: HashSet::new(),
             order: VecDeque::new(),
             bytes: 0,
             budget: BUDGET,
-            crowds: HashMap::new(),
-            crowds_bytes: 0,
-            crowds_budget: CROWDS_BUDGET,
+            groups: HashMap::new(),
+            groups_bytes: 0,
+            groups_budget: GROUPS_BUDGET,
             merged: Merged::default(),
             counters: Counters::default(),
         }
     }
 }
 
-impl Buried {
+impl Archive {
     /// Notes that the records of the life in a slot can be taken out of the tables.
-    pub(super) fn depart(&mut self, slot: u32) {
-        self.departed.insert(slot);
+    pub(super) fn mark_reclaimable(&mut self, slot: u32) {
+        self.reclaimable.insert(slot);
     }
 }
 
 impl Processes {
     /// Takes back that the records of the life in a slot could be taken out of the tables.
-    pub fn linger(&mut self, slots: impl IntoIterator<Item = u32>) {
-        self.buried.departed.extend(slots);
+    pub fn keep_reclaimable(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.archive.reclaimable.extend(slots);
     }
 
     /// How many lives can be taken out of the tables.
-    pub fn departed(&self) -> usize {
-        self.buried.departed.len()
+    pub fn reclaimable(&self) -> usize {
+        self.archive.reclaimable.len()
     }
 
     /// The slots whose records can be taken out of the tables.
-    pub fn take_departed(&mut self) -> HashSet<u32> {
-        std::mem::take(&mut self.buried.departed)
+    pub fn take_reclaimable(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.archive.reclaimable)
     }
 
     /// Keeps what was taken out of the tables for the life in a slot, which is free from now on.
-    pub fn bury(&mut self, slot: u32, last: &Process, sites: Vec<DeadSite>) {
+    pub fn put_into_archive(&mut self, slot: u32, last: &Process, sites: Vec<DeadSite>) {
         let Some(number) = self.by_slot.remove(&slot) else { return };
         let Some(life) = self.lives.get_mut(&number) else { return };
         life.observe(last);
@@ -110,20 +110,20 @@ impl Processes {
         life.ended = true;
         let sites = life.settle_dead(sites);
         for site in &sites {
-            self.buried.counters.add(&site.counters);
+            self.archive.counters.add(&site.counters);
         }
-        self.buried.bytes += bytes(&sites);
+        self.archive.bytes += bytes(&sites);
         life.remains = Some(sites);
-        self.buried.order.push_back(number);
-        while self.buried.bytes > self.buried.budget && self.merge_first() {}
+        self.archive.order.push_back(number);
+        while self.archive.bytes > self.archive.budget && self.merge_first() {}
     }
 
-    /// Merges the life that ended first into the crowd of its kind.
+    /// Merges the life that ended first into the group of its kind.
     fn merge_first(&mut self) -> bool {
-        let Some(number) = self.buried.order.pop_front() else { return false };
+        let Some(number) = self.archive.order.pop_front() else { return false };
         let Some(life) = self.lives.get_mut(&number) else { return true };
         let Some(sites) = life.remains.take() else { return true };
-        self.buried.bytes = self.buried.bytes.saturating_sub(bytes(&sites));
+        self.archive.bytes = self.archive.bytes.saturating_sub(bytes(&sites));
         if life.named {
             // Asked for, so never many.
             life.remains = Some(sites);
@@ -133,39 +133,39 @@ impl Processes {
         let (mut key, counters) = ((life.comm.clone(), life.exe.clone()), life.counters);
         self.forget(number);
 
-        let over_budget = self.buried.crowds_bytes > self.buried.crowds_budget;
-        if over_budget && !self.buried.crowds.contains_key(&key) {
+        let over_budget = self.archive.groups_bytes > self.archive.groups_budget;
+        if over_budget && !self.archive.groups.contains_key(&key) {
             key = (String::new(), None);
         }
-        let crowd = self.buried.crowds.entry(key).or_insert_with_key(|(comm, exe)| {
-            self.buried.crowds_bytes += LIFE_BYTES;
+        let group = self.archive.groups.entry(key).or_insert_with_key(|(comm, exe)| {
+            self.archive.groups_bytes += LIFE_BYTES;
             let number = self.next;
             self.next += 1;
-            let crowd = Life::new(Pid(0), 0, AddressSpace::empty(Pid(0)));
+            let group = Life::new(Pid(0), 0, AddressSpace::empty(Pid(0)));
             let (comm, exe) = (comm.clone(), exe.clone());
-            self.lives.insert(number, Life { comm, exe, ended: true, remains: Some(Vec::new()), ..crowd });
-            Crowd { number, pooled: Pooled::default(), sites: HashMap::new() }
+            self.lives.insert(number, Life { comm, exe, ended: true, remains: Some(Vec::new()), ..group });
+            Group { number, pooled: Pooled::default(), sites: HashMap::new() }
         });
-        let Some(life) = self.lives.get_mut(&crowd.number) else { return true };
+        let Some(life) = self.lives.get_mut(&group.number) else { return true };
         life.absorb(&counters);
-        self.buried.merged.lives += 1;
+        self.archive.merged.lives += 1;
         let remains = life.remains.get_or_insert_default();
         for mut site in sites {
-            let frames = site.frames.iter().map(|frame| crowd.pooled.adopt(&mut life.space, &space, *frame));
+            let frames = site.frames.iter().map(|frame| group.pooled.adopt(&mut life.space, &space, *frame));
             site.frames = frames.collect();
             let mut kind = (site.frames.clone(), site.truncated, site.broken);
-            if over_budget && !crowd.sites.contains_key(&kind) {
-                self.buried.merged.without_stack += site.counters.alloc_count;
+            if over_budget && !group.sites.contains_key(&kind) {
+                self.archive.merged.without_stack += site.counters.alloc_count;
                 kind = (Box::default(), false, None);
                 site = DeadSite { frames: Box::default(), truncated: false, stack_state: StackState::Cut, ..site };
             }
-            if let Some(known) = crowd.sites.get(&kind).and_then(|position| remains.get_mut(*position)) {
+            if let Some(known) = group.sites.get(&kind).and_then(|position| remains.get_mut(*position)) {
                 known.absorb(site);
             } else {
-                crowd.sites.insert(kind, remains.len());
+                group.sites.insert(kind, remains.len());
                 let site = site.without_blocks();
                 // Its frames are in the key as well.
-                self.buried.crowds_bytes += bytes_of(&site) + site.frames.len() * size_of::<Address>();
+                self.archive.groups_bytes += bytes_of(&site) + site.frames.len() * size_of::<Address>();
                 remains.push(site);
             }
         }
@@ -174,15 +174,15 @@ impl Processes {
 
     /// What was merged so far.
     pub fn merged(&self) -> Merged {
-        self.buried.merged
+        self.archive.merged
     }
 
     /// What all lives that are out of the tables have allocated and freed.
-    pub fn buried_counters(&self) -> Counters {
-        self.buried.counters
+    pub fn archived_counters(&self) -> Counters {
+        self.archive.counters
     }
 
-    /// What the dead have left, with where each of them stands in [`Roster::processes`](super::Roster).
+    /// What lives that are over have left, with where each of them stands in [`Roster::processes`](super::Roster).
     pub fn remains<'a>(&'a self, positions: &'a HashMap<u32, usize>) -> impl Iterator<Item = (usize, &'a DeadSite)> {
         self.lives.iter().flat_map(|(number, life)| {
             let position = positions.get(number).copied();
@@ -207,14 +207,14 @@ mod tests {
     use leaktrace_common::abi::PROCESS_EXITED;
 
     use super::*;
-    use crate::lives::processes::Circle;
+    use crate::lives::processes::Followed;
     use crate::model::{BlockTally, Options, RawBlock};
     use crate::process::maps::ObjectStore;
 
-    fn processes(budget: usize, crowds_budget: usize) -> Processes {
-        let mut processes = Processes::new(Arc::new(ObjectStore::new()), Circle::Everyone);
-        processes.buried.budget = budget;
-        processes.buried.crowds_budget = crowds_budget;
+    fn processes(budget: usize, groups_budget: usize) -> Processes {
+        let mut processes = Processes::new(Arc::new(ObjectStore::new()), Followed::Everyone);
+        processes.archive.budget = budget;
+        processes.archive.groups_budget = groups_budget;
         processes
     }
 
@@ -239,7 +239,7 @@ mod tests {
         let mut process = Process { tgid: pid, seen_ns: u64::from(pid), peak_bytes: 15, ..Process::default() };
         process.comm[..comm.len()].copy_from_slice(comm.as_bytes());
         processes.began(7, &process);
-        processes.bury(7, &Process { state: PROCESS_EXITED, ..process }, sites);
+        processes.put_into_archive(7, &Process { state: PROCESS_EXITED, ..process }, sites);
     }
 
     fn totals(processes: &Processes) -> Counters {
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn within_the_budget_every_life_is_kept_by_itself() {
-        let mut processes = processes(BUDGET, CROWDS_BUDGET);
+        let mut processes = processes(BUDGET, GROUPS_BUDGET);
         for pid in 0..100 {
             live_and_die(&mut processes, NOBODY + pid, "short", vec![site(&[1, 2]), site(&[3])]);
         }
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn beyond_it_lives_of_one_name_are_merged_and_no_number_is_lost() {
-        let mut processes = processes(20 * LIFE_BYTES, CROWDS_BUDGET);
+        let mut processes = processes(20 * LIFE_BYTES, GROUPS_BUDGET);
         for pid in 0..1000 {
             let comm = if pid % 2 == 0 { "even" } else { "odd" };
             live_and_die(&mut processes, NOBODY + pid, comm, vec![site(&[1, 2]), site(&[3])]);
@@ -283,10 +283,10 @@ mod tests {
         assert!(merged.iter().all(|process| process.peak_bytes == 15 * process.merged));
         let expected = Counters { alloc_bytes: 40_000, alloc_count: 4000, free_bytes: 20_000, free_count: 2000 };
         assert_eq!(totals(&processes), expected);
-        assert_eq!(processes.buried_counters(), expected);
+        assert_eq!(processes.archived_counters(), expected);
         // Nobody has mapped anything, so all frames are in unknown code: two stacks, of one frame and of two.
-        let crowds = processes.remains(&roster.by_number).filter(|(at, _)| roster.processes[*at].merged > 0);
-        let mut stacks: Vec<(usize, u64)> = crowds.map(|(_, site)| (site.frames.len(), site.stacks)).collect();
+        let groups = processes.remains(&roster.by_number).filter(|(at, _)| roster.processes[*at].merged > 0);
+        let mut stacks: Vec<(usize, u64)> = groups.map(|(_, site)| (site.frames.len(), site.stacks)).collect();
         stacks.sort_unstable();
         let (few, many) = (merged[0].merged.min(merged[1].merged), merged[0].merged.max(merged[1].merged));
         assert_eq!(stacks, [(1, few), (1, many), (2, few), (2, many)]);
@@ -309,16 +309,16 @@ mod tests {
         let frameless: u64 = frameless.map(|(_, site)| site.counters.alloc_count).sum();
         assert!(frameless > 0);
         assert_eq!(processes.merged().without_stack, frameless);
-        assert_eq!(processes.by_pid.values().map(Vec::len).sum::<usize>(), processes.buried.order.len());
+        assert_eq!(processes.by_pid.values().map(Vec::len).sum::<usize>(), processes.archive.order.len());
     }
 
     #[test]
     fn what_the_user_has_named_is_never_merged() {
-        let mut processes = processes(0, CROWDS_BUDGET);
+        let mut processes = processes(0, GROUPS_BUDGET);
         let process = Process { tgid: NOBODY, seen_ns: 1, ..Process::default() };
         processes.began(7, &process);
         processes.name(Pid(NOBODY));
-        processes.bury(7, &process, vec![site(&[1])]);
+        processes.put_into_archive(7, &process, vec![site(&[1])]);
         let roster = processes.roster();
         assert_eq!(roster.processes.len(), 1);
         assert_eq!((roster.processes[0].pid, roster.processes[0].merged), (Pid(NOBODY), 0));
