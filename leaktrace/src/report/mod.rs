@@ -14,6 +14,7 @@ mod names;
 mod notices;
 pub mod output;
 mod stack;
+mod style;
 pub mod text;
 
 pub use deliver::{Delivery, Outputs, Reporter};

@@ -9,7 +9,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::human::counted;
 use super::names;
-use super::text::{Paint, TextStyle};
+use super::style::{Paint, TextStyle};
 use crate::clean::{clean, elide};
 use crate::model::{Frame, Options, Site, StackState};
 

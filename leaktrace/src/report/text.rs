@@ -9,21 +9,10 @@ use super::human::{Bytes, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
 use super::stack;
+use super::style::Paint;
+pub use super::style::TextStyle;
 use crate::clean::clean;
 use crate::model::{Block, Options, Site, Snapshot, Totals};
-
-/// How the report is to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TextStyle {
-    /// Sites to show; `None` for all. What is not shown is summed in the last line.
-    pub top: Option<usize>,
-    /// Whether each outstanding block is listed under its site.
-    pub show_allocs: bool,
-    /// Whether to use terminal colours.
-    pub color: bool,
-    /// Columns that lines of frames should fit into; `None` for no limit.
-    pub width: Option<usize>,
-}
 
 const HEADER: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -35,7 +24,7 @@ const AMOUNT: Style = AnsiColor::Red.on_default().bold();
 /// What `out` reports.
 pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::Result<()> {
     let totals = snapshot.totals();
-    let paint = Paint { color: style.color };
+    let paint = Paint::of(style);
     writeln!(out, "{}", paint.with(HEADER, &header(snapshot, &totals)))?;
     for notice in notices(snapshot) {
         writeln!(out, "{} {}", paint.with(WARNING, "warning:"), notice.line())?;
@@ -130,17 +119,4 @@ fn age(site: &Site) -> Option<String> {
 
 fn block_line(block: &Block) -> String {
     format!("{}  {}, {} old", block.address, counted(block.size, "byte"), Span(block.age))
-}
-
-/// Puts terminal colours around text, where they are wanted.
-#[derive(Clone, Copy)]
-pub(super) struct Paint {
-    color: bool,
-}
-
-impl Paint {
-    /// `text` in a style.
-    pub(super) fn with(self, style: Style, text: &str) -> String {
-        if self.color && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
-    }
 }
