@@ -425,6 +425,15 @@ fn count_untracked(process: u32) {
     }
 }
 
+/// The highest address that a block can have: above, mmap(2) and what is modelled on it tell errors.
+const MAX_ADDRESS: u64 = u64::MAX - 4095;
+
+/// The block that a call's result points to, or 0 where it failed.
+#[inline(always)]
+fn given(result: u64) -> u64 {
+    if result > MAX_ADDRESS { 0 } else { result }
+}
+
 /// The pending call returns: books what it gave.
 #[inline(always)]
 fn finish(thread: *mut Thread, result: u64) {
@@ -443,8 +452,9 @@ fn finish(thread: *mut Thread, result: u64) {
                 }
             }
             CALL_REALLOCATE => {
-                gone = finish_old(thread, process, size, result);
-                result
+                let address = given(result);
+                gone = finish_old(thread, process, size, address);
+                address
             }
             CALL_RESIZE => {
                 let address = if result < size { 0 } else { (*thread).old_address };
@@ -463,7 +473,7 @@ fn finish(thread: *mut Thread, result: u64) {
                 }
                 result
             }
-            _ => result,
+            _ => given(result),
         };
         if address != 0 && site != 0 {
             blocks::book(thread, address, size, site, gone);

@@ -90,7 +90,8 @@ fn processes_that_have_ended_leave_no_wide_addresses_behind() {
     let victim = path_str(&build::victim("wide.c")).to_owned();
     // Four lives, one after another, in room for two of them.
     let script = format!("for life in 1 2 3 4; do {victim} run 2 4000 120; done");
-    let options = ["--alloc-symbols", FUNCTIONS, "--show-allocs", "--max-allocs", "1600"];
+    // Named, so that it is probed before the first of them begins.
+    let options = ["--object", &victim, "--alloc-symbols", FUNCTIONS, "--show-allocs", "--max-allocs", "1600"];
     let finished = Tracer::start_unready(&[&options[..], &["--", "sh", "-c", &script]].concat()).wait();
     let accounts = Accounts::parse(&finished.stdout);
     let snapshot = finished.snapshot();

@@ -106,11 +106,14 @@ __attribute__((noinline, used)) void wide_free(void *p)
     KEEP_FRAME();
 }
 
+/* As mmap says that it has failed. */
+#define FAILED ((void *)-1)
+
 /* Stays in place for even sizes; fails for huge ones. */
 __attribute__((noinline, used)) void *wide_realloc(void *p, size_t size)
 {
     if (size >> 30)
-        return NULL;
+        return FAILED;
     if (p && size % 2 == 0)
         return p;
     void *q = hand_out();
@@ -180,7 +183,7 @@ SITE_FN static void *leak_wide_kept(size_t size)
 
 SITE_FN static void fail_to_grow(void *old)
 {
-    victim_require(wide_realloc(old, (size_t)1 << 40) == NULL, "a realloc to 2^40 bytes succeeded");
+    victim_require(wide_realloc(old, (size_t)1 << 40) == FAILED, "a realloc to 2^40 bytes succeeded");
     KEEP_FRAME();
 }
 
