@@ -1,17 +1,16 @@
 //! Asking what may never answer: a file system that other users serve (FUSE), or whose server is gone, holds whoever asks for
 //! ever.
 //!
-//! In: a question, and what it is about. Out: its answer, or none in time. **Never** a thread of ours that waits
-//! longer: the question stays behind in a thread of its own, and is not asked
-//! again.
+//! In: a question, and what it is about. Out: its answer, or none in time. **Never** a thread of ours that waits longer: the
+//! question stays behind in a thread of its own, and until its answer comes nothing else is asked of whom it is about.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Whom a question is about: it is asked of no file of a device, or only not of one file, again.
+/// Whom a question is about, and who is not asked anything else while it has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
     /// A device by its `st_dev`.
@@ -22,12 +21,12 @@ pub enum About {
     Process(u32),
 }
 
-/// Those that did not answer.
+/// Those whose answers are late, an entry for each question that is still waited for by a thread that was left behind.
 static SILENT: Mutex<Vec<About>> = Mutex::new(Vec::new());
-/// Questions that may stay behind. Beyond them nothing is asked in this way any more.
+/// Such threads. Beyond them nothing is asked in this way until one of them has its answer.
 const MAX_LEFT: usize = 256;
 
-/// The answer to a question; `None` where it does not come in time, or none came before.
+/// The answer to a question; `None` where it does not come in time, or an earlier one is still waited for.
 ///
 /// # Panics
 /// As the question does.
@@ -36,7 +35,6 @@ pub fn within<T: Send + 'static>(
     about: About,
     question: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let silent = || SILENT.lock().unwrap_or_else(PoisonError::into_inner);
     let is_silent = {
         let silent = silent();
         silent.contains(&about) || silent.len() >= MAX_LEFT
@@ -45,17 +43,31 @@ pub fn within<T: Send + 'static>(
         return None;
     }
     let (sender, answer) = sync_channel(1);
-    let ask = move || drop(sender.send(catch_unwind(AssertUnwindSafe(question))));
+    let ask = move || {
+        let result = catch_unwind(AssertUnwindSafe(question));
+        let mut silent = silent();
+        // Nobody waits any more.
+        if sender.send(result).is_err()
+            && let Some(index) = silent.iter().position(|late| *late == about)
+        {
+            silent.swap_remove(index);
+        }
+    };
     // Without a thread nothing can be asked.
     thread::Builder::new().name("patience".to_owned()).spawn(ask).ok()?;
-    match answer.recv_timeout(time) {
-        Ok(Ok(answer)) => Some(answer),
-        Ok(Err(panic)) => resume_unwind(panic),
-        Err(_) => {
-            silent().push(about);
-            None
-        }
+    let answered = answer.recv_timeout(time).or_else(|_| {
+        let mut silent = silent();
+        // With the lock held it comes now, or finds that nobody waits.
+        answer.try_recv().inspect_err(|_| silent.push(about)).inspect_err(|_| drop(answer))
+    });
+    match answered.ok()? {
+        Ok(answer) => Some(answer),
+        Err(panic) => resume_unwind(panic),
     }
+}
+
+fn silent() -> MutexGuard<'static, Vec<About>> {
+    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -77,5 +89,18 @@ mod tests {
         assert_eq!(within(minute, About::Device(u64::MAX), || 7), None);
         assert!(asked.elapsed() < minute);
         assert_eq!(within(minute, About::Device(u64::MAX - 1), || 8), Some(8));
+    }
+
+    #[test]
+    fn who_has_answered_late_is_asked_again() {
+        let about = About::Device(u64::MAX - 2);
+        let (answer, question) = sync_channel::<()>(0);
+        assert_eq!(within(Duration::from_millis(10), about, move || question.recv().is_ok()), None);
+        assert!(silent().contains(&about));
+        answer.send(()).unwrap();
+        while silent().contains(&about) {
+            thread::yield_now();
+        }
+        assert_eq!(within(Duration::from_mins(1), about, || 7), Some(7));
     }
 }

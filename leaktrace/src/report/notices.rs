@@ -146,17 +146,18 @@ fn untraced(snapshot: &Snapshot) -> Vec<String> {
     for process in &snapshot.untraced {
         reasons.entry((process.partly, &process.reason)).or_default().push(process);
     }
-    let count = |processes: &[&Untraced]| processes.iter().fold(0u64, |sum, it| sum.saturating_add(it.more + 1));
+    let count =
+        |processes: &[&Untraced]| processes.iter().fold(0u64, |sum, it| sum.saturating_add(it.more).saturating_add(1));
     let line = |((partly, reason), processes): (&(bool, &str), &Vec<&Untraced>)| {
         let shown = &processes[..processes.len().min(NAMED)];
         let named: Vec<_> = shown.iter().map(|process| format!("{} (pid {})", process.comm, process.pid)).collect();
-        let more = count(processes) - shown.len() as u64;
+        let more = count(processes).saturating_sub(shown.len() as u64);
         let more = if more == 0 { String::new() } else { format!(" and {} more", Count(more)) };
         let how = if *partly { "traced in part" } else { "not traced" };
         format!("{how}: {}{more}: {reason}", named.join(", "))
     };
     let mut lines: Vec<_> = reasons.iter().take(REASONS).map(line).collect();
-    let rest: u64 = reasons.values().skip(REASONS).map(|processes| count(processes)).sum();
+    let rest = reasons.values().skip(REASONS).fold(0u64, |sum, processes| sum.saturating_add(count(processes)));
     if rest > 0 {
         let others = counted((reasons.len() - REASONS) as u64, "other reason");
         lines.push(format!("not traced, or in part: {} more for {others}", Count(rest)));

@@ -30,12 +30,13 @@ pub fn write(site: &Site, style: TextStyle, options: &Options, paint: Paint, out
         writeln!(out, "    {}", names::NO_STACK)?;
     }
     let columns = style.width.map(|width| width.saturating_sub(INDENT));
-    let frames: Vec<_> = site.stack.iter().map(|frame| fit(frame, columns)).collect();
+    let frames: Vec<_> = site.stack.iter().map(|frame| SameCode(frame)).collect();
     for line in abridged(&frames) {
         match line {
-            Line::Frame((function, place)) => {
+            Line::Frame(SameCode(frame)) => {
+                let (function, place) = fit(frame, columns);
                 let gap = if place.is_empty() { "" } else { "  " };
-                writeln!(out, "    {}{gap}{}", paint.with(FUNCTION, function), paint.with(PLACE, place))?;
+                writeln!(out, "    {}{gap}{}", paint.with(FUNCTION, &function), paint.with(PLACE, &place))?;
             }
             Line::Again { frames: 1, times } => writeln!(out, "    [this frame {} more]", counted(times, "time"))?,
             Line::Again { frames, times } => {
@@ -57,6 +58,19 @@ pub fn write(site: &Site, style: TextStyle, options: &Options, paint: Paint, out
         writeln!(out, "    [cut at {}]", counted(u64::from(options.max_depth), "frame"))?;
     }
     Ok(())
+}
+
+/// A frame that equals others that would be printed alike if there were room for all of their names.
+struct SameCode<'a>(&'a Frame);
+
+impl PartialEq for SameCode<'_> {
+    fn eq(&self, SameCode(other): &Self) -> bool {
+        let Frame { function, module, file, line, inlined, address: _, module_offset } = self.0;
+        let is_same_place = function.is_some() || *module_offset == other.module_offset;
+        (function, module, file, line, inlined)
+            == (&other.function, &other.module, &other.file, &other.line, &other.inlined)
+            && is_same_place
+    }
 }
 
 /// What stands in one line.

@@ -70,14 +70,11 @@ impl Trace {
                 let groups = groups.get_or_insert_with(|| members(filters));
                 passes(filters, life.0, comm, groups)
             });
-            match passes.then(|| Resident::of(life.0)).flatten() {
-                Some(resident) => {
-                    log::debug!("process {}: {} bytes resident", life.0, resident.bytes());
-                    watched.push((life, resident));
-                }
-                None => {
-                    passed_over.insert(life);
-                }
+            if !passes {
+                passed_over.insert(life);
+            } else if let Some(resident) = Resident::of(life.0) {
+                log::debug!("process {}: {} bytes resident", life.0, resident.bytes());
+                watched.push((life, resident));
             }
         }
     }

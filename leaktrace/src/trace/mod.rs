@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::config::{Config, Whom};
 use crate::host::limits;
@@ -80,6 +80,8 @@ pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// How long the records of the dead stay in the tables, so that those of many are taken out in one go.
 const RECLAIM_AFTER: Duration = Duration::from_millis(50);
+/// How long the last report waits to know how much memory processes have.
+const MEMORY_WITHIN: Duration = Duration::from_secs(2);
 /// How long the last report waits for files that are being read.
 const PLANNED_WITHIN: Duration = Duration::from_millis(300);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
@@ -301,8 +303,11 @@ impl Trace {
         // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
         self.lost_by_the_end = Some(self.discovery.lost());
         self.refresh();
-        let memory = self.memory.read(self.processes.reported_alive()).await;
-        self.processes.remember(memory);
+        // A process may hold the lock that this takes; then the report has what it had before.
+        let memory = self.memory.read(self.processes.reported_alive());
+        if let Ok(memory) = timeout(MEMORY_WITHIN, memory).await {
+            self.processes.remember(memory);
+        }
         // A process that has ended is gone from /proc only when its parent has asked for its status.
         for pid in ends.ended() {
             self.processes.exited(pid, None);
@@ -336,7 +341,7 @@ impl Trace {
             }
             (_, Some(mut launched)) => {
                 let pid = launched.pid();
-                let ended = tokio::time::timeout(Duration::ZERO, launched.next_event()).await;
+                let ended = timeout(Duration::ZERO, launched.next_event()).await;
                 match ended {
                     Ok(Event::Ended(ending)) => {
                         capture.exited(pid, ending.code());

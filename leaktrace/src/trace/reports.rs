@@ -106,9 +106,15 @@ impl Reports {
     pub async fn last(mut self, capture: Capture, spaces: Spaces, phases: Phases) -> Result<Snapshot> {
         let _ = self.jobs.send(Job::Last(Box::new(capture), spaces, phases));
         loop {
-            if let Done::Last(snapshot) = self.done().await? {
-                let failed = |message| anyhow!("the report could not be made ({message}); please report this");
-                return snapshot.map(|snapshot| *snapshot).map_err(failed);
+            match self.done().await? {
+                Done::Last(snapshot) => {
+                    let failed = |message| anyhow!("the report could not be made ({message}); please report this");
+                    return snapshot.map(|snapshot| *snapshot).map_err(failed);
+                }
+                Done::Failed { sequence, message } => {
+                    log::error!("report {sequence} could not be made ({message}); please report this");
+                }
+                Done::Report { .. } => {}
             }
         }
     }

@@ -328,9 +328,9 @@ impl Trace {
     /// All probes are in place: time runs from here, and so do records.
     pub(super) fn begin(&mut self, held: Option<Held>) -> Result<()> {
         self.prober.tell(self.processes.spaces());
+        self.watch_growth();
         self.started = Timestamp::now();
         self.since = Instant::now();
-        self.watch_growth();
         self.untraced.begin(monotonic_ns()?);
         self.kernel.start()?;
         if !self.config.messages.quiet {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// Functions that are kept of one process. Node's has some hundred thousand.
 const MAX_SYMBOLS: usize = if cfg!(test) { 1 << 15 } else { 1 << 20 };
+/// Bytes of names that are kept of one process.
+const MAX_BYTES: usize = 64 << 20;
 /// A longer name is cut, bytes.
 const MAX_NAME: usize = 4096;
 
@@ -27,6 +29,8 @@ pub struct JitSymbols {
     /// Addresses that functions of different names have had, which lie in this order and not over each other: by start, with
     /// their ends.
     reused: BTreeMap<u64, u64>,
+    /// Of the names in `by_start`.
+    bytes: usize,
 }
 
 impl JitSymbols {
@@ -52,7 +56,7 @@ impl JitSymbols {
     /// Whether no more functions are kept: a map that is written anew again and again has no end of them.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.by_start.len() + self.reused.len() >= MAX_SYMBOLS
+        self.by_start.len() + self.reused.len() >= MAX_SYMBOLS || self.bytes >= MAX_BYTES
     }
 
     /// Takes the text of a map in, as far as there is room for functions.
@@ -61,36 +65,39 @@ impl JitSymbols {
             if self.is_full() {
                 return;
             }
-            insert(&mut self.by_start, &mut self.reused, line);
+            self.insert(line);
         }
     }
-}
 
-fn insert(by_start: &mut BTreeMap<u64, JitSymbol>, reused: &mut BTreeMap<u64, u64>, line: &[u8]) {
-    let Some((start, symbol)) = entry(line) else { return };
-    let before = by_start.range(..start).next_back().into_iter().chain(by_start.range(start..symbol.end));
-    for (old_start, old) in before.filter(|(_, old)| old.end > start && old.name != symbol.name) {
-        add_range(reused, start.max(*old_start), symbol.end.min(old.end));
-    }
-    // Cut what the new function's memory was before.
-    if let Some((_, before)) = by_start.range_mut(..start).next_back()
-        && before.end > start
-    {
-        let rest = (before.end > symbol.end).then(|| before.clone());
-        before.end = start;
-        if let Some(rest) = rest {
-            by_start.insert(symbol.end, rest);
+    fn insert(&mut self, line: &[u8]) {
+        let Self { by_start, reused, bytes } = self;
+        let Some((start, symbol)) = entry(line) else { return };
+        let before = by_start.range(..start).next_back().into_iter().chain(by_start.range(start..symbol.end));
+        for (old_start, old) in before.filter(|(_, old)| old.end > start && old.name != symbol.name) {
+            add_range(reused, start.max(*old_start), symbol.end.min(old.end));
         }
-    }
-    let covered: Vec<u64> = by_start.range(start..symbol.end).map(|(&start, _)| start).collect();
-    for old in covered {
-        if let Some(old) = by_start.remove(&old)
-            && old.end > symbol.end
+        // Cut what the new function's memory was before.
+        if let Some((_, before)) = by_start.range_mut(..start).next_back()
+            && before.end > start
         {
-            by_start.insert(symbol.end, old);
+            let rest = (before.end > symbol.end).then(|| before.clone());
+            before.end = start;
+            if let Some(rest) = rest {
+                *bytes += rest.name.len();
+                by_start.insert(symbol.end, rest);
+            }
         }
+        let covered: Vec<u64> = by_start.range(start..symbol.end).map(|(&start, _)| start).collect();
+        for old in covered {
+            if let Some(old) = by_start.remove(&old)
+                && old.end > symbol.end
+            {
+                by_start.insert(symbol.end, old);
+            }
+        }
+        *bytes += symbol.name.len();
+        by_start.insert(start, symbol);
     }
-    by_start.insert(start, symbol);
 }
 
 /// Adds addresses to ranges that do not touch each other.

@@ -50,7 +50,8 @@ struct Source {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) symbols: JitSymbols,
-    /// Whether a map was written anew after the moment of which names were wanted last: then some may be out of date.
+    /// Whether a map was written anew after the moment of which names were wanted last, or has more than is read: then some may
+    /// be out of date.
     is_late: bool,
 }
 
@@ -75,7 +76,7 @@ impl PerfMap {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        // As perf does it (`maps__load_map` and `dso__load_perf_map`): in /tmp anybody may write a file of that name.
+        // In /tmp anybody may write a file of that name. perf believes root's and its own user's (`dso__load_perf_map`).
         let (owner, user) = (file.metadata()?.uid(), process.user()?);
         if owner != 0 && owner != user {
             return Err(io::Error::new(
@@ -131,7 +132,7 @@ impl PerfMap {
 
 impl Source {
     /// Takes in what is new up to the end, or up to the size that the file had; `false` where it has been written anew since
-    /// then, so that this cannot be read any more.
+    /// then, so that this cannot be read any more, or where there is more than is read.
     fn read(&self, known: Option<u64>, symbols: &mut JitSymbols) -> io::Result<bool> {
         let size = self.file.metadata()?.len();
         if known.is_some_and(|known| size < known) {
@@ -168,7 +169,11 @@ impl Source {
                 break;
             }
         }
-        Ok(true)
+        // What was not read may have given addresses other names.
+        let is_whole = size <= MAX_FILE
+            && !symbols.is_full()
+            && (position >= end || self.total.load(Ordering::Relaxed) < MAX_TOTAL);
+        Ok(is_whole)
     }
 
     /// Whether nothing is left to read.

@@ -55,7 +55,7 @@ impl Index {
 type Named = (Arc<Path>, Arc<Object>);
 
 /// How long a file system may take to open a file and give its headers, while everything else waits.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// Problems kept for the user; more of them say nothing new.
 const MAX_PROBLEMS: usize = 64;
 

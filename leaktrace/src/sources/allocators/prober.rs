@@ -244,9 +244,10 @@ impl Prober {
                 });
                 self.attaching = self.attaching.saturating_sub(1);
                 if self.attaching == 0 {
-                    for waiting in std::mem::take(&mut self.waiting) {
-                        self.attach_layered(kernel, waiting)?;
-                    }
+                    let waiting = std::mem::take(&mut self.waiting).into_iter();
+                    // One that cannot be attached keeps none of the others from it.
+                    let attached = waiting.map(|waiting| self.attach_layered(kernel, waiting, monotonic_ns()?));
+                    return attached.fold(result, Result::and);
                 }
                 return result;
             }
@@ -357,19 +358,20 @@ impl Prober {
         }
         self.files.insert(key, Place::OnTheWay);
         if scope == Scope::AllProcesses {
-            return self.attach_layered(kernel, Waiting { file, planned: Arc::clone(planned), mapped_ns });
+            return self.attach_layered(kernel, Waiting { file, planned: Arc::clone(planned), mapped_ns }, 0);
         }
         self.attach_new(kernel, file, planned, scope, mapped_ns)
     }
 
-    /// Attaches a file for all processes, unless it is one that is attached already under another identity.
-    fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting) -> Result<()> {
+    /// Attaches a file for all processes, unless it is one that is attached already under another identity: since `placed_ns` at
+    /// the latest.
+    fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting, placed_ns: u64) -> Result<()> {
         let Waiting { file, planned, mapped_ns } = waiting;
         match self.probed.look_up(&file, planned.offsets()) {
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
                 let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
-                self.files.insert((inode.dev(), inode.ino(), Scope::AllProcesses), Place::Since(0));
+                self.files.insert((inode.dev(), inode.ino(), Scope::AllProcesses), Place::Since(placed_ns));
                 Ok(())
             }
             // What is being attached may be this one.

@@ -23,12 +23,15 @@ impl Prober {
     /// The worst of what is true of the allocators of a process, each of which it can have called from a moment on that `since`
     /// tells by when it was first mapped, where that is known; by `CLOCK_MONOTONIC`.
     pub fn lateness(&self, space: &AddressSpace, scope: Scope, since: impl Fn(Option<u64>) -> u64) -> Lateness {
-        let mut worst = Lateness::InTime;
+        let (mut worst, mut is_open) = (Lateness::InTime, false);
         for (object, first_mapped) in space.objects() {
             match self.plans.get(&object.id()) {
                 Some(Planning::Done(Ok(planned))) if planned.allocates_itself() => {}
                 Some(Planning::Done(_)) => continue,
-                Some(Planning::Pending(_)) | None => return Lateness::NotYet,
+                Some(Planning::Pending(_)) | None => {
+                    is_open = true;
+                    continue;
+                }
             }
             let place = match self.attached.get(&(object.id(), scope)) {
                 Some(Asked { file: Some((device, inode)), .. }) => self.files.get(&(*device, *inode, scope)),
@@ -40,9 +43,9 @@ impl Prober {
                 Some(Place::Never) => worst = Lateness::Never,
                 Some(Place::Since(_) | Place::OnTheWay) if worst == Lateness::InTime => worst = Lateness::Late,
                 Some(Place::Since(_) | Place::OnTheWay) => {}
-                None => return Lateness::NotYet,
+                None => is_open = true,
             }
         }
-        worst
+        if is_open && worst == Lateness::InTime { Lateness::NotYet } else { worst }
     }
 }
