@@ -180,14 +180,14 @@ fn a_report_at_which_making_panics_is_missing_and_the_trace_goes_on() {
     let pid = victim.pid().to_string();
     let arguments = ["-p", &pid, "--interval", "200ms", "--show-allocs", "-v"];
     let tracer = tracer("LEAKTRACE_REPORT_PANICS", "2", &arguments);
-    tracer.wait_for_message("the report after it", |line| line.contains("report 3 took"));
+    tracer.wait_for_message("the report after it", |line| line.contains("report 3: all took"));
     let accounts = victim.work();
     let finished = tracer.stop();
     let snapshot = finished.lossless();
     snapshot.assert_equals(&accounts);
     let missing = "report 2 could not be made (a test wants it)";
     assert!(finished.stderr.contains(missing), "{}", finished.stderr);
-    assert!(!finished.stderr.contains("report 2 took"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("report 2: all took"), "{}", finished.stderr);
     let raw: serde_json::Value = serde_json::from_str(&finished.read("snapshot.json")).unwrap();
     assert!(raw["warnings"].to_string().contains(missing), "{}", raw["warnings"]);
     victim.finish();
