@@ -41,6 +41,8 @@ SITE_FN static void *twin_outer(size_t size)
 int main(int argc, char **argv)
 {
     victim_begin(argc, argv);
+    /* A life that is over at once is over before anybody has made a list of its mappings. */
+    usleep(30000);
     for (size_t i = 0; i < 64; i++)
         kept[i] = twin_outer(100 + i);
     report_site(&sites[LEAVES]);
