@@ -8,7 +8,7 @@
  *
  * On each path a life allocates two blocks of SIZE bytes and frees one.
  */
-#include "victim.h"
+#include "paths.h"
 
 #include <spawn.h>
 #include <sys/wait.h>
@@ -17,37 +17,12 @@
 static struct site all = SITE(leak_path);
 extern char **environ;
 
-static void step(unsigned long path, unsigned long bits);
-
-SITE_FN static void leak_path(void)
+SITE_FN static void leak_path(unsigned long path)
 {
+    (void)path;
     void *volatile kept = malloc(SIZE), *volatile freed = malloc(SIZE);
     victim_require(kept && freed, "out of memory");
     free(freed);
-}
-
-SITE_FN static void left(unsigned long path, unsigned long bits)
-{
-    step(path, bits);
-    KEEP_FRAME();
-}
-
-SITE_FN static void right(unsigned long path, unsigned long bits)
-{
-    step(path, bits);
-    KEEP_FRAME();
-}
-
-/* The lowest `bits` bits of the path choose the functions on the way. */
-__attribute__((noinline)) static void step(unsigned long path, unsigned long bits)
-{
-    if (bits == 0)
-        leak_path();
-    else if (path >> (bits - 1) & 1)
-        left(path, bits - 1);
-    else
-        right(path, bits - 1);
-    KEEP_FRAME();
 }
 
 static void live_and_end(char *bits)
@@ -64,8 +39,7 @@ int main(int argc, char **argv)
     victim_require(argc > 2, "how many bits?");
     unsigned long bits = strtoul(argv[2], NULL, 10), lives = 0;
     if (strcmp(argv[1], "life") == 0) {
-        for (unsigned long path = 0; path < 1ul << bits; path++)
-            step(path, bits);
+        walk_all_paths(bits);
         _exit(0);
     }
     victim_begin(argc, argv);

@@ -9,12 +9,9 @@
  */
 #include "victim.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 #define HANDLES (1 << 16)
-#define SLOTS 64
-#define MAX_THREADS 64
 #define KEPT_BYTES 40
 
 enum { MALLOC, CALLOC, REALLOC, MEMALIGN, KEPT, SITES };
@@ -123,27 +120,12 @@ __attribute__((noinline, used)) void *wide_realloc(void *p, size_t size)
     return q;
 }
 
+#include "workers.h"
+
 static _Atomic(void *) slots[SLOTS];
 static void *kept[HANDLES];
-
-struct worker {
-    pthread_t thread;
-    uint64_t seed;
-    int64_t operations;
-    struct site sites[SITES];
-} __attribute__((aligned(128)));
-
-static struct worker workers[MAX_THREADS], last;
-static pthread_barrier_t start, end, leave;
-
-static uint64_t next(uint64_t *seed)
-{
-    uint64_t x = *seed;
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-    return *seed = x;
-}
+/* The accounts of the first thread, and in the end of all. */
+static struct worker last;
 
 SITE_FN static void *leak_wide_malloc(size_t size)
 {
@@ -240,17 +222,6 @@ static void work(struct worker *w)
     }
 }
 
-static void *run(void *argument)
-{
-    struct worker *w = argument;
-    /* What the C library allocates for threads lies before the trace, or behind it. */
-    pthread_barrier_wait(&start);
-    work(w);
-    pthread_barrier_wait(&end);
-    pthread_barrier_wait(&leave);
-    return NULL;
-}
-
 static void report_block(void *p)
 {
     char name[32];
@@ -263,21 +234,11 @@ int main(int argc, char **argv)
     unsigned long n = victim_number(argc, argv, 2, 4), operations = victim_number(argc, argv, 3, 10000);
     unsigned long keep = victim_number(argc, argv, 4, 100);
     int frees = argc > 5 && strcmp(argv[5], "free") == 0;
-    victim_require(n <= MAX_THREADS && keep <= HANDLES - SLOTS - MAX_THREADS, "64 threads and 65,000 blocks at most");
-    pthread_barrier_init(&start, NULL, (unsigned)n + 1);
-    pthread_barrier_init(&end, NULL, (unsigned)n + 1);
-    pthread_barrier_init(&leave, NULL, (unsigned)n + 1);
-    for (unsigned long i = 0; i < n; i++) {
-        struct worker *w = &workers[i];
-        w->seed = 0x9e3779b97f4a7c15u * (i + 1);
-        w->operations = (int64_t)(operations / n);
-        memcpy(w->sites, empty_sites, sizeof empty_sites);
-        victim_require(pthread_create(&w->thread, NULL, run, w) == 0, "pthread_create");
-    }
+    victim_require(keep <= HANDLES - SLOTS - MAX_THREADS, "65,000 blocks at most");
+    workers_prepare(n, operations);
     memcpy(last.sites, empty_sites, sizeof empty_sites);
     victim_begin(argc, argv);
-    pthread_barrier_wait(&start);
-    pthread_barrier_wait(&end);
+    workers_let_work();
     for (unsigned long i = 0; i < keep; i++)
         kept[i] = label(&last, leak_wide_kept(KEPT_BYTES), KEPT, KEPT_BYTES);
     for (unsigned long i = 0; frees && i < keep; i++) {
@@ -285,13 +246,7 @@ int main(int argc, char **argv)
         wide_free(kept[i]);
     }
 
-    for (unsigned long i = 0; i < n; i++)
-        for (int s = 0; s < SITES; s++) {
-            last.sites[s].allocs += workers[i].sites[s].allocs;
-            last.sites[s].alloc_bytes += workers[i].sites[s].alloc_bytes;
-            last.sites[s].frees += workers[i].sites[s].frees;
-            last.sites[s].free_bytes += workers[i].sites[s].free_bytes;
-        }
+    workers_sum(n, last.sites);
     for (unsigned long i = 0; i < SLOTS; i++)
         if (slots[i])
             report_block(slots[i]);
@@ -299,8 +254,6 @@ int main(int argc, char **argv)
         report_block(kept[i]);
     report_all(last.sites, SITES);
     victim_end();
-    pthread_barrier_wait(&leave);
-    for (unsigned long i = 0; i < n; i++)
-        pthread_join(workers[i].thread, NULL);
+    workers_dismiss(n);
     return 0;
 }
