@@ -9,7 +9,7 @@ use leaktrace_common::abi::Process;
 
 use crate::kernel::reclaim::DeadSite;
 use crate::model::{Pid, RawProcess};
-use crate::process::facts::{Identity, MemoryUse};
+use crate::process::facts::{self, Identity, MemoryUse};
 use crate::process::maps::AddressSpace;
 
 /// What is known of it.
@@ -86,6 +86,14 @@ impl Life {
         self.comm = identity.comm;
         self.exe = identity.exe;
         self.start_time = identity.start_time;
+    }
+
+    /// Reads the variables that say how it allocates, if its program is one that they concern and they are not known. It must be
+    /// what its process runs now.
+    pub fn read_environment(&mut self) {
+        if self.environment.is_none() && facts::heeds_environment(&self.comm) {
+            self.environment = facts::environment(self.pid);
+        }
     }
 
     /// Takes over what the tables say.

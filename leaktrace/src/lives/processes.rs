@@ -221,6 +221,7 @@ impl Processes {
             (Followed::Everyone | Followed::Descendants, Some(parent)) => Life {
                 comm: parent.comm.clone(),
                 exe: parent.exe.clone(),
+                environment: parent.environment.clone(),
                 ..Life::new(pid, time, parent.space.forked(pid))
             },
             (Followed::Everyone, None) if pid != self.own => Life::new(pid, time, AddressSpace::empty(pid)),
@@ -245,9 +246,8 @@ impl Processes {
         self.end_current(pid);
         let number = self.add(life);
         // Now: by the time of its first event or of a report it may have ended.
-        let environment = facts::environment(pid);
         if let Some(life) = self.lives.get_mut(&number) {
-            life.environment = environment;
+            life.read_environment();
         }
     }
 
@@ -341,9 +341,9 @@ impl Processes {
         };
         let is_current = self.current(pid) == Some(number);
         if let Some(life) = self.lives.get_mut(&number) {
-            // Now, since it may have ended by the next report.
-            if life.environment.is_none() && is_current {
-                life.environment = facts::environment(pid);
+            // It may have been too early at exec.
+            if is_current {
+                life.read_environment();
             }
             life.slot = Some(slot);
             life.observe(process);

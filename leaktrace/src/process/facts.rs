@@ -67,6 +67,12 @@ const ENVIRONMENT_WITHIN: Duration = Duration::from_secs(1);
 /// The longest value that is kept, bytes.
 const MAX_VALUE: usize = 256;
 
+/// Whether a program of this name is one that they concern, so that they are worth reading in every process, however short: that
+/// takes a fifth of a millisecond, for handing the question to a thread that may be kept waiting.
+pub fn heeds_environment(comm: &str) -> bool {
+    comm.starts_with("python")
+}
+
 /// Those of the process' variables, as it was started with them, that say how it allocates; `None` where they cannot be read.
 pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
     // They are read from its memory, where it may have mapped a file of a file system that does not answer.

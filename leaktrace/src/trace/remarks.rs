@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::lives::processes::Processes;
 use crate::model::{Pid, RawProcess, Silence};
 use crate::probes::plan::Runtime;
+use crate::process::facts;
 use crate::process::growth::{Kind, Resident};
 use crate::sources::allocators::Prober;
 
@@ -32,7 +33,10 @@ pub fn of(reported: &[RawProcess], processes: &Processes, prober: &Prober) -> Re
         let Some(space) = processes.space(process.life) else { continue };
         let found = prober.found(space);
         for runtime in found.runtimes {
-            if !shows_everything(runtime, processes.environment(process.life)) {
+            // Of programs that a runtime is only part of they were not read before.
+            let known = processes.environment(process.life).map(<[_]>::to_vec);
+            let environment = known.or_else(|| (!process.exited).then(|| facts::environment(process.pid))?);
+            if !shows_everything(runtime, environment.as_deref()) {
                 runtimes.entry(runtime).or_default().insert(process.pid);
             }
         }
