@@ -29,6 +29,7 @@ const NOT_PROBED: &str = "an allocator of it could not be probed";
 const OVER_BEFORE: &str = "it was over before its allocator was probed";
 const UNREAD: &str = "some of its files could not be opened, and in the others there is no allocator that we know";
 const NAMELESS: &str = "it was over before its mappings were read, and its stacks have no names";
+const STILL_READ: &str = "its files were still being read at the end";
 const NO_SLOT: &str = "no more processes can be told apart at once, and what it allocated, if anything, is missing";
 
 /// What was found so far.
@@ -100,6 +101,7 @@ impl UntracedProcesses {
     pub fn booked(&mut self, seen: Seen, means: &Means<'_>) {
         match self.judge(&seen, means) {
             Verdict::Unknown if self.open.len() < MAX_OPEN => self.open.push(seen),
+            Verdict::Unknown => add(&mut self.kinds, &seen, undecided(&seen, means)),
             verdict => add(&mut self.kinds, &seen, verdict),
         }
     }
@@ -116,12 +118,12 @@ impl UntracedProcesses {
             self.booked(seen, means);
         }
         let mut kinds = self.kinds.clone();
+        for seen in &self.open {
+            add(&mut kinds, seen, undecided(seen, means));
+        }
         for seen in present {
             match self.judge(&seen, means) {
-                Verdict::Unknown if !seen.is_booked && means.prober.found(&seen.space).objects.is_empty() => {
-                    let reason = "its files were still being read at the end".to_owned();
-                    add(&mut kinds, &seen, Verdict::Not(reason));
-                }
+                Verdict::Unknown => add(&mut kinds, &seen, undecided(&seen, means)),
                 verdict => add(&mut kinds, &seen, verdict),
             }
         }
@@ -177,6 +179,16 @@ impl UntracedProcesses {
             Lateness::InTime if *slots_ran_out => Verdict::Not(NO_SLOT.to_owned()),
             Lateness::InTime => Verdict::Whole,
         }
+    }
+}
+
+/// What there is to say of a life about which nothing more will be known in time.
+fn undecided(seen: &Seen, means: &Means<'_>) -> Verdict {
+    let found = means.prober.found(&seen.space);
+    match (found.is_pending, seen.is_booked) {
+        (true, true) => Verdict::Partly(STILL_READ),
+        (true, false) if found.objects.is_empty() => Verdict::Not(STILL_READ.to_owned()),
+        _ => Verdict::Unknown,
     }
 }
 
