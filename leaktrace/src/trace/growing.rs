@@ -16,8 +16,8 @@ use crate::process::growth::Resident;
 
 /// Processes that are looked at.
 const MAX_WATCHED: usize = 64;
-/// How long the looks of one time may take in all.
-const WITHIN: Duration = Duration::from_millis(200);
+/// How long the looks of one time may take in all, after which there is another each second: everything else waits for them.
+const WITHIN: Duration = Duration::from_millis(20);
 /// Lives that are remembered because they are none of those that are traced.
 const MAX_PASSED_OVER: usize = 1 << 16;
 

@@ -108,7 +108,7 @@ struct Trace {
     /// When to take the records of the dead out of the tables, and how that went the last time.
     reclaim_at: Option<Instant>,
     reclaimed: Reclaimed,
-    /// Processes of which nothing could be recorded.
+    /// Processes of which nothing could be recorded, or not all.
     untraced: UntracedProcesses,
     /// What memory processes had when they were first seen, for the case that nothing else is.
     growth: Growth,
@@ -323,8 +323,7 @@ impl Trace {
         if let Over::Exiting(held) = over {
             held.release();
         }
-        // Naming and rendering allocate millions of times, and at each the
-        // probes in our own libc would take a microsecond.
+        // Naming and rendering take seconds, for which neither the command nor anybody else is to pay for our probes.
         self.prober.detach();
         phases.done("taking the probes away");
         let command = match (exits, launched) {
