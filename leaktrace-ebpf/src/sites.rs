@@ -59,9 +59,9 @@ fn is_truncated(walked: u64) -> bool {
     Walked::from_bits(walked).depth() > config::max_depth()
 }
 
-/// Ends a stretch of at most `MOST` frames, the first of which is number `from`, which is 0 in the `FIRST` stretch. Gives the key of the stack in the scratch
-/// slot, or [`GOES_ON`] where the stretch was too short for it ([`Stop::TooDeep`]). Keeps what the walk has to say, and the
-/// hash so far of one that goes on.
+/// Ends a stretch of at most `MOST` frames, the first of which is number `from` (0 in the `FIRST` stretch). Gives the key of the
+/// stack in the scratch slot, or [`GOES_ON`] where the stretch was too short for it ([`Stop::TooDeep`]). Keeps what the walk has
+/// to say, and the hash so far of one that goes on.
 #[inline(always)]
 pub fn end_of_stretch<const FIRST: bool, const MOST: usize>(
     process: u32,
