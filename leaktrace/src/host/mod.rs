@@ -1,7 +1,7 @@
 //! What this kernel and this machine can do, and what they are: version, clock, features, types of the kernel's structures.
 //!
-//! In: the running system. Out: facts and small system calls; nothing that outlives a question but one that is never answered, and nothing of any traced
-//! process but whether the kernel would kill it.
+//! In: the running system. Out: facts and small system calls. Nothing outlives a question but the thread of one that is not
+//! answered, and nothing is asked of a traced process but whether the kernel would kill it.
 
 #[doc(hidden)]
 pub mod bpf;

@@ -119,8 +119,9 @@ mod tests {
 
     #[test]
     fn what_is_documented_fits_into_what_it_is_said_to_take() {
-        // The help says 48 bytes for each block: 44, and a sixteenth of the 58 that one at a wide address takes. Stacks, at 4 of 7 places: 16 of keys, 112 of accounts, 448 of innermost frames;
-        // at 5 of 7: three times 13 of keys and 358 of outer frames.
+        // The help says 48 bytes for each block: 44, and a sixteenth of the 58 that one at a wide address takes. Stacks, at 4 of
+        // 7 places: 16 of keys, 112 of accounts, 448 of innermost frames; at 5 of 7: three times 13 of keys and 358 of outer
+        // frames.
         assert!(tables(1_000_000, 16).fit(48_000_000).is_ok());
         assert!(tables(1_000_000, 16).fit(47_000_000).is_err());
         assert!(tables(16, 16_384).fit(16_384 * 1_700).is_ok());
