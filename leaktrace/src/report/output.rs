@@ -45,7 +45,7 @@ impl Destination {
 fn open_descriptor(path: &Path) -> Option<u32> {
     let descriptors = fs::canonicalize(DESCRIPTORS).ok()?;
     let mut path = path.to_owned();
-    // /dev/stdout is a link to such a name; longer chains do not occur, and a followed must end.
+    // /dev/stdout is a link to such a name; longer chains do not occur, and a cycle must end.
     for _ in 0..4 {
         let directory = fs::canonicalize(path.parent()?).ok()?;
         if directory == descriptors {

@@ -244,10 +244,13 @@ impl Prober {
                 });
                 self.attaching = self.attaching.saturating_sub(1);
                 if self.attaching == 0 {
-                    let waiting = std::mem::take(&mut self.waiting).into_iter();
-                    // One that cannot be attached keeps none of the others from it.
-                    let attached = waiting.map(|waiting| self.attach_layered(kernel, waiting, monotonic_ns()?));
-                    return attached.fold(result, Result::and);
+                    let placed_ns = monotonic_ns()?;
+                    for waiting in std::mem::take(&mut self.waiting) {
+                        // One that cannot be attached keeps none of the others from it.
+                        if let Err(error) = self.attach_layered(kernel, waiting, placed_ns) {
+                            log::warn!("{error:#}");
+                        }
+                    }
                 }
                 return result;
             }
@@ -417,7 +420,11 @@ impl Prober {
         let about = About { path: planned.path.clone(), file: inode, mapped_ns };
         if let Programs::ByHand(programs) = &kernel.programs {
             let programs = Arc::clone(programs);
-            self.attaching += usize::from(self.attacher.send(Order { programs, file, probes, scope, about }).is_ok());
+            if self.attacher.send(Order { programs, file, probes, scope, about }).is_ok() {
+                self.attaching += 1;
+            } else {
+                self.files.insert((inode.0, inode.1, scope), Place::Never);
+            }
             return Ok(());
         }
         let began = Instant::now();
