@@ -11,6 +11,8 @@ pub struct Outcome {
     pub snapshot: Snapshot,
     /// How the launched command ended; `None` where none was launched, or where it still ran when tracing stopped.
     pub command: Option<Ending>,
+    /// Why the trace was over before its time, if it was.
+    pub cut_short: Option<String>,
 }
 
 /// The exit status after the last report was delivered: leaks where they count as failure, else the command's own, else 0.

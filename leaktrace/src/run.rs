@@ -10,6 +10,7 @@ use anyhow::Context;
 use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
+use crate::kernel::holder;
 use crate::model::{Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
@@ -24,6 +25,9 @@ const USAGE: u8 = 2;
 /// The whole program: from the process's arguments to its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name == holder::NAME) {
+        return holder::main();
+    }
     ExitCode::from(match invocation() {
         Ok(None) => 0,
         Ok(Some(invocation)) => run(&invocation).unwrap_or_else(|error| {
@@ -78,8 +82,11 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let Outputs { line, last, .. } = outputs;
     // The status line is gone before anything is said behind it.
     drop(line);
-    let Outcome { snapshot, command } = traced?;
+    let Outcome { snapshot, command, cut_short } = traced?;
     last?;
+    if let Some(reason) = cut_short {
+        anyhow::bail!("{reason}");
+    }
     Ok(exit_code(&snapshot, command, config.gate))
 }
 

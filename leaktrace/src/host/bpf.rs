@@ -1,11 +1,14 @@
-//! The few commands of bpf(2) that aya 0.14 has no way to give: programs of the uprobe-multi attach types, and links of
-//! one program to many places of a file.
+//! The few commands of bpf(2) that aya 0.14 has no way to give: programs of the uprobe-multi attach types, links of one program
+//! to many places of a file, and links to perf events that another process opens than the one that loads.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::{io, mem};
+use std::{fs, io, mem};
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{
+    PERF_FLAG_FD_CLOEXEC, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type, perf_event_attr,
+};
+use serde::{Deserialize, Serialize};
 
 /// `BPF_F_UPROBE_MULTI_RETURN`: the link is of return probes (uapi/linux/bpf.h).
 const UPROBE_MULTI_RETURN: u32 = 1;
@@ -13,7 +16,7 @@ const UPROBE_MULTI_RETURN: u32 = 1;
 const LOG_BYTES: usize = 4 << 20;
 
 /// The kernel's attach types for many uprobes at once (uapi/linux/bpf.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum AttachType {
     /// `BPF_TRACE_UPROBE_MULTI`, from Linux 6.6.
@@ -137,6 +140,48 @@ pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, places: &Places<'_
     multi.cnt = places.offsets.len().min(places.cookies.len()) as u32;
     multi.flags = if places.returns { UPROBE_MULTI_RETURN } else { 0 };
     multi.pid = places.pid;
+    descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Puts a breakpoint at a place of a file, for one process or for all (0), at the function's returns or there; closing the
+/// descriptor removes it.
+pub fn uprobe_event(path: &CStr, offset: u64, pid: u32, returns: bool) -> io::Result<OwnedFd> {
+    /// Where the kernel describes events of this kind (ABI/testing/sysfs-bus-event_source-devices-format).
+    const KIND: &str = "/sys/bus/event_source/devices/uprobe";
+    let number = |name: &str, prefix: &str| {
+        let text = fs::read_to_string(format!("{KIND}/{name}"))?;
+        text.trim().strip_prefix(prefix).unwrap_or_default().parse::<u32>().map_err(io::Error::other)
+    };
+    // SAFETY: zeroed is valid for a struct of plain integers.
+    let mut attr = unsafe { mem::zeroed::<perf_event_attr>() };
+    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.type_ = number("type", "")?;
+    if returns {
+        attr.config = 1 << number("format/retprobe", "config:")?;
+    }
+    attr.__bindgen_anon_3.config1 = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.config2 = offset;
+    // One process on all CPUs, or all processes; the program runs on every CPU then, too.
+    let (pid, cpu) = if pid == 0 { (-1, 0) } else { (pid as i32, -1) };
+    // SAFETY: the kernel reads the attributes, of the size that they say, and the path, which outlives the call.
+    let event =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
+    if event < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(event as RawFd) })
+}
+
+/// Has a program run at a perf event; closing the descriptor ends that.
+pub fn link_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u64) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: the member of the union that BPF_LINK_CREATE reads.
+    let request = unsafe { &mut attr.link_create };
+    request.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    request.__bindgen_anon_2.target_fd = event.as_raw_fd() as u32;
+    request.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
+    request.__bindgen_anon_3.perf_event.bpf_cookie = cookie;
     descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 

@@ -1,21 +1,17 @@
 //! Probes in place: entries and returns of one file's allocation functions, and their removal.
 //!
-//! In: an open file and the probes to set in it. Out: links that hold them. The kernel removes every probe when its
-//! link is closed, by whatever end of ours, so nothing is ever left in a target.
+//! In: an open file and the probes to set in it. Out: what holds them, in another process than ours (`holder.rs`), so that
+//! nothing is ever left in a target, by whatever end of ours.
 
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::thread;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use aya::programs::links::Link;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 
 use super::Kernel;
+use super::holder::{Held, Holder, Places};
 use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
-use crate::host::bpf::{self, Places};
 use crate::model::Pid;
 
 /// The processes in which a file's probes take effect.
@@ -27,12 +23,14 @@ pub enum Scope {
     AllProcesses,
 }
 
-/// What holds probes in place.
-enum Probes {
-    /// Any number of them.
-    Link(OwnedFd),
-    /// One.
-    PerfEvent(UProbeLink),
+impl Scope {
+    /// As the kernel is told it.
+    fn pid(self) -> u32 {
+        match self {
+            Self::Process(pid) => pid.0,
+            Self::AllProcesses => 0,
+        }
+    }
 }
 
 /// One program at one end of some functions.
@@ -60,7 +58,7 @@ fn warn_of_layouts(error: &anyhow::Error) {
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
-    held: Vec<(Scope, Probes)>,
+    held: Vec<(Scope, Held)>,
 }
 
 impl Attachments {
@@ -79,8 +77,8 @@ impl Attachments {
     }
 
     /// Keeps what [`links`] gave.
-    pub fn hold(&mut self, links: Vec<OwnedFd>, scope: Scope) {
-        self.held.extend(links.into_iter().map(|link| (scope, Probes::Link(link))));
+    pub fn hold(&mut self, links: Vec<Held>, scope: Scope) {
+        self.held.extend(links.into_iter().map(|link| (scope, link)));
     }
 
     fn open_perf_events(
@@ -90,22 +88,15 @@ impl Attachments {
         step: &Step<'_>,
         scope: Scope,
     ) -> Result<()> {
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let processes = match scope {
-            Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid.0).context("pid 0 cannot be traced")?),
-            Scope::AllProcesses => UProbeScope::AllProcesses,
-        };
-        let program = load_by_aya(&mut kernel.ebpf, step.program)?;
+        let holder = Arc::clone(&kernel.holder);
+        let program = load_by_aya(&mut kernel.ebpf, step.program)?.fd()?.as_fd();
         for probe in &step.probes {
-            let cookie = probe.program().1;
-            let point = UProbeAttachPoint {
-                location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
-                cookie: (cookie != 0 && !step.returns).then_some(cookie),
-            };
-            let link = program.attach(point, &path, processes).with_context(|| {
-                format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
-            })?;
-            self.held.push((scope, Probes::PerfEvent(program.take_link(link)?)));
+            let cookie = if step.returns { 0 } else { probe.program().1 };
+            let held =
+                holder.perf_event(program, file, (probe.offset, cookie), scope.pid(), step.returns).with_context(
+                    || format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset),
+                )?;
+            self.held.push((scope, held));
         }
         Ok(())
     }
@@ -116,22 +107,9 @@ impl Attachments {
         Self { held: self.held.extract_if(.., |(of, _)| *of == scope).collect() }
     }
 
-    /// Removes all probes. The kernel waits for a grace period at each link: side by side.
+    /// Removes all probes.
     pub fn detach(self) {
-        thread::scope(|scope| {
-            for (_, held) in self.held {
-                scope.spawn(move || match held {
-                    Probes::Link(link) => drop(link),
-                    Probes::PerfEvent(link) => {
-                        if let Err(error) = link.detach() {
-                            log::warn!(
-                                "a probe could not be detached by hand; closing its descriptor does so: {error}"
-                            );
-                        }
-                    }
-                });
-            }
-        });
+        Held::remove_all(self.held.into_iter().map(|(_, held)| held).collect());
     }
 }
 
@@ -139,20 +117,21 @@ impl Attachments {
 ///
 /// # Errors
 /// The first that the kernel refuses; those set before are gone.
-pub fn links(programs: &ByHand, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<Vec<OwnedFd>> {
-    // By descriptor: the file may lie in another mount namespace, be deleted, or have no name at all.
-    let path = bpf::path_of(file.as_raw_fd());
-    let pid = match scope {
-        Scope::Process(pid) => pid.0,
-        Scope::AllProcesses => 0,
-    };
+pub fn links(
+    holder: &Arc<Holder>,
+    programs: &ByHand,
+    file: BorrowedFd<'_>,
+    probes: &[Probe],
+    scope: Scope,
+) -> Result<Vec<Held>> {
     let technique = programs.technique();
     let link = |step: Step<'_>| {
         let attach_type = technique.attach_type(step.program, step.in_session).context("perf events are no links")?;
-        let offsets: Vec<u64> = step.probes.iter().map(|probe| probe.offset).collect();
-        let cookies: Vec<u64> = step.probes.iter().map(|probe| probe.program().1).collect();
-        let places = Places { path: &path, offsets: &offsets, cookies: &cookies, pid, returns: step.returns };
-        bpf::link(programs.program(step.program, attach_type)?.as_fd(), attach_type, &places)
+        let offsets = step.probes.iter().map(|probe| probe.offset).collect();
+        let cookies = step.probes.iter().map(|probe| probe.program().1).collect();
+        let places = Places { offsets, cookies, pid: scope.pid(), returns: step.returns };
+        holder
+            .link(programs.program(step.program, attach_type)?.as_fd(), attach_type, file, places)
             .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
     };
     let mut links = Vec::new();

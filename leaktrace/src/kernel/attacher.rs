@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use super::attach::{Scope, links};
+use super::holder::{Held, Holder};
 use super::probe::Probe;
 use super::programs::ByHand;
 use crate::host::clock::monotonic_ns;
@@ -24,6 +25,8 @@ const THREADS: usize = 8;
 
 /// A file to be attached.
 pub struct Order {
+    /// Who sets and holds them.
+    pub holder: Arc<Holder>,
     /// The loaded programs.
     pub programs: Arc<ByHand>,
     /// The file.
@@ -58,7 +61,7 @@ pub struct Attached {
     /// When that was over, by `CLOCK_MONOTONIC`.
     pub placed_ns: u64,
     /// What holds the probes in place.
-    pub links: Result<Vec<OwnedFd>>,
+    pub links: Result<Vec<Held>>,
 }
 
 /// Starts the threads that attach; they end when the sender of orders is dropped.
@@ -73,7 +76,7 @@ pub fn start<R: From<Attached> + Send + 'static>(results: &async_channel::Sender
     };
     let work = move |order: &Order| {
         let began = Instant::now();
-        let links = links(&order.programs, order.file.as_fd(), &order.probes, order.scope);
+        let links = links(&order.holder, &order.programs, order.file.as_fd(), &order.probes, order.scope);
         done(order, began.elapsed(), links)
     };
     let failed = move |order: &Order, panic| done(order, Duration::ZERO, Err(anyhow!("attaching failed ({panic})")));

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod attacher;
 pub(crate) mod drain;
 pub(crate) mod events;
+pub(crate) mod holder;
 pub(crate) mod mapped;
 mod memory;
 pub(crate) mod object;
@@ -15,13 +16,15 @@ pub(crate) mod selection;
 pub(crate) mod unwind_maps;
 
 use std::process;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, Queue};
+use aya::maps::{HashMap, MapData, Queue};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
-use leaktrace_common::abi::{Block, Control, FRAMES_PER_CHUNK, Losses, PROCESS_SLOTS, Process, Site, Thread};
+use leaktrace_common::abi::{
+    Block, Control, FRAMES_PER_CHUNK, Losses, NOT_TRACED, PROCESS_SLOTS, Process, Site, Thread,
+};
 use leaktrace_common::table::{self, Bucket};
 use leaktrace_common::unwind::Chunk;
 use leaktrace_common::wide::WideBlock;
@@ -29,6 +32,7 @@ use leaktrace_common::wide::WideBlock;
 use crate::host::clock::monotonic_ns;
 use crate::host::fields::Fields;
 use crate::model::Pid;
+use holder::Holder;
 use mapped::MappedArray;
 use memory::Tables;
 use programs::{Programs, Technique};
@@ -64,6 +68,8 @@ pub struct Kernel {
     pub ebpf: Ebpf,
     /// The uprobe programs.
     pub programs: Programs,
+    /// The process that sets probes.
+    pub holder: Arc<Holder>,
     /// Keys of outstanding blocks.
     pub block_keys: MappedArray<Bucket>,
     /// Their records.
@@ -99,6 +105,8 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
     pub fn load(object: &[u8], limits: &Limits, selection: &Selection, technique: Technique) -> Result<Self> {
+        // At once: it begins while the programs are verified.
+        let holder = Arc::new(Holder::start()?);
         let block_buckets = table::buckets_for(limits.max_allocs);
         let wide_buckets = memory::wide_buckets(limits.max_allocs);
         let site_buckets = table::buckets_for(limits.max_stacks);
@@ -173,8 +181,12 @@ impl Kernel {
             control: MappedArray::new(&ebpf, "CONTROL")?,
             clocks: OnceLock::new(),
             programs: Programs::load(technique, object, &ebpf)?,
+            holder,
             ebpf,
         };
+        // What it allocates is ours. Entries with a slot that there is none of are never changed.
+        let slots = kernel.ebpf.map_mut("SLOTS").context("the BPF object has no map SLOTS")?;
+        HashMap::<&mut MapData, u32, u32>::try_from(slots)?.insert(kernel.holder.pid().0, NOT_TRACED, 0)?;
         if limits.sample_bytes != 0 {
             sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
         }

@@ -12,6 +12,15 @@ use crate::model::{Pid, RawProcess};
 use crate::process::facts::{self, Identity, MemoryUse};
 use crate::process::maps::AddressSpace;
 
+/// What memory a life began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// Its parent's, or nobody saw it.
+    Unknown,
+    /// That of a program and nothing else.
+    Exec,
+}
+
 /// What is known of it.
 #[derive(Debug)]
 pub struct Life {
@@ -21,6 +30,8 @@ pub struct Life {
     pub begun_ns: u64,
     /// When it began at the earliest, by the same clock, also where it began before we looked.
     pub started_ns: u64,
+    /// What memory it began with.
+    pub beginning: Beginning,
     /// Until when it was held so that it could allocate nothing; 0 if it never was.
     pub held_ns: u64,
     /// When its mappings were read from the process itself, if they were: records from before are in there already.
@@ -62,6 +73,7 @@ impl Life {
             pid,
             begun_ns,
             started_ns: begun_ns,
+            beginning: Beginning::Unknown,
             held_ns: 0,
             captured_ns: begun_ns,
             slot: None,

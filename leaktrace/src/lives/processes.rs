@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use leaktrace_common::abi::{PROCESS_ALIVE, Process};
 
-use super::life::Life;
+use super::life::{Beginning, Life};
 use super::mmap_records::{Record, What};
 use crate::host::clock::monotonic_ns;
 use crate::model::{Pid, RawProcess};
@@ -41,7 +41,8 @@ pub enum Followed {
 pub struct Processes {
     store: Arc<ObjectStore>,
     followed: Followed,
-    own: Pid,
+    /// Our own.
+    own: Vec<Pid>,
     /// By number, in the order in which they were seen.
     lives: BTreeMap<u32, Life>,
     next: u32,
@@ -80,12 +81,12 @@ pub struct Mapped {
 }
 
 impl Processes {
-    /// None yet. Files are opened by way of `store`.
-    pub fn new(store: Arc<ObjectStore>, followed: Followed) -> Self {
+    /// None yet. Files are opened by way of `store`; `own` processes are left out where everyone is followed.
+    pub fn new(store: Arc<ObjectStore>, followed: Followed, own: Vec<Pid>) -> Self {
         Self {
             store,
             followed,
-            own: Pid(std::process::id()),
+            own,
             lives: BTreeMap::new(),
             next: 0,
             by_slot: HashMap::new(),
@@ -181,10 +182,9 @@ impl Processes {
         self.lives.values().filter(|life| !life.ended).map(|life| &life.space)
     }
 
-    /// All lives that are not over: the process, when the life began by `CLOCK_MONOTONIC`, its name.
-    pub fn going_on(&self) -> impl Iterator<Item = (Pid, u64, &str)> + Clone {
-        let lives = self.lives.values().filter(|life| !life.ended);
-        lives.map(|life| (life.pid, life.started_ns, life.comm.as_str()))
+    /// All lives that are not over.
+    pub fn going_on(&self) -> impl Iterator<Item = &Life> + Clone {
+        self.lives.values().filter(|life| !life.ended)
     }
 
     /// The pids of all lives that are not over.
@@ -224,7 +224,7 @@ impl Processes {
                 environment: parent.environment.clone(),
                 ..Life::new(pid, time, parent.space.forked(pid))
             },
-            (Followed::Everyone, None) if pid != self.own => Life::new(pid, time, AddressSpace::empty(pid)),
+            (Followed::Everyone, None) if !self.own.contains(&pid) => Life::new(pid, time, AddressSpace::empty(pid)),
             _ => return,
         };
         let start_time = facts::moment(time);
@@ -238,6 +238,7 @@ impl Processes {
             self.orphaned.push(pid);
         }
         let life = Life {
+            beginning: Beginning::Exec,
             comm: comm.to_owned(),
             start_time: before.start_time,
             named: before.named,
@@ -255,7 +256,7 @@ impl Processes {
         let number = match self.current(pid) {
             Some(number) => number,
             // Its beginning was not recorded.
-            None if self.followed == Followed::Everyone && pid != self.own => self.capture(pid).ok()?,
+            None if self.followed == Followed::Everyone && !self.own.contains(&pid) => self.capture(pid).ok()?,
             None => return None,
         };
         let life = self.lives.get_mut(&number).filter(|life| life.captured_ns <= time)?;

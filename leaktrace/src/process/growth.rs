@@ -55,6 +55,11 @@ impl Resident {
         Some(Self(resident.collect()))
     }
 
+    /// As they were when a program began: nothing but mappings of files, of which it cannot be said how much was resident.
+    pub fn at_exec() -> Self {
+        Self(vec![(Kind::File, u64::MAX)])
+    }
+
     /// All of it.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|(_, bytes)| bytes).sum()

@@ -40,6 +40,7 @@ use crate::lives::unwinding::Unwinding;
 use crate::model::{Options, Sink, Target};
 use crate::outcome::Outcome;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
+use crate::process::pidfd::PidFd;
 use crate::sources::allocators::Prober;
 use growing::Growth;
 use intake::Reclaimed;
@@ -91,6 +92,8 @@ const GRACE: Duration = Duration::from_secs(1);
 struct Trace {
     config: Arc<Config>,
     kernel: Kernel,
+    /// The process that holds the probes.
+    holder: AsyncFd<PidFd>,
     prober: Prober,
     processes: Processes,
     unwinding: Unwinding,
@@ -129,6 +132,8 @@ enum Over {
     Done,
     /// The command waits for us to let it end.
     Exiting(Held),
+    /// The probes are gone, and nobody has asked for that.
+    Unprobed,
 }
 
 async fn trace(config: &Arc<Config>, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
@@ -218,6 +223,8 @@ impl Trace {
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
                     Event::Ended(_) => return Ok(Over::Done),
                 },
+                // An error would come again and again: as good as an end.
+                _ = self.holder.readable() => return Ok(Over::Unprobed),
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
@@ -292,6 +299,7 @@ impl Trace {
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
         let mut phases = Phases::of("last report");
+        let cut_short = matches!(over, Over::Unprobed).then(|| self.is_unprobed());
         // A CPU that came online a moment ago may have been missed.
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
@@ -355,7 +363,17 @@ impl Trace {
             phases.done("the command's end");
         }
         let snapshot = reports.last(capture, spaces, phases).await?;
-        Ok(Outcome { snapshot, command })
+        Ok(Outcome { snapshot, command, cut_short })
+    }
+
+    /// What to say of probes that are gone.
+    fn is_unprobed(&mut self) -> String {
+        let (pid, after) = (self.kernel.holder.pid(), self.since.elapsed().as_secs_f64());
+        let reason = format!(
+            "process {pid}, which held the probes, was ended by somebody: the trace is over after {after:.1} s"
+        );
+        self.warnings.push(format!("{reason}, and what happened shortly before may be missing"));
+        reason
     }
 
     /// Waits a little for files that are being read: whether there was anything to trace in processes that have just ended.

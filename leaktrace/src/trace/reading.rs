@@ -27,10 +27,12 @@ impl Trace {
         let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
         capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
-            let then = self.growth.then(self.processes.going_on().map(|(pid, started, _)| (pid, started)));
+            self.watch_growth();
+            let then = self.growth.then(self.processes.going_on());
             capture.silence = remarks::of_silence(&then, self.left_out);
         } else if is_final && self.options.sample_bytes.is_none() {
-            let then = self.growth.then(self.processes.going_on().map(|(pid, started, _)| (pid, started)));
+            self.watch_growth();
+            let then = self.growth.then(self.processes.going_on());
             capture.warnings.extend(remarks::of_growth(&then, &capture.processes));
         }
         capture.notes.extend(notes);

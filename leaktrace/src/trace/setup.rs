@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use leaktrace_common::abi::{UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
@@ -33,6 +34,7 @@ use crate::model::{Pid, Target, Unwind};
 use crate::process::facts;
 use crate::process::launch::{Held, Launched};
 use crate::process::maps::ObjectStore;
+use crate::process::pidfd::PidFd;
 use crate::sources::allocators::{Found, Prober};
 
 /// 64 MiB: a large program takes 1, everything on a machine some 30.
@@ -96,9 +98,16 @@ impl Trace {
             (true, false) => Followed::Named,
             (false, _) => Followed::Everyone,
         };
+        let holder = kernel.holder.pid();
+        let own = vec![Pid(std::process::id()), holder];
+        let holder = PidFd::open(holder).context("the process that sets probes is gone")?;
+        // SAFETY: the pidfd owns its descriptor and keeps it to its end.
+        let holder = unsafe { AsyncFd::register_with_interest(holder, Interest::READABLE) }
+            .context("cannot wait for the process that sets probes")?;
         Ok(Self {
+            holder,
             prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
-            processes: Processes::new(Arc::new(ObjectStore::new()), followed),
+            processes: Processes::new(Arc::new(ObjectStore::new()), followed, own),
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,
             events,
@@ -244,11 +253,11 @@ impl Trace {
     }
 
     pub(super) fn request_system(&mut self) -> Result<()> {
-        let own = Pid(std::process::id());
+        let own = [Pid(std::process::id()), self.kernel.holder.pid()];
         for process in procfs::process::all_processes().context("cannot list the processes in /proc")? {
             let Ok(process) = process else { continue };
             let pid = Pid(process.pid as u32);
-            if pid == own {
+            if own.contains(&pid) {
                 continue;
             }
             // Kernel threads have no mappings, others end meanwhile.

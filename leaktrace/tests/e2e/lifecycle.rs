@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::harness::memory::{bpf_object_exists, bpf_objects, breakpoints, pinned, state, try_breakpoints};
 use crate::harness::tracer::path_str;
 use crate::harness::{DEADLINE, Tracer, Victim, build, leaktrace, locks, require_privileges};
+use crate::holder::is_holder;
 
 /// For what the kernel does in its own time after a process is gone, and does not announce.
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -176,10 +177,15 @@ fn attaching_and_detaching_again_and_again_leaves_the_target_healthy() {
 }
 
 /// The children of all threads of a process.
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_ascii_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// What a tracer has launched.
+fn launched(tracer: u32) -> impl Iterator<Item = u32> {
+    children(tracer).into_iter().filter(|child| !is_holder(*child))
 }
 
 /// How often a launch is tried until a moment of it is met.
@@ -193,7 +199,7 @@ fn killed_while_launching(moment: impl Fn(u32) -> bool) {
         let end = Instant::now() + DEADLINE;
         // A launch passes through moments that nothing announces: look again and again.
         let launched = loop {
-            let found = children(tracer.pid()).into_iter().find(|child| moment(*child));
+            let found = launched(tracer.pid()).find(|child| moment(*child));
             if found.is_some() || tracer.has_ended() {
                 break found;
             }
@@ -239,7 +245,7 @@ fn a_command_goes_on_when_the_tracer_is_killed_while_it_runs() {
     require_privileges();
     let mut puppet = Victim::spawn("leaktrace with a puppet", command.stderr(Stdio::piped()));
     puppet.tell("a a 100 10");
-    let launched = children(puppet.pid()).into_iter().next().expect("the puppet is leaktrace's child");
+    let launched = launched(puppet.pid()).next().expect("the puppet is leaktrace's child");
     kill(Pid::from_raw(puppet.pid() as i32), Signal::SIGKILL).unwrap();
     // It still answers, by way of the standard input and output it shares with the dead.
     puppet.tell("a b 100 10");

@@ -31,6 +31,7 @@ mod failures;
 mod filters;
 mod following;
 mod frames;
+mod holder;
 mod hostile_files;
 mod jitted;
 mod lifecycle;

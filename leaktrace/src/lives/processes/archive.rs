@@ -212,7 +212,7 @@ mod tests {
     use crate::process::maps::ObjectStore;
 
     fn processes(budget: usize, groups_budget: usize) -> Processes {
-        let mut processes = Processes::new(Arc::new(ObjectStore::new()), Followed::Everyone);
+        let mut processes = Processes::new(Arc::new(ObjectStore::new()), Followed::Everyone, Vec::new());
         processes.archive.budget = budget;
         processes.archive.groups_budget = groups_budget;
         processes

@@ -419,8 +419,8 @@ impl Prober {
         let inode = (inode.dev(), inode.ino());
         let about = About { path: planned.path.clone(), file: inode, mapped_ns };
         if let Programs::ByHand(programs) = &kernel.programs {
-            let programs = Arc::clone(programs);
-            if self.attacher.send(Order { programs, file, probes, scope, about }).is_ok() {
+            let (holder, programs) = (Arc::clone(&kernel.holder), Arc::clone(programs));
+            if self.attacher.send(Order { holder, programs, file, probes, scope, about }).is_ok() {
                 self.attaching += 1;
             } else {
                 self.files.insert((inode.0, inode.1, scope), Place::Never);

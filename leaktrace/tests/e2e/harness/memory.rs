@@ -58,6 +58,34 @@ pub fn try_breakpoints(pid: u32) -> io::Result<BTreeSet<String>> {
     Ok(found)
 }
 
+/// The code of one file in one process, to be compared again and again as fast as can be.
+pub struct Code {
+    memory: File,
+    start: u64,
+    filed: Vec<u8>,
+}
+
+impl Code {
+    /// Of the file at that path, which the process has mapped.
+    pub fn of(pid: u32, path: &str) -> Self {
+        let text = texts(pid).expect("the process lives").into_iter().find(|text| text.path == path);
+        let text = text.expect("it has mapped the file");
+        let mut filed = vec![0; (text.end - text.start) as usize];
+        File::open(path)
+            .and_then(|file| file.read_exact_at(&mut filed, text.offset))
+            .expect("text is not a file's end");
+        let memory = File::open(format!("/proc/{pid}/mem")).expect("root may read it");
+        Self { memory, start: text.start, filed }
+    }
+
+    /// Whether somebody has put a breakpoint into it.
+    pub fn is_changed(&self) -> bool {
+        let mut mapped = vec![0; self.filed.len()];
+        self.memory.read_exact_at(&mut mapped, self.start).expect("the process lives");
+        mapped != self.filed
+    }
+}
+
 /// The kernel's numbers of the BPF programs, maps and links that a process holds, as `kind:number`.
 pub fn bpf_objects(pid: u32) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

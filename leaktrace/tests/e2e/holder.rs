@@ -1,0 +1,123 @@
+//! The process that sets probes and holds them: whatever becomes of it or of the tracer, no target keeps a breakpoint.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::memory::{Code, breakpoints};
+use crate::harness::tracer::path_str;
+use crate::harness::{DEADLINE, Tracer, Victim, leaktrace, locks};
+use crate::lifecycle::{children, eventually};
+
+/// The process that holds a tracer's probes.
+fn holder(tracer: u32) -> Option<u32> {
+    children(tracer).into_iter().find(|child| is_holder(*child))
+}
+
+/// Whether a process is a holder of probes.
+pub fn is_holder(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "probe-holder\n")
+}
+
+/// Sleeping processes that share a C library which nobody else has.
+struct Crowd(Vec<Child>);
+
+impl Crowd {
+    fn start(library: &Path, size: usize) -> Self {
+        let mut command = Command::new("/usr/bin/sleep");
+        command.arg("1000").env("LD_LIBRARY_PATH", library).stdout(Stdio::null());
+        let crowd = Self((0..size).map(|_| command.spawn().unwrap()).collect());
+        for process in &crowd.0 {
+            let waits = || std::fs::read_to_string(format!("/proc/{}/wchan", process.id())).unwrap();
+            eventually("it sleeps", || waits().contains("nanosleep"));
+        }
+        crowd
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Probes take the kernel a while in so many processes.
+const CROWD: usize = 300;
+/// How often it is tried to end the tracer meanwhile.
+const ROUNDS: usize = 20;
+
+#[test]
+fn a_tracer_that_is_killed_while_probes_go_in_leaves_none() {
+    let _machine = locks::no_system_wide_trace();
+    let owner = Victim::start_with_own_libc("idle.c", &[]);
+    let crowd = Crowd::start(owner.own_libc(), CROWD);
+    let library = owner.own_libc().join("libc.so.6");
+    let code: Vec<Code> = crowd.0.iter().map(|process| Code::of(process.id(), path_str(&library))).collect();
+    let (first, last) = (code.first().unwrap(), code.last().unwrap());
+    for _ in 0..ROUNDS {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = leaktrace(["--", "/usr/bin/sleep", "1"]);
+        let tracer = Tracer::spawn(command.env("LD_LIBRARY_PATH", owner.own_libc()), directory);
+        let end = Instant::now() + DEADLINE;
+        // The kernel goes from process to process, in an order of its own.
+        let mut reached = (false, false);
+        while reached == (false, false) {
+            assert!(Instant::now() < end, "the library was never probed");
+            reached = (first.is_changed(), last.is_changed());
+        }
+        tracer.signal(Signal::SIGKILL);
+        assert_eq!(tracer.wait().status.signal(), Some(9));
+        eventually("no breakpoint is left", || !code.iter().any(Code::is_changed));
+        if reached.0 != reached.1 {
+            return;
+        }
+    }
+    panic!("the moment was met in none of {ROUNDS} rounds");
+}
+
+#[test]
+fn a_trace_whose_probes_are_taken_away_ends_and_says_so() {
+    let _machine = locks::no_system_wide_trace();
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
+    let tracer = Tracer::attach(&victim, &[]);
+    victim.work();
+    let holder = holder(tracer.pid()).expect("a process holds the probes");
+    kill(Pid::from_raw(holder as i32), Signal::SIGKILL).unwrap();
+    let finished = tracer.wait();
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
+    let told = format!("process {holder}, which held the probes, was ended by somebody");
+    assert!(finished.stderr.contains(&format!("leaktrace: {told}")), "{}", finished.stderr);
+    // What there was until then is reported.
+    assert!(finished.stdout.contains(&told) && finished.stdout.contains("leak_malloc"), "{}", finished.stdout);
+    assert!(finished.read("snapshot.json").contains(&told));
+    eventually("no breakpoint is left", || breakpoints(victim.pid()).is_empty());
+    victim.finish();
+}
+
+#[test]
+fn signals_to_everybody_do_not_end_the_holder() {
+    let mut victim = Victim::start("family.c", &[]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let holder = holder(tracer.pid()).expect("a process holds the probes");
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        kill(Pid::from_raw(holder as i32), signal).unwrap();
+    }
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.lossless().assert_equals(&accounts);
+    assert!(!is_holder(holder), "it outlives the trace");
+    victim.finish();
+}
+
+#[test]
+fn a_holder_is_nobodys_but_a_tracers() {
+    let status = leaktrace::<&str>([]).arg0("probe-holder").status().unwrap();
+    assert_eq!(status.code(), Some(2));
+}
