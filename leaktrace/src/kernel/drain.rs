@@ -3,12 +3,13 @@
 //! While programs write, each word read is whole but two words need not be of the same moment; the last reading is
 //! made after the programs were stopped.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use aya::Pod;
 use leaktrace_common::abi::{
     self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT,
-    SITE_TRUNCATED, SITE_UNREADY,
+    SITE_TRUNCATED, SITE_UNREADY, Site,
 };
 use leaktrace_common::table::{self, BUCKET_KEYS, Bucket, Place};
 use leaktrace_common::unwind::Stop;
@@ -51,42 +52,64 @@ pub fn lives(kernel: &Kernel) -> Vec<(u32, Process)> {
         .collect()
 }
 
-/// All accounts. Takes time by the size of the site table, not by the number of blocks.
-pub fn accounts(kernel: &Kernel) -> Vec<Account> {
-    let mut accounts = Vec::new();
-    for bucket in 0..kernel.site_keys.elements() {
-        let Some(keys) = kernel.site_keys.pointer(bucket) else { continue };
-        for lane in 0..BUCKET_KEYS {
+/// A table in pieces, each of which takes well less than a millisecond to read.
+fn pieces<T>(table: &MappedArray<T>, buckets: usize) -> impl Iterator<Item = Range<u32>> + use<T> {
+    let elements = table.elements();
+    (0..elements).step_by(buckets).map(move |start| start..elements.min(start.saturating_add(buckets as u32)))
+}
+
+/// The site table in pieces, for [`accounts`].
+pub fn site_pieces(kernel: &Kernel) -> impl Iterator<Item = Range<u32>> + use<> {
+    pieces(&kernel.site_keys, 64)
+}
+
+/// All accounts in these buckets of the site table.
+pub fn accounts(kernel: &Kernel, buckets: Range<u32>) -> impl Iterator<Item = Account> + '_ {
+    sites(kernel, buckets).filter_map(|index| account(kernel, index))
+}
+
+/// What all accounts come to, without their frames.
+pub fn counters(kernel: &Kernel) -> impl Iterator<Item = Counters> + '_ {
+    let sites = sites(kernel, 0..kernel.site_keys.elements());
+    sites.filter_map(|index| site(kernel, index)).map(|site| counters_of(&site))
+}
+
+/// The indices of sites in these buckets of their table.
+fn sites(kernel: &Kernel, buckets: Range<u32>) -> impl Iterator<Item = u32> + '_ {
+    buckets.flat_map(move |bucket| {
+        (0..BUCKET_KEYS).filter_map(move |lane| {
+            let keys = kernel.site_keys.pointer(bucket)?;
             // SAFETY: in bounds; a word of the mapping.
             let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
-            let index = bucket * BUCKET_KEYS as u32 + lane as u32;
-            if key != 0
-                && let Some(account) = account(kernel, index)
-            {
-                accounts.push(account);
-            }
-        }
+            (key != 0).then_some(bucket * BUCKET_KEYS as u32 + lane as u32)
+        })
+    })
+}
+
+/// The site at an index, if one is complete there and has anything in it.
+fn site(kernel: &Kernel, index: u32) -> Option<Site> {
+    let site = kernel.sites.read(index)?;
+    (site.process != 0 && (site.flags & SITE_FRAMELESS == 0 || site.alloc_count != 0)).then_some(site)
+}
+
+fn counters_of(site: &Site) -> Counters {
+    Counters {
+        alloc_bytes: site.alloc_bytes,
+        alloc_count: site.alloc_count,
+        free_bytes: site.free_bytes,
+        free_count: site.free_count,
     }
-    accounts
 }
 
 /// The account at an index, if one is complete there and has anything in it.
 pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
-    let site = kernel.sites.read(index)?;
-    if site.process == 0 || (site.flags & SITE_FRAMELESS != 0 && site.alloc_count == 0) {
-        return None;
-    }
+    let site = site(kernel, index)?;
     Some(Account {
         index,
         slot: site.process,
         layout: site.layout,
         frames: frames(kernel, index, site.depth as usize),
-        counters: Counters {
-            alloc_bytes: site.alloc_bytes,
-            alloc_count: site.alloc_count,
-            free_bytes: site.free_bytes,
-            free_count: site.free_count,
-        },
+        counters: counters_of(&site),
         truncated: site.flags & SITE_TRUNCATED != 0,
         stack_state: stack_state(site.flags),
         broken: abi::site_stop(site.flags).filter(|stop| !stop.is_complete()),
@@ -135,26 +158,48 @@ fn stack_state(flags: u32) -> StackState {
     }
 }
 
-/// All outstanding blocks whose site `wanted` knows by its index, with the number that it says for it, as old as they were
-/// so long ago as it says. `now_ns` is `CLOCK_MONOTONIC`.
+/// Buckets of one of the tables that blocks are in.
+pub enum BlockPiece {
+    /// Of ordinary addresses.
+    Tabled(Range<u32>),
+    /// Of those that no key of that table holds.
+    Wide(Range<u32>),
+    /// Of threads, which have some aside.
+    Aside(Range<u32>),
+}
+
+/// All tables that blocks are in, for [`blocks`].
+pub fn block_pieces(kernel: &Kernel) -> impl Iterator<Item = BlockPiece> + use<> {
+    let tabled = pieces(&kernel.block_keys, 2048).map(BlockPiece::Tabled);
+    let wide = pieces(&kernel.wide_keys, 2048).map(BlockPiece::Wide);
+    tabled.chain(wide).chain(pieces(&kernel.thread_keys, 2048).map(BlockPiece::Aside))
+}
+
+/// The outstanding blocks in there whose site `wanted` knows by its index, with the number that it says for it, as old as they
+/// were so long ago as it says.
 pub fn blocks<'a>(
     kernel: &'a Kernel,
-    now_ns: u64,
+    piece: BlockPiece,
+    clock: Clock,
     wanted: impl Fn(u32) -> Option<(usize, Duration)> + 'a,
 ) -> impl Iterator<Item = RawBlock> + 'a {
-    let clock = Clock::of(kernel, now_ns);
-    let raw = move |address: u64, block: Block| {
+    let (tabled, wide, aside) = match piece {
+        BlockPiece::Tabled(buckets) => (buckets, 0..0, 0..0),
+        BlockPiece::Wide(buckets) => (0..0, buckets, 0..0),
+        BlockPiece::Aside(buckets) => (0..0, 0..0, buckets),
+    };
+    // Most are empty where there is much room.
+    let tabled = tabled
+        .filter(|bucket| !is_empty(kernel, *bucket))
+        .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
+    let wide = wide.flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)));
+    let aside =
+        aside.flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| taken_aside(kernel, bucket, lane)));
+    tabled.chain(wide).chain(aside).filter_map(move |(address, block)| {
         let (site, ago) = wanted(block.site.checked_sub(1)?)?;
         let age = clock.age(block.time).saturating_sub(ago);
         Some(RawBlock { site, address: Address(address), size: block.size, age })
-    };
-    // Most are empty where there is much room.
-    let tabled = (0..kernel.block_keys.elements())
-        .filter(|bucket| !is_empty(kernel, *bucket))
-        .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
-    let wide = (0..kernel.wide_keys.elements())
-        .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)));
-    tabled.chain(wide).chain(taken_aside(kernel)).filter_map(move |(address, block)| raw(address, block))
+    })
 }
 
 /// Turns jiffies into ages.
@@ -231,17 +276,12 @@ fn keyed<T: Pod>(
     None
 }
 
-/// Blocks that a `realloc` in flight has taken aside: they are outstanding until it succeeds.
-fn taken_aside(kernel: &Kernel) -> impl Iterator<Item = (u64, Block)> + '_ {
-    (0..kernel.thread_keys.elements()).flat_map(move |bucket| {
-        (0..BUCKET_KEYS).filter_map(move |lane| {
-            let keys = kernel.thread_keys.pointer(bucket)?;
-            // SAFETY: in bounds; a word of the mapping.
-            let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
-            // A record is much longer than its key.
-            let thread = (key != 0).then(|| kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32))??;
-            (thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0)
-                .then_some((thread.old_address, thread.old))
-        })
-    })
+/// A block that a `realloc` in flight has taken aside: it is outstanding until that succeeds.
+fn taken_aside(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {
+    let keys = kernel.thread_keys.pointer(bucket)?;
+    // SAFETY: in bounds; a word of the mapping.
+    let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
+    // A record is much longer than its key.
+    let thread = (key != 0).then(|| kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32))??;
+    (thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0).then_some((thread.old_address, thread.old))
 }

@@ -65,8 +65,6 @@ pub struct Roster {
     pub processes: Vec<RawProcess>,
     /// Where the lives that have a slot stand among them.
     pub by_slot: HashMap<u32, usize>,
-    /// Where each life stands among them, by its number.
-    pub by_number: HashMap<u32, usize>,
 }
 
 /// A file that a process has mapped as code.
@@ -423,7 +421,6 @@ impl Processes {
             if let Some(slot) = life.slot {
                 roster.by_slot.insert(slot, position);
             }
-            roster.by_number.insert(*number, position);
             roster.processes.push(life.raw(*number));
         }
         roster

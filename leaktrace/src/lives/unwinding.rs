@@ -146,6 +146,11 @@ impl Unwinding {
         }
     }
 
+    /// The next table, if there is one already.
+    pub fn built_by_now(&self) -> Option<Built> {
+        self.results.try_recv().ok()
+    }
+
     /// Whether tables that were asked for are still to come.
     pub fn is_building(&self) -> bool {
         self.pending > 0

@@ -29,6 +29,7 @@ pub struct RawBlock {
 pub struct BlockTally {
     pub(super) sites: Vec<SiteTally>,
     pub(super) keeps_blocks: bool,
+    older_than: Duration,
     weights: Option<Weights>,
 }
 
@@ -51,26 +52,19 @@ impl BlockTally {
     /// `options.show_allocs`. `sites` is the number of sites; a block of any other site (one that appeared after the
     /// sites had been read) is left out.
     pub fn read(sites: usize, options: &Options, blocks: impl IntoIterator<Item = RawBlock>) -> Self {
-        let weights = options.sample_bytes.map(Weights::new);
-        let mut tally = Self { sites: vec![SiteTally::default(); sites], keeps_blocks: options.show_allocs, weights };
-        for block in blocks {
-            if block.age < options.older_than {
-                continue;
-            }
-            let Some(site) = tally.sites.get_mut(block.site) else { continue };
-            let (bytes, count) = tally.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
-            site.bytes = site.bytes.saturating_add(bytes);
-            site.count = site.count.saturating_add(count);
-            if let Some(weights) = &tally.weights {
-                site.spread.add(block.size, weights);
-            }
-            site.oldest = site.oldest.max(Some(block.age));
-            site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
-            if tally.keeps_blocks {
-                site.blocks.push(Block { address: block.address, size: block.size, age: block.age, verdict: None });
-            }
-        }
+        let mut tally = Self::new(sites, options);
+        tally.extend(blocks);
         tally
+    }
+
+    /// The same with no block read yet.
+    pub fn new(sites: usize, options: &Options) -> Self {
+        Self {
+            sites: vec![SiteTally::default(); sites],
+            keeps_blocks: options.show_allocs,
+            older_than: options.older_than,
+            weights: options.sample_bytes.map(Weights::new),
+        }
     }
 
     /// The sites' shares, in their order: to be kept when the blocks themselves are forgotten.
@@ -82,6 +76,28 @@ impl BlockTally {
     /// Adds one more site behind those that were read.
     pub fn append(&mut self, site: SiteTally) {
         self.sites.push(site);
+    }
+}
+
+impl Extend<RawBlock> for BlockTally {
+    fn extend<I: IntoIterator<Item = RawBlock>>(&mut self, blocks: I) {
+        for block in blocks {
+            if block.age < self.older_than {
+                continue;
+            }
+            let Some(site) = self.sites.get_mut(block.site) else { continue };
+            let (bytes, count) = self.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
+            site.bytes = site.bytes.saturating_add(bytes);
+            site.count = site.count.saturating_add(count);
+            if let Some(weights) = &self.weights {
+                site.spread.add(block.size, weights);
+            }
+            site.oldest = site.oldest.max(Some(block.age));
+            site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
+            if self.keeps_blocks {
+                site.blocks.push(Block { address: block.address, size: block.size, age: block.age, verdict: None });
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! One reading of the tables as the model wants it: slots become processes, ticks become ages.
+//! One reading of the tables as the model wants it: slots become processes, ticks become ages. In steps, so that whoever reads
+//! can attend to other things in between.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -11,10 +12,12 @@ use leaktrace_common::unwind::Stop;
 
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
-use crate::kernel::drain::{self, Account};
+use crate::kernel::drain::{self, Account, BlockPiece, Clock};
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
-use crate::model::{Address, BlockTally, Capture, Losses, Options, RawSite, StackState, Stacks, Target, Unwind};
+use crate::model::{
+    Address, BlockTally, Capture, Losses, Options, RawProcess, RawSite, StackState, Stacks, Target, Unwind,
+};
 use crate::process::maps::AddressSpace;
 
 /// A report in the middle of a trace goes without the blocks' ages where this is exceeded by the places there are for
@@ -24,12 +27,6 @@ const MANY_PLACES: u64 = 8_000_000;
 /// Address spaces by the number of their life, as they were at a capture, with the names that code made at run time had then. Later
 /// changes leave them alone.
 pub type Spaces = HashMap<u32, AddressSpace>;
-
-/// The address spaces of the lives in a capture, as they are now.
-pub fn spaces(capture: &Capture, processes: &Processes) -> Spaces {
-    let lives = capture.processes.iter().map(|process| process.life);
-    lives.filter_map(|life| Some((life, processes.space(life)?.as_of_now()))).collect()
-}
 
 /// When and what for.
 pub struct Occasion {
@@ -43,97 +40,152 @@ pub struct Occasion {
     pub is_final: bool,
 }
 
-/// Reads everything that a report needs beside the accounts. Whatever was told before these were read must have been taken in.
-pub fn capture(
-    kernel: &Kernel,
-    mut accounts: Vec<Account>,
-    processes: &mut Processes,
-    occasion: &Occasion,
-    target: &Target,
-    options: &Options,
-) -> Result<Capture> {
-    for (slot, life) in drain::lives(kernel) {
-        processes.observe(slot, &life);
-    }
-    processes.settle(accounts.iter_mut().map(|account| {
-        let Account { slot, layout, frames, stack_state, .. } = account;
-        (*slot, *layout, frames.as_mut_slice(), stack_state)
-    }));
-    let Roster { processes: raw_processes, by_slot, by_number } = processes.roster();
-    let now_ns = monotonic_ns()?;
-    let mut sites = Vec::new();
-    let mut by_index = HashMap::new();
-    let mut losses = losses(kernel);
-    let mut stacks = Stacks::default();
-    let mut incomplete = Incomplete::default();
-    // Of processes that had several layouts the same stack may have several accounts.
-    let mut known = HashSet::new();
-    for Account { index, slot, layout, frames, counters, truncated, stack_state, broken } in accounts {
-        let Some(&process) = by_slot.get(&slot) else { continue };
-        let space = processes.space(raw_processes[process].life);
-        let may_repeat = layout != 0 || space.is_some_and(AddressSpace::has_layouts);
-        if !may_repeat || known.insert((process, frames.clone(), truncated, broken)) {
-            if let Some(reason) = broken {
-                incomplete.add(space, &frames, reason, 1);
-            }
-            count(&mut stacks, &mut losses, &frames, (truncated, stack_state, broken), 1);
+/// A capture that is being made, from the moment at which all accounts have been read.
+///
+/// Between any two steps the trace may go on, but for one thing: slots and sites must not be given to others.
+pub struct Draft {
+    /// The lives that it is about.
+    pub processes: Vec<RawProcess>,
+    by_slot: HashMap<u32, usize>,
+    spaces: Spaces,
+    now_ns: u64,
+    sites: Vec<RawSite>,
+    /// Where each account of the table stands among these, and how long its life has been over.
+    by_index: HashMap<u32, (usize, Duration)>,
+    blocks: Option<BlockTally>,
+    losses: Losses,
+    stacks: Stacks,
+    incomplete: Incomplete,
+    /// Of processes that had several layouts the same stack may have several accounts.
+    known: HashSet<(usize, Vec<Address>, bool, Option<Stop>)>,
+    warnings: Vec<String>,
+}
+
+impl Draft {
+    /// What is known of the lives at this moment, and whose stacks these are. Whatever was told before they were read must have
+    /// been taken in.
+    ///
+    /// # Errors
+    /// The clock cannot be read.
+    pub fn begin(kernel: &Kernel, processes: &mut Processes, accounts: &mut [Account]) -> Result<Self> {
+        for (slot, life) in drain::lives(kernel) {
+            processes.observe(slot, &life);
         }
-        by_index.insert(index, (sites.len(), ended_ago(kernel, slot, now_ns)));
-        sites.push(RawSite { process, frames, counters, truncated, stack_state });
+        processes.settle(accounts.iter_mut().map(|account| {
+            let Account { slot, layout, frames, stack_state, .. } = account;
+            (*slot, *layout, frames.as_mut_slice(), stack_state)
+        }));
+        let Roster { processes: lives, by_slot } = processes.roster();
+        let spaces = lives.iter().filter_map(|life| Some((life.life, processes.space(life.life)?.as_of_now())));
+        let Merged { lives: merged, without_stack } = processes.merged();
+        let mut losses = losses(kernel);
+        losses.stacks_dropped += without_stack;
+        let mut warnings = Vec::new();
+        if merged > 0 {
+            warnings.push(format!("{merged} processes that have ended are summed by name and program, as pid 0"));
+        }
+        Ok(Self {
+            spaces: spaces.collect(),
+            processes: lives,
+            by_slot,
+            now_ns: monotonic_ns()?,
+            sites: Vec::new(),
+            by_index: HashMap::new(),
+            blocks: None,
+            losses,
+            stacks: Stacks::default(),
+            incomplete: Incomplete::default(),
+            known: HashSet::new(),
+            warnings,
+        })
     }
-    let outstanding = recorded_blocks(&sites, options.sample_bytes);
-    let tables = [&kernel.block_keys, &kernel.wide_keys];
-    let places: u64 = tables.iter().map(|keys| u64::from(table::positions(keys.elements()))).sum();
-    let places = places + 2 * outstanding;
-    let wanted = occasion.is_final || options.show_allocs || !options.older_than.is_zero() || places <= MANY_PLACES;
-    let mut warnings = Vec::new();
-    let mut blocks = if wanted {
-        let blocks = drain::blocks(kernel, now_ns, |index| by_index.get(&index).copied());
-        Some(BlockTally::read(sites.len(), options, blocks))
-    } else {
-        warnings
-            .push("with so much room for blocks (--max-allocs), their ages stand in the last report only".to_owned());
-        None
-    };
-    for (process, site) in processes.remains(&by_number) {
+
+    /// Adds an account.
+    pub fn add(&mut self, kernel: &Kernel, account: Account) {
+        let Account { index, slot, layout, frames, counters, truncated, stack_state, broken } = account;
+        let Some(&process) = self.by_slot.get(&slot) else { return };
+        let space = self.spaces.get(&self.processes[process].life);
+        let may_repeat = layout != 0 || space.is_some_and(AddressSpace::has_layouts);
+        if !may_repeat || self.known.insert((process, frames.clone(), truncated, broken)) {
+            if let Some(reason) = broken {
+                self.incomplete.add(space, &frames, reason, 1);
+            }
+            count(&mut self.stacks, &mut self.losses, &frames, (truncated, stack_state, broken), 1);
+        }
+        self.by_index.insert(index, (self.sites.len(), ended_ago(kernel, slot, self.now_ns)));
+        self.sites.push(RawSite { process, frames, counters, truncated, stack_state });
+    }
+
+    /// The tables of blocks, to be read once all accounts are added; none where that would take too long.
+    pub fn block_pieces(
+        &mut self,
+        kernel: &Kernel,
+        occasion: &Occasion,
+        options: &Options,
+    ) -> impl Iterator<Item = BlockPiece> + use<> {
+        let outstanding = recorded_blocks(&self.sites, options.sample_bytes);
+        let tables = [&kernel.block_keys, &kernel.wide_keys];
+        let places: u64 = tables.iter().map(|keys| u64::from(table::positions(keys.elements()))).sum();
+        let places = places + 2 * outstanding;
+        if occasion.is_final || options.show_allocs || !options.older_than.is_zero() || places <= MANY_PLACES {
+            self.blocks = Some(BlockTally::new(self.sites.len(), options));
+        } else {
+            self.warnings.push(
+                "with so much room for blocks (--max-allocs), their ages stand in the last report only".to_owned(),
+            );
+        }
+        self.blocks.is_some().then(|| drain::block_pieces(kernel)).into_iter().flatten()
+    }
+
+    /// Reads a piece of them.
+    pub fn add_blocks(&mut self, kernel: &Kernel, piece: BlockPiece) {
+        let (by_index, clock) = (&self.by_index, Clock::of(kernel, self.now_ns));
+        if let Some(tally) = &mut self.blocks {
+            tally.extend(drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied()));
+        }
+    }
+
+    /// Adds what one of the lives has left, once all blocks are read.
+    pub fn add_dead(&mut self, process: usize, site: &DeadSite) {
         if let Some(reason) = site.broken {
-            incomplete.add(processes.space(raw_processes[process].life), &site.frames, reason, site.stacks);
+            self.incomplete.add(self.spaces.get(&self.processes[process].life), &site.frames, reason, site.stacks);
         }
         let DeadSite { frames, counters, truncated, stack_state, .. } = site;
-        count(&mut stacks, &mut losses, frames, (*truncated, *stack_state, site.broken), site.stacks);
+        let stack = (*truncated, *stack_state, site.broken);
+        count(&mut self.stacks, &mut self.losses, frames, stack, site.stacks);
         let (frames, truncated, stack_state) = (frames.to_vec(), *truncated, *stack_state);
-        sites.push(RawSite { process, frames, counters: *counters, truncated, stack_state });
-        if let Some(blocks) = &mut blocks {
+        self.sites.push(RawSite { process, frames, counters: *counters, truncated, stack_state });
+        if let Some(blocks) = &mut self.blocks {
             blocks.append(site.blocks.clone());
         }
     }
-    incomplete.count(&mut losses);
-    if occasion.is_final {
-        incomplete.log();
+
+    /// The capture, with the address spaces as they were when it was begun.
+    pub fn finish(mut self, occasion: &Occasion, target: &Target, options: &Options) -> (Capture, Spaces) {
+        self.incomplete.count(&mut self.losses);
+        if occasion.is_final {
+            self.incomplete.log();
+        }
+        let capture = Capture {
+            started: occasion.started,
+            elapsed: occasion.elapsed,
+            sequence: occasion.sequence,
+            is_final: occasion.is_final,
+            target: target.clone(),
+            options: options.clone(),
+            processes: self.processes,
+            untraced: Vec::new(),
+            sites: self.sites,
+            blocks: self.blocks,
+            // Where frame pointers end cannot be told from where they are missing.
+            stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),
+            losses: self.losses,
+            warnings: self.warnings,
+            silence: Vec::new(),
+            notes: Vec::new(),
+        };
+        (capture, self.spaces)
     }
-    let Merged { lives, without_stack } = processes.merged();
-    if lives > 0 {
-        warnings.push(format!("{lives} processes that have ended are summed by name and program, as pid 0"));
-    }
-    losses.stacks_dropped += without_stack;
-    Ok(Capture {
-        started: occasion.started,
-        elapsed: occasion.elapsed,
-        sequence: occasion.sequence,
-        is_final: occasion.is_final,
-        target: target.clone(),
-        options: options.clone(),
-        processes: raw_processes,
-        untraced: Vec::new(),
-        sites,
-        blocks,
-        // Where frame pointers end cannot be told from where they are missing.
-        stacks: (options.unwind != Unwind::Fp).then_some(stacks),
-        losses,
-        warnings,
-        silence: Vec::new(),
-        notes: Vec::new(),
-    })
 }
 
 /// How long the life in a slot has been over; zero for one that is not.

@@ -238,8 +238,7 @@ impl Trace {
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.processes.remember(memory);
                     let mut phases = Phases::of(format!("report {}", self.sequence + 1));
-                    let capture = self.read(false)?;
-                    let spaces = capture::spaces(&capture, &self.processes);
+                    let (capture, spaces) = self.read(false)?;
                     phases.done("reading the tables");
                     reports.order(capture, spaces, phases);
                 }
@@ -323,8 +322,7 @@ impl Trace {
         phases.done("stopping the programs");
         self.until_planned().await;
         phases.done("waiting for files that are being read");
-        let mut capture = self.read(true)?;
-        let spaces = capture::spaces(&capture, &self.processes);
+        let (mut capture, spaces) = self.read(true)?;
         phases.done("reading the tables");
         // Nothing more is asked of the traced processes, the command at its exit first.
         let exits = matches!(over, Over::Exiting(_));

@@ -21,21 +21,16 @@ impl Progress {
 
     /// The numbers of this moment, with those of lives that are out of the tables.
     pub fn status(&mut self, kernel: &Kernel, archived: &Counters, elapsed: Duration) -> Status {
-        let accounts = drain::accounts(kernel);
-        let counters = accounts.iter().map(|account| &account.counters).chain([archived]);
-        let counters: Vec<Counters> =
-            counters.map(|counters| if self.sampled { counters.whole() } else { *counters }).collect();
-        let sum = |number: fn(&Counters) -> u64| counters.iter().map(number).sum::<u64>();
-        let allocs = sum(|counters| counters.alloc_count);
+        let (mut allocs, mut live_bytes, mut live_count) = (0, 0, 0);
+        for counters in drain::counters(kernel).chain([*archived]) {
+            let counters = if self.sampled { counters.whole() } else { counters };
+            allocs += counters.alloc_count;
+            live_bytes += counters.outstanding_bytes();
+            live_count += counters.outstanding_count();
+        }
         let seconds = elapsed.saturating_sub(self.last.0).as_secs_f64();
         let allocs_per_s = if seconds > 0.0 { allocs.saturating_sub(self.last.1) as f64 / seconds } else { 0.0 };
         self.last = (elapsed, allocs);
-        Status {
-            elapsed,
-            live_bytes: sum(Counters::outstanding_bytes),
-            live_count: sum(Counters::outstanding_count),
-            allocs_per_s,
-            losses: capture::losses(kernel).total(),
-        }
+        Status { elapsed, live_bytes, live_count, allocs_per_s, losses: capture::losses(kernel).total() }
     }
 }

@@ -1,16 +1,29 @@
-//! What a report says, read at one moment: the tables, and what is known of the processes.
+//! What a report says, read at one moment or, where much is to be read, in as short a time as the trace can be held up for: the
+//! tables, and what is known of the processes.
+
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::Trace;
-use super::capture::{self, Occasion};
-use super::remarks::{self, Remarks};
+use super::capture::{Draft, Occasion, Spaces};
+use super::remarks::{self, Found, Remarks};
 use crate::kernel::drain;
 use crate::model::Capture;
 
+/// How long nobody attends to the trace while a report on the way is read.
+const TURN: Duration = Duration::from_millis(3);
+/// What is done with so many sites takes well less than a millisecond.
+const SITES: usize = 256;
+
+/// When the trace was attended to last; `None` where it need not be.
+struct Attention(Option<Instant>);
+
 impl Trace {
-    /// Reads the tables, and what else a report says of the traced processes.
-    pub(super) fn read(&mut self, is_final: bool) -> Result<Capture> {
+    /// Reads the tables, and what else a report says of the traced processes; their address spaces as they were then.
+    ///
+    /// On the way new processes are attached meanwhile, but none takes the place of one that has ended.
+    pub(super) fn read(&mut self, is_final: bool) -> Result<(Capture, Spaces)> {
         self.sequence += 1;
         if !is_final {
             self.refresh();
@@ -19,12 +32,15 @@ impl Trace {
         self.make_up_for_lost_records(!is_final)?;
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
-        let accounts = drain::accounts(&self.kernel);
-        // What lay where when they were booked.
-        self.take_in();
-        let (kernel, processes) = (&self.kernel, &mut self.processes);
-        let mut capture = capture::capture(kernel, accounts, processes, &occasion, &self.target, &self.options)?;
-        let Remarks { notes, warnings } = remarks::of(&capture.processes, &self.processes, &self.prober);
+        let mut attention = Attention((!is_final).then(Instant::now));
+        let draft = self.read_tables(&occasion, &mut attention)?;
+        let mut found = Found::default();
+        for process in &draft.processes {
+            found.add(process, &self.processes, &self.prober);
+            self.attend(&mut attention);
+        }
+        let Remarks { notes, warnings } = found.remarks();
+        let (mut capture, spaces) = draft.finish(&occasion, &self.target, &self.options);
         capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
             self.watch_growth();
@@ -38,6 +54,53 @@ impl Trace {
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
         capture.losses.events_lost += self.lost_records - self.made_up_records;
-        Ok(capture)
+        Ok((capture, spaces))
+    }
+
+    fn read_tables(&mut self, occasion: &Occasion, attention: &mut Attention) -> Result<Draft> {
+        let mut accounts = Vec::new();
+        for piece in drain::site_pieces(&self.kernel) {
+            accounts.extend(drain::accounts(&self.kernel, piece));
+            self.attend(attention);
+        }
+        // What lay where when they were booked.
+        self.take_in();
+        let mut draft = Draft::begin(&self.kernel, &mut self.processes, &mut accounts)?;
+        for (number, account) in accounts.into_iter().enumerate() {
+            draft.add(&self.kernel, account);
+            if number % SITES == 0 {
+                self.attend(attention);
+            }
+        }
+        for piece in draft.block_pieces(&self.kernel, occasion, &self.options) {
+            draft.add_blocks(&self.kernel, piece);
+            self.attend(attention);
+        }
+        for process in 0..draft.processes.len() {
+            let life = draft.processes[process].life;
+            for piece in (0..self.processes.remains(life).len()).step_by(SITES) {
+                let left = self.processes.remains(life).iter().skip(piece).take(SITES);
+                left.for_each(|site| draft.add_dead(process, site));
+                self.attend(attention);
+            }
+        }
+        Ok(draft)
+    }
+
+    /// Takes in what has been told, if it is time: new processes are to be attached, and their unwind tables put to use.
+    fn attend(&mut self, attention: &mut Attention) {
+        if attention.0.is_none_or(|last| last.elapsed() < TURN) {
+            return;
+        }
+        self.take_in();
+        while let Some(built) = self.unwinding.built_by_now() {
+            self.unwinding.take(&self.kernel, built);
+        }
+        while let Some(progress) = self.prober.progress_by_now() {
+            if let Err(error) = self.prober.settle(&mut self.kernel, progress) {
+                log::warn!("{error:#}");
+            }
+        }
+        attention.0 = Some(Instant::now());
     }
 }

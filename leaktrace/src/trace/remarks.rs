@@ -25,31 +25,43 @@ pub struct Remarks {
     pub warnings: Vec<String>,
 }
 
-/// Looks at what these processes map, or mapped.
-pub fn of(reported: &[RawProcess], processes: &Processes, prober: &Prober) -> Remarks {
-    let mut runtimes: BTreeMap<Runtime, BTreeSet<Pid>> = BTreeMap::new();
-    let mut hidden: BTreeMap<String, BTreeSet<Pid>> = BTreeMap::new();
-    for process in reported {
-        let Some(space) = processes.space(process.life) else { continue };
+/// What was found in the processes of a report that concerns its reader.
+#[derive(Default)]
+pub struct Found {
+    runtimes: BTreeMap<Runtime, BTreeSet<Pid>>,
+    hidden: BTreeMap<String, BTreeSet<Pid>>,
+}
+
+impl Found {
+    /// Looks at what one of them maps, or mapped.
+    pub fn add(&mut self, process: &RawProcess, processes: &Processes, prober: &Prober) {
+        let Some(space) = processes.space(process.life) else { return };
         let found = prober.found(space);
         for runtime in found.runtimes {
             // Of programs that a runtime is only part of they were not read before.
             let known = processes.environment(process.life).map(<[_]>::to_vec);
             let environment = known.or_else(|| (!process.exited).then(|| facts::environment(process.pid))?);
             if !shows_everything(runtime, environment.as_deref()) {
-                runtimes.entry(runtime).or_default().insert(process.pid);
+                self.runtimes.entry(runtime).or_default().insert(process.pid);
             }
         }
         for (path, allocator) in found.hidden {
             let what = format!("{allocator} in {} has no symbols to find it by", path.display());
-            hidden.entry(what).or_default().insert(process.pid);
+            self.hidden.entry(what).or_default().insert(process.pid);
         }
     }
-    let notes = runtimes.into_iter().map(|(runtime, pids)| format!("{} ({})", runtime.note(), named(&pids))).collect();
-    let warning = |(what, pids)| {
-        format!("{what}: what it allocates is not seen ({}); trace a build that is not stripped", named(&pids))
-    };
-    Remarks { notes, warnings: hidden.into_iter().map(warning).collect() }
+
+    /// What there is to say of it.
+    pub fn remarks(self) -> Remarks {
+        let note = |(runtime, pids): (Runtime, _)| format!("{} ({})", runtime.note(), named(&pids));
+        let warning = |(what, pids)| {
+            format!("{what}: what it allocates is not seen ({}); trace a build that is not stripped", named(&pids))
+        };
+        Remarks {
+            notes: self.runtimes.into_iter().map(note).collect(),
+            warnings: self.hidden.into_iter().map(warning).collect(),
+        }
+    }
 }
 
 /// Why not one allocation was seen: what there was to be seen elsewhere. `then` is what those that go on had when they

@@ -182,13 +182,9 @@ impl Processes {
         self.archive.counters
     }
 
-    /// What lives that are over have left, with where each of them stands in [`Roster::processes`](super::Roster).
-    pub fn remains<'a>(&'a self, positions: &'a HashMap<u32, usize>) -> impl Iterator<Item = (usize, &'a DeadSite)> {
-        self.lives.iter().flat_map(|(number, life)| {
-            let position = positions.get(number).copied();
-            let sites = life.remains.as_deref().unwrap_or_default();
-            sites.iter().filter_map(move |site| Some((position?, site)))
-        })
+    /// What a life that is over has left, by its number in [`RawProcess::life`](crate::model::RawProcess::life).
+    pub fn remains(&self, number: u32) -> &[DeadSite] {
+        self.lives.get(&number).and_then(|life| life.remains.as_deref()).unwrap_or_default()
     }
 }
 
@@ -207,8 +203,8 @@ mod tests {
     use leaktrace_common::abi::PROCESS_EXITED;
 
     use super::*;
-    use crate::lives::processes::Followed;
-    use crate::model::{BlockTally, Options, RawBlock};
+    use crate::lives::processes::{Followed, Roster};
+    use crate::model::{BlockTally, Options, RawBlock, RawProcess};
     use crate::process::maps::ObjectStore;
 
     fn processes(budget: usize, groups_budget: usize) -> Processes {
@@ -242,10 +238,19 @@ mod tests {
         processes.put_into_archive(7, &Process { state: PROCESS_EXITED, ..process }, sites);
     }
 
+    /// What all of them have left, each with its process.
+    fn remains<'a>(
+        processes: &'a Processes,
+        roster: &'a Roster,
+    ) -> impl Iterator<Item = (&'a RawProcess, &'a DeadSite)> {
+        let lives = roster.processes.iter();
+        lives.flat_map(|process| processes.remains(process.life).iter().map(move |site| (process, site)))
+    }
+
     fn totals(processes: &Processes) -> Counters {
         let roster = processes.roster();
         let mut sum = Counters::default();
-        processes.remains(&roster.by_number).for_each(|(_, site)| sum.add(&site.counters));
+        remains(processes, &roster).for_each(|(_, site)| sum.add(&site.counters));
         sum
     }
 
@@ -262,7 +267,7 @@ mod tests {
         assert_eq!(roster.processes.len(), 100);
         assert!(roster.processes.iter().all(|process| process.merged == 0 && process.exited));
         assert!(roster.by_slot.is_empty(), "the slot has no life any more");
-        assert_eq!(processes.remains(&roster.by_number).count(), 200);
+        assert_eq!(remains(&processes, &roster).count(), 200);
         assert_eq!(processes.merged(), Merged::default());
     }
 
@@ -285,7 +290,7 @@ mod tests {
         assert_eq!(totals(&processes), expected);
         assert_eq!(processes.archived_counters(), expected);
         // Nobody has mapped anything, so all frames are in unknown code: two stacks, of one frame and of two.
-        let groups = processes.remains(&roster.by_number).filter(|(at, _)| roster.processes[*at].merged > 0);
+        let groups = remains(&processes, &roster).filter(|(process, _)| process.merged > 0);
         let mut stacks: Vec<(usize, u64)> = groups.map(|(_, site)| (site.frames.len(), site.stacks)).collect();
         stacks.sort_unstable();
         let (few, many) = (merged[0].merged.min(merged[1].merged), merged[0].merged.max(merged[1].merged));
@@ -301,11 +306,11 @@ mod tests {
         }
         let roster = processes.roster();
         assert!(roster.processes.len() < 40, "{}", roster.processes.len());
-        assert!(processes.remains(&roster.by_number).count() < 100);
+        assert!(remains(&processes, &roster).count() < 100);
         assert_eq!(totals(&processes).alloc_count, 4000);
         assert_eq!(roster.processes.iter().map(|process| process.merged.max(1)).sum::<u64>(), 2000);
         // What has no stack any more is said.
-        let frameless = processes.remains(&roster.by_number).filter(|(_, site)| site.frames.is_empty());
+        let frameless = remains(&processes, &roster).filter(|(_, site)| site.frames.is_empty());
         let frameless: u64 = frameless.map(|(_, site)| site.counters.alloc_count).sum();
         assert!(frameless > 0);
         assert_eq!(processes.merged().without_stack, frameless);

@@ -227,6 +227,11 @@ impl Prober {
         }
     }
 
+    /// What has come of them already.
+    pub fn progress_by_now(&self) -> Option<Progress> {
+        self.results.try_recv().ok()
+    }
+
     /// Attaches what waited for a plan, keeps what is attached.
     ///
     /// # Errors
