@@ -164,6 +164,6 @@ fn set(
     offsets: &[u64],
     returns: bool,
 ) -> io::Result<OwnedFd> {
-    let cookies = vec![0; offsets.len()];
-    bpf::link(program.as_fd(), attach_type, &Places { path, offsets, cookies: &cookies, pid, returns })
+    let (offsets, cookies) = (offsets.to_vec(), vec![0; offsets.len()]);
+    bpf::link(program.as_fd(), attach_type, path, &Places { offsets, cookies, pid, returns })
 }

@@ -111,22 +111,22 @@ pub fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
     descriptor(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
-/// Many places of one file.
-pub struct Places<'a> {
-    /// The file, by any path that leads to it.
-    pub path: &'a CStr,
+/// Places of one file, and for whom.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Places {
     /// Offsets in the file, each once.
-    pub offsets: &'a [u64],
+    pub offsets: Vec<u64>,
     /// A cookie for each offset.
-    pub cookies: &'a [u64],
+    pub cookies: Vec<u64>,
     /// The process to be probed; 0 for all.
     pub pid: u32,
     /// At the functions' returns rather than there.
     pub returns: bool,
 }
 
-/// Attaches a program of that attach type; closing the descriptor detaches it.
-pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, places: &Places<'_>) -> io::Result<OwnedFd> {
+/// Attaches a program of that attach type to places in the file at any path that leads to it; closing the descriptor detaches
+/// it.
+pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, path: &CStr, places: &Places) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     // SAFETY: the member of the union that BPF_LINK_CREATE reads.
     let request = unsafe { &mut attr.link_create };
@@ -134,13 +134,20 @@ pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, places: &Places<'_
     request.attach_type = attach_type as u32;
     // SAFETY: the member that it reads for these attach types.
     let multi = unsafe { &mut request.__bindgen_anon_3.uprobe_multi };
-    multi.path = places.path.as_ptr() as u64;
+    multi.path = path.as_ptr() as u64;
     multi.offsets = places.offsets.as_ptr() as u64;
     multi.cookies = places.cookies.as_ptr() as u64;
     multi.cnt = places.offsets.len().min(places.cookies.len()) as u32;
     multi.flags = if places.returns { UPROBE_MULTI_RETURN } else { 0 };
     multi.pid = places.pid;
     descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Whether a descriptor is of a program that was verified to be run by probes.
+pub fn is_probe_program(descriptor: BorrowedFd<'_>) -> bool {
+    let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())).unwrap_or_default();
+    let kind = facts.lines().find_map(|line| line.strip_prefix("prog_type:")?.trim().parse::<u32>().ok());
+    kind == Some(bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32)
 }
 
 /// Puts a breakpoint at a place of a file, for one process or for all (0), at the function's returns or there; closing the
@@ -201,8 +208,8 @@ pub fn multi_knows_processes() -> bool {
 /// looking at the place.
 fn refusal(attach_type: AttachType, pid: u32) -> Option<i32> {
     let program = trivial(attach_type).ok()?;
-    let nowhere = Places { path: c"/", offsets: &[0], cookies: &[0], pid, returns: false };
-    link(program.as_fd(), attach_type, &nowhere).err()?.raw_os_error()
+    let nowhere = Places { offsets: vec![0], cookies: vec![0], pid, returns: false };
+    link(program.as_fd(), attach_type, c"/", &nowhere).err()?.raw_os_error()
 }
 
 fn trivial(attach_type: AttachType) -> Result<OwnedFd, Refused> {

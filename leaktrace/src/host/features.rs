@@ -6,13 +6,12 @@
 use std::ffi::c_int;
 use std::fs;
 use std::io;
-use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
-use aya_obj::generated::{PERF_FLAG_FD_CLOEXEC, bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type, perf_event_attr};
+use aya_obj::generated::{bpf_cmd, bpf_insn, bpf_prog_type};
 
 use super::bpf::{self, AttachType};
 
@@ -110,32 +109,9 @@ extern "C" fn nobody_calls_this() -> c_int {
 
 fn probe_ourselves() -> io::Result<()> {
     let program = program()?;
-    let kind = fs::read_to_string(UPROBE_PMU)?;
     let (file, offset) = place_of(nobody_calls_this as *const () as u64)?;
-    // SAFETY: a structure of plain integers; the kernel demands that what is not used be 0.
-    let mut event: perf_event_attr = unsafe { mem::zeroed() };
-    event.type_ = kind.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-    event.size = size_of::<perf_event_attr>() as u32;
-    event.__bindgen_anon_3.config1 = file.as_ptr() as u64;
-    event.__bindgen_anon_4.config2 = offset;
-    let (ourselves, any_cpu, no_group) = (0, -1, -1);
-    // SAFETY: `event` and the path in it outlive the call.
-    let event = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw mut event, ourselves, any_cpu, no_group, PERF_FLAG_FD_CLOEXEC)
-    };
-    if event < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and ours.
-    let event = unsafe { OwnedFd::from_raw_fd(event as RawFd) };
-    let mut attr = bpf::zeroed();
-    // SAFETY: the member of the union that BPF_LINK_CREATE reads.
-    let request = unsafe { &mut attr.link_create };
-    request.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-    request.__bindgen_anon_2.target_fd = event.as_raw_fd() as u32;
-    request.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
-    request.__bindgen_anon_3.perf_event.bpf_cookie = 1;
-    bpf::descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(|_| ())
+    let event = bpf::uprobe_event(&file, offset, std::process::id(), false)?;
+    bpf::link_event(program.as_fd(), event.as_fd(), 1).map(|_| ())
 }
 
 /// The file that `address` of this process is mapped from, and where in it.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::Kernel;
-use super::holder::{Held, Holder, Places};
+use super::holder::{Held, Holder};
 use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
+use crate::host::bpf::Places;
 use crate::model::Pid;
 
 /// The processes in which a file's probes take effect.
@@ -92,10 +93,11 @@ impl Attachments {
         let program = load_by_aya(&mut kernel.ebpf, step.program)?.fd()?.as_fd();
         for probe in &step.probes {
             let cookie = if step.returns { 0 } else { probe.program().1 };
-            let held =
-                holder.perf_event(program, file, (probe.offset, cookie), scope.pid(), step.returns).with_context(
-                    || format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset),
-                )?;
+            let (offsets, cookies) = (vec![probe.offset], vec![cookie]);
+            let place = Places { offsets, cookies, pid: scope.pid(), returns: step.returns };
+            let held = holder.perf_event(program, file, place).with_context(|| {
+                format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
+            })?;
             self.held.push((scope, held));
         }
         Ok(())
@@ -106,10 +108,12 @@ impl Attachments {
     pub fn take(&mut self, scope: Scope) -> Self {
         Self { held: self.held.extract_if(.., |(of, _)| *of == scope).collect() }
     }
+}
 
-    /// Removes all probes.
-    pub fn detach(self) {
-        Held::remove_all(self.held.into_iter().map(|(_, held)| held).collect());
+impl Drop for Attachments {
+    /// All at once.
+    fn drop(&mut self) {
+        Held::remove_all(self.held.drain(..).map(|(_, held)| held).collect());
     }
 }
 
@@ -139,7 +143,7 @@ pub fn links(
         let tells = step.tells_layouts();
         match link(step) {
             Ok(made) => links.push(made),
-            Err(error) if tells => warn_of_layouts(&error),
+            Err(error) if tells && !holder.is_over() => warn_of_layouts(&error),
             Err(error) => return Err(error),
         }
     }

@@ -10,57 +10,39 @@
 
 mod process;
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, shutdown, socketpair};
 use serde::{Deserialize, Serialize};
 
-use crate::host::bpf::AttachType;
+use crate::host::bpf::{AttachType, Places};
 use crate::model::Pid;
 pub use process::{NAME, main};
 
-/// What may stop or end a process that does nothing about it; the rest cannot be ignored.
-const IGNORED: [Signal; 10] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-];
+/// How long the removal of probes is waited for, and the holder's end. Both go on when it is not.
+const REMOVED_WITHIN: Duration = Duration::from_secs(10);
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
+/// The highest number of a signal.
+const LAST_SIGNAL: libc::c_int = 64;
 
-/// What the holder is asked for, on a stream of its own for each request.
+/// What the holder is asked for, on a stream of its own for each request, to the end of which it is written.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     /// A link of the first descriptor, a program, to places in the second, a file.
-    Link {
-        attach_type: AttachType,
-        offsets: Vec<u64>,
-        cookies: Vec<u64>,
-        /// 0 for all.
-        pid: u32,
-        returns: bool,
-    },
-    /// A perf event that runs the first descriptor, a program, at a place in the second, a file.
-    PerfEvent {
-        offset: u64,
-        cookie: u64,
-        /// 0 for all.
-        pid: u32,
-        returns: bool,
-    },
+    Link(AttachType, Places),
+    /// A perf event that runs the first descriptor, a program, at the only place in the second, a file.
+    PerfEvent(Places),
     /// The end of what these numbers stand for.
     Remove(Vec<RawFd>),
 }
@@ -68,23 +50,11 @@ enum Request {
 /// A number for what was made, or the kernel's for why it was not.
 type Answer = Result<RawFd, i32>;
 
-/// Places of a file, and for whom.
-#[derive(Debug)]
-pub struct Places {
-    /// Offsets in the file, each once.
-    pub offsets: Vec<u64>,
-    /// A cookie for each offset.
-    pub cookies: Vec<u64>,
-    /// The process to be probed; 0 for all.
-    pub pid: u32,
-    /// At the functions' returns rather than there.
-    pub returns: bool,
-}
-
 /// The other process.
 pub struct Holder {
-    /// Closed first: the holder ends by that.
-    socket: Option<OwnedFd>,
+    socket: OwnedFd,
+    /// Whether it was let go.
+    is_over: AtomicBool,
     child: Mutex<Child>,
     pid: Pid,
 }
@@ -107,7 +77,8 @@ impl Holder {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0(NAME)
-            .arg(std::process::id().to_string())
+            // For who reads a list of processes.
+            .arg(format!("of {}", std::process::id()))
             .current_dir("/")
             .stdin(theirs)
             .stdout(Stdio::null())
@@ -116,9 +87,9 @@ impl Holder {
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
-                // Stays so across the execution.
-                for ignored in IGNORED {
-                    signal(ignored, SigHandler::SigIgn)?;
+                for number in 1..=LAST_SIGNAL {
+                    // Stays so across the execution. Two cannot be ignored, and the C library keeps two for itself.
+                    libc::signal(number, libc::SIG_IGN);
                 }
                 // What we were started with is nobody's but ours: a lock, the end of a pipe.
                 libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
@@ -127,12 +98,41 @@ impl Holder {
         }
         let child = command.spawn().context("cannot start the process that sets probes")?;
         let pid = Pid(child.id());
-        Ok(Self { socket: Some(ours), child: Mutex::new(child), pid })
+        Ok(Self { socket: ours, is_over: AtomicBool::new(false), child: Mutex::new(child), pid })
     }
 
     /// Its number.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// How it has ended, if it has: with it all probes have.
+    pub fn ended(&self) -> Option<String> {
+        let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+        match status {
+            Ok(status) => status.map(|status| format!("by {status}")),
+            // Where we were started so that nobody asks for the ends of children, that is all there is to know.
+            Err(_) => Some("in a way that is not known".to_owned()),
+        }
+    }
+
+    /// Whether it does not answer any more since we have let it go.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Lets it go, and waits a little until it has removed what there is.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.wake();
+        // Whoever has a copy of the descriptor, such as a process that is being forked.
+        if let Err(error) = shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both) {
+            log::debug!("the process that sets probes is not told to end: {error}");
+        }
+        let until = Instant::now() + ENDED_WITHIN;
+        while self.ended().is_none() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Attaches a program of that attach type to places in a file.
@@ -146,9 +146,7 @@ impl Holder {
         file: BorrowedFd<'_>,
         places: Places,
     ) -> io::Result<Held> {
-        let Places { offsets, cookies, pid, returns } = places;
-        let request = Request::Link { attach_type, offsets, cookies, pid, returns };
-        self.hold(&request, program, file)
+        self.hold(&Request::Link(attach_type, places), program, file)
     }
 
     /// Attaches a program to one place in a file by a perf event.
@@ -159,53 +157,50 @@ impl Holder {
         self: &Arc<Self>,
         program: BorrowedFd<'_>,
         file: BorrowedFd<'_>,
-        (offset, cookie): (u64, u64),
-        pid: u32,
-        returns: bool,
+        place: Places,
     ) -> io::Result<Held> {
-        self.hold(&Request::PerfEvent { offset, cookie, pid, returns }, program, file)
+        self.hold(&Request::PerfEvent(place), program, file)
     }
 
     fn hold(self: &Arc<Self>, request: &Request, program: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<Held> {
-        let number = self.ask(request, &[program, file])?;
+        let number = self.ask(request, &[program, file], None)?;
         Ok(Held { holder: Arc::clone(self), number: Some(number) })
     }
 
     fn remove(&self, numbers: Vec<RawFd>) {
-        // Where it has ended they are removed.
-        if let Err(error) = self.ask(&Request::Remove(numbers), &[]) {
-            log::debug!("probes are not removed: {error}");
+        self.wake();
+        if let Err(error) = self.ask(&Request::Remove(numbers), &[], Some(REMOVED_WITHIN))
+            && self.ended().is_none()
+            && !self.is_over()
+        {
+            log::warn!("probes stay in place until the trace is over: {error}");
         }
     }
 
-    fn socket(&self) -> io::Result<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd).ok_or_else(ended)
+    /// Somebody may have stopped it.
+    fn wake(&self) {
+        // It is our child, and its end was not asked for, unless `ended` has said so.
+        if self.ended().is_none() {
+            let _ = kill(nix::unistd::Pid::from_raw(self.pid.0 as i32), Signal::SIGCONT);
+        }
     }
 
-    fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<RawFd> {
-        let (ours, theirs) = UnixStream::pair()?;
+    fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>], within: Option<Duration>) -> io::Result<RawFd> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(within)?;
         let sent: Vec<RawFd> =
             [theirs.as_raw_fd()].into_iter().chain(descriptors.iter().map(AsRawFd::as_raw_fd)).collect();
-        let message = [ControlMessage::ScmRights(&sent)];
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(self.socket()?.as_raw_fd(), &[io::IoSlice::new(&[0])], &message, flags, None)
-            .map_err(|error| if error == nix::Error::EPIPE { ended() } else { error.into() })?;
+        let rights = [ControlMessage::ScmRights(&sent)];
+        let byte = [io::IoSlice::new(&[0])];
+        sendmsg::<()>(self.socket.as_raw_fd(), &byte, &rights, MsgFlags::MSG_NOSIGNAL, None).map_err(|_| silent())?;
         drop(theirs);
-        serde_json::to_writer(&ours, request)?;
-        ours.shutdown(Shutdown::Write)?;
-        // Nothing comes where the holder ends before it has answered.
-        let answer: Answer = serde_json::from_reader(&ours).map_err(|_| ended())?;
+        let mut answer = Vec::new();
+        ours.write_all(&serde_json::to_vec(request)?)
+            .and_then(|()| ours.shutdown(Shutdown::Write))
+            .and_then(|()| ours.read_to_end(&mut answer))
+            .map_err(|_| silent())?;
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|_| silent())?;
         answer.map_err(io::Error::from_raw_os_error)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        drop(self.socket.take());
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = child.wait() {
-            log::debug!("the process that sets probes is not waited for: {error}");
-        }
     }
 }
 
@@ -227,6 +222,6 @@ impl Drop for Held {
     }
 }
 
-fn ended() -> io::Error {
-    io::Error::other("the process that sets probes has ended")
+fn silent() -> io::Error {
+    io::Error::other("the process that sets probes does not answer")
 }

@@ -104,9 +104,15 @@ pub struct Kernel {
 
 impl Kernel {
     /// Loads the object and attaches the tracepoints that end lives; no process is touched yet.
-    pub fn load(object: &[u8], limits: &Limits, selection: &Selection, technique: Technique) -> Result<Self> {
-        // At once: it begins while the programs are verified.
-        let holder = Arc::new(Holder::start()?);
+    ///
+    /// Nothing is recorded of `holder`.
+    pub fn load(
+        object: &[u8],
+        limits: &Limits,
+        selection: &Selection,
+        technique: Technique,
+        holder: Arc<Holder>,
+    ) -> Result<Self> {
         let block_buckets = table::buckets_for(limits.max_allocs);
         let wide_buckets = memory::wide_buckets(limits.max_allocs);
         let site_buckets = table::buckets_for(limits.max_stacks);
@@ -184,7 +190,7 @@ impl Kernel {
             holder,
             ebpf,
         };
-        // What it allocates is ours. Entries with a slot that there is none of are never changed.
+        // What it allocates is ours. An entry with a slot that there is none of is left alone until its process ends.
         let slots = kernel.ebpf.map_mut("SLOTS").context("the BPF object has no map SLOTS")?;
         HashMap::<&mut MapData, u32, u32>::try_from(slots)?.insert(kernel.holder.pid().0, NOT_TRACED, 0)?;
         if limits.sample_bytes != 0 {

@@ -142,6 +142,7 @@ fn since_boot(ticks: u64) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::process::{Command, Stdio};
 
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -150,7 +151,12 @@ mod tests {
 
     #[test]
     fn variables_of_a_process_that_has_ended_are_unknown_and_not_unset() {
-        let mut cat = Command::new("cat").env("PYTHONMALLOC", "malloc").stdin(Stdio::piped()).spawn().unwrap();
+        let mut cat = Command::new("cat");
+        let cat = cat.env("PYTHONMALLOC", "malloc").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut cat = cat.spawn().unwrap();
+        // Once it answers the kernel has noted where they lie.
+        cat.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let pid = Pid(cat.id());
         assert_eq!(environment(pid), Some(vec![("PYTHONMALLOC", "malloc".to_owned())]));
         drop(cat.stdin.take());

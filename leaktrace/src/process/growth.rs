@@ -55,14 +55,11 @@ impl Resident {
         Some(Self(resident.collect()))
     }
 
-    /// As they were when a program began: nothing but mappings of files, of which it cannot be said how much was resident.
-    pub fn at_exec() -> Self {
-        Self(vec![(Kind::File, u64::MAX)])
-    }
-
-    /// All of it.
-    pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|(_, bytes)| bytes).sum()
+    /// As they were when the program began that runs now, by how they are: what has no file it has got since.
+    #[must_use]
+    pub fn at_exec(mut self) -> Self {
+        self.0.retain(|(kind, _)| *kind == Kind::File);
+        self
     }
 
     /// How much more there is now than there was then, by kind, the largest first; nothing that is not worth a word.

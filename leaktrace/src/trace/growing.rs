@@ -1,8 +1,8 @@
 //! How much memory the traced processes had when they were first seen, for the case that it grows by other means than malloc.
 //!
-//! In: the lives that go on, once a second and before it is asked. Out: those that still go on and of which it is known, with what
-//! they had. Of programs that were seen to begin that is clear; others are looked at, which takes the kernel a walk through all of
-//! a process' memory, so no more than some have it.
+//! In: the lives that go on, once a second and before it is asked. Out: those that were looked at and that still go on, with what
+//! they had; of programs that were seen to begin, however late the look is, what they began with. A look takes the kernel a walk
+//! through all of a process' memory, so no more than some processes have one.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,10 +16,12 @@ use crate::lives::life::{Beginning, Life};
 use crate::model::Pid;
 use crate::process::growth::Resident;
 
-/// Processes of which it is known.
+/// Processes that are looked at.
 const MAX_WATCHED: usize = 64;
 /// How long the looks of one time may take in all, after which there is another each second: everything else waits for them.
 const WITHIN: Duration = Duration::from_millis(20);
+/// The same before tracing begins, when nothing has to wait.
+pub(super) const AT_FIRST: Duration = Duration::from_millis(500);
 /// Lives that are remembered because they are none of those that are traced.
 const MAX_PASSED_OVER: usize = 1 << 16;
 
@@ -38,7 +40,7 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// What those of these lives had of which it is known.
+    /// What those of these lives had that were looked at.
     pub fn then<'a>(&self, alive: impl Iterator<Item = &'a Life>) -> Vec<(Pid, &Resident)> {
         let alive: HashSet<Key> = alive.map(key).collect();
         let present = self.watched.iter().filter(|(life, _)| alive.contains(life));
@@ -47,15 +49,20 @@ impl Growth {
 }
 
 impl Trace {
-    /// Takes note of the memory of traced processes of which it is not known yet.
+    /// Looks at the memory of traced processes that have not been looked at.
     pub(super) fn watch_growth(&mut self) {
+        self.watch_growth_within(WITHIN);
+    }
+
+    /// The same in so much time.
+    pub(super) fn watch_growth_within(&mut self, within: Duration) {
         let filters = match &self.config.whom {
             // Where every process is traced, some of them always allocate.
             Whom::System => return,
             Whom::Filtered(filters) => Some(filters),
             Whom::Pids(_) | Whom::Command(_) => None,
         };
-        let until = Instant::now() + WITHIN;
+        let until = Instant::now() + within;
         let lives = self.processes.going_on();
         let alive: HashSet<Key> = lives.clone().map(key).collect();
         let Growth { watched, passed_over } = &mut self.growth;
@@ -78,11 +85,9 @@ impl Trace {
             });
             if !passes {
                 passed_over.insert(key(life));
-            } else if life.beginning == Beginning::Exec {
-                watched.push((key(life), Resident::at_exec()));
             } else if let Some(resident) = Resident::of(life.pid) {
-                log::debug!("process {}: {} bytes resident", life.pid, resident.bytes());
-                watched.push((key(life), resident));
+                let began = life.beginning == Beginning::Exec;
+                watched.push((key(life), if began { resident.at_exec() } else { resident }));
             }
         }
     }

@@ -35,6 +35,7 @@ use crate::config::{Config, Whom};
 use crate::host::limits;
 use crate::kernel::Kernel;
 use crate::kernel::events::Events;
+use crate::kernel::holder::Holder;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Options, Sink, Target};
@@ -92,8 +93,8 @@ const GRACE: Duration = Duration::from_secs(1);
 struct Trace {
     config: Arc<Config>,
     kernel: Kernel,
-    /// The process that holds the probes.
-    holder: AsyncFd<PidFd>,
+    /// The process that holds the probes, to wait for its end.
+    holder_ends: AsyncFd<PidFd>,
     prober: Prober,
     processes: Processes,
     unwinding: Unwinding,
@@ -136,14 +137,35 @@ enum Over {
     Unprobed,
 }
 
-async fn trace(config: &Arc<Config>, mut reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
-    let mut signals = Signals::listen()?;
-    let mut launched = match &config.whom {
+async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
+    let signals = Signals::listen()?;
+    let launched = match &config.whom {
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
         Whom::Pids(_) | Whom::Filtered(_) | Whom::System => None,
     };
     // After the command was started, which keeps the limit that it was given.
     limits::allow_many_descriptors();
+    let holder = match Holder::start() {
+        Ok(holder) => Arc::new(holder),
+        Err(error) => {
+            never_to_run(launched.as_ref());
+            return Err(error);
+        }
+    };
+    let traced = Box::pin(trace_with(config, &holder, launched, signals, reports, stop)).await;
+    // Probes may still be on their way in, where set-up was ended.
+    holder.end();
+    traced
+}
+
+async fn trace_with(
+    config: &Arc<Config>,
+    holder: &Arc<Holder>,
+    mut launched: Option<Launched>,
+    mut signals: Signals,
+    mut reports: Reports,
+    stop: Option<Arc<AtomicBool>>,
+) -> Result<Outcome> {
     let mut ends = Ends::default();
     if let Whom::Pids(pids) = &config.whom {
         for pid in pids {
@@ -154,15 +176,12 @@ async fn trace(config: &Arc<Config>, mut reports: Reports, stop: Option<Arc<Atom
     let set_up = tokio::select! {
         biased;
         signal = signals.next() => Err(interrupted(signal)),
-        set_up = setup::set_up(config, launched.as_mut(), &mut held) => set_up,
+        set_up = setup::set_up(config, holder, launched.as_mut(), &mut held) => set_up,
     };
     let mut trace = match set_up {
         Ok(trace) => trace,
         Err(error) => {
-            // A command that cannot be traced must not run: it has not done anything yet.
-            if let Some(launched) = &launched {
-                let _ = launched.signal(libc::SIGKILL);
-            }
+            never_to_run(launched.as_ref());
             return Err(error);
         }
     };
@@ -224,7 +243,7 @@ impl Trace {
                     Event::Ended(_) => return Ok(Over::Done),
                 },
                 // An error would come again and again: as good as an end.
-                _ = self.holder.readable() => return Ok(Over::Unprobed),
+                _ = self.holder_ends.readable() => return Ok(Over::Unprobed),
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
@@ -298,7 +317,8 @@ impl Trace {
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
         let mut phases = Phases::of("last report");
-        let cut_short = matches!(over, Over::Unprobed).then(|| self.is_unprobed());
+        // Whatever else has ended, too.
+        let cut_short = self.kernel.holder.ended().map(|how| self.is_unprobed(&how));
         // A CPU that came online a moment ago may have been missed.
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
@@ -365,11 +385,10 @@ impl Trace {
     }
 
     /// What to say of probes that are gone.
-    fn is_unprobed(&mut self) -> String {
+    fn is_unprobed(&mut self, how: &str) -> String {
         let (pid, after) = (self.kernel.holder.pid(), self.since.elapsed().as_secs_f64());
-        let reason = format!(
-            "process {pid}, which held the probes, was ended by somebody: the trace is over after {after:.1} s"
-        );
+        let reason =
+            format!("process {pid}, which held the probes, has ended {how}: the trace is over after {after:.1} s");
         self.warnings.push(format!("{reason}, and what happened shortly before may be missing"));
         reason
     }
@@ -387,6 +406,13 @@ impl Trace {
                 () = sleep_until(deadline.into()) => return,
             }
         }
+    }
+}
+
+/// A command that cannot be traced must not run: it has not done anything yet.
+fn never_to_run(launched: Option<&Launched>) {
+    if let Some(launched) = launched {
+        let _ = launched.signal(libc::SIGKILL);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::Trace;
 use super::aside::aside;
-use super::growing::Growth;
+use super::growing::{self, Growth};
 use super::intake::Reclaimed;
 use super::memory::MemoryReader;
 use super::records::Records;
@@ -24,6 +24,7 @@ use crate::host::seccomp;
 use crate::host::version::version;
 use crate::kernel::attach::Scope;
 use crate::kernel::events::Events;
+use crate::kernel::holder::Holder;
 use crate::kernel::object;
 use crate::kernel::programs::Technique;
 use crate::kernel::selection::Selection;
@@ -51,11 +52,12 @@ const TABLES_WITHIN: Duration = Duration::from_millis(500);
 /// May be cancelled. Much of it blocks: the kernel verifies programs, files and processes are read. So it is done aside.
 pub(super) async fn set_up(
     config: &Arc<Config>,
+    holder: &Arc<Holder>,
     launched: Option<&mut Launched>,
     held: &mut Option<Held>,
 ) -> Result<Trace> {
-    let loaded = Arc::clone(config);
-    let mut trace = aside(|| async { Trace::new(loaded) }).await?;
+    let (loaded, holder) = (Arc::clone(config), Arc::clone(holder));
+    let mut trace = aside(|| async { Trace::new(loaded, holder) }).await?;
     if let Some(launched) = launched {
         trace.target.pids = vec![launched.pid()];
         *held = Some(
@@ -73,7 +75,7 @@ pub(super) async fn set_up(
 }
 
 impl Trace {
-    fn new(config: Arc<Config>) -> Result<Self> {
+    fn new(config: Arc<Config>, holder: Arc<Holder>) -> Result<Self> {
         let recording = &config.recording;
         let limits = Limits {
             max_allocs: recording.max_allocs,
@@ -89,7 +91,13 @@ impl Trace {
             },
             unwind_chunks: UNWIND_CHUNKS,
         };
-        let mut kernel = Kernel::load(&object::bytes()?, &limits, &Selection::new(&config)?, Technique::chosen())?;
+        let selection = Selection::new(&config)?;
+        let own = vec![Pid(std::process::id()), holder.pid()];
+        let holder_ends = PidFd::open(holder.pid()).context("the process that sets probes is gone")?;
+        // SAFETY: the pidfd owns its descriptor and keeps it to its end.
+        let holder_ends = unsafe { AsyncFd::register_with_interest(holder_ends, Interest::READABLE) }
+            .context("cannot wait for the process that sets probes")?;
+        let mut kernel = Kernel::load(&object::bytes()?, &limits, &selection, Technique::chosen(), holder)?;
         let events = Events::take(&mut kernel)?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
@@ -98,14 +106,8 @@ impl Trace {
             (true, false) => Followed::Named,
             (false, _) => Followed::Everyone,
         };
-        let holder = kernel.holder.pid();
-        let own = vec![Pid(std::process::id()), holder];
-        let holder = PidFd::open(holder).context("the process that sets probes is gone")?;
-        // SAFETY: the pidfd owns its descriptor and keeps it to its end.
-        let holder = unsafe { AsyncFd::register_with_interest(holder, Interest::READABLE) }
-            .context("cannot wait for the process that sets probes")?;
         Ok(Self {
-            holder,
+            holder_ends,
             prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
             processes: Processes::new(Arc::new(ObjectStore::new()), followed, own),
             unwinding: Unwinding::new(&mut kernel)?,
@@ -337,7 +339,7 @@ impl Trace {
     /// All probes are in place: time runs from here, and so do records.
     pub(super) fn begin(&mut self, held: Option<Held>) -> Result<()> {
         self.prober.tell(self.processes.spaces());
-        self.watch_growth();
+        self.watch_growth_within(growing::AT_FIRST);
         self.started = Timestamp::now();
         self.since = Instant::now();
         self.untraced.begin(monotonic_ns()?);

@@ -2,7 +2,7 @@
 //! for debug information: then the second ends that, and the third the program.
 //!
 //! The one that ends it is the kernel's business: by then the signals are back at their default action, so that it works
-//! whatever this program is doing, be it blocked in a write that nobody reads. Our probes go with us.
+//! whatever this program is doing, be it blocked in a write that nobody reads. Our probes go soon after us.
 
 use std::{io, mem, ptr};
 

@@ -1,11 +1,17 @@
 //! The process that sets probes and holds them: whatever becomes of it or of the tracer, no target keeps a breakpoint.
 
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::Pid;
 
 use crate::harness::memory::{Code, breakpoints};
@@ -92,7 +98,7 @@ fn a_trace_whose_probes_are_taken_away_ends_and_says_so() {
     kill(Pid::from_raw(holder as i32), Signal::SIGKILL).unwrap();
     let finished = tracer.wait();
     assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
-    let told = format!("process {holder}, which held the probes, was ended by somebody");
+    let told = format!("process {holder}, which held the probes, has ended by signal: 9 (SIGKILL)");
     assert!(finished.stderr.contains(&format!("leaktrace: {told}")), "{}", finished.stderr);
     // What there was until then is reported.
     assert!(finished.stdout.contains(&told) && finished.stdout.contains("leak_malloc"), "{}", finished.stdout);
@@ -102,18 +108,62 @@ fn a_trace_whose_probes_are_taken_away_ends_and_says_so() {
 }
 
 #[test]
+fn a_holder_that_is_stopped_holds_up_no_report() {
+    let mut victim = Victim::start("family.c", &[]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let holder = holder(tracer.pid()).expect("a process holds the probes");
+    kill(Pid::from_raw(holder as i32), Signal::SIGSTOP).unwrap();
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.lossless().assert_equals(&accounts);
+    eventually("it has ended", || !is_holder(holder));
+    victim.finish();
+}
+
+#[test]
 fn signals_to_everybody_do_not_end_the_holder() {
     let mut victim = Victim::start("family.c", &[]);
     let tracer = Tracer::attach(&victim, &[]);
     let holder = holder(tracer.pid()).expect("a process holds the probes");
-    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGXCPU, Signal::SIGIO] {
         kill(Pid::from_raw(holder as i32), signal).unwrap();
     }
     let accounts = victim.work();
     let finished = tracer.stop();
     finished.lossless().assert_equals(&accounts);
-    assert!(!is_holder(holder), "it outlives the trace");
+    eventually("it has ended", || !is_holder(holder));
     victim.finish();
+}
+
+/// Asks a holder of ours for a probe by a perf event at the beginning of a file's code: its answer.
+fn asked(program: &File, file: &File, offset: u64) -> String {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    let mut holder = leaktrace::<&str>([]).arg0("probe-holder").stdin(theirs).spawn().unwrap();
+    let (mut stream, other) = UnixStream::pair().unwrap();
+    let rights = [other.as_raw_fd(), program.as_raw_fd(), file.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&rights)];
+    sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&[0])], &message, MsgFlags::empty(), None).unwrap();
+    drop(other);
+    write!(stream, r#"{{"PerfEvent":{{"offsets":[{offset}],"cookies":[0],"pid":0,"returns":false}}}}"#).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    drop(ours);
+    assert!(holder.wait().unwrap().success());
+    answer
+}
+
+#[test]
+fn a_holder_puts_no_breakpoint_where_no_program_is_to_run() {
+    let _machine = locks::no_system_wide_trace();
+    let victim = Victim::start_with_own_libc("idle.c", &[]);
+    let library = victim.own_libc().join("libc.so.6");
+    let code = Code::of(victim.pid(), path_str(&library));
+    let nothing = File::open("/dev/null").unwrap();
+    let answer = asked(&nothing, &File::open(&library).unwrap(), code.offset);
+    // EPERM: whoever has such a program may have probes.
+    assert_eq!(answer, r#"{"Err":1}"#);
+    assert!(!code.is_changed());
 }
 
 #[test]

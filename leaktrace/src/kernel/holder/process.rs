@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::{mem, thread};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::{Answer, Request};
@@ -19,65 +20,77 @@ use crate::host::bpf::{self, Places};
 /// What the process is called: in lists, and by its first argument, by which our program knows that it is to be the holder.
 pub const NAME: &str = "probe-holder";
 
+/// Requests that are served side by side: those of all threads that attach, and some more.
+const THREADS: usize = 12;
+
 /// What holds probes, by the number that the other side knows it by.
-type Links = Mutex<HashMap<RawFd, Vec<OwnedFd>>>;
+type Links = Mutex<HashMap<RawFd, OwnedFd>>;
 
 /// All that the holder does.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Neither is needed. It is small, and targets need it: where memory runs out, somebody else is to be ended.
+    // None of these is needed. It is small, and targets need it: where memory runs out, somebody else is to be ended.
     let _ = fs::write("/proc/self/comm", NAME);
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let _ = getrlimit(Resource::RLIMIT_CPU).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CPU, hard, hard));
     let links = Links::default();
-    let ended = serve(io::stdin().as_fd(), &links);
-    let links = links.into_inner().unwrap_or_else(PoisonError::into_inner);
-    close(links.into_values().flatten().collect());
-    match ended {
+    let socket = io::stdin();
+    let served = thread::scope(|scope| {
+        for _ in 1..THREADS {
+            // Where no thread is to be had there is this one.
+            let _ = thread::Builder::new().spawn_scoped(scope, || serve(socket.as_fd(), &links));
+        }
+        serve(socket.as_fd(), &links)
+    });
+    // What was still being made when the first of them ended.
+    close_all(&links);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         // Somebody has called our program by this name.
         Err(_) => ExitCode::from(2),
     }
 }
 
-/// Serves requests side by side, until the other end is closed and all that had come are answered.
+/// Serves one request after the other until the other end is closed. Then all probes go, also where the kernel holds up
+/// another thread.
 fn serve(socket: BorrowedFd<'_>, links: &Links) -> io::Result<()> {
-    thread::scope(|scope| {
-        while let Some(mut descriptors) = receive(socket)? {
-            if descriptors.is_empty() {
-                continue;
-            }
-            let stream = UnixStream::from(descriptors.remove(0));
-            // Where there is no thread to be had, nor is there an answer.
-            let _ = thread::Builder::new().spawn_scoped(scope, move || {
-                let answer = serde_json::from_reader(&stream)
-                    .map_err(io::Error::from)
-                    .and_then(|request| answer(request, &descriptors, links));
-                let answer: Answer = answer.map_err(|error| error.raw_os_error().unwrap_or(libc::EPROTO));
-                // Whoever has asked may be gone.
-                let _ = serde_json::to_writer(&stream, &answer);
-            });
+    while let Some(descriptors) = receive(socket)? {
+        let mut descriptors = descriptors.into_iter();
+        // Where there is no room for descriptors, whoever has asked finds the stream closed.
+        if let Some(stream) = descriptors.next() {
+            // Nor may they be there any more.
+            let _ = converse(UnixStream::from(stream), &descriptors.collect::<Vec<_>>(), links);
         }
-        Ok(())
-    })
+    }
+    close_all(links);
+    Ok(())
+}
+
+fn converse(mut stream: UnixStream, descriptors: &[OwnedFd], links: &Links) -> io::Result<()> {
+    let mut request = Vec::new();
+    stream.read_to_end(&mut request)?;
+    let answer = answer(serde_json::from_slice(&request)?, descriptors, links);
+    let answer: Answer = answer.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+    stream.write_all(&serde_json::to_vec(&answer)?)
 }
 
 /// The descriptors that came with the next request; `None` when the other end is closed.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
     let mut byte = [0];
-    // The stream, a program and a file.
+    // A stream, a program and a file.
     let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut bytes = [IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags) {
-            Err(nix::Error::EINTR) => {}
+        match recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(nix::Error::EINTR | nix::Error::ENOMEM | nix::Error::ENOBUFS) => {}
             message => break message?,
         }
     };
     if message.bytes == 0 {
         return Ok(None);
     }
-    let rights = message.cmsgs()?.filter_map(|message| match message {
+    // An error means that there was no room for all of them.
+    let rights = message.cmsgs().into_iter().flatten().filter_map(|message| match message {
         ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
@@ -86,44 +99,62 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
 }
 
 fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Result<RawFd> {
-    let links = || links.lock().unwrap_or_else(PoisonError::into_inner);
-    let numbers = match request {
-        Request::Remove(numbers) => numbers,
-        Request::Link { .. } | Request::PerfEvent { .. } => {
-            let made = make(&request, descriptors)?;
-            let number = made.first().map_or(-1, AsRawFd::as_raw_fd);
-            links().insert(number, made);
-            return Ok(number);
+    let link = match request {
+        Request::Link(attach_type, places) => {
+            let (program, file) = program_and_file(descriptors)?;
+            bpf::link(program, attach_type, &bpf::path_of(file.as_raw_fd()), &places)?
+        }
+        Request::PerfEvent(place) => {
+            let (program, file) = program_and_file(descriptors)?;
+            link_event(program, file, &place)?
+        }
+        Request::Remove(numbers) => {
+            let removed = numbers.iter().filter_map(|number| lock(links).remove(number)).collect();
+            close(removed);
+            return Ok(0);
         }
     };
-    let removed: Vec<_> = numbers.iter().filter_map(|number| links().remove(number)).collect();
-    close(removed.into_iter().flatten().collect());
-    Ok(0)
+    let number = link.as_raw_fd();
+    lock(links).insert(number, link);
+    Ok(number)
 }
 
-/// What holds the probes asked for.
-fn make(request: &Request, descriptors: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+/// A program that was verified to be run by probes, and a file.
+///
+/// Where our file has capabilities anybody may have started us, and a breakpoint comes before the program that is to be run at
+/// it: nobody gets one who was not allowed to load such a program.
+fn program_and_file(descriptors: &[OwnedFd]) -> io::Result<(BorrowedFd<'_>, BorrowedFd<'_>)> {
     let [program, file] = descriptors else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
-    // By descriptor: the file may lie in another mount namespace, be deleted, or have no name at all.
-    let path = bpf::path_of(file.as_raw_fd());
-    match request {
-        Request::Link { attach_type, offsets, cookies, pid, returns } => {
-            let places = Places { path: &path, offsets, cookies, pid: *pid, returns: *returns };
-            bpf::link(program.as_fd(), *attach_type, &places).map(|link| vec![link])
-        }
-        Request::PerfEvent { offset, cookie, pid, returns } => {
-            let event = bpf::uprobe_event(&path, *offset, *pid, *returns)?;
-            Ok(vec![bpf::link_event(program.as_fd(), event.as_fd(), *cookie)?, event])
-        }
-        Request::Remove(_) => Ok(Vec::new()),
+    if bpf::is_probe_program(program.as_fd()) {
+        Ok((program.as_fd(), file.as_fd()))
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
     }
+}
+
+/// The link keeps the event.
+fn link_event(program: BorrowedFd<'_>, file: BorrowedFd<'_>, place: &Places) -> io::Result<OwnedFd> {
+    let (Some(offset), Some(cookie)) = (place.offsets.first(), place.cookies.first()) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    let event = bpf::uprobe_event(&bpf::path_of(file.as_raw_fd()), *offset, place.pid, place.returns)?;
+    bpf::link_event(program, event.as_fd(), *cookie)
+}
+
+fn lock(links: &Links) -> std::sync::MutexGuard<'_, HashMap<RawFd, OwnedFd>> {
+    links.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn close_all(links: &Links) {
+    let all = mem::take(&mut *lock(links));
+    close(all.into_values().collect());
 }
 
 /// Closes each by itself: the kernel waits for a grace period at each.
 fn close(descriptors: Vec<OwnedFd>) {
     thread::scope(|scope| {
         for descriptor in descriptors {
-            // Where there is no thread to be had it is closed here.
+            // Where no thread is to be had it is closed here.
             let _ = thread::Builder::new().spawn_scoped(scope, move || drop(descriptor));
         }
     });

@@ -444,7 +444,7 @@ impl Prober {
     pub fn forget(&mut self, scope: Scope) {
         self.attached.retain(|(_, of), _| *of != scope);
         self.files.retain(|(_, _, of), _| *of != scope);
-        self.attachments.take(scope).detach();
+        drop(self.attachments.take(scope));
     }
 
     /// Lists what is probed and in how many of these processes, for `-v`.
@@ -472,7 +472,7 @@ impl Prober {
 
     /// Removes all probes; what was found is still known.
     pub fn detach(&mut self) {
-        std::mem::take(&mut self.attachments).detach();
+        self.attachments = Attachments::default();
     }
 }
 

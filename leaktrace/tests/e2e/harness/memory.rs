@@ -63,6 +63,8 @@ pub struct Code {
     memory: File,
     start: u64,
     filed: Vec<u8>,
+    /// Where it begins in the file.
+    pub offset: u64,
 }
 
 impl Code {
@@ -75,7 +77,7 @@ impl Code {
             .and_then(|file| file.read_exact_at(&mut filed, text.offset))
             .expect("text is not a file's end");
         let memory = File::open(format!("/proc/{pid}/mem")).expect("root may read it");
-        Self { memory, start: text.start, filed }
+        Self { memory, start: text.start, filed, offset: text.offset }
     }
 
     /// Whether somebody has put a breakpoint into it.
