@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod elf;
+mod holder;
 pub mod host;
 mod kernel;
 mod lives;

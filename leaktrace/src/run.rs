@@ -10,7 +10,7 @@ use anyhow::Context;
 use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
-use crate::kernel::holder;
+use crate::holder;
 use crate::model::{Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};

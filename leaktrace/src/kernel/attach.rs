@@ -1,6 +1,6 @@
 //! Probes in place: entries and returns of one file's allocation functions, and their removal.
 //!
-//! In: an open file and the probes to set in it. Out: what holds them, in another process than ours (`holder.rs`), so that
+//! In: an open file and the probes to set in it. Out: what holds them, in another process than ours (`holder/`), so that
 //! nothing is ever left in a target, by whatever end of ours.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,9 +9,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::Kernel;
-use super::holder::{Held, Holder};
 use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
+use crate::holder::{Held, Holder};
 use crate::host::bpf::Places;
 use crate::model::Pid;
 

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use super::attach::{Scope, links};
-use super::holder::{Held, Holder};
 use super::probe::Probe;
 use super::programs::ByHand;
+use crate::holder::{Held, Holder};
 use crate::host::clock::monotonic_ns;
 use crate::workers;
 

@@ -32,10 +32,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::config::{Config, Whom};
+use crate::holder::Holder;
 use crate::host::limits;
 use crate::kernel::Kernel;
 use crate::kernel::events::Events;
-use crate::kernel::holder::Holder;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Options, Sink, Target};

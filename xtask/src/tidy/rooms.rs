@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Rooms from the top of the house to its ground, with those below that each may name. What is in [`GROUND`] is open to all.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["run"]),
-    ("run", &["cli", "config", "doctor", "logging", "outcome", "report", "show", "trace"]),
+    ("run", &["cli", "config", "doctor", "holder", "logging", "outcome", "report", "show", "trace"]),
     ("cli", &["probes"]),
     ("config", &["cli", "host", "probes", "report", "symbolize"]),
     ("config_tests", &["cli"]),
@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "trace",
         &[
             "config",
+            "holder",
             "host",
             "kernel",
             "lives",
@@ -37,7 +38,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lives", &["elf", "host", "kernel", "process", "unwind_tables", "workers"]),
     ("symbolize", &["elf", "process", "workers"]),
     ("packages", &[]),
-    ("kernel", &["config", "host", "probes", "workers"]),
+    ("kernel", &["config", "holder", "host", "probes", "workers"]),
+    ("holder", &["host"]),
     ("process", &["elf", "host"]),
     ("host", &[]),
     ("probes", &["elf"]),
