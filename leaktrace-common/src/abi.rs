@@ -273,6 +273,8 @@ pub struct Losses {
     pub events_lost: u64,
     /// Frees and calls of processes beyond [`PROCESS_SLOTS`] or threads beyond the thread table.
     pub threads_dropped: u64,
+    /// Those of processes among them.
+    pub slots_dropped: u64,
     /// Stacks kept with fewer frames than they have (counted once per stack).
     pub stacks_truncated: u64,
     /// Blocks not booked that [`block_key`] has no key for: their own table was full.
@@ -456,7 +458,7 @@ const _: () = {
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 120);
     assert!(size_of::<Thread>() == 96);
-    assert!(size_of::<Losses>() == 72);
+    assert!(size_of::<Losses>() == 80);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<LayoutEvent>() == 40);

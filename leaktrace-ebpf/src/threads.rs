@@ -37,6 +37,7 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
     let process = process::slot_of(tgid as u32);
     if process == 0 {
         lose!(threads_dropped);
+        lose!(slots_dropped);
         return NONE;
     }
     let place = match table::insert(&keys(), tid) {

@@ -255,10 +255,9 @@ impl Kernel {
         self.losses.read(0).unwrap_or_default()
     }
 
-    /// Whether there were calls of processes or threads that could not be told apart, and processes have had every slot.
+    /// Whether calls of processes were dropped because every process slot was taken.
     pub fn slots_ran_out(&self) -> bool {
-        let next = self.control.read(0).map_or(0, |control| control.next_slot);
-        next >= u64::from(PROCESS_SLOTS) && self.losses().threads_dropped > 0
+        self.losses().slots_dropped > 0
     }
 
     /// How many lives of followed processes have ended so far.
