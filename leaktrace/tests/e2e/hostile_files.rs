@@ -30,13 +30,38 @@ fn files_that_are_shortened_anywhere_on_the_machine_end_no_tracer() {
     shortens(|_| crate::system_wide::ROOM.map(str::to_owned).to_vec());
 }
 
+/// A process that maps a file which cannot be read, and no other that is special: see the script.
+fn stalling(directories: &[&std::path::Path]) -> Victim {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims/stalling.py");
+    let mut command = std::process::Command::new("/usr/bin/python3");
+    let victim = Victim::spawn("stalling.py", command.arg(script).args(directories));
+    victim.wait_until_ready();
+    victim
+}
+
+#[test]
+fn an_overlay_that_cannot_be_read_is_named_and_all_else_is_traced() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directories = ["layer", "overlay", "empty"].map(|name| scratch.path().join(name));
+    for directory in &directories {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let [layer, overlay, empty] = &directories;
+    let mut victim = stalling(&[layer, overlay, empty]);
+    let tracer = Tracer::attach(&victim, &["--no-follow", "-d", "1"]);
+    let finished = tracer.wait();
+    finished.assert_success();
+    let told = format!("{} is not probed: ", overlay.join("code").display());
+    let told = |line: &str| line.contains(&told) && line.contains("Input/output error");
+    assert!(finished.stderr.lines().any(told), "{}", finished.stderr);
+    assert!(victim.lives());
+    victim.finish();
+}
+
 #[test]
 fn a_file_system_that_does_not_answer_holds_up_no_tracer() {
     let directory = tempfile::tempdir().unwrap();
-    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims/stalling.py");
-    let mut command = std::process::Command::new("/usr/bin/python3");
-    let mut victim = Victim::spawn("stalling.py", command.arg(script).arg(directory.path()));
-    victim.wait_until_ready();
+    let mut victim = stalling(&[directory.path()]);
     let tracer = Tracer::attach(&victim, &["--no-follow", "-d", "1"]);
     let finished = tracer.wait();
     finished.assert_success();
