@@ -1,5 +1,5 @@
-//! What does not depend on the speed of probes: how long leaktrace takes to attach and to let go, what a report takes
-//! with millions of blocks outstanding, and what leaktrace itself uses meanwhile.
+//! Costs that do not depend on the speed of probes: how long leaktrace takes to attach and to detach, what a report takes
+//! with millions of outstanding blocks, and what leaktrace itself uses meanwhile.
 //!
 //! In: the loops, told to hold blocks and to churn. Out: [`Figure`]s. Times of leaktrace are by the wall clock, from
 //! outside: what a user waits for.
@@ -105,7 +105,7 @@ fn attachments(victim: &Victim, tracers: &Tracers, effort: Effort) -> Result<Vec
 /// What leaktrace uses between reports, while the program allocates as fast as it can.
 fn upkeep(victim: &mut Victim, tracers: &Tracers, effort: Effort) -> Result<Vec<Figure>> {
     let (trace, _) = Trace::start(tracers, victim.pid(), &[])?;
-    // What is done once is done by then.
+    // By then all one-time work is done.
     victim.order("mixed", effort.churn / 5)?;
     let (before, begun, memory) = (trace.cpu_time()?, Instant::now(), trace.own_memory()?);
     let done = victim.order("mixed", effort.churn)?;
@@ -147,7 +147,7 @@ fn all_blocks(victim: &mut Victim, tracers: &Tracers, setting: &Setting, effort:
     let held = victim.order("hold", effort.thousands)?;
     let Ended { took, memory } = trace.end()?;
     let written = fs::metadata(&json).context("leaktrace's report")?.len();
-    // It is root's where we are not root.
+    // The file belongs to root if we are not root.
     shell::output(root::command("rm", "remove a report")?.arg(&json))?;
     // Each has an address, a size and an age.
     ensure!(written > held.units * 30, "{written} bytes of JSON cannot hold {} blocks", held.units);
@@ -167,7 +167,7 @@ fn milliseconds(time: Duration) -> f64 {
 /// leaktrace, tracing.
 struct Trace {
     child: Child,
-    /// leaktrace's own, where the child is sudo.
+    /// leaktrace's own pid, if the child is sudo.
     pid: u32,
     lines: Receiver<String>,
     ended: bool,
@@ -176,7 +176,7 @@ struct Trace {
 /// How it ended.
 struct Ended {
     took: Duration,
-    /// The most that it had to itself meanwhile, bytes.
+    /// The most private memory that it had meanwhile, bytes.
     memory: u64,
 }
 
@@ -204,7 +204,7 @@ impl Trace {
         Ok((Self { child, pid, lines, ended: false }, attached))
     }
 
-    /// Those from before are not asked about.
+    /// Drops the reports that have been printed so far.
     fn forget_reports(&mut self) {
         while self.lines.try_recv().is_ok() {}
     }
@@ -260,7 +260,7 @@ impl Drop for Trace {
         if self.ended {
             return;
         }
-        // Something has failed, which is being told; the tracer is not to outlive it.
+        // An error is being reported; the tracer must not outlive it.
         if let Ok(mut kill) = root::command("kill", "end the tracer") {
             let _ = shell::output(kill.arg(self.child.id().to_string()));
         }
@@ -268,11 +268,12 @@ impl Drop for Trace {
     }
 }
 
-/// The process itself, or, as long as it has exactly one child, that.
+/// The process itself or, where it is sudo with one child, what that runs: leaktrace has a child of its own.
 fn innermost(pid: u32) -> u32 {
+    let is_sudo = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "sudo");
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     match children.split_whitespace().collect::<Vec<_>>()[..] {
-        [child] => child.parse().map_or(pid, innermost),
+        [child] if is_sudo => child.parse().map_or(pid, innermost),
         _ => pid,
     }
 }
@@ -284,9 +285,10 @@ fn own_memory(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// `… report 3 took 12.5 ms`.
+/// How long the event loop was at it: `… report 3: reading the tables took 12.5 ms, 10.1 ms of processor time`.
 fn report_time(line: &str) -> Option<f64> {
-    line.split_once("report ")?.1.split_once(" took ")?.1.strip_suffix(" ms")?.parse().ok()
+    let (_, time) = line.split_once(": reading the tables took ")?;
+    time.split_once(" ms")?.0.parse().ok()
 }
 
 #[cfg(test)]
@@ -295,7 +297,9 @@ mod tests {
 
     #[test]
     fn the_time_of_a_report_is_read_from_what_leaktrace_says() {
-        assert_eq!(report_time("leaktrace: report 3 took 12.5 ms"), Some(12.5));
+        let line = "leaktrace: report 3: reading the tables took 12.5 ms, 10.1 ms of processor time";
+        assert_eq!(report_time(line), Some(12.5));
+        assert_eq!(report_time("leaktrace: report 3: naming the code took 1.0 ms, 1.0 ms of processor time"), None);
         assert_eq!(report_time("leaktrace: tracing process 3"), None);
     }
 
