@@ -1,12 +1,14 @@
-//! The one place where text from outside is made harmless before it leaves: on standard output and standard error, in files.
+//! The one place where untrusted text is made safe before it is written: to standard output and standard error, and to
+//! files.
 //!
-//! Traced processes choose their names, their files' names and their symbols, and these may hold anything: escape sequences that
-//! move a terminal's cursor or set its title, line ends, controls that turn the direction of writing round. In: such text.
-//! Out: text of which each character is shown where it stands. Whoever writes to a person or a file passes through here.
+//! Traced processes choose their names, their files' names and their symbols, and these may contain anything: escape
+//! sequences that move a terminal's cursor or set its title, line ends, controls that reverse the direction of writing. In:
+//! such text. Out: text in which each character only displays itself. Everything written for a person or to a file passes
+//! through here.
 
 use std::borrow::Cow;
 
-/// What stands for a character that is not shown.
+/// Replaces a character that is not shown.
 const REPLACEMENT: &str = "?";
 
 /// The longest text that is shown whole, characters. C++ has function names of some thousand; nobody reads more.
@@ -35,7 +37,7 @@ pub const fn is_unsafe(c: char) -> bool {
     )
 }
 
-/// `text` with every unsafe character replaced, and with its middle left out where it is longer than anybody reads.
+/// `text` with every unsafe character replaced, and with its middle left out if it is longer than the limit.
 #[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
     let clean =

@@ -203,7 +203,7 @@ impl Config {
         })
     }
 
-    /// Whom the trace is pointed at, as the snapshot says it. `pids` are those named; a launched command's is not known yet.
+    /// The target of the trace, as the snapshot records it. `pids` are those named; a launched command's is not known yet.
     #[must_use]
     pub fn target(&self) -> Target {
         match &self.whom {
@@ -293,17 +293,17 @@ impl Recording {
     }
 }
 
-/// How many allocations and stacks there is room for where the user does not say.
+/// The capacities of the block and stack tables where the user gives none.
 struct Room {
     allocs: u32,
     stacks: u32,
 }
 
 impl Room {
-    /// Two compilers at work made 240,000 stacks in ten seconds, of which those of the dead went in between. So for whole machines a
-    /// 32nd of the memory that is available is taken, half for each, as far as it is of use.
+    /// Two compilers at work made 240,000 stacks in ten seconds, while those of exited processes were already being removed.
+    /// So a trace of the whole machine takes up to a 32nd of the available memory, half for each table, within limits.
     fn of(whom: &WhomArgs, surroundings: Surroundings) -> Self {
-        // What the tables take each, bytes: see `kernel::memory`.
+        // Bytes for each entry of the tables: see `kernel::memory`.
         const ALLOC: u64 = 48;
         const STACK: u64 = 1_700;
         let (allocs, stacks) = (Options::MAX_ALLOCS as u32, Options::MAX_STACKS as u32);

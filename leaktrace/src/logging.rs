@@ -35,9 +35,9 @@ pub fn start(messages: Messages) {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
         let message = workers::message(panic.payload());
-        // Where standard error is closed there is nobody to tell.
+        // If standard error is closed, the message is dropped.
         let _ = writeln!(io::stderr(), "leaktrace: internal error: {}{place}; please report this", clean(&message));
     }));
-    // A program that embeds the library may have its own logger; that one stays.
+    // A program that embeds the library may have set its own logger, which stays.
     drop(started);
 }

@@ -1,21 +1,22 @@
-//! How a trace ended, and the exit status that this amounts to.
+//! How a trace ended, and the resulting exit status.
 
 use crate::config::Gate;
 use crate::model::Snapshot;
 use crate::process::launch::Ending;
 
-/// What a trace hands back.
+/// The result of a trace.
 #[derive(Debug)]
 pub struct Outcome {
     /// The last report, not delivered yet.
     pub snapshot: Snapshot,
-    /// How the launched command ended; `None` where none was launched, or where it still ran when tracing stopped.
+    /// How the launched command ended; `None` if none was launched, or if it was still running when tracing stopped.
     pub command: Option<Ending>,
-    /// Why the trace was over before its time, if it was.
+    /// Why the trace ended early, if it did.
     pub cut_short: Option<String>,
 }
 
-/// The exit status after the last report was delivered: leaks where they count as failure, else the command's own, else 0.
+/// The exit status after the last report was delivered: that for leaks if they count as failure, else the command's own,
+/// else 0.
 #[must_use]
 pub fn exit_code(snapshot: &Snapshot, command: Option<Ending>, gate: Gate) -> u8 {
     if gate.fail_from.is_some_and(|bytes| snapshot.leaked_bytes() >= bytes) {

@@ -1,4 +1,4 @@
-//! The wiring: reads the command line, runs what it asks for, and turns the result into messages and an exit status.
+//! The top level: reads the command line, runs what it asks for, and turns the result into messages and an exit status.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use crate::report::{Delivery, Reporter};
 use crate::show::StatusLine;
 use crate::{cli, doctor, logging, model, report, trace};
 
-/// Exit status of a failure, said in one line on standard error.
+/// Exit status of a failure, which one line on standard error names.
 const FAILED: u8 = 1;
 /// Exit status of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -41,12 +41,12 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// What the arguments ask for; `None` where help or the version was all, and has been printed.
+/// What the arguments ask for; `None` if they asked only for help or the version, which has been printed.
 fn invocation() -> Result<Option<Invocation>, UsageError> {
     match cli::parse(std::env::args_os())? {
         Parsed::Cli(cli) => Invocation::resolve(*cli, Surroundings::detect()).map(Some),
         Parsed::Text(text) => {
-            // Help into a pager that was left is no failure.
+            // A closed pager is not a failure.
             let _ = write!(anstream::stdout(), "{}", text.ansi());
             Ok(None)
         }
@@ -72,7 +72,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     }
 }
 
-/// Traces, reports on the way and at the end.
+/// Traces, and delivers the interim reports and the last one.
 fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let reporter = Reporter::prepare(&config.outputs)?;
     doctor::preflight(config.force)?;
@@ -80,7 +80,7 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let mut outputs = Outputs { reporter: &reporter, line, last: Ok(()) };
     let traced = trace::run(config, &mut outputs);
     let Outputs { line, last, .. } = outputs;
-    // The status line is gone before anything is said behind it.
+    // The status line is removed before other output follows it.
     drop(line);
     let Outcome { snapshot, command, cut_short } = traced?;
     last?;
@@ -107,7 +107,7 @@ impl Sink for Outputs<'_> {
         }
         let deliver = || self.reporter.deliver(snapshot);
         let delivery = self.line.as_ref().map_or_else(deliver, |line| line.without(deliver));
-        // The trace goes on: the next report may find room again, and the last one decides about success.
+        // The trace goes on: the next report may find room again, and only the last report determines success.
         for failure in &delivery.failures {
             log::warn!("{failure:#}");
         }
@@ -125,7 +125,7 @@ impl Sink for Outputs<'_> {
     }
 }
 
-/// Says what this machine lacks.
+/// Runs `doctor`: prints what this machine lacks.
 fn examine() -> anyhow::Result<u8> {
     let mut lines = Vec::new();
     let works = doctor::run(&mut lines).context("cannot examine this machine")?;
@@ -169,10 +169,10 @@ fn read(config: &ReportConfig) -> anyhow::Result<Vec<u8>> {
     })
 }
 
-/// Delivers the last report; what could not be written is a failure now.
+/// Delivers the last report; if it cannot be written, the run fails.
 fn deliver_last(reporter: &Reporter, snapshot: &Snapshot) -> anyhow::Result<()> {
     if !reporter.writes_text() {
-        // Nobody reads the losses on standard output then, unless a program does.
+        // Standard output then has no text report, and losses go to standard error.
         for notice in report::notices(snapshot) {
             log::warn!("{}", notice.line());
         }
@@ -197,6 +197,6 @@ fn print(bytes: &[u8]) -> anyhow::Result<u8> {
 /// One line on standard error, whatever the message holds.
 fn complain(message: &str) {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    // Where standard error is closed there is nobody to tell.
+    // If standard error is closed, the message is dropped.
     let _ = writeln!(io::stderr(), "leaktrace: {}", clean(&line));
 }

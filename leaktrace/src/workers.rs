@@ -1,7 +1,7 @@
-//! Threads that do the same with one job after the other, so that whoever orders them need not wait.
+//! Threads that run jobs of one kind, so that whoever orders a job need not wait.
 //!
-//! In: jobs. Out: a result for each, in the order in which they are done, on a channel that can be waited for whatever waits.
-//! **Never** a job without a result: one that panics is reported as failed, and its thread goes on with the next.
+//! In: jobs. Out: a result for each, in order of completion, on a channel that blocking and asynchronous code can wait for.
+//! **Never** a job without a result: a job that panics is reported as failed, and its thread goes on with the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -33,7 +33,7 @@ where
             while let Some(job) = next(&incoming) {
                 let result = catch_unwind(AssertUnwindSafe(|| work(&job)))
                     .unwrap_or_else(|panic| failed(&job, message(panic.as_ref())));
-                // Nobody waits any more: the trace is over.
+                // An error means that the trace is over and nobody waits any more.
                 if results.send_blocking(result).is_err() {
                     return;
                 }

@@ -16,11 +16,11 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.tested {
         test::run(&test::Args::default())?;
     }
-    // A minute of other choices each time. What it finds was there before, so it is said in the last lines and holds up no change
-    // that has nothing to do with it; once it is among the seeds, it is a test.
+    // A minute with a new random seed each time. A failure is usually older than the change under test, so it is named in
+    // the last lines and does not fail the run; once its input is among the seeds, it is a test.
     let broken = fuzz::explore(&fuzz::Args::default())?;
     setup::bpf::ensure()?;
-    // Of the same bytes there is nothing more to be learned.
+    // The same bytes have been tested already.
     if build_ebpf::check()? == build_ebpf::Checked::NotComparable {
         test::end_to_end_on_fresh_object()?;
     }

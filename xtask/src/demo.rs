@@ -15,12 +15,12 @@ const DURATION: &str = "5s";
 #[derive(clap::Args)]
 pub struct Args {}
 
-/// The service, ended when we are done with it, however that comes.
+/// The service, killed when this is dropped.
 struct Service(Child);
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
+        // An error means that it has exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -37,7 +37,7 @@ pub fn run(_: &Args) -> Result<()> {
     let program = workspace::target_dir().join("demo-service");
     let mut compiler = Command::new("cc");
     compiler.args(["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]);
-    // So that the report says where in the repository, not where the repository is.
+    // So that the report shows paths within the repository, not the repository's own path.
     compiler.arg(format!("-fdebug-prefix-map={}=.", workspace::root().display()));
     compiler.current_dir(workspace::root()).args(["-o".as_ref(), program.as_os_str(), "xtask/demo/service.c".as_ref()]);
     shell::run(&mut compiler)?;
@@ -56,7 +56,7 @@ pub fn run(_: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The picture belongs to whoever asked for it, not to root who traced.
+/// The picture belongs to the user who ran the chore, not to root.
 fn give_to_user(picture: &Path) -> Result<()> {
     if root::is_root()? {
         return Ok(());

@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: feeds leaktrace's readers with damaged input.
 //!
 //! In: the targets and seeds of `leaktrace-fuzz`. Out: success after the given time, or the input that broke a reader, in
-//! `target/fuzz/failures`. As many targets run side by side as there are processors. Needs nothing but stable Rust: the
-//! counters by which inputs that reach new code are known are a pass of LLVM, which the compiler's own options turn on.
+//! `target/fuzz/failures`. As many targets run in parallel as there are processors. Needs nothing but stable Rust: the
+//! coverage counters, which show the inputs that reach new code, are a pass of LLVM that the compiler's own options turn on.
 
 use crate::{shell, workspace};
 use anyhow::{Context as _, Result, bail};
@@ -37,7 +37,7 @@ impl Default for Args {
 /// LLVM's options for a counter in every branch, one byte each.
 const COUNTERS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
                         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters";
-/// One directory each.
+/// One directory for each target.
 const SEEDS: &str = "leaktrace-fuzz/seeds";
 
 pub fn run(args: &Args) -> Result<()> {
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Does so, and returns the targets that failed.
+/// Fuzzes the targets, and returns those that failed.
 pub fn explore(args: &Args) -> Result<Vec<String>> {
     let mut targets = args.targets.clone();
     if targets.is_empty() {
@@ -92,7 +92,7 @@ pub fn print_failures() -> Result<()> {
     Ok(())
 }
 
-/// Every target, by the directories of their seeds.
+/// Every target, by its directory of seeds.
 fn all_targets() -> Result<Vec<String>> {
     let dir = workspace::root().join(SEEDS);
     let entries = std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
@@ -107,13 +107,14 @@ fn all_targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
-/// The program with its counters, in a directory of its own, since all that it consists of is compiled otherwise.
+/// The fuzzing program with its counters, in a target directory of its own, since all of its crates are compiled with other
+/// options.
 fn build(dir: &Path) -> Result<PathBuf> {
     let version = shell::output(Command::new(shell::rustc()).arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
     let mut cargo = shell::cargo();
     cargo.args(["build", "--quiet", "--locked", "--package", "leaktrace-fuzz", "--profile", "fuzz"]);
-    // With a target named, what runs at build time is compiled without the options.
+    // With an explicit target, build scripts and macros are compiled without the options.
     cargo.args(["--target", host, "--target-dir"]).arg(dir);
     shell::run(cargo.env("RUSTFLAGS", COUNTERS).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
     Ok(dir.join(host).join("fuzz/leaktrace-fuzz"))

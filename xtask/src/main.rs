@@ -1,5 +1,5 @@
-//! The project's chores, run as `cargo xtask CHORE`: what is needed is found out, installed, built, shown and checked from
-//! here, so that a newcomer needs Rust and nothing else, and CI runs what a developer runs.
+//! The project's chores, run as `cargo xtask CHORE`: they find out what is needed, install it, build, demonstrate and check,
+//! so that a newcomer needs Rust and nothing else, and CI runs what a developer runs.
 //!
 //! Each chore is a module of its own with its arguments and its `run`; what they share is in [`shell`] (running programs),
 //! [`root`] (getting root, and saying so), and [`workspace`] (where things are).

@@ -1,7 +1,7 @@
 //! Root: whether we have it, and how a command gets it.
 //!
-//! Tracing needs root, installing packages needs root; nothing else here does, and nothing is run as root that need not be.
-//! The first command that needs sudo is preceded by a line that says so and why.
+//! Only tracing and installing packages need root; nothing else runs as root. The first command that needs sudo is preceded
+//! by a line that says so and why.
 
 use anyhow::{Context as _, Result, bail};
 use std::os::unix::fs::MetadataExt as _;

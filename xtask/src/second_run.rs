@@ -1,9 +1,9 @@
-//! Test cases that fail are run once more, alone, and the last lines name those that passed only then.
+//! Test cases that fail are run once more, alone, and the last lines name those that passed only in the second run.
 //!
-//! The end-to-end tests trace real processes, many at a time and on a machine that has other things to do. A case that fails
-//! among the others and passes alone is a defect all the same, the test's or leaktrace's, and whoever reads its name is to
-//! look for it; but it does not hold up a change that has nothing to do with it. More than a few at once are no accident, and
-//! where numbers must be exact or a process unharmed there is no second time.
+//! The end-to-end tests trace real processes, many at a time and on a busy machine. A case that fails among the others and
+//! passes alone still shows a defect, of the test or of leaktrace, and must be investigated; but it does not block an
+//! unrelated change. If more than a few cases fail at once, or a case about exact numbers or a process' health, there is no
+//! second run.
 
 use crate::{shell, workspace};
 use anyhow::{Context as _, Result, bail};
@@ -11,11 +11,11 @@ use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitStatus, Stdio};
 
-/// More cases than this are not run again.
+/// If more cases than this fail, none is run again.
 pub const MOST: usize = 3;
 
-/// Groups of cases that are about exact numbers or the traced process' health. There a failure that shows once in many runs is
-/// what the cases are there to find: none of them is run again.
+/// Groups of cases about exact numbers or the traced process' health. These cases exist to find failures that appear once in
+/// many runs: none of them is run again.
 pub const STRICT: [&str; 15] = [
     "abandoned",
     "accounting",
@@ -28,18 +28,18 @@ pub const STRICT: [&str; 15] = [
     "set_up",
     "threads",
     "wide",
-    // Of the test program `launch`, which cargo does not name.
+    // Groups of the test program `launch`, whose name cargo does not print.
     "endings",
     "holding",
     "likeness",
     "survival",
 ];
 
-/// What test programs said of their cases.
+/// The results that test programs have printed for their cases.
 #[derive(Default, Debug, PartialEq)]
 struct Verdicts {
     failed: Vec<String>,
-    /// As the programs count them.
+    /// The totals that the programs print.
     counted_passed: usize,
     counted_failed: usize,
 }
@@ -64,14 +64,14 @@ impl Verdicts {
 /// Runs a `cargo test` without arguments for the test programs, and once more for the few cases that failed.
 ///
 /// # Errors
-/// Something failed twice, or so much did that running it again would tell nothing.
+/// A case failed twice, or so many failed that running them again would show nothing.
 pub fn run(command: &mut Command) -> Result<()> {
     let (status, first) = observe(command)?;
     if status.success() {
         return Ok(());
     }
     let failed = first.failed;
-    // A program that did not come to its end has counted nothing.
+    // A program that was aborted has printed no totals.
     if failed.is_empty() || failed.len() != first.counted_failed || failed.len() > MOST {
         bail!("the tests ended with {status}");
     }
@@ -89,12 +89,13 @@ pub fn run(command: &mut Command) -> Result<()> {
     remember(&failed)
 }
 
-/// Whether a case, named by its path, is in one of the groups without a second time.
+/// Whether a case, named by its path, is in one of the strict groups.
 fn is_strict(name: &str) -> bool {
     name.split("::").any(|group| STRICT.contains(&group))
 }
 
-/// Adds the cases to `target/second-runs.txt`, a line each with the time: what shows up there again and again is no accident.
+/// Adds the cases to `target/second-runs.txt`, a line each with the time: a case that appears there repeatedly has a real
+/// defect.
 fn remember(cases: &[String]) -> Result<()> {
     let path = workspace::target_dir().join("second-runs.txt");
     let now = jiff::Timestamp::now();
@@ -103,7 +104,7 @@ fn remember(cases: &[String]) -> Result<()> {
     cases.iter().try_for_each(|case| writeln!(file, "{now:.0} {case}")).with_context(|| path.display().to_string())
 }
 
-/// Runs it, passes its standard output on, and reads along.
+/// Runs the command, forwards its standard output, and collects the verdicts.
 fn observe(command: &mut Command) -> Result<(ExitStatus, Verdicts)> {
     println!("   $ {}", shell::display(command));
     let program = command.get_program().to_owned();

@@ -38,7 +38,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     run_unannounced(command)
 }
 
-/// The same without printing the command, for those that say little to people.
+/// The same without printing the command, for commands that do not interest people.
 pub fn run_unannounced(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("running `{}`", display(command)))?;
     if !status.success() {
@@ -84,7 +84,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Writes a file only where its bytes change, so that nothing is rebuilt for it in vain; tells whether it did.
+/// Writes a file only if its bytes change, so that nothing is rebuilt needlessly; returns whether it did.
 pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
     if std::fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(false);

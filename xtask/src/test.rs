@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change lands, on a machine where nothing has been set up.
 //!
-//! In: the working tree. Out: success, or the first check that fails. The checks that take seconds come first; the tests come
-//! last, so that their verdict is what one sees at the end.
+//! In: the working tree. Out: success, or the first check that fails. The checks that take seconds come first and the tests
+//! last, so that the tests' verdict is on the screen at the end.
 
 use crate::{build_ebpf, root, second_run, setup, shell, tidy, workspace};
 use anyhow::{Context as _, Result};
@@ -52,7 +52,7 @@ fn parse_object(text: &str) -> Result<Object, std::convert::Infallible> {
     })
 }
 
-/// A workspace of its own: see there.
+/// A separate workspace, for the reason that its own manifest gives.
 const RUST_VICTIMS: &str = "leaktrace/tests/victims/allocators/Cargo.toml";
 
 pub fn run(args: &Args) -> Result<()> {
@@ -71,11 +71,11 @@ pub fn run(args: &Args) -> Result<()> {
     doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
     shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     shell::step("tests");
-    // Of the only victims that take more than a compiler. The tests themselves need no network.
+    // Fetches the dependencies of the only victims that need more than a compiler. The tests themselves need no network.
     shell::run(shell::cargo().args(["fetch", "--quiet", "--locked", "--manifest-path", RUST_VICTIMS]))?;
     let mut tests = tests(&args.object)?;
     tests.arg("--workspace");
-    // Whoever chooses cases wants to see how they fail.
+    // A user who chooses cases wants to see how they fail.
     if args.strict || !args.passed_on.is_empty() {
         return shell::run(tests.args(&args.passed_on));
     }
@@ -104,7 +104,8 @@ pub fn end_to_end_on_fresh_object() -> Result<()> {
 
 /// `cargo test` that builds as the user and runs the test programs as root.
 fn tests(object: &Object) -> Result<Command> {
-    // What a shell without job control ignores for its background jobs, the tests send to leaktrace; it would honour that.
+    // A shell without job control makes its background jobs ignore some signals. The tests send these signals to leaktrace,
+    // which would ignore them as well.
     let mut test = Command::new("env");
     test.current_dir(workspace::root()).arg("--default-signal=HUP,INT,QUIT,TERM");
     test.arg(shell::cargo().get_program()).args(["test", "--locked", "--no-fail-fast"]);

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
-        // Cargo says it to whom it runs. What it said to the compiler may be another checkout, where two share a target
-        // directory.
+        // Cargo sets the variable for the programs that it runs. Its value at compile time may be another checkout, if two
+        // share a target directory.
         let xtask =
             std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
         xtask.parent().map_or_else(|| xtask.clone(), Path::to_owned)

@@ -41,12 +41,12 @@ pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surround
     Ok(outputs)
 }
 
-/// Readers of the first schema know nothing of sites that are left out.
+/// Readers of the first schema do not know that sites may be left out.
 pub(super) fn want_all_sites(args: &OutputArgs) -> bool {
     args.all_sites || args.json_schema == SchemaArg::V1
 }
 
-/// Two reports in one file would leave the second one only, and two on standard output a mixture.
+/// Of two reports in one file only the second would remain, and two on standard output would be mixed.
 fn check_distinct(outputs: &Outputs) -> Result<(), UsageError> {
     for (index, (format, destination)) in outputs.files.iter().enumerate() {
         let earlier = outputs.files.iter().take(index).find(|(_, earlier)| is_same(earlier, destination));

@@ -19,7 +19,7 @@ pub enum Whom {
     System,
 }
 
-/// What a process must be to be traced: of each kind that is given, one.
+/// What a process must match to be traced: one value of each kind that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filters {
     /// Its name.
@@ -44,7 +44,7 @@ impl Whom {
     pub fn resolve(args: WhomArgs) -> Result<Self, UsageError> {
         let mut pids: Vec<Pid> = Vec::new();
         for pid in args.pids.into_iter().flat_map(|pids| pids.0) {
-            // Named twice is traced once.
+            // A process that is named twice is traced once.
             if !pids.contains(&pid) {
                 pids.push(pid);
             }

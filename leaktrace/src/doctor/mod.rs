@@ -40,12 +40,12 @@ pub struct Problem {
 /// Finds out within a millisecond whether a trace can be tried at all.
 ///
 /// # Errors
-/// The first need that stands in the way; a kernel that is too old to be tested does not where the user takes the risk.
+/// The first need that stands in the way; with `forced` a kernel that is too old to be tested does not.
 pub fn preflight(forced: bool) -> Result<(), Problem> {
     first_problem(&taking_risks(Facts::gather_quickly(), forced))
 }
 
-/// With a kernel that may work but is not tested taken for the oldest that is.
+/// With `forced`, takes an untested kernel that may work for the oldest tested one.
 fn taking_risks(facts: Facts, forced: bool) -> Facts {
     if forced && (needs::OLDEST..needs::OLDEST_TESTED).contains(&facts.version) {
         return Facts { version: needs::OLDEST_TESTED, ..facts };

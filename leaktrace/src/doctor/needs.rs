@@ -130,7 +130,7 @@ fn user_namespace(facts: &Facts) -> Need {
     }
 }
 
-/// What stands in the way of a request that `errno` answers.
+/// What made a request fail with `errno`, and the next step.
 fn obstacle(facts: &Facts, errno: i32) -> (String, String) {
     let error = std::io::Error::from_raw_os_error(errno);
     let next = match errno {
@@ -219,7 +219,7 @@ fn many_at_once(facts: &Facts) -> Need {
         ),
         (false, _) => Need::missing(
             what,
-            "neither is there; they came with Linux 6.9 and 6.13",
+            "neither is there; they came with Linux 6.10 and 6.13",
             "nothing has to be done: perf events are used, which attach and detach more slowly",
         ),
     }

@@ -1,6 +1,6 @@
 //! Where the bytes of an ELF file come from.
 //!
-//! What a header claims is believed as far as the file reaches, and up to a limit: a file may claim terabytes of holes.
+//! What a header claims is trusted as far as the file reaches, and up to a limit: a sparse file may claim terabytes.
 
 use std::fs::File;
 use std::io;
@@ -8,14 +8,14 @@ use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// The most that is read at once of a file that is read by parts, bytes.
+/// The most bytes that one read of a file returns.
 const MAX_READ: u64 = 1 << 30;
 /// The longest file whose checksum is taken, bytes.
 const MAX_SUMMED: u64 = 4 << 30;
 
 /// Bytes that can be read by their offset.
 pub trait Bytes {
-    /// A run of them: a part of what is in memory, or a copy.
+    /// A run of bytes: a slice of memory, or a copy.
     type Run: Deref<Target = [u8]>;
 
     /// The `length` bytes from `offset` on, all of them.
@@ -38,7 +38,7 @@ impl<'a> Bytes for &'a [u8] {
 /// A file that is read by `pread(2)` as it is asked for, or a copy in memory.
 #[derive(Debug)]
 pub enum Stored {
-    /// An open file, of which no more is read than its length was when it was given.
+    /// An open file, read up to the length that it had when it was given.
     File {
         /// The file.
         file: Arc<File>,
@@ -72,7 +72,7 @@ impl Stored {
         let mut hasher = crc32fast::Hasher::new();
         let mut chunk = vec![0; 1024 * 1024];
         let mut position = 0;
-        // No further than it reached when it was opened: it may grow as fast as it is read.
+        // Not beyond the length that it had when it was opened: it may grow as fast as it is read.
         while position < size {
             let wanted = chunk.len().min((size - position) as usize);
             let read = file.read_at(&mut chunk[..wanted], position)?;

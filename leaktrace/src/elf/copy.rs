@@ -1,9 +1,8 @@
 //! Copies of files, so that what is read stays as it is.
 //!
-//! A reader that wants the whole of a file at once gets it in memory of our own: [`what_is_loaded`] is what planning probes
-//! and building unwind tables look at, [`sealed`] is a file for libraries that take paths and map them. Both read by
-//! `pread(2)`: of a file that is written to or shortened meanwhile they hold what each read found, and zeros where there
-//! was nothing any more.
+//! A reader that needs a whole file at once gets a copy in our own memory: [`what_is_loaded`] serves the planning of probes
+//! and the building of unwind tables, [`sealed`] libraries that take paths and map the files. Both read by `pread(2)`: if a
+//! file is written to or truncated meanwhile, the copy has what each read returned, and zeros beyond the new end.
 
 use std::fs::File;
 use std::io;
@@ -21,10 +20,10 @@ use super::header::{Elf, HEADER_SIZE};
 use super::sections::SectionKind;
 use super::segments::SegmentKind;
 
-/// The longest file of which a part is looked at, bytes: nearly all of a larger one would be debug information.
+/// The longest file that is read at all, bytes: nearly all of a larger one would be debug information.
 const MAX_LENGTH: u64 = 16 << 30;
-/// The most that is read of one file, bytes, holes included: whoever reads a copy goes through its holes as well, and those of a
-/// file in memory are filled by that.
+/// The most that is read of one file, bytes, including holes: a reader of a copy reads its holes too, and those of a copy in
+/// memory then take memory.
 const MAX_COPIED: u64 = 1 << 30;
 /// Read at once, bytes.
 const PIECE: usize = 1 << 20;
@@ -52,18 +51,18 @@ impl From<Errno> for CopyError {
     }
 }
 
-/// What loading a 64-bit ELF file puts into memory, and its symbols: everything else, such as debug information, is zeros.
-/// The copy is as long as the file; what was not copied takes no memory. Of what is no such file only the beginning is there.
+/// The parts of a 64-bit ELF file that are loaded into memory, and its symbols; everything else, such as debug information,
+/// is zeros. The copy is as long as the file; zeros take no memory. Of any other file the copy has only the beginning.
 ///
 /// # Errors
 /// The file cannot be read, or asks for more than we read.
 pub fn what_is_loaded(file: &File) -> Result<MmapMut, CopyError> {
     let length = length(file)?;
-    // Anonymous memory, of which nothing is taken before it is written to.
+    // Anonymous memory: pages that are not written to take no memory.
     let bytes = MmapOptions::new().len(length.max(1) as usize).no_reserve_swap().map_anon()?;
     let mut copy = Loaded { file, bytes, copied: 0 };
     copy.fill(0..HEADER_SIZE)?;
-    // Where a number does not fit the file header, the first section has it.
+    // If a number does not fit the file header, the first section has it.
     let first = match Elf::read(&*copy.bytes) {
         Ok(elf) => [elf.program_headers(), elf.first_section_header()],
         Err(_) => return Ok(copy.bytes),
@@ -79,7 +78,7 @@ pub fn what_is_loaded(file: &File) -> Result<MmapMut, CopyError> {
     Ok(copy.bytes)
 }
 
-/// A copy of all of a file, in a file of our own that nobody can change any more.
+/// A copy of a whole file, in a sealed file of our own that nobody can change.
 ///
 /// # Errors
 /// The file cannot be read, or is larger than what we copy.
@@ -98,7 +97,7 @@ pub fn sealed(file: &File) -> Result<File, CopyError> {
             let wanted = PIECE.min((data.end - position) as usize);
             let read = file.read_at(&mut piece[..wanted], position)?;
             if read == 0 {
-                // Shortened meanwhile: zeros from here on.
+                // The file was truncated meanwhile: zeros from here on.
                 position = length;
                 break;
             }
@@ -122,7 +121,7 @@ fn length(file: &File) -> Result<u64, CopyError> {
     Ok(status.len())
 }
 
-/// The next run of bytes from `position` on that is no hole. File systems that know no holes have one run.
+/// The next range of bytes from `position` on that is not a hole. On file systems without holes the whole file is one range.
 fn next_data(file: &File, position: u64, length: u64) -> io::Result<Option<Range<u64>>> {
     if position >= length {
         return Ok(None);
@@ -188,7 +187,7 @@ impl Loaded<'_> {
     }
 }
 
-/// The same ranges, none of which overlap: many headers may name the same bytes.
+/// The same ranges without overlaps: many headers may name the same bytes.
 fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::new();

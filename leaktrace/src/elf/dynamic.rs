@@ -1,4 +1,4 @@
-//! The dynamic section: what the dynamic linker is told of an object.
+//! The dynamic section: what an object tells the dynamic linker.
 
 use object::LittleEndian as LE;
 use object::elf::{self, Dyn64};

@@ -1,6 +1,6 @@
 //! The file header: what a file is, and where its other headers are.
 //!
-//! Only 64-bit little-endian files, the only kind whose processes are traced; of others just the machine is told.
+//! Only 64-bit little-endian files, the only kind whose processes are traced; of other files only the machine is read.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,8 +21,8 @@ const SECTION_HEADER: u64 = size_of::<SectionHeader64<LE>>() as u64;
 const BAD_SEGMENTS: &str = "bad program headers";
 const BAD_SECTIONS: &str = "bad section headers";
 
-/// What the file header can count is the most that is read of either kind of header. A linked program has some fifteen program headers
-/// and forty sections.
+/// The most headers of either kind that are read: as many as the file header can count. A linked program has some fifteen
+/// program headers and forty sections.
 const MAX_HEADERS: u64 = 0xffff;
 
 /// Why a file cannot be read as ELF.
@@ -223,7 +223,7 @@ impl<B: Bytes> Elf<B> {
         let whole = bytes.run(0, HEADER_SIZE).ok();
         let header = match &whole {
             Some(start) => Header::parse(start)?,
-            // Too short for a header: long enough, perhaps, to say what it is not.
+            // Too short for a header, but perhaps long enough to tell which kind of file it is not.
             None => match [Ident::ENOUGH, Ident::LENGTH].iter().find_map(|length| bytes.run(0, *length as u64).ok()) {
                 Some(start) => Header::parse(&start)?,
                 None => return Err(ElfError::Malformed("too short")),
@@ -253,7 +253,7 @@ impl<B: Bytes> Elf<B> {
     /// They lie outside of the file or are not of the size that the format gives them.
     pub fn segments(&self) -> Result<Vec<Segment>, ElfError> {
         let range = match self.header.segments.count {
-            // Where their number does not fit the file header, the first section has it.
+            // If their number does not fit the file header, the first section has it.
             elf::PN_XNUM => {
                 let count = self.first_section()?.map_or(u64::MAX, |first| first.sh_info.get(LE).into());
                 self.header.segments.range(count, PROGRAM_HEADER, BAD_SEGMENTS)?
@@ -264,7 +264,7 @@ impl<B: Bytes> Elf<B> {
         Ok(table.as_deref().map_or_else(Vec::new, segments::parse))
     }
 
-    /// What the section headers say. To run a program they are not needed, so that they may be anything.
+    /// The section headers. They are not needed to run a program, so they may have any content.
     ///
     /// # Errors
     /// They lie outside of the file or are not of the size that the format gives them.

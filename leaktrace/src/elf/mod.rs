@@ -1,10 +1,10 @@
 //! Reading ELF files that somebody else can write: the one reader for all who need a part of them.
 //!
 //! In: an open file, a copy of one, or a process' memory. Out: its headers, symbols, notes and relocations as plain values.
-//! Every offset, size and count in a file is checked before it is followed, and believed up to stated limits. **Never** a mapping
-//! of the file: whoever shortens a mapped file kills its reader by SIGBUS.
+//! Every offset, size and count in a file is checked before it is followed, and trusted up to stated limits. **Never** a
+//! mapping of the file: whoever truncates a mapped file kills its reader by SIGBUS.
 //!
-//! What the values mean for probing, unwinding or naming is said where that is done. Nothing else names the crate `object`.
+//! The rooms that probe, unwind or name interpret these values. Nothing else names the crate `object`.
 
 mod bytes;
 mod compression;

@@ -31,7 +31,7 @@ pub fn build_id(bytes: &[u8], align: u64) -> Option<&[u8]> {
     notes(bytes, align).find(is_id).map(|note| note.content)
 }
 
-/// Whether somebody of this name has left one of these notes.
+/// Whether one of these notes has this owner.
 #[must_use]
 pub fn has_note_of(owner: &[u8], bytes: &[u8], align: u64) -> bool {
     notes(bytes, align).any(|note| note.owner == owner)

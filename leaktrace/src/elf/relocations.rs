@@ -26,7 +26,7 @@ impl Relocation {
     }
 }
 
-/// The relocations in these bytes; what is no whole one at their end is left out.
+/// The relocations in these bytes; an incomplete one at the end is left out.
 pub fn relocations(bytes: &[u8]) -> impl Iterator<Item = Relocation> + '_ {
     let (entries, _) =
         pod::slice_from_bytes::<Rela64<LE>>(bytes, bytes.len() / size_of::<Rela64<LE>>()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Program headers: what of a file goes where in memory.
+//! Program headers: which parts of a file go where in memory.
 
 use object::LittleEndian as LE;
 use object::elf::{self, ProgramHeader64};
@@ -25,7 +25,7 @@ pub enum SegmentKind {
     Notes,
     /// The program headers themselves (`PT_PHDR`).
     ProgramHeaders,
-    /// The way to `.eh_frame` (`PT_GNU_EH_FRAME`).
+    /// The header that leads to `.eh_frame` (`PT_GNU_EH_FRAME`).
     UnwindHeader,
     /// Made read-only once it is relocated (`PT_GNU_RELRO`).
     ReadOnlyLater,
@@ -111,7 +111,7 @@ impl Segment {
     }
 }
 
-/// The program headers in these bytes; what is no whole one at their end is left out.
+/// The program headers in these bytes; an incomplete one at the end is left out.
 #[must_use]
 pub fn parse(table: &[u8]) -> Vec<Segment> {
     let (headers, _) =

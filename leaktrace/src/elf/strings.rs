@@ -1,7 +1,7 @@
 //! String tables: names that end at a zero.
 
-/// A string table. Its strings may overlap, but only so far: entries that all point at one long string would otherwise cost
-/// its length each.
+/// A string table. Its strings may overlap, but their total length is limited: otherwise entries that all point at one long
+/// string would each cost its whole length.
 #[derive(Debug)]
 pub struct Strings<'a> {
     table: &'a [u8],
@@ -12,7 +12,7 @@ impl<'a> Strings<'a> {
     /// The strings in these bytes.
     #[must_use]
     pub fn new(table: &'a [u8]) -> Self {
-        // Linkers share the tails of strings; that makes their sum some ten percent larger than the table.
+        // Linkers share the tails of strings, which makes the sum of all lengths some ten percent larger than the table.
         Self { table, budget: table.len().saturating_mul(4).saturating_add(1 << 20) }
     }
 

@@ -12,7 +12,7 @@ use super::strings::{Strings, terminated};
 pub enum SymbolKind {
     /// A function (`STT_FUNC`).
     Function,
-    /// An IFUNC: not the function but what chooses it (`STT_GNU_IFUNC`).
+    /// An IFUNC: code that chooses the function (`STT_GNU_IFUNC`).
     Resolver,
     /// A label, as assembly leaves them (`STT_NOTYPE`).
     Label,
@@ -60,14 +60,14 @@ impl<'a> Symbols<'a> {
     /// Bytes of an entry.
     const SIZE: usize = size_of::<Sym64<LE>>();
 
-    /// The symbols of a section's bytes; what is no whole entry at their end is left out.
+    /// The symbols in a section's bytes; an incomplete entry at the end is left out.
     #[must_use]
     pub fn new(entries: &'a [u8], strings: &'a [u8]) -> Self {
         let (entries, _) = pod::slice_from_bytes(entries, entries.len() / Self::SIZE).unwrap_or_default();
         Self { entries, strings }
     }
 
-    /// The first `count` of them, if there are so many.
+    /// The first `count` symbols, if there are that many.
     #[must_use]
     pub fn first(self, count: u64) -> Option<Self> {
         Some(Self { entries: self.entries.get(..usize::try_from(count).ok()?)?, ..self })
@@ -90,7 +90,7 @@ impl<'a> Symbols<'a> {
         terminated(self.strings.get(symbol.name as usize..)?, longest)
     }
 
-    /// The names, to be read with [`Symbol::name_in`] up to a limit for all of them together.
+    /// The string table, for [`Symbol::name_in`], with one limit for all names together.
     #[must_use]
     pub fn strings(&self) -> Strings<'a> {
         Strings::new(self.strings)
@@ -125,7 +125,8 @@ fn symbol(entry: &Sym64<LE>) -> Symbol {
     }
 }
 
-/// How many dynamic symbols there are: what the dynamic section leaves to its hash tables. Each is given from its beginning on.
+/// The number of dynamic symbols: the dynamic section does not give it, only its hash tables do. Each table is given from
+/// its start on.
 #[must_use]
 pub fn count_by_hash_tables(hash: Option<&[u8]>, gnu_hash: Option<&[u8]>) -> Option<u64> {
     type Header = elf::FileHeader64<LE>;

@@ -1,12 +1,13 @@
-//! The process that sets probes in targets and holds them: ours to ask, but not ours to take along when we die.
+//! A separate process that sets probes in targets and holds them; it outlives this one until they are removed.
 //!
-//! In: a program, an open file and places in it. Out: [`Held`] probes, removed when that is dropped, or when we are gone.
+//! In: a program, an open file and places in it. Out: [`Held`] probes, removed when that is dropped, or when this process is
+//! gone.
 //!
-//! While a process is being killed it cannot take a breakpoint out of another's memory: the kernel refuses whoever has a
-//! fatal signal pending (`__get_user_pages` in mm/gup.c), says "failed to unregister, leaking uprobe", and the breakpoint
-//! stays for as long as its target lives. So it would be wherever we end, by `SIGKILL` or by ourselves, while a thread of ours
-//! sets probes or removes them. The holder's life is its own: it has a session of its own and ignores all signals that can be
-//! ignored, ends what it has begun, and then finds that the other end of its socket is closed.
+//! While a process is being killed it cannot take a breakpoint out of another's memory: the kernel refuses whoever has a fatal
+//! signal pending (`__get_user_pages` in mm/gup.c), says "failed to unregister, leaking uprobe", and the breakpoint stays for
+//! as long as its target lives. This would happen however leaktrace ended while one of its threads sets or removes probes. So
+//! the holder has a session of its own, ignores all signals that can be ignored, completes what it has begun, and then finds
+//! that the other end of its socket is closed.
 
 mod process;
 
@@ -36,7 +37,7 @@ const ENDED_WITHIN: Duration = Duration::from_secs(2);
 /// The highest number of a signal.
 const LAST_SIGNAL: libc::c_int = 64;
 
-/// What the holder is asked for, on a stream of its own for each request, to the end of which it is written.
+/// A request to the holder. Each comes with a stream of its own and is all that is written to it.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     /// A link of the first descriptor, a program, to places in the second, a file.
@@ -47,13 +48,13 @@ enum Request {
     Remove(Vec<RawFd>),
 }
 
-/// A number for what was made, or the kernel's for why it was not.
+/// A number for what was made, or the kernel's error number.
 type Answer = Result<RawFd, i32>;
 
-/// The other process.
+/// The holder, as this process sees it.
 pub struct Holder {
     socket: OwnedFd,
-    /// Whether it was let go.
+    /// Whether the holder was told to end.
     is_over: AtomicBool,
     child: Mutex<Child>,
     pid: Pid,
@@ -62,12 +63,12 @@ pub struct Holder {
 /// Probes that are in place until this is dropped; waits for the kernel then.
 pub struct Held {
     holder: Arc<Holder>,
-    /// `None` where somebody else removes them.
+    /// `None` once [`Held::remove_all`] removes them.
     number: Option<RawFd>,
 }
 
 impl Holder {
-    /// Starts it.
+    /// Starts the holder.
     ///
     /// # Errors
     /// No process can be made, or it cannot execute our own file.
@@ -77,7 +78,7 @@ impl Holder {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0(NAME)
-            // For who reads a list of processes.
+            // For readers of process lists.
             .arg(format!("of {}", std::process::id()))
             .current_dir("/")
             .stdin(theirs)
@@ -88,10 +89,10 @@ impl Holder {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
                 for number in 1..=LAST_SIGNAL {
-                    // Stays so across the execution. Two cannot be ignored, and the C library keeps two for itself.
+                    // Exec keeps ignored signals ignored. Two cannot be ignored, and the C library reserves two.
                     libc::signal(number, libc::SIG_IGN);
                 }
-                // What we were started with is nobody's but ours: a lock, the end of a pipe.
+                // The holder must not keep descriptors that we inherited: a lock, the end of a pipe.
                 libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
                 Ok(())
             });
@@ -101,31 +102,31 @@ impl Holder {
         Ok(Self { socket: ours, is_over: AtomicBool::new(false), child: Mutex::new(child), pid })
     }
 
-    /// Its number.
+    /// Its pid.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// How it has ended, if it has: with it all probes have.
+    /// How the holder has ended, if it has; all probes are gone with it.
     pub fn ended(&self) -> Option<String> {
         let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
         match status {
             Ok(status) => status.map(|status| format!("by {status}")),
-            // Where we were started so that nobody asks for the ends of children, that is all there is to know.
+            // Where `SIGCHLD` is ignored, as our parent may have left it, the kernel keeps no exit status of children.
             Err(_) => Some("in a way that is not known".to_owned()),
         }
     }
 
-    /// Whether it does not answer any more since we have let it go.
+    /// Whether the holder was told to end, after which it does not answer.
     pub fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Lets it go, and waits a little until it has removed what there is.
+    /// Tells the holder to end, and waits a little until it has removed all probes.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
         self.wake();
-        // Whoever has a copy of the descriptor, such as a process that is being forked.
+        // `shutdown` and not `close`: a process that is being forked may have a copy of the descriptor.
         if let Err(error) = shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both) {
             log::debug!("the process that sets probes is not told to end: {error}");
         }
@@ -177,9 +178,9 @@ impl Holder {
         }
     }
 
-    /// Somebody may have stopped it.
+    /// Continues the holder, which somebody may have stopped.
     fn wake(&self) {
-        // It is our child, and its end was not asked for, unless `ended` has said so.
+        // The pid is the holder's until it is reaped, which only `ended` does.
         if self.ended().is_none() {
             let _ = kill(nix::unistd::Pid::from_raw(self.pid.0 as i32), Signal::SIGCONT);
         }

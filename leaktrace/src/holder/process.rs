@@ -1,4 +1,4 @@
-//! The holder's own side: it does what it is asked for until nobody can ask any more, then removes all probes and ends.
+//! The holder's own side: it serves requests until the other end of its socket is closed, then removes all probes and ends.
 //!
 //! In: requests by the socket that is its standard input. Out: an answer to each, on the stream that came with it.
 
@@ -23,13 +23,14 @@ pub const NAME: &str = "probe-holder";
 /// Requests that are served side by side: those of all threads that attach, and some more.
 const THREADS: usize = 12;
 
-/// What holds probes, by the number that the other side knows it by.
+/// The links and perf events that hold probes, by the number that the other side knows them by.
 type Links = Mutex<HashMap<RawFd, OwnedFd>>;
 
 /// All that the holder does.
 #[must_use]
 pub fn main() -> ExitCode {
-    // None of these is needed. It is small, and targets need it: where memory runs out, somebody else is to be ended.
+    // Each of these may fail. The holder is small, and targets depend on it: out of memory, the kernel is to kill another
+    // process.
     let _ = fs::write("/proc/self/comm", NAME);
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = getrlimit(Resource::RLIMIT_CPU).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CPU, hard, hard));
@@ -37,16 +38,16 @@ pub fn main() -> ExitCode {
     let socket = io::stdin();
     let served = thread::scope(|scope| {
         for _ in 1..THREADS {
-            // Where no thread is to be had there is this one.
+            // Where no thread can be made, this one serves alone.
             let _ = thread::Builder::new().spawn_scoped(scope, || serve(socket.as_fd(), &links));
         }
         serve(socket.as_fd(), &links)
     });
-    // What was still being made when the first of them ended.
+    // Links that another thread was still making when the first thread ended.
     close_all(&links);
     match served {
         Ok(()) => ExitCode::SUCCESS,
-        // Somebody has called our program by this name.
+        // Standard input is no such socket: somebody has started the program by this name.
         Err(_) => ExitCode::from(2),
     }
 }
@@ -56,9 +57,9 @@ pub fn main() -> ExitCode {
 fn serve(socket: BorrowedFd<'_>, links: &Links) -> io::Result<()> {
     while let Some(descriptors) = receive(socket)? {
         let mut descriptors = descriptors.into_iter();
-        // Where there is no room for descriptors, whoever has asked finds the stream closed.
+        // Where there is no room for descriptors, the stream is closed, which the other side sees.
         if let Some(stream) = descriptors.next() {
-            // Nor may they be there any more.
+            // An error means that the other side is gone.
             let _ = converse(UnixStream::from(stream), &descriptors.collect::<Vec<_>>(), links);
         }
     }
@@ -121,8 +122,8 @@ fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Resul
 
 /// A program that was verified to be run by probes, and a file.
 ///
-/// Where our file has capabilities anybody may have started us, and a breakpoint comes before the program that is to be run at
-/// it: nobody gets one who was not allowed to load such a program.
+/// With file capabilities on the executable, any user can start the holder, and the breakpoint is placed before its program is
+/// attached: so only who was allowed to load such a program gets a breakpoint.
 fn program_and_file(descriptors: &[OwnedFd]) -> io::Result<(BorrowedFd<'_>, BorrowedFd<'_>)> {
     let [program, file] = descriptors else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
     if bpf::is_probe_program(program.as_fd()) {
@@ -154,7 +155,7 @@ fn close_all(links: &Links) {
 fn close(descriptors: Vec<OwnedFd>) {
     thread::scope(|scope| {
         for descriptor in descriptors {
-            // Where no thread is to be had it is closed here.
+            // Where no thread can be made, this one closes it.
             let _ = thread::Builder::new().spawn_scoped(scope, move || drop(descriptor));
         }
     });

@@ -21,7 +21,8 @@ const LOG_BYTES: usize = 4 << 20;
 pub enum AttachType {
     /// `BPF_TRACE_UPROBE_MULTI`, from Linux 6.6.
     Multi = 48,
-    /// `BPF_TRACE_UPROBE_SESSION`, from Linux 6.13: the program runs at the entry, which decides over the return.
+    /// `BPF_TRACE_UPROBE_SESSION`, from Linux 6.13: the program runs at the entry and decides there whether it runs at the
+    /// return.
     Session = 57,
 }
 
@@ -55,7 +56,7 @@ pub struct Types<'a> {
 pub struct Refused {
     /// The kernel's error number.
     pub error: io::Error,
-    /// The end of what the verifier says.
+    /// The end of the verifier's log.
     pub log: String,
 }
 
@@ -111,7 +112,7 @@ pub fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
     descriptor(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
-/// Places of one file, and for whom.
+/// Places of one file to be probed, and in which process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Places {
     /// Offsets in the file, each once.
@@ -120,7 +121,7 @@ pub struct Places {
     pub cookies: Vec<u64>,
     /// The process to be probed; 0 for all.
     pub pid: u32,
-    /// At the functions' returns rather than there.
+    /// Whether the returns of the functions at these places are probed, rather than the places.
     pub returns: bool,
 }
 
@@ -198,14 +199,14 @@ pub fn supports(attach_type: AttachType) -> bool {
     refusal(attach_type, 0) == Some(libc::EBADF)
 }
 
-/// Whether a multi link's pid means a process. Until 6.9 it meant a thread; the fix came with a check of the pid before
+/// Whether a multi link's pid means a process. Before 6.10 it meant a thread; the fix came with a check of the pid before
 /// that of the path, so that a wrong path and a wrong pid together tell.
 pub fn multi_knows_processes() -> bool {
     supports(AttachType::Multi) && refusal(AttachType::Multi, u32::MAX) == Some(libc::EINVAL)
 }
 
-/// The error number of a link to a place that is no file, which the kernel finds out only after all that it checks without
-/// looking at the place.
+/// The error number of a link to `/`, which is no regular file: the kernel finds that out only after all checks that need no
+/// file.
 fn refusal(attach_type: AttachType, pid: u32) -> Option<i32> {
     let program = trivial(attach_type).ok()?;
     let nowhere = Places { offsets: vec![0], cookies: vec![0], pid, returns: false };
@@ -220,7 +221,7 @@ fn trivial(attach_type: AttachType) -> Result<OwnedFd, Refused> {
     load(&Program { name: "probe", attach_type, instructions: &instructions, license: c"Dual MIT/GPL", types: None })
 }
 
-/// A path as the kernel wants it.
+/// A path of an open file, for the kernel to open it by.
 pub fn path_of(file: RawFd) -> CString {
     // No digit is a NUL.
     CString::new(format!("/proc/self/fd/{file}")).unwrap_or_default()

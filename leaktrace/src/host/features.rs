@@ -60,15 +60,15 @@ pub fn create_ring_buffer() -> Tried {
     }
 }
 
-/// Attaches a program with a cookie to a function of ours, for this process alone, and detaches it. Takes as long as the
-/// kernel takes to be sure that nobody runs it any more: tens of milliseconds.
+/// Attaches a program with a cookie to a function of ours, for this process alone, and detaches it, which waits for a grace
+/// period of the kernel: tens of milliseconds.
 #[must_use]
 pub fn attach_probe() -> Tried {
     Tried::of(&probe_ourselves())
 }
 
-/// Whether the kernel attaches to many places at once and knows processes there (6.9), and whether a program can then
-/// decide at the entry about the return (6.13).
+/// Whether the kernel has multi links whose pid filter means a process (6.10), and uprobe sessions, in which the program decides
+/// at the entry whether it wants the return (6.13).
 #[must_use]
 pub fn multi_and_sessions() -> (bool, bool) {
     (bpf::multi_knows_processes(), bpf::supports(AttachType::Session))
@@ -146,14 +146,14 @@ pub fn seccomp_sees_return_probes() -> Option<bool> {
         }
         nix::unistd::ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).ok()? {
             nix::sys::wait::WaitStatus::Exited(_, FILTERED) => Some(true),
-            // Not from a return probe, the call itself is answered by SIGILL.
+            // Outside of a return probe the call is answered by SIGILL.
             nix::sys::wait::WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGILL, _) => Some(false),
             _ => None,
         },
     }
 }
 
-/// What a child exits with whose filter saw the call.
+/// The exit status of a child whose filter saw the call.
 const FILTERED: c_int = 1;
 
 /// Installs a filter that answers the call with an error of its own, and makes the call.

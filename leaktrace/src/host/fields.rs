@@ -24,7 +24,7 @@ pub struct Fields {
     mappings: Mappings,
 }
 
-/// Those by which the programs find what is mapped at an address.
+/// Fields by which the BPF programs find what is mapped at an address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Mappings {
     /// 1 where all of them are known and the kernel can be asked.
@@ -41,7 +41,7 @@ struct Mappings {
 }
 
 impl Fields {
-    /// Those of the running kernel. `following`: children are to be traced, for which the first is needed.
+    /// The fields of the running kernel. With `following` children are traced, for which `task_struct.tgid` is needed.
     ///
     /// # Errors
     /// The kernel does not tell what is needed.
@@ -101,7 +101,7 @@ impl Fields {
 }
 
 impl Mappings {
-    /// All or none: the start of a mapping is its first field, whose offset 0 means something.
+    /// All or none: `vm_start` is at offset 0, which cannot stand for "unknown" here.
     fn read(btf: &Btf<'_>) -> Option<Self> {
         // The time of the last change, whose first eight bytes are the seconds: from 6.11, from 6.7, and before.
         let modified = ["i_mtime_sec", "__i_mtime", "i_mtime"];

@@ -1,7 +1,7 @@
 //! What this kernel and this machine can do, and what they are: version, clock, features, types of the kernel's structures.
 //!
-//! In: the running system. Out: facts and small system calls. Nothing outlives a question but the thread of one that is not
-//! answered, and nothing is asked of a traced process but whether the kernel would kill it.
+//! In: the running system. Out: facts and small system calls. Nothing outlives a call but the thread of a question that is not
+//! answered (`patience`), and of traced processes only their seccomp mode is read.
 
 #[doc(hidden)]
 pub mod bpf;

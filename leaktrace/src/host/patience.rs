@@ -1,8 +1,8 @@
-//! Asking what may never answer: a file system that other users serve (FUSE), or whose server is gone, holds whoever asks for
+//! Calls that may never return: a file system that other users serve (FUSE), or whose server is gone, may block a call for
 //! ever.
 //!
-//! In: a question, and what it is about. Out: its answer, or none in time. **Never** a thread of ours that waits longer: the
-//! question stays behind in a thread of its own, and until its answer comes nothing else is asked of whom it is about.
+//! In: a question, which is such a call, and what it is about. Out: its answer, or `None` after some time. The caller **never**
+//! waits longer: the question is left in a thread of its own, and until it is answered nothing else is asked about the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::sync_channel;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Whom a question is about, and who is not asked anything else while it has no answer.
+/// What a question is about. While one has no answer, no other is asked about the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
     /// A device by its `st_dev`.
@@ -21,9 +21,9 @@ pub enum About {
     Process(u32),
 }
 
-/// Those whose answers are late, an entry for each question that is still waited for by a thread that was left behind.
+/// What late questions are about: an entry for each thread that was left behind with its question.
 static SILENT: Mutex<Vec<About>> = Mutex::new(Vec::new());
-/// Such threads. Beyond them nothing is asked in this way until one of them has its answer.
+/// Threads left behind, at most. Beyond them nothing is asked in this way until one of them has its answer.
 const MAX_LEFT: usize = 256;
 
 /// The answer to a question; `None` where it does not come in time, or an earlier one is still waited for.
@@ -57,7 +57,7 @@ pub fn within<T: Send + 'static>(
     thread::Builder::new().name("patience".to_owned()).spawn(ask).ok()?;
     let answered = answer.recv_timeout(time).or_else(|_| {
         let mut silent = silent();
-        // With the lock held it comes now, or finds that nobody waits.
+        // With the lock held, the answer is either here already or will find the receiver gone.
         answer.try_recv().inspect_err(|_| silent.push(about)).inspect_err(|_| drop(answer))
     });
     match answered.ok()? {

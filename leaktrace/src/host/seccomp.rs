@@ -1,7 +1,7 @@
 //! Processes under a seccomp filter, which some kernels kill at a return probe.
 //!
-//! From Linux 6.11 on the return of a probed function is a system call on x86-64, and until 6.14 it was subject to the
-//! process' seccomp filter, which does not know it. Kernels of those series may have the repair all the same, so it is tried.
+//! From Linux 6.11 on the return of a probed function is a system call on x86-64, and until 6.14 it was subject to the process'
+//! seccomp filter, which does not know it. Stable kernels of those series may have the fix, so the call is tried.
 
 use std::fs;
 

@@ -1,7 +1,7 @@
-//! Probes in place: entries and returns of one file's allocation functions, and their removal.
+//! Attaches the allocation functions of one file: probes at their entries and returns, and their removal.
 //!
-//! In: an open file and the probes to set in it. Out: what holds them, in another process than ours (`holder/`), so that
-//! nothing is ever left in a target, by whatever end of ours.
+//! In: an open file and the probes to set in it. Out: handles of the probes, which another process (`holder/`) owns, so that no
+//! breakpoint is left in a target however this process ends.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::model::Pid;
 /// The processes in which a file's probes take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// This one; nothing is recorded of others that map the file.
+    /// Only this process; nothing is recorded of others that map the file.
     Process(Pid),
-    /// All that map the file, now and later.
+    /// All processes that map the file, now and later.
     AllProcesses,
 }
 
 impl Scope {
-    /// As the kernel is told it.
+    /// The pid filter of a link or perf event; 0 is every process.
     fn pid(self) -> u32 {
         match self {
             Self::Process(pid) => pid.0,
@@ -38,20 +38,21 @@ impl Scope {
 struct Step<'a> {
     program: &'static str,
     returns: bool,
-    /// Whether the program may see the returns as well, if there are sessions. In one it decides over each return; but for
-    /// processes that a link is not for the kernel decides, and puts a return probe on every call.
+    /// Whether a session may run the program, if the kernel has sessions. In a session the program chooses per call whether it
+    /// wants the return. In processes excluded by the link's pid filter it never runs, and the kernel installs a return probe
+    /// on every call.
     in_session: bool,
     probes: Vec<&'a Probe>,
 }
 
 impl Step<'_> {
-    /// Whether accounts are exact without it, and only names depend on it.
+    /// Whether only names depend on this step: accounts are exact without it.
     fn tells_layouts(&self) -> bool {
         self.program == "linker"
     }
 }
 
-/// Without these probes stacks through code that lies where other code lay are marked.
+/// Without the linker's probes, stacks through code that lies where other code lay are marked.
 fn warn_of_layouts(error: &anyhow::Error) {
     log::warn!("code that is unloaded cannot be told from what is loaded in its place: {error:#}");
 }
@@ -66,7 +67,7 @@ impl Attachments {
     /// Sets `probes` in `file` by perf events, one after the other.
     ///
     /// # Errors
-    /// The first that the kernel refuses; those set before stay, held by `self`.
+    /// The first probe that the kernel refuses; those set before it stay, held by `self`.
     pub fn open(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
         for step in steps(probes, Technique::PerfEvents) {
             match self.open_perf_events(kernel, file, &step, scope) {
@@ -77,7 +78,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Keeps what [`links`] gave.
+    /// Keeps the links that [`links`] returned.
     pub fn hold(&mut self, links: Vec<Held>, scope: Scope) {
         self.held.extend(links.into_iter().map(|link| (scope, link)));
     }
@@ -103,7 +104,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Takes out those that are for this scope.
+    /// Takes out the probes of this scope.
     #[must_use]
     pub fn take(&mut self, scope: Scope) -> Self {
         Self { held: self.held.extract_if(.., |(of, _)| *of == scope).collect() }
@@ -111,7 +112,7 @@ impl Attachments {
 }
 
 impl Drop for Attachments {
-    /// All at once.
+    /// Removes all at once: the kernel waits for a grace period per probe, side by side.
     fn drop(&mut self) {
         Held::remove_all(self.held.drain(..).map(|(_, held)| held).collect());
     }
@@ -120,7 +121,7 @@ impl Drop for Attachments {
 /// Sets `probes` in `file`: the links that hold them.
 ///
 /// # Errors
-/// The first that the kernel refuses; those set before are gone.
+/// The first step that the kernel refuses; the links made before it are dropped, and their probes removed.
 pub fn links(
     holder: &Arc<Holder>,
     programs: &ByHand,
@@ -150,8 +151,8 @@ pub fn links(
     Ok(links)
 }
 
-/// What to attach, in an order in which nothing is booked whose free could go unseen, and no entry is remembered whose
-/// return could not be seen.
+/// What to attach, in an order in which no block is booked whose free could go unseen, and no entry is remembered whose return
+/// could not be seen.
 fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mut add = |program: &'static str, returns: bool, wanted: &dyn Fn(&Probe) -> bool| {
@@ -163,7 +164,7 @@ fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
             }
         }
     };
-    // First of all: what is recorded from then on is told apart by what is mapped.
+    // First, so that everything recorded from then on is kept apart by layout.
     add("linker", false, &Probe::is_linkers);
     for program in ["free", "call"] {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);

@@ -33,13 +33,13 @@ pub struct Order {
     pub file: File,
     /// What to set in it.
     pub probes: Vec<Probe>,
-    /// For whom.
+    /// The processes in which the probes take effect.
     pub scope: Scope,
-    /// What to tell of it.
+    /// What results and messages say of it.
     pub about: About,
 }
 
-/// What is told of a file.
+/// What results and messages say of a file.
 #[derive(Debug, Clone)]
 pub struct About {
     /// Its path.

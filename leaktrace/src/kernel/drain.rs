@@ -19,7 +19,7 @@ use super::Kernel;
 use super::mapped::MappedArray;
 use crate::model::{Address, Counters, RawBlock, StackState};
 
-/// Attempts at a record that changes under our eyes.
+/// Attempts to read a record that the BPF programs are changing.
 const ATTEMPTS: u32 = 4;
 
 /// An account with its frames, by process slot.
@@ -28,7 +28,7 @@ pub struct Account {
     pub index: u32,
     /// Slot of its process.
     pub slot: u32,
-    /// What lay where: [`leaktrace_common::abi::Process::layout`].
+    /// The layout of the address space: [`leaktrace_common::abi::Process::layout`].
     pub layout: u64,
     /// Frames, innermost first; empty for the account of blocks without stacks.
     pub frames: Vec<Address>,
@@ -36,7 +36,7 @@ pub struct Account {
     pub counters: Counters,
     /// Whether the stack was cut.
     pub truncated: bool,
-    /// Whether it is all there.
+    /// Whether the stack is complete.
     pub stack_state: StackState,
     /// Why the walk ended before the outermost frame, where it did.
     pub broken: Option<Stop>,
@@ -68,7 +68,7 @@ pub fn accounts(kernel: &Kernel, buckets: Range<u32>) -> impl Iterator<Item = Ac
     sites(kernel, buckets).filter_map(|index| account(kernel, index))
 }
 
-/// What all accounts come to, without their frames.
+/// The counters of all accounts, without their frames.
 pub fn counters(kernel: &Kernel) -> impl Iterator<Item = Counters> + '_ {
     let sites = sites(kernel, 0..kernel.site_keys.elements());
     sites.filter_map(|index| site(kernel, index)).map(|site| counters_of(&site))
@@ -139,7 +139,7 @@ pub fn chunks(depth: usize) -> impl Iterator<Item = (u32, usize)> {
         .map(move |chunk| (chunk as u32, (depth - chunk * FRAMES_PER_CHUNK).min(FRAMES_PER_CHUNK)))
 }
 
-/// Where a chunk of a site's frames but the first is.
+/// Where a chunk of a site's frames is; the first chunk is at the site's own index.
 pub fn outer_frames(kernel: &Kernel, site: u32, chunk: u32) -> Option<Place> {
     table::find(&kernel.frame_keys, abi::frames_key(site, chunk))
 }
@@ -162,9 +162,9 @@ fn stack_state(flags: u32) -> StackState {
 pub enum BlockPiece {
     /// Of ordinary addresses.
     Tabled(Range<u32>),
-    /// Of those that no key of that table holds.
+    /// Of addresses that the keys of that table cannot hold.
     Wide(Range<u32>),
-    /// Of threads, which have some aside.
+    /// Of the thread table: a `realloc` in flight keeps its old block there.
     Aside(Range<u32>),
 }
 
@@ -175,8 +175,8 @@ pub fn block_pieces(kernel: &Kernel) -> impl Iterator<Item = BlockPiece> + use<>
     tabled.chain(wide).chain(pieces(&kernel.thread_keys, 2048).map(BlockPiece::Aside))
 }
 
-/// The outstanding blocks in there whose site `wanted` knows by its index, with the number that it says for it, as old as they
-/// were so long ago as it says.
+/// The outstanding blocks in a piece. For the index of a site `wanted` returns the number to report it by and how long ago its
+/// life ended, which is subtracted from the blocks' ages; blocks of other sites are left out.
 pub fn blocks<'a>(
     kernel: &'a Kernel,
     piece: BlockPiece,
@@ -223,7 +223,7 @@ impl Clock {
         Self { now, tick }
     }
 
-    /// The age of what bears this time.
+    /// The age of a block that was allocated at this time, in jiffies.
     pub fn age(self, time: u32) -> Duration {
         let jiffies = self.now.wrapping_sub(time);
         // The two readings may be a tick apart.
@@ -276,12 +276,12 @@ fn keyed<T: Pod>(
     None
 }
 
-/// A block that a `realloc` in flight has taken aside: it is outstanding until that succeeds.
+/// The old block of a `realloc` in flight: it is outstanding until the call succeeds.
 fn taken_aside(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {
     let keys = kernel.thread_keys.pointer(bucket)?;
     // SAFETY: in bounds; a word of the mapping.
     let key = unsafe { (&raw const (*keys).keys[lane]).read_volatile() };
-    // A record is much longer than its key.
+    // The key comes first: the record is much longer.
     let thread = (key != 0).then(|| kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32))??;
     (thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0).then_some((thread.old_address, thread.old))
 }

@@ -1,7 +1,7 @@
-//! What the programs tell on their own: events in a ring and, for `-vv`, messages.
+//! Reads what the BPF programs report: events in a ring and, for `-vv`, messages.
 //!
-//! In: what [`Kernel`] has loaded. Out: events in the order in which they were written. Whoever wants to wait for them waits
-//! until the descriptor can be read.
+//! In: what [`Kernel`] has loaded. Out: events in the order in which they were written. The descriptor is readable when there
+//! are any.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -12,7 +12,7 @@ use leaktrace_common::abi::{EVENT_LAYOUT, Event, LayoutEvent};
 
 use super::Kernel;
 
-/// What the programs have told.
+/// Events read from the ring.
 #[derive(Default)]
 pub struct Told {
     /// Lives that began and ended, in order.
@@ -21,7 +21,7 @@ pub struct Told {
     pub layouts: Vec<LayoutEvent>,
 }
 
-/// The ring, read by one.
+/// The only reader of the ring.
 pub struct Events {
     ring: RingBuf<MapData>,
     /// `None` where the programs log nothing.

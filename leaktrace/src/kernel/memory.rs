@@ -1,7 +1,7 @@
-//! Whether there is memory for the tables, asked before the kernel is asked for it.
+//! Checks that there is memory for the tables before the kernel allocates them.
 //!
-//! In: the sizes of the tables. Out: one line that names the option to lower. The kernel takes all of a
-//! table at once, and where it has not that much it first takes it from everybody else.
+//! In: the sizes of the tables. Out: one line that names the option to lower. The kernel allocates a table as a whole, and
+//! where memory is short it first reclaims from all other processes.
 
 use anyhow::{Result, bail};
 use leaktrace_common::abi::{Block, FRAMES_PER_CHUNK, Site};
@@ -62,8 +62,7 @@ impl Tables {
             + bytes::<[u64; FRAMES_PER_CHUNK]>(self.frames)
     }
 
-    /// Fails if there is not so much memory now. Where the kernel does not tell how much there is, it will tell whether
-    /// it is enough.
+    /// Fails if so much memory is not available now. Where the kernel does not say how much is, its own allocation decides.
     pub fn check(self) -> Result<()> {
         match memory::available() {
             Some(available) => self.fit(available),

@@ -1,4 +1,4 @@
-//! Our half in the kernel: the BPF object loaded with its sizes, its programs verified, its tables mapped.
+//! The kernel side: the BPF object loaded with its sizes, its programs verified, its tables mapped.
 
 pub(crate) mod attach;
 pub(crate) mod attacher;
@@ -97,7 +97,7 @@ pub struct Kernel {
     pub rule_cache: MappedArray<u64>,
     losses: MappedArray<Losses>,
     control: MappedArray<Control>,
-    /// One moment by both clocks, once there was a life.
+    /// One moment by `CLOCK_MONOTONIC` and in jiffies, once there was a life.
     clocks: OnceLock<(u64, u64)>,
 }
 
@@ -189,7 +189,7 @@ impl Kernel {
             holder,
             ebpf,
         };
-        // What it allocates is ours. An entry with a slot that there is none of is left alone until its process ends.
+        // The holder is never traced: the BPF programs leave an entry with a slot out of range alone until its process ends.
         let slots = kernel.ebpf.map_mut("SLOTS").context("the BPF object has no map SLOTS")?;
         HashMap::<&mut MapData, u32, u32>::try_from(slots)?.insert(kernel.holder.pid().0, NOT_TRACED, 0)?;
         if limits.sample_bytes != 0 {
@@ -220,29 +220,28 @@ impl Kernel {
         free.push(slot, 0).with_context(|| format!("cannot give the process slot {slot} back"))
     }
 
-    /// Has a process traced where only some are, and its descendants from now on.
+    /// Has a process and its later descendants traced, where only followed processes are.
     pub fn follow(&mut self, pid: Pid) -> Result<()> {
         selection::follow(&mut self.ebpf, pid)
     }
 
-    /// Has the programs record from now on. They do nothing before: while probes are being attached, some blocks would be
-    /// seen to come and not to go.
+    /// Has the BPF programs record from now on. Earlier, while probes are still being attached, they would see allocations
+    /// whose frees go unseen.
     pub fn start(&self) -> Result<()> {
         self.set_stopped(0)
     }
 
-    /// Makes the programs do nothing from now on, so that the tables stand still.
+    /// Makes the BPF programs do nothing from now on, so that the tables do not change any more.
     pub fn stop(&self) -> Result<()> {
         self.set_stopped(1)?;
-        // Some may be past the question, on other CPUs or preempted.
+        // Programs on other CPUs, and preempted ones, may have read the flag before.
         wait_for_programs();
         Ok(())
     }
 
-    /// One moment by `CLOCK_MONOTONIC`, in nanoseconds, and in jiffies, as the first life was given it. `None` before there
-    /// is one.
+    /// When the first life was first seen: by `CLOCK_MONOTONIC`, in nanoseconds, and in jiffies. `None` before the first life.
     pub fn clocks(&self) -> Option<(u64, u64)> {
-        // Kept, since the slot may be given to another.
+        // Kept, since its slot may be reused.
         let first = self.processes.read(1).filter(|life| life.state != 0);
         self.clocks.get().copied().or_else(|| {
             let life = first?;
@@ -265,8 +264,8 @@ impl Kernel {
         self.control.read(0).map_or(0, |control| control.followed_ends)
     }
 
-    /// Tells the programs how often something was replaced in the process of a slot, if it still is the one that was first seen
-    /// then. Moments before and after that.
+    /// Tells the BPF programs how often code was replaced in the process of a slot. Returns moments before and after the write,
+    /// or `None` if the slot no longer holds the life that was first seen at `seen_ns`.
     ///
     /// # Errors
     /// The clock cannot be read.
@@ -294,8 +293,8 @@ impl Kernel {
     }
 }
 
-/// The first slot for a process: where `LEAKTRACE_SLOTS` says how many there are to be, so that tests see what becomes of the
-/// processes beyond, that many from the end.
+/// The first slot for a process. In debug builds `LEAKTRACE_SLOTS` limits the number of slots, so that tests can exceed it: the
+/// first slot is then that many from the end.
 fn first_slot() -> u64 {
     let wanted = if cfg!(debug_assertions) { std::env::var("LEAKTRACE_SLOTS").ok() } else { None };
     let slots = wanted.and_then(|slots| slots.parse::<u32>().ok()).filter(|slots| (1..PROCESS_SLOTS).contains(slots));

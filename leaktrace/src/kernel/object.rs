@@ -1,7 +1,7 @@
 //! The BPF object: compiled ahead of time, committed under `leaktrace/prebuilt/`, and part of this program, so that nobody
 //! who builds leaktrace needs a BPF toolchain. `cargo xtask build-ebpf` makes it.
 //!
-//! Out: the object's bytes, aligned for an ELF reader. Never loads anything; that is the session's.
+//! Out: the object's bytes, aligned for an ELF reader. Never loads anything; [`Kernel::load`](super::Kernel::load) does.
 
 use anyhow::{Context as _, Result};
 use std::borrow::Cow;

@@ -19,12 +19,12 @@ pub struct Probe {
     pub kind: u32,
     /// Where the probe goes: an offset in the file, bytes.
     pub offset: u64,
-    /// Where the arguments and the entry's stack pointer are there; `None` if in their standard places. In a dynamic linker, how
-    /// far it is to `_r_debug`.
+    /// Where the arguments and the entry's stack pointer are at this offset; `None` if in their standard places. In a dynamic
+    /// linker, the distance to `_r_debug`.
     pub placement: Option<u64>,
     /// Whether the function is known to call no other probed one.
     pub leaf: bool,
-    /// Whether probes on the function's ways out see its returns, since a return probe would break its exceptions.
+    /// Whether probes at the function's exits see its returns: a return probe would break exceptions that it throws.
     pub has_exits: bool,
 }
 
@@ -64,7 +64,7 @@ impl Probe {
         self.kind == abi::FUNCTION_EXIT
     }
 
-    /// Whether it is where a dynamic linker tells of changes.
+    /// Whether it is where a dynamic linker reports changes.
     pub fn is_linkers(&self) -> bool {
         self.kind == abi::FUNCTION_LINKER
     }
@@ -74,7 +74,7 @@ impl Probe {
         !self.frees() && !self.exits() && !self.is_linkers()
     }
 
-    /// Whether a return probe does no harm there.
+    /// Whether a return probe is safe here: not where the function may throw, at exits, or in a dynamic linker.
     pub fn bears_return(&self) -> bool {
         !self.has_exits && !self.exits() && !self.is_linkers()
     }
@@ -87,7 +87,7 @@ impl Probe {
 /// Of the x86-64 calling convention; on other architectures the programs do not ask.
 const STANDARD_ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Register::RDX];
 
-/// Those of an object.
+/// The probes of an object.
 pub fn of(plan: &Plan) -> Vec<Probe> {
     let functions = plan.probes.iter().filter_map(|probe| of_function(plan, probe));
     functions.chain(exits(plan)).chain(plan.linker.iter().map(of_linker)).collect()

@@ -1,8 +1,9 @@
 //! The uprobe programs, loaded for the cheapest way of attaching that this kernel has.
 //!
-//! Sessions (6.13) and multi links (6.6) set all probes of a file by one link, which detaches in one grace period where
-//! perf events take one each, and they run 6-8 % faster; a session also skips the return of calls that are not wanted.
-//! aya 0.14 knows neither, so for these the object is parsed once more and loaded by hand; aya made its maps.
+//! Sessions (6.13) and multi links (6.6; used from 6.10, where their pid filter means a process) set all probes of a file by
+//! one link, which detaches in one grace period where perf events take one each, and they run 6-8 % faster; a session also
+//! skips the return of calls that are not wanted. aya 0.14 knows neither, so for these the object is parsed once more and loaded
+//! by hand; aya made its maps.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -69,8 +70,8 @@ impl Technique {
         }
     }
 
-    /// The attach type that a program is verified for: one that sees the returns of what it is attached to, if wanted and
-    /// if there is one. `None` for perf events.
+    /// The attach type that a program is verified for: a session, which sees returns as well, if wanted and available, else a
+    /// multi link. `None` for perf events.
     pub fn attach_type(self, program: &str, with_returns: bool) -> Option<AttachType> {
         match (self, program) {
             (Self::Sessions, "malloc" | "call") if with_returns => Some(AttachType::Session),
@@ -80,17 +81,17 @@ impl Technique {
     }
 }
 
-/// Loads programs beside aya.
+/// Loads programs without aya.
 struct Loader {
     object: Object,
     btf: Option<OwnedFd>,
     session_cookie: Option<u32>,
-    /// By their names; of our own, for programs that are loaded late.
+    /// Descriptors by name, duplicated so that programs can be loaded late.
     maps: HashMap<String, OwnedFd>,
 }
 
 impl Loader {
-    /// `bytes` is the object that `ebpf` was loaded from; its maps must all be there still.
+    /// `bytes` is the object that `ebpf` was loaded from; no map may have been taken out of `ebpf`.
     fn new(bytes: &[u8], ebpf: &Ebpf) -> Result<Self> {
         let mut object = Object::parse(bytes).context("the BPF object cannot be parsed")?;
         // Every kernel with multi links has all of these.
@@ -142,7 +143,7 @@ impl Loader {
             .map_err(|refused| explain(name, refused))
     }
 
-    /// Where the kernel lacks the function the call stays as it is: in dead code, which the verifier drops.
+    /// Where the kernel lacks the function, the call stays unresolved, in dead code that the verifier drops.
     fn link_kernel_function(&self, instruction: &mut bpf_insn) {
         if asks_for_cookie_of_session(*instruction)
             && let Some(id) = self.session_cookie
@@ -152,8 +153,8 @@ impl Loader {
         }
     }
 
-    /// Makes a program that may be a session's one that is none: it never runs at a return, has no cookie (a null pointer
-    /// tells it so), and shares no program array with those that may.
+    /// Patches a program for use outside of sessions: it never runs at a return, gets a null pointer for the session cookie,
+    /// and uses another program array than session programs.
     fn keep_from_sessions(&self, instruction: &mut bpf_insn) {
         let map = |name: &str| self.maps.get(name).map(AsRawFd::as_raw_fd);
         if asks_for_cookie_of_session(*instruction) {
@@ -226,14 +227,14 @@ pub struct ByHand {
 }
 
 impl ByHand {
-    /// Loads all that everybody needs.
+    /// Loads the programs that are always needed.
     fn new(technique: Technique, loader: Loader, names: &[&'static str]) -> Result<Self> {
         let this = Self { technique, loader, programs: Mutex::default() };
         let load = |name: &'static str| {
             let attach_type = technique.attach_type(name, true).context("perf events need no attach type")?;
             Ok(((name, attach_type), this.load(name, attach_type)?))
         };
-        // The verifier takes longer than everything else at the start; the kernel runs as many at a time as it is asked to.
+        // Verification takes longer than everything else at the start, and the kernel verifies programs in parallel.
         let programs = thread::scope(|scope| {
             let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || load(name))).collect();
             threads
@@ -252,7 +253,7 @@ impl ByHand {
         Ok(Arc::new(descriptor))
     }
 
-    /// A program; what only few objects need is loaded when the first comes.
+    /// A program, loaded at its first use if it is not there yet.
     pub fn program(&self, name: &'static str, attach_type: AttachType) -> Result<Arc<OwnedFd>> {
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         match programs.entry((name, attach_type)) {

@@ -1,13 +1,13 @@
-//! Taking what ended lives have booked out of the tables, so that these hold the living however many come and go.
+//! Takes the records of ended lives out of the tables, so that running ones find room however many come and go.
 //!
 //! In: slots of lives that have ended. Out: their accounts, exact to the last call, and the places and slots given back to
 //! the programs.
 //!
-//! The programs touch a life's records only on behalf of its threads, and the last thing that one does for a thread is to
-//! take it off the thread table. A life is over when its last thread says so, but another may have been on its way to the
-//! same place: as long as a thread of it is in the table the life is left alone. After that nobody else reads or writes what
-//! is taken here. Each value is cleared before its key, since with the key gone the place may have a new owner at once; and a slot is
-//! given back last, when nothing in the tables bears its number.
+//! The BPF programs touch a life's records only on behalf of its threads, and their last act for a thread is to remove it from
+//! the thread table. The exit of the last thread ends a life, but another thread may still be in its exit: the life is left
+//! alone as long as any of its threads is in the table. After that nobody else reads or writes what is taken here. Each value
+//! is cleared before its key, since with the key gone the place may have a new owner at once; and a slot is given back last,
+//! when nothing in the tables bears its number.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{Ordering, fence};
@@ -28,7 +28,7 @@ use crate::model::{Address, BlockTally, Counters, Options, RawBlock, SiteTally, 
 /// The account of one stack of a life that is over.
 #[derive(Debug)]
 pub struct DeadSite {
-    /// What lay where: [`leaktrace_common::abi::Process::layout`].
+    /// The layout of the address space: [`leaktrace_common::abi::Process::layout`].
     pub layout: u64,
     /// Frames, innermost first.
     pub frames: Box<[Address]>,
@@ -36,18 +36,18 @@ pub struct DeadSite {
     pub counters: Counters,
     /// Whether the stack was cut.
     pub truncated: bool,
-    /// Whether it is all there.
+    /// Whether the stack is complete.
     pub stack_state: StackState,
     /// Why the walk ended before the outermost frame, where it did.
     pub broken: Option<Stop>,
     /// How many lives' accounts these are.
     pub stacks: u64,
-    /// What was outstanding at the end, as old as it was then.
+    /// Blocks that were outstanding at the end of the life, with their ages at that time.
     pub blocks: SiteTally,
 }
 
 impl DeadSite {
-    /// Counts another one of the same stack in.
+    /// Adds the account of the same stack in another life.
     pub fn absorb(&mut self, other: Self) {
         self.counters.add(&other.counters);
         self.stacks += other.stacks;
@@ -61,7 +61,7 @@ impl DeadSite {
         self.blocks.join(other.blocks);
     }
 
-    /// With what its blocks come to, and not one of them.
+    /// Keeps the sums over its blocks and drops the blocks.
     #[must_use]
     pub fn without_blocks(mut self) -> Self {
         self.blocks.absorb(SiteTally::default());
@@ -82,7 +82,7 @@ impl Entry {
     }
 }
 
-/// Those of these slots that a thread may still be at work on.
+/// The slots for which a thread may still be at work.
 pub fn still_held(kernel: &Kernel, slots: &HashSet<u32>) -> HashSet<u32> {
     let slot_of = |entry: &Entry| kernel.threads.read(entry.index()).map(|thread| thread.process);
     let held =
@@ -92,7 +92,7 @@ pub fn still_held(kernel: &Kernel, slots: &HashSet<u32>) -> HashSet<u32> {
     held
 }
 
-/// Empties these slots and gives them back. What they held, by slot.
+/// Empties these slots and gives them back. Returns what they held, by slot.
 ///
 /// # Errors
 /// The clock cannot be read; then nothing is taken.
@@ -105,7 +105,7 @@ pub fn reclaim(kernel: &mut Kernel, slots: &HashSet<u32>, options: &Options) -> 
     let outstanding = accounts.iter().any(|account| account.counters.outstanding_count() != 0);
     let blocks = if outstanding { take_blocks(kernel, &ended, &accounts) } else { Vec::new() };
     for entry in &sites {
-        // Before the site itself, whose place the next owner's stack is kept by.
+        // Before the site itself: its next owner's frames have the same keys.
         remove_outer_frames(kernel, entry.index());
         if let Some(site) = kernel.sites.pointer(entry.index()) {
             // SAFETY: in bounds; of a life that has ended, which nobody else touches.

@@ -1,4 +1,4 @@
-//! Fills the tables that the programs sample by. What stands in them is [`crate::model::sampling`]'s.
+//! Fills the tables by which the BPF programs sample; [`crate::model::sampling`] computes their values.
 
 use anyhow::{Context, Result};
 use aya::Ebpf;

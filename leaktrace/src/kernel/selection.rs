@@ -1,4 +1,4 @@
-//! Whom the programs are to trace, in the form in which they ask: maps and globals.
+//! Which processes the BPF programs trace, as maps and globals that they read.
 //!
 //! In: the configuration. Out: a [`Selection`], checked against this machine before anything is attached.
 
@@ -16,13 +16,13 @@ use crate::model::Pid;
 
 /// `CGROUP2_SUPER_MAGIC` of uapi/linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
-/// Where a name ends in the kernel (`TASK_COMM_LEN`), the NUL included.
+/// Length of a process' name in the kernel (`TASK_COMM_LEN`), the NUL included.
 const COMM_BYTES: usize = 16;
 
 /// Whom the programs trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Only processes that they are told of, and their descendants.
+    /// Whether only followed processes and their descendants are traced.
     pub following: bool,
     comms: Vec<[u8; COMM_BYTES]>,
     uids: Vec<u32>,
@@ -65,7 +65,7 @@ impl Selection {
         .fold(0, |bits, (bit, _)| bits | bit)
     }
 
-    /// Hands the programs what to compare with.
+    /// Fills the maps of the filters.
     pub fn fill(&self, ebpf: &mut Ebpf) -> Result<()> {
         fill(ebpf, "COMMS", &self.comms)?;
         fill(ebpf, "UIDS", &self.uids)?;
@@ -79,7 +79,7 @@ fn fill<K: aya::Pod>(ebpf: &mut Ebpf, name: &str, keys: &[K]) -> Result<()> {
     keys.iter().try_for_each(|key| map.insert(key, 0, 0)).with_context(|| format!("cannot fill the BPF map {name}"))
 }
 
-/// Has a process traced, and every process that it or one of those makes from now on.
+/// Has a process traced, and its later descendants.
 pub fn follow(ebpf: &mut Ebpf, pid: Pid) -> Result<()> {
     fill(ebpf, "FOLLOWED", &[pid.0])
 }
@@ -120,7 +120,7 @@ pub fn members(path: &Path) -> Vec<Pid> {
     members
 }
 
-/// The directory: as given, or below where the control groups are mounted, as `/proc/PID/cgroup` shows them.
+/// The control group's directory: the path as given, or relative to where cgroup2 is mounted, as `/proc/PID/cgroup` shows it.
 fn cgroup_directory(path: &Path) -> Result<PathBuf> {
     let mounts = procfs::mounts().unwrap_or_default();
     let mounted =

@@ -23,7 +23,7 @@ impl UnwindMaps {
         Ok(Self { lists: map("UNWIND_LISTS")?.try_into()?, files: map("UNWIND_FILES")?.try_into()? })
     }
 
-    /// Says where the list of a process is that may have no slot yet.
+    /// Publishes where a process' mapping list is; the process may have no slot yet.
     ///
     /// # Errors
     /// There are too many.
@@ -37,7 +37,7 @@ impl UnwindMaps {
         let _ = self.lists.remove(&pid.0);
     }
 
-    /// Says where the table of a file is.
+    /// Publishes where the table of a file is.
     ///
     /// # Errors
     /// There are too many.

@@ -28,17 +28,17 @@ pub struct Discovery {
     rings: Vec<Ring>,
     /// All rings' descriptors in one.
     wakeups: Epoll,
-    /// Read already, but something that happened before may not have been.
+    /// Records that were read ahead: earlier ones may still be unread.
     later: Vec<Record>,
-    /// By records that say so.
+    /// Lost records, as counted by `PERF_RECORD_LOST`.
     told_lost: u64,
-    /// By rings of CPUs that have gone offline.
+    /// Lost records of rings whose CPUs have gone offline.
     lost_with_cpus: u64,
     /// CPUs that came online after the start: what happened there before they had a ring is lost.
     came_online: u64,
     /// CPUs that are online and could not be given a ring.
     without_ring: BTreeSet<u32>,
-    /// Of each ring.
+    /// Size of each ring.
     bytes: usize,
 }
 
@@ -102,7 +102,7 @@ impl Discovery {
             log::info!("CPU {} is offline", ring.cpu);
             self.told_lost += keep(mmap_records::parse(ring.take()), &mut self.later);
             self.lost_with_cpus += ring.lost().unwrap_or(0);
-            // It is not told of again: the event goes with the ring. Should the CPU come back, it gets a new one.
+            // The event and its epoll entry go with the ring. A CPU that comes back gets a new ring.
         }
         self.without_ring.retain(|cpu| online.contains(cpu));
         let mut failed = Ok(());
@@ -131,26 +131,26 @@ impl Discovery {
         !self.without_ring.is_empty()
     }
 
-    /// Whether there is something to read of which the descriptor does not tell.
+    /// Whether records were read ahead, which the descriptor does not announce.
     pub fn has_more(&self) -> bool {
         !self.later.is_empty()
     }
 
-    /// What has happened since the last time, in order. What preceded a record is never behind it or in a later reading.
+    /// Records since the last reading, in order: a later reading returns none that precede them.
     pub fn read(&mut self) -> Vec<Record> {
         self.acknowledge();
         let mut records = mem::take(&mut self.later);
         self.collect(&mut records);
         let Some(horizon) = records.iter().map(|record| record.time_ns).max() else { return records };
-        // A ring that was read first may have received meanwhile what preceded something in one read last: once more, up
-        // to the time of the latest record found so far.
+        // While the last rings were read, the first may have received records that precede theirs: reads all rings again, and
+        // returns records up to the latest time of the first pass.
         self.collect(&mut records);
         records.sort_by_key(|record| record.time_ns);
         self.later = records.split_off(records.partition_point(|record| record.time_ns <= horizon));
         records
     }
 
-    /// Asks the rings for news, so that the descriptor cannot be read again before more comes than is about to be read.
+    /// Consumes the epoll events, so that the descriptor becomes readable only for records that come after this.
     fn acknowledge(&self) {
         let mut events = [EpollEvent::empty(); 16];
         while self.wakeups.wait(&mut events, EpollTimeout::ZERO).is_ok_and(|count| count == events.len()) {}
@@ -164,7 +164,7 @@ impl Discovery {
 
     /// Records that found no room so far.
     pub fn lost(&self) -> u64 {
-        // Records tell only once there is room again; older kernels tell by them alone.
+        // `PERF_RECORD_LOST` comes only once there is room again; kernels before 6.0 count losses by it alone.
         let by_rings = self.lost_with_cpus + self.rings.iter().filter_map(Ring::lost).sum::<u64>();
         by_rings.max(self.told_lost) + self.came_online
     }

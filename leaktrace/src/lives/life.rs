@@ -15,13 +15,13 @@ use crate::process::maps::AddressSpace;
 /// What memory a life began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beginning {
-    /// Its parent's, or nobody saw it.
+    /// That of its parent, or its beginning was not seen.
     Unknown,
-    /// That of a program and nothing else.
+    /// That of a newly executed program.
     Exec,
 }
 
-/// What is known of it.
+/// What is known of a life.
 #[derive(Debug)]
 pub struct Life {
     /// The process.
@@ -36,7 +36,7 @@ pub struct Life {
     pub held_ns: u64,
     /// When its mappings were read from the process itself, if they were: records from before are in there already.
     pub captured_ns: u64,
-    /// Where the programs book it; `None` until its first event.
+    /// The slot that the BPF programs book it in; `None` until its first event.
     pub slot: Option<u32>,
     /// Reported even if it never has an event.
     pub named: bool,
@@ -100,15 +100,15 @@ impl Life {
         self.start_time = identity.start_time;
     }
 
-    /// Reads the variables that say how it allocates, if its program is one that they concern and they are not known. It must be
-    /// what its process runs now.
+    /// Reads the environment variables that say how it allocates, if they are unknown and its program heeds any. The process
+    /// must still be in this life.
     pub fn read_environment(&mut self) {
         if self.environment.is_none() && facts::heeds_environment(&self.comm) {
             self.environment = facts::environment(self.pid);
         }
     }
 
-    /// Takes over what the tables say.
+    /// Takes over the life's record in the tables.
     pub fn observe(&mut self, process: &Process) {
         self.counters = *process;
         if self.comm.is_empty() {
@@ -117,7 +117,7 @@ impl Life {
         }
     }
 
-    /// Stands for one more life that is over and had these numbers.
+    /// Merges the numbers of one more ended life into this one, which stands for a group.
     pub fn absorb(&mut self, other: &Process) {
         self.merged += 1;
         let add = |sum: &mut u64, number: u64| *sum = sum.saturating_add(number);
@@ -138,7 +138,7 @@ impl Life {
             exited: self.ended,
             exit_status: self.exit_status,
             peak_bytes: self.counters.peak_bytes,
-            // Counted among them first, since only a thread's end tells.
+            // The programs count these as untracked first: only the thread's end tells them apart.
             untracked_frees: self.counters.untracked_frees.saturating_sub(self.counters.thread_end_frees),
             thread_end_frees: self.counters.thread_end_frees,
             abandoned_calls: self.counters.abandoned_calls,

@@ -25,7 +25,7 @@ const WITH_BUILD_ID: u16 = 1 << 14;
 
 /// Type, flags and size of a record, which counts them.
 const HEADER: usize = 8;
-/// What stands at the end of every record: its time (`sample_id_all` with `PERF_SAMPLE_TIME`).
+/// At the end of every record: its time (`sample_id_all` with `PERF_SAMPLE_TIME`).
 const TRAILER: usize = 8;
 
 /// Something that happened.
@@ -47,7 +47,7 @@ pub enum What {
         /// As `/proc/PID/maps` would show it, but for the path, which is as the process itself sees it.
         mapping: Box<Mapping<'static>>,
     },
-    /// A process begins another program. Its old address space is gone, of the new one nothing has been told yet.
+    /// A process executes another program. Its old address space is gone; no mapping of the new one is recorded yet.
     Executed {
         /// The process.
         pid: Pid,
@@ -58,7 +58,7 @@ pub enum What {
     Renamed {
         /// The process.
         pid: Pid,
-        /// The thread; the process itself is called after the one whose number is its own.
+        /// The thread; the process is named after the thread whose number is the pid.
         tid: u32,
         /// The new name.
         comm: String,

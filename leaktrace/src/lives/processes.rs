@@ -3,9 +3,9 @@
 //! In: the kernel's records of mappings, forks and programs; events of the BPF programs; looks into /proc. Out: what the
 //! report says of processes, the address spaces by which stacks are named, and the files that were mapped.
 //!
-//! Records tell of a life as it goes, so that one that was over before anybody could look has its mappings all the same.
-//! Both streams name times of one clock, which brings together what they say: a slot of the programs' belongs to the life
-//! of its process in which it was given.
+//! Records describe a life while it runs, so that even a life that ended before any look into /proc has its mappings. Records
+//! and events bear times of one clock, by which they are matched: a slot belongs to the life of its process during which the
+//! BPF programs assigned it.
 
 mod archive;
 mod layouts;
@@ -26,14 +26,14 @@ use archive::Archive;
 pub use archive::Merged;
 pub use seen::Seen;
 
-/// Of whom records are taken note.
+/// The processes whose records are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Followed {
-    /// Of every process but this one.
+    /// Every process but leaktrace's own.
     Everyone,
-    /// Of those that were looked at, and of their descendants.
+    /// Those that were looked at, and their descendants.
     Descendants,
-    /// Of those that were looked at.
+    /// Only those that were looked at.
     Named,
 }
 
@@ -49,7 +49,7 @@ pub struct Processes {
     by_slot: HashMap<u32, u32>,
     /// The lives of each process, the latest last.
     by_pid: HashMap<Pid, Vec<u32>>,
-    /// Lives that have ended without an event of the programs that is known, in two generations: one may still be unread.
+    /// Ended lives without a known event of the BPF programs, in two generations: an event may still be unread.
     unclaimed: [Vec<u32>; 2],
     /// Processes whose mappings have changed since they were last asked for.
     changed: BTreeSet<Pid>,
@@ -119,14 +119,14 @@ impl Processes {
         self.lives.get(&number).map(|life| &life.space).ok_or(CaptureError::Ended(pid))
     }
 
-    /// A process stands still, and has allocated nothing since its program began.
+    /// Notes that a process is stopped and has allocated nothing since its program began.
     pub fn held(&mut self, pid: Pid) {
         if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
             life.held_ns = monotonic_ns().unwrap_or(0);
         }
     }
 
-    /// Has a process in the report even if nothing is booked for it.
+    /// Puts a process into the report even if nothing is booked for it.
     pub fn name(&mut self, pid: Pid) {
         if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
             life.named = true;
@@ -148,8 +148,8 @@ impl Processes {
         }
     }
 
-    /// Reads mappings that changed and were not told: names that compilers give their code. `layout` says which one the programs
-    /// have of a slot: mappings are read only where all that was told of them has been taken in.
+    /// Reads what changed without an event: names that compilers give their code. `layout` is the layout of a slot in the
+    /// tables: mappings are read only where every event of them has been applied.
     pub fn refresh(&mut self, layout: impl Fn(u32) -> Layout) {
         let is_concerned = |life: &&mut Life| !life.ended && life.is_reported() && life.space.needs_recapture();
         for life in self.lives.values_mut().filter(is_concerned) {
@@ -190,7 +190,7 @@ impl Processes {
         self.lives.values().filter(|life| !life.ended).map(|life| life.pid).collect()
     }
 
-    /// Takes in what the kernel has recorded. Returns a file that it tells to be mapped by one of those concerned.
+    /// Applies a record of the kernel. Returns the file that it maps into a followed process, if any.
     pub fn apply(&mut self, record: &Record) -> Option<Mapped> {
         let time = record.time_ns;
         match &record.what {
@@ -212,7 +212,7 @@ impl Processes {
         if self.is_captured_since(pid, time) {
             return;
         }
-        // A number is given out again only after its process is gone.
+        // A pid is reused only after its process is gone.
         self.end_current(pid);
         let parent = self.current(parent).and_then(|number| self.lives.get(&number));
         let life = match (self.followed, parent) {
@@ -272,8 +272,8 @@ impl Processes {
         Some(Mapped { pid, object, time_ns: time })
     }
 
-    /// Its other threads may go on, and then the programs say when the process ends; of one that never allocated nobody
-    /// will.
+    /// Other threads may run on, and then an event of the BPF programs reports the process' end; there is none for a process
+    /// that never allocated, so its life ends here.
     fn leader_exited(&mut self, pid: Pid) {
         if let Some(life) = self.current(pid).and_then(|number| self.lives.get_mut(&number)) {
             life.leaderless = true;
@@ -285,7 +285,7 @@ impl Processes {
 
     /// Adds a process as it is now.
     fn capture(&mut self, pid: Pid) -> Result<u32, CaptureError> {
-        // Before the reading: what is recorded from now on may or may not be in it, and does no harm twice.
+        // Before the reading: records from now on may or may not be in it, and applying one twice does no harm.
         let captured_ns = monotonic_ns().unwrap_or(0);
         let space = AddressSpace::capture(pid, &self.store)?;
         let started_ns = facts::started_ns(pid).unwrap_or(0);
@@ -350,21 +350,22 @@ impl Processes {
         }
     }
 
-    /// The life in a slot that was first seen at a time with this lower half has ended.
+    /// The life in a slot has ended. `seen` is the lower half of the time at which it was first seen, which tells it from later
+    /// lives in the slot.
     pub fn ended(&mut self, slot: u32, seen: u32) {
         if let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number))
             && life.counters.seen_ns as u32 == seen
         {
             life.ended = true;
             self.archive.mark_reclaimable(slot);
-            // Of its next life, if there is one, nobody may have been told.
+            // The process may have begun its next life already, whose mappings may not have been passed on yet.
             self.changed.insert(life.pid);
         }
     }
 
-    /// Forgets lives that ended before anything was booked for them. To be called when everything that was told has been
-    /// taken in. `about` is told of each before, and says whether enough is known of it; else it stays for a while. Returns the
-    /// processes of which no life is left.
+    /// Forgets lives that ended before anything was booked for them. To be called when all records and events have been
+    /// applied. `about` sees each life first and returns whether enough is known of it; otherwise the life stays for a while.
+    /// Returns the processes of which no life is left.
     pub fn forget_unclaimed(&mut self, mut about: impl FnMut(&Seen) -> bool) -> Vec<Pid> {
         let [old, new] = &mut self.unclaimed;
         let mut forgotten = std::mem::replace(old, std::mem::take(new));
@@ -426,7 +427,8 @@ impl Processes {
         roster
     }
 
-    /// The variables of a life, by its number in [`RawProcess::life`], that say how it allocates; `None` where they are not known.
+    /// The variables of a life that say how it allocates, by its number in [`RawProcess::life`]; `None` where they are not
+    /// known.
     pub fn environment(&self, life: u32) -> Option<&[(&'static str, String)]> {
         self.lives.get(&life)?.environment.as_deref()
     }

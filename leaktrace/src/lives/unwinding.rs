@@ -25,10 +25,10 @@ use crate::workers;
 
 /// Threads that build tables.
 const BUILDERS: usize = 2;
-/// How the kernel names its page that return probes return to.
+/// The kernel's name of the page that return probes return to.
 const TRAMPOLINE: &str = "[uprobes]";
 
-/// How many processes' memory is told.
+/// Processes whose memory is logged.
 const PROCESSES_TOLD: usize = 10;
 
 /// A table that was built.
@@ -43,10 +43,10 @@ pub struct Unwinding {
     registry: Registry<ObjectId>,
     /// Lists by pid, for processes that have no slot yet, and tables by file.
     maps: UnwindMaps,
-    /// The files that have a table there. The objects are held so that their inodes are not given to other files.
+    /// The files whose tables are in `maps`. The objects are held so that their inodes are not given to other files.
     filed: HashMap<ObjectId, (FileKey, Arc<Object>)>,
     words: HashMap<Pid, ProcessWord>,
-    /// For which layout the mappings of each process are that were followed last.
+    /// The layout of each process' mappings that were followed last.
     layouts: HashMap<Pid, Layout>,
     slots: HashMap<Pid, u32>,
     jobs: Sender<Arc<Object>>,
@@ -106,7 +106,8 @@ impl Unwinding {
         self.publish(kernel, pid);
     }
 
-    /// An object has been mapped, by a process that may be over before anybody can follow it: the next will find a table.
+    /// Builds the table of an object that was just mapped. The process may end before it is followed; the next one finds the
+    /// table.
     pub fn announce(&mut self, object: &Arc<Object>) {
         if self.registry.announce(&object.id()) {
             self.build(Arc::clone(object));
@@ -169,7 +170,7 @@ impl Unwinding {
         for pid in users {
             self.publish(kernel, pid);
         }
-        // Said when it is in use.
+        // Logged only once the table is in use.
         match failed {
             None => {
                 log::debug!("unwind table of {}: {rows} rows, {size} bytes, {} ms", path.display(), took.as_millis());
@@ -190,7 +191,7 @@ impl Unwinding {
         }
     }
 
-    /// Before their chunks are used again.
+    /// Removes dropped tables from the map of files, before their chunks are used again.
     fn forget_dropped(&mut self) {
         for id in self.registry.take_dropped() {
             let Some((key, _)) = self.filed.remove(&id) else { continue };
@@ -211,7 +212,7 @@ impl Unwinding {
         self.forget_dropped();
     }
 
-    /// Says how much of the pool is in use, in all and by the processes that take most, and what found no room in it.
+    /// Logs how much of the pool is in use, in all and by the processes that take most, and what found no room in it.
     pub fn tell(&self) {
         let mut processes: Vec<(Pid, u64)> = self.registry.bytes_by_process().collect();
         processes.sort_by_key(|&(pid, bytes)| (std::cmp::Reverse(bytes), pid.0));
@@ -264,7 +265,8 @@ fn generations() -> u32 {
 fn point(kernel: &Kernel, slot: u32, word: ProcessWord, layout: Layout) {
     if let Some(process) = kernel.processes.pointer(slot) {
         let process: *mut Process = process;
-        // SAFETY: in bounds; aligned words, which the programs read and write whole. In any order: the one is only used with the other.
+        // SAFETY: in bounds; aligned words, which the programs read and write whole. The order does not matter: each is used
+        // only with the other.
         unsafe {
             (&raw mut (*process).list_for).write_volatile(abi::list_for(layout, word.generation()));
             (&raw mut (*process).unwind_list).write_volatile(word.to_bits());

@@ -1,7 +1,7 @@
-//! The outstanding blocks, folded per site while they are read: ten million of them need not be held.
+//! The outstanding blocks, summed per site while they are read, so that ten million of them need not be held.
 //!
-//! In: blocks as a stream, each with its site and age. Out: what each site has outstanding, how old it is, and, where the
-//! blocks are a sample, what they stand for.
+//! In: blocks as a stream, each with its site and age. Out: for each site its outstanding bytes and count, the ages of its
+//! blocks and, if the blocks are a sample, the spread of the estimate.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct RawBlock {
     pub age: Duration,
 }
 
-/// Outstanding blocks folded per site while they are read; the blocks themselves are kept only if asked.
+/// Outstanding blocks summed per site while they are read; the blocks themselves are kept only on request.
 #[derive(Debug, Default)]
 pub struct BlockTally {
     pub(super) sites: Vec<SiteTally>,
@@ -40,7 +40,7 @@ pub struct SiteTally {
     pub(super) bytes: u64,
     /// In the units of [`Counters`](super::Counters).
     pub(super) count: u64,
-    /// Of what was sampled.
+    /// The spread of the sampled blocks.
     pub(super) spread: Spread,
     pub(super) oldest: Option<Duration>,
     pub(super) youngest: Option<Duration>,
@@ -57,7 +57,7 @@ impl BlockTally {
         tally
     }
 
-    /// The same with no block read yet.
+    /// A tally without any block yet.
     pub fn new(sites: usize, options: &Options) -> Self {
         Self {
             sites: vec![SiteTally::default(); sites],
@@ -67,7 +67,7 @@ impl BlockTally {
         }
     }
 
-    /// The sites' shares, in their order: to be kept when the blocks themselves are forgotten.
+    /// The sites' tallies, in the order of the sites: to be kept after the blocks themselves are dropped.
     #[must_use]
     pub fn into_sites(self) -> Vec<SiteTally> {
         self.sites
@@ -102,13 +102,13 @@ impl Extend<RawBlock> for BlockTally {
 }
 
 impl SiteTally {
-    /// How many blocks are kept.
+    /// How many blocks are kept one by one.
     #[must_use]
     pub fn kept(&self) -> usize {
         self.blocks.len()
     }
 
-    /// Counts the blocks of another in, and keeps none of them one by one.
+    /// Adds the blocks of another tally to the sums, and drops the kept blocks of both.
     pub fn absorb(&mut self, mut other: Self) {
         self.blocks.clear();
         other.blocks.clear();
@@ -116,12 +116,12 @@ impl SiteTally {
         self.blocks.shrink_to_fit();
     }
 
-    /// Counts the blocks of another in, and keeps those that it keeps.
+    /// Adds the blocks of another tally to the sums, and keeps those that it keeps.
     pub fn join(&mut self, other: Self) {
         self.merge(other);
     }
 
-    /// Counts the blocks of another in.
+    /// Adds the blocks of another site's tally.
     pub(super) fn merge(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.count = self.count.saturating_add(other.count);

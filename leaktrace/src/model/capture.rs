@@ -43,7 +43,7 @@ pub struct Capture {
     pub processes: Vec<RawProcess>,
     /// Every pair of process and stack. Two of one process may have the same frames; they are merged.
     pub sites: Vec<RawSite>,
-    /// The outstanding blocks, tallied; `None` where they were not read, and then ages stay unknown.
+    /// The outstanding blocks, tallied; `None` if they were not read: ages are then unknown.
     pub blocks: Option<BlockTally>,
     /// How many stacks are whole, where that is known.
     pub stacks: Option<Stacks>,
@@ -53,16 +53,16 @@ pub struct Capture {
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
     pub warnings: Vec<String>,
-    /// Why nothing was seen, where nothing was and that is known.
+    /// If nothing was seen: the known reasons.
     pub silence: Vec<Silence>,
-    /// What is not seen and need not be, a sentence each.
+    /// Memory that is not traced and need not be, a sentence each.
     pub notes: Vec<String>,
 }
 
-/// One life of a process, as the session knows it. Its totals are those of its sites.
+/// One life of a process. Its totals are those of its sites.
 #[derive(Debug, Clone)]
 pub struct RawProcess {
-    /// The session's own number for this life, handed back to the resolver; of no meaning here.
+    /// The life's number, which the resolver uses to find its address space; this module does not interpret it.
     pub life: u32,
     /// The process.
     pub pid: Pid,
@@ -72,19 +72,19 @@ pub struct RawProcess {
     pub comm: String,
     /// Path of its executable.
     pub exe: Option<PathBuf>,
-    /// Whether it had ended.
+    /// Whether the process had exited.
     pub exited: bool,
-    /// How it ended where that is known: its exit code, or 128 + n after signal n.
+    /// If it is known how the process ended: its exit code, or 128 + n after signal n.
     pub exit_status: Option<i32>,
     /// Most bytes that were outstanding at any one time; in the units of [`Counters`].
     pub peak_bytes: u64,
     /// Frees of blocks that were not recorded.
     pub untracked_frees: u64,
-    /// Frees of the C library's at threads' ends.
+    /// Frees by the C library when threads end.
     pub thread_end_frees: u64,
     /// Calls of allocation functions that never returned to their caller.
     pub abandoned_calls: u64,
-    /// How many lives that have ended this stands for; 0 for one life, which has a pid.
+    /// How many ended lives this one stands for; 0 for one life, which has a pid.
     pub merged: u64,
     /// Resident set in bytes.
     pub rss_bytes: Option<u64>,
@@ -100,15 +100,15 @@ pub struct Counters {
     pub alloc_bytes: u64,
     /// Allocations.
     pub alloc_count: u64,
-    /// Bytes freed again of those.
+    /// Bytes of these allocations that were freed again.
     pub free_bytes: u64,
-    /// Allocations freed again of those.
+    /// How many of these allocations were freed again.
     pub free_count: u64,
 }
 
 impl Counters {
-    /// Bytes not freed. Counters of a running process are not read at one instant, so a free can be seen before its
-    /// allocation: never below zero.
+    /// Bytes not freed, never below zero: the counters of a running process are not read at one instant, so a free can be
+    /// seen before its allocation.
     #[must_use]
     pub fn outstanding_bytes(&self) -> u64 {
         self.alloc_bytes.saturating_sub(self.free_bytes)
@@ -155,7 +155,7 @@ pub struct RawSite {
     pub counters: Counters,
     /// Whether the stack was cut at `--max-depth`.
     pub truncated: bool,
-    /// Whether it is all there.
+    /// Whether the stack is complete.
     pub stack_state: StackState,
 }
 
@@ -171,7 +171,7 @@ pub trait Resolver {
 pub struct Named {
     /// Innermost first; a frame that many stacks have is held once.
     pub frames: Vec<Arc<Frame>>,
-    /// The stack's name among all runs.
+    /// The site's id, the same in all runs of the program.
     pub id: SiteId,
 }
 
@@ -197,9 +197,9 @@ impl Capture {
         }
     }
 
-    /// The sites that the snapshot will have, and where only old blocks count those with young ones as well.
+    /// The sites that the snapshot will have; with `--older-than` also those that have only young blocks.
     pub fn reported_sites(&self) -> impl Iterator<Item = &RawSite> {
-        // Counters and blocks of a running process are not read at one instant, so each is asked.
+        // Counters and blocks of a running process are not read at one instant, so both are checked.
         let has_blocks = |index| {
             let tally = self.blocks.as_ref().and_then(|blocks| blocks.sites.get(index));
             tally.is_some_and(|tally: &SiteTally| tally.count > 0)
@@ -224,7 +224,7 @@ impl Capture {
         let by_age = filters_age && self.blocks.is_some();
 
         let mean = self.options.sample_bytes;
-        // Where frame pointers end, and where they pass a caller by, cannot be told.
+        // Nothing shows where a chain of frame pointers ended early, or skipped a caller.
         let all_skip_callers = self.options.unwind == Unwind::Fp;
         let has_blocks = self.blocks.is_some();
         let mut processes: Vec<Process> = self.processes.iter().map(|raw| process(raw, mean.is_some())).collect();
@@ -236,7 +236,7 @@ impl Capture {
             if let (Some(spread), Some(tally)) = (spreads.get_mut(raw.process), &tally) {
                 spread.merge(&tally.spread);
             }
-            // Of many processes, addresses say nothing.
+            // The addresses of blocks of several processes mean nothing in one list.
             let keeps_blocks = keeps_blocks && owner.merged == 0;
             let mut site = site(owner.pid, &raw, tally, &Manner { by_age, keeps_blocks, all_skip_callers, mean });
             if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
@@ -248,7 +248,7 @@ impl Capture {
                 process.free_count = process.free_count.saturating_add(site.free_count);
             }
             if !all_sites && !site.is_outstanding() {
-                // Naming them would take most of the time.
+                // Naming sites that are left out would take most of the time.
                 sites_left_out += 1;
                 continue;
             }
@@ -266,7 +266,7 @@ impl Capture {
             for (process, spread) in processes.iter_mut().zip(&spreads) {
                 sum.merge(spread);
                 process.outstanding_bytes_ci95 = has_blocks.then(|| spread.interval(mean));
-                // Both are rounded, the peak once and the sites each for itself.
+                // Both numbers are rounded: the peak once, the outstanding bytes for each site.
                 process.peak_bytes = process.peak_bytes.max(process.outstanding_bytes);
             }
             total = has_blocks.then(|| sum.interval(mean));
@@ -338,13 +338,13 @@ fn places(sites: &[RawSite]) -> Vec<usize> {
         .collect()
 }
 
-/// What the numbers of a site are to be.
+/// How a site's numbers are computed.
 struct Manner {
-    /// Outstanding is what the tally holds, not what the counters say.
+    /// The outstanding numbers come from the tally, not from the counters.
     by_age: bool,
-    /// The blocks are wanted.
+    /// The blocks are listed.
     keeps_blocks: bool,
-    /// Whether stacks were walked in a way that may pass callers by.
+    /// Stacks were walked in a way that may skip callers.
     all_skip_callers: bool,
     /// Mean distance between hits where the numbers are estimates.
     mean: Option<u64>,

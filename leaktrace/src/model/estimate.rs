@@ -21,8 +21,8 @@ use leaktrace_common::sampling::BYTES_SHIFT;
 /// The 0.975 quantile of the normal distribution.
 const Z: f64 = 1.959_963_985;
 
-/// Recorded blocks, summed up for the interval of their estimate. Blocks are recorded independently of one another, so
-/// those of several sites simply add up.
+/// Sums over recorded blocks for the interval of their estimate. Blocks are recorded independently of one another, so the
+/// sums of several sites are added.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spread {
     /// Sum of the sizes, bytes.

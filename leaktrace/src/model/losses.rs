@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Counters of everything that can make a number of the snapshot untrue. All zero: the numbers are exact.
+/// Counters of everything that can make a number of the snapshot wrong. If all are zero, the numbers are exact.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Losses {
@@ -17,18 +17,18 @@ pub struct Losses {
     pub stacks_truncated: u64,
     /// Stacks whose walk ended before the outermost frame for another reason.
     pub unwind_failed: u64,
-    /// Stacks with frames in code that was replaced while they were being recorded, in a way that does not tell before from after.
+    /// Stacks with frames in code that was replaced during the trace, in a way that does not show which code was called.
     pub stacks_unsure: u64,
     /// Calls of allocation functions whose return was never seen: their blocks are in no total.
     pub returns_missed: u64,
     /// Records of the kernel about processes and mappings that were lost before they could be read.
     pub events_lost: u64,
-    /// Calls that were not looked at because more processes or threads were at work than there is room for.
+    /// Calls that were not recorded because more processes or threads were active than there is room for.
     pub threads_dropped: u64,
     /// Bytes of `allocs_dropped`.
     pub bytes_dropped: u64,
-    /// Allocations at addresses of 48 bits and more that found no room in the table of such (a sixteenth of `--max-allocs`):
-    /// they are in no total.
+    /// Allocations at addresses of 48 bits and more that found no room in their table (a sixteenth of `--max-allocs`): they
+    /// are in no total.
     pub wide_dropped: u64,
     /// Bytes of `wide_dropped`.
     pub wide_bytes_dropped: u64,
@@ -37,7 +37,7 @@ pub struct Losses {
     pub unwind_failures: BTreeMap<String, u64>,
 }
 
-/// How many of the stacks that were recorded are whole.
+/// How many of the recorded stacks are complete.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stacks {
     /// Distinct stacks of distinct processes.

@@ -1,8 +1,7 @@
-//! What a trace found, as plain data: the types that every stage after the session speaks.
+//! What a trace found, as plain data: the types that all later stages use.
 //!
-//! In: a [`Capture`] (raw counters and addresses, as the session read them from the maps) and the names that a
-//! [`Resolver`] gives to the addresses; or the bytes of a saved snapshot. Out: a [`Snapshot`], which is what the reports
-//! render and exactly what `--json` writes.
+//! In: a [`Capture`] (raw counters and addresses, as read from the maps) and the names that a [`Resolver`] gives to the
+//! addresses; or the bytes of a saved snapshot. Out: a [`Snapshot`], which the reports render and `--json` writes.
 //! Invariant: no I/O, no aya, no tokio, no /proc here.
 
 mod blocks;

@@ -42,8 +42,9 @@ pub(super) mod optional_hex {
     }
 }
 
-/// A `Duration` as seconds with at most microseconds: what is finer is noise in a report. To the nearest, since a long one is
-/// read some nanoseconds off, and would be a microsecond shorter each time that it is written.
+/// A `Duration` as seconds, rounded to microseconds: finer digits are noise in a report. Rounded to the nearest, since a
+/// large number of seconds is read some nanoseconds off, and truncating would lose a microsecond each time that it is
+/// written.
 pub(super) mod seconds {
     use std::time::Duration;
 
@@ -83,8 +84,8 @@ pub(super) mod optional_seconds {
     }
 }
 
-/// A path as text, or null. Paths are bytes and JSON strings are not: what is not UTF-8 is replaced rather than refused,
-/// since one odd file name must not cost the whole report.
+/// A path as text, or null. Paths are bytes and JSON strings are not: bytes that are not UTF-8 are replaced, since one odd
+/// file name must not cost the whole report.
 #[expect(clippy::ref_option, reason = "serde's serialize_with passes a reference to the field")]
 pub(super) fn lossy_path<S: serde::Serializer>(
     path: &Option<std::path::PathBuf>,

@@ -50,8 +50,8 @@ impl Weights {
         self.mean
     }
 
-    /// The bytes that one recorded block of this size stands for, in units of 1/2^[`sampling::BYTES_SHIFT`], and the
-    /// number of blocks, in units of 1/2^[`sampling::COUNT_SHIFT`]: to the bit what the programs count.
+    /// The bytes that one recorded block of this size stands for, in units of 1/2^[`sampling::BYTES_SHIFT`], and the number
+    /// of blocks, in units of 1/2^[`sampling::COUNT_SHIFT`]: exactly the numbers that the programs count.
     #[must_use]
     pub fn of(&self, size: u64) -> (u64, u64) {
         let factor = |step: u32| self.factors.get(step as usize).copied().unwrap_or(0);

@@ -45,7 +45,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Makes the intervals of the estimates those of the blocks.
+    /// Computes the intervals of the estimates from the blocks.
     fn restate_intervals(&mut self, weights: &Weights) {
         let mut total = Spread::default();
         let mut spreads = vec![Spread::default(); self.processes.len()];
@@ -66,7 +66,7 @@ impl Snapshot {
         self.outstanding_bytes_ci95 = Some(total.interval(weights.mean()));
     }
 
-    /// Makes the outstanding numbers of the processes those of their sites.
+    /// Computes the processes' outstanding numbers from their sites.
     fn recount_processes(&mut self) {
         let mut sums = vec![(0u64, 0u64); self.processes.len()];
         for site in &self.sites {
@@ -82,7 +82,7 @@ impl Snapshot {
     }
 }
 
-/// Makes a site's outstanding numbers, ages and verdict those of its blocks.
+/// Computes a site's outstanding numbers, ages and verdict from its blocks.
 fn recount(site: &mut Site, weights: Option<&Weights>) {
     let blocks = site.blocks.as_deref().unwrap_or_default();
     (site.outstanding_bytes, site.outstanding_count) = outstanding(blocks, weights);

@@ -1,4 +1,4 @@
-//! That not one allocation was seen, and why as far as that is known.
+//! The reasons why a trace saw not one allocation.
 
 use std::fmt;
 
@@ -17,9 +17,9 @@ pub enum Silence {
         /// How much of it in which kind of memory, in words.
         parts: String,
     },
-    /// Descendants of the processes named run and were not traced.
+    /// Descendants of the named processes run, and were not traced.
     DescendantsLeftOut,
-    /// No block was of a size that was asked for, perhaps.
+    /// Perhaps no block had a size within `--min-size` and `--max-size`.
     SizesFiltered,
     /// Nothing is known.
     Unexplained,

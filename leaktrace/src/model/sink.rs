@@ -1,11 +1,11 @@
-//! What is made of a trace's snapshots: files, a terminal, whatever else.
+//! Consumers of a trace's snapshots: files, a terminal, or others.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::Snapshot;
 
-/// How a trace stands, in a few numbers.
+/// The state of a trace, in a few numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Status {
     /// Time since tracing began.
@@ -22,15 +22,15 @@ pub struct Status {
 
 /// A consumer of snapshots.
 pub trait Sink: Send {
-    /// Takes a snapshot. Where it is not the last one, [`Snapshot::is_final`], breaks if the trace is to end, since nobody reads
-    /// any more.
+    /// Takes a snapshot. For a snapshot that is not the last one ([`Snapshot::is_final`]), returns a break if the trace
+    /// should end because nobody reads its reports any more.
     fn take(&mut self, snapshot: &Snapshot) -> ControlFlow<()>;
 
-    /// Whether [`Self::show`] is to be called, which takes reading the tables.
+    /// Whether [`Self::show`] is to be called; that requires reading the tables.
     fn wants_status(&self) -> bool {
         false
     }
 
-    /// Takes how the trace stands, once a second.
+    /// Takes the state of the trace, once a second.
     fn show(&mut self, _status: &Status) {}
 }

@@ -7,8 +7,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twox_hash::XxHash64;
 
-/// A hash of a stack's code: of each frame the build id of its object and the offset there. Addresses, which the kernel chooses
-/// anew for each process, are not in it, nor is the process: two of one program have sites of the same id.
+/// A hash of a stack's code: of each frame the build id of its object and the offset in it. Addresses, which differ from
+/// process to process, are not part of it, nor is the process: two processes of one program have sites with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteId(u64);
 
@@ -17,7 +17,7 @@ pub struct SiteId(u64);
 pub enum Code<'a> {
     /// An object with a build id, and the last byte of the call in its own numbering.
     Built(&'a [u8], u64),
-    /// A file without one, by its path, and the same.
+    /// A file without a build id: its path, and the same offset.
     File(&'a [u8], u64),
     /// Code made at run time, by its function's name.
     Made(&'a str),
@@ -29,7 +29,7 @@ impl SiteId {
     /// The id of a stack, innermost frame first. Inlined calls are no frames of their own: debug information that is installed
     /// later must not change it.
     pub fn of<'a>(stack: impl IntoIterator<Item = Code<'a>>) -> Self {
-        // The algorithm is part of what is promised: ids in files of today must be found again in those of next year.
+        // The algorithm is part of the interface: ids in today's files must match those of later versions.
         let mut hash = XxHash64::with_seed(0);
         for code in stack {
             let (kind, name, offset) = match code {

@@ -1,4 +1,4 @@
-//! The snapshot: what one report says. How it stands in a file is [`super::schema`]'s.
+//! The snapshot: the content of one report. [`super::schema`] is its form in a file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,9 +41,9 @@ pub struct Snapshot {
     /// Pairs of process and stack that allocated, in the order of `options.sort`: every one that has something outstanding, and
     /// the others with `options.all_sites`.
     pub sites: Vec<Site>,
-    /// How many more sites there are, with nothing outstanding.
+    /// How many sites are left out because they have nothing outstanding.
     pub sites_left_out: u64,
-    /// How many stacks are whole; `None` where that cannot be known, as by frame pointers alone.
+    /// How many stacks are complete; `None` if that cannot be known, as with frame pointers alone.
     pub stacks: Option<Stacks>,
     /// Processes that were seen and not traced.
     pub untraced: Vec<Untraced>,
@@ -51,8 +51,8 @@ pub struct Snapshot {
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
     pub warnings: Vec<String>,
-    /// What of the traced processes' memory is beyond any tracer of allocation functions, and what more could be named, a sentence
-    /// each.
+    /// Memory of the traced processes that no tracer of allocation functions sees, and names that debug information would
+    /// add, a sentence each.
     pub notes: Vec<String>,
 }
 
@@ -98,10 +98,10 @@ pub struct Process {
     /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost.
     #[serde(default)]
     pub untracked_frees: u64,
-    /// Frees by which the C library, as a thread ended, gave up what it had kept for the thread: small blocks that the program
-    /// had freed before, and the list of them. They are no blocks of the program's. Told by being a thread's last frees of unknown
-    /// blocks, called from within 2 MiB of `free`: of a statically linked program, whose own code lies as near, its last frees of
-    /// blocks from before the trace are among them.
+    /// Frees by which the C library, when a thread ends, releases what it has cached for the thread: small blocks that the
+    /// program had already freed, and the list of them. These are not the program's blocks. They are recognised as a
+    /// thread's last frees of unknown blocks, called from within 2 MiB of `free`. In a statically linked program, whose own
+    /// code is as near, its own last frees of blocks from before the trace are counted here too.
     #[serde(default)]
     pub thread_end_frees: u64,
     /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).
@@ -210,9 +210,9 @@ pub struct Verdict {
     pub definitely_lost: Tally,
     /// Blocks that only lost blocks point at.
     pub indirectly_lost: Tally,
-    /// Blocks that only pointers into their middle were found of.
+    /// Blocks of which only pointers into their middle were found.
     pub possibly_lost: Tally,
-    /// Blocks that a pointer to their start was found of.
+    /// Blocks of which a pointer to their start was found.
     pub still_reachable: Tally,
 }
 

@@ -1,22 +1,23 @@
-//! Whether a site's stack is all there.
+//! Whether a site's stack is complete.
 
 use serde::{Deserialize, Serialize};
 
-/// What a stack lacks; the more it lacks the greater.
+/// What a stack lacks; later variants lack more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StackState {
     /// Nothing: every frame from the caller of the allocation function to the outermost.
     #[default]
     Whole,
-    /// A frame pointer was followed on its way, in code without a table, to the outermost frame: it may have passed callers by.
+    /// Complete up to the outermost frame, but in code without a table the walk followed a frame pointer, which may have
+    /// skipped callers.
     Guessed,
-    /// It was followed by frame pointers for want of a table that was still to come, and these may skip callers.
+    /// The walk followed frame pointers since a table was not built yet, and may have skipped callers.
     Gap,
-    /// What lies where some of its frames are was replaced while it was being recorded: they may be called after what came later,
-    /// or summed with it.
+    /// The code at some of its frames was replaced during the trace: these frames may have the names of later code, or be
+    /// summed with it.
     Unsure,
-    /// Its outer frames, or all of them.
+    /// Its outer frames, or all frames.
     Cut,
     /// Something that this version does not know.
     #[serde(other)]

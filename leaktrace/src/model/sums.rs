@@ -1,4 +1,4 @@
-//! Totals over a snapshot, and the check that its views of the same memory agree.
+//! Totals over a snapshot, and the check that its sites, blocks and processes agree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,7 +44,7 @@ impl fmt::Display for SumMismatch {
 impl std::error::Error for SumMismatch {}
 
 impl Snapshot {
-    /// Sums over all sites, those that are left out included as far as they have a part in it.
+    /// Sums over all sites; sites that are left out count as far as the processes' totals include them.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -70,10 +70,9 @@ impl Snapshot {
         self.sites.iter().fold(0, |sum, site| sum.saturating_add(leaked(site)))
     }
 
-    /// Checks that blocks, sites and processes tell the same story, where each is exact: a site's blocks against its
-    /// outstanding numbers, those against what it allocated and freed, and the sites of a pid against its processes.
-    /// Blocks of a sample count with their weights. Meant for the last report: counters of a running process move while they
-    /// are read.
+    /// Checks that blocks, sites and processes agree, as far as each is exact: a site's blocks with its outstanding numbers,
+    /// these with what it allocated and freed, and the sites of a pid with its processes. Blocks of a sample count with
+    /// their weights. Meant for the last report: counters of a running process change while they are read.
     ///
     /// # Errors
     /// The first two numbers that differ.
@@ -111,7 +110,7 @@ impl Snapshot {
         for pid in by_pid.keys().chain(processes.keys()) {
             let sites = by_pid.get(pid).copied().unwrap_or_default();
             let process = processes.get(pid).copied().unwrap_or_default();
-            // Sites that are left out have nothing outstanding, and a part in the other sums.
+            // Sites that are left out have nothing outstanding, but contribute to the other sums.
             let compared = if self.sites_left_out > 0 { 2 } else { PROCESS_SUMS.len() };
             for (what, (left, right)) in PROCESS_SUMS.iter().zip(sites.into_iter().zip(process)).take(compared) {
                 equal(*pid, what, left, right)?;

@@ -49,8 +49,9 @@ pub struct Frame {
     /// True for a function inlined into the frame that follows.
     #[serde(default)]
     pub inlined: bool,
-    /// The return address, or a signal frame's interrupted instruction. Of an object that was mapped at several addresses it is one of
-    /// them; of one that lies nowhere any more, since others lie there, a number beyond all addresses of processes (from 1 << 63).
+    /// The return address, or a signal frame's interrupted instruction. For an object that was mapped at several addresses
+    /// it is one of them; for one whose mapping was replaced by others, a number beyond all addresses of processes (from 1
+    /// << 63).
     pub address: Address,
     /// The address in the object's own numbering (ELF virtual address), stable across runs.
     #[serde(default, with = "optional_hex")]

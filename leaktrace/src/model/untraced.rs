@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Pid;
 
-/// A process that was in the trace's way and is not in its numbers, or only in part.
+/// A process that was seen but is not in the numbers, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Untraced {
     /// The process.
@@ -15,10 +15,10 @@ pub struct Untraced {
     /// Why nothing of it was recorded, or not all: half a sentence.
     #[serde(default)]
     pub reason: String,
-    /// Whether what it allocated is in the numbers but for the part that the reason names; absent for no.
+    /// Whether its allocations are in the numbers except for the part that the reason names; absent for no.
     #[serde(default, skip_serializing_if = "is_false")]
     pub partly: bool,
-    /// How many processes of that name, with that reason, this one stands for beside itself; absent for none.
+    /// How many further processes with that name and reason this entry stands for; absent for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
 }

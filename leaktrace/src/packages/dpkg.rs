@@ -1,5 +1,5 @@
-//! Packages of Debian and its relatives: dpkg says which one a file is of, apt which ones have debug information, each with the
-//! build ids that it is for.
+//! Packages of Debian and its derivatives: dpkg says which package a file belongs to, apt which packages have debug
+//! information, each with the build ids that it covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -47,8 +47,8 @@ pub(super) fn advise(files: &[Wanting], tools: &Tools) -> Vec<Advice> {
     files.iter().map(|file| owner(file).map_or(Advice::Nothing, |package| choose(file, package))).collect()
 }
 
-/// The paths under which dpkg may know a file: many packages still ship to `/lib` what lies in `/usr/lib`. dpkg takes
-/// patterns, so that a path that would be one is left out.
+/// The paths under which dpkg may know a file: many packages still ship to `/lib` what is installed in `/usr/lib`. dpkg
+/// takes patterns, so a path that could be read as a pattern is left out.
 fn names(path: &Path) -> Vec<PathBuf> {
     let is_plain = path.is_absolute() && path.to_str().is_some_and(|path| !path.contains(['*', '?', '[', '\\']));
     let merged = path.strip_prefix("/usr").ok().map(|rest| Path::new("/").join(rest));

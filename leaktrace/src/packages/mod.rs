@@ -27,15 +27,15 @@ pub struct Wanting {
 pub enum Advice {
     /// This command installs its debug information.
     Install(String),
-    /// It is of this package, whose debug information is in none of the archives that are set up here.
+    /// The file belongs to this package, whose debug information is in none of the configured archives.
     Elsewhere(String),
-    /// It is of this package; what there is beside it was not to be learnt in time.
+    /// The file belongs to this package; whether there is debug information for it was not found out in time.
     OfPackage(String),
-    /// It is of no package, or there is nobody to ask.
+    /// The file belongs to no package, or there is no package manager.
     Nothing,
 }
 
-/// Asks the package managers that are there, for so long in all; an answer for each file.
+/// Asks the installed package managers, for this time in total; an answer for each file.
 #[must_use]
 pub fn advise(files: &[Wanting], within: Duration) -> Vec<Advice> {
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! Runs a program of the system's for its output, within limits.
+//! Runs a system program for its output, within limits.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -13,14 +13,14 @@ const DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 /// The most that is read of an output, bytes.
 const MAX_OUTPUT: u64 = 8 << 20;
 
-/// Programs that may be run until then.
+/// Runs programs, all of them until one deadline.
 pub(super) struct Tools {
     pub(super) deadline: Instant,
 }
 
 impl Tools {
-    /// What a program prints, whether or not it succeeds: those asked about many things fail at the first that they do not know.
-    /// `None` where it is not installed, or has not come to its end in time.
+    /// What a program prints, whether or not it succeeds: a program that is asked about many things fails at the first that
+    /// it does not know. `None` if the program is not installed, or has not finished in time.
     pub(super) fn output<S: AsRef<OsStr>>(&self, program: &str, arguments: &[S]) -> Option<String> {
         let left = |now| self.deadline.checked_duration_since(now).filter(|left| !left.is_zero());
         left(Instant::now())?;
@@ -43,12 +43,12 @@ impl Tools {
         });
         let left = left(Instant::now()).unwrap_or_default();
         let text = reader.ok().and_then(|_| output.recv_timeout(left).ok());
-        // It has closed its output, or its time is over; in any case it is not waited for.
+        // It has closed its output, or its time is over; in either case it is not waited for.
         let _ = child.kill();
         for _ in 0..100 {
             match child.try_wait() {
                 Ok(None) => thread::sleep(Duration::from_millis(1)),
-                // Also an error: where children's ends are ignored, the kernel has forgotten it.
+                // Also an error: if SIGCHLD is ignored, the kernel has already reaped the child.
                 _ => break,
             }
         }

@@ -3,12 +3,12 @@
 //! A name goes in, a [`Signature`] comes out: the [`Kind`] of call, which decides the BPF program that serves it, and
 //! which of the function's C arguments that program has to read. Nothing here looks into a file or a process.
 //!
-//! What is booked is always the size the program asked for, never what the allocator rounds it up to: `pvalloc(1)` is one
-//! byte. Sizes that functions are told when freeing are not needed and not read.
+//! The recorded size is always the size that the program asked for, never what the allocator rounds it up to: `pvalloc(1)`
+//! is one byte. Sizes that are passed to freeing functions are not needed and not read.
 //!
-//! Absent on purpose, because they reach the functions below and would only be counted twice or understood less well:
-//! `strdup`, `getline`, `asprintf`, C++ `operator new` of libstdc++ and libc++ (they call `malloc`; mimalloc 3 inlines its
-//! own into `strdup`, so that one is here), `reallocf` (a `realloc`, and a `free` when that fails).
+//! Left out on purpose, since they call functions of the table and would be counted twice or located less well: `strdup`,
+//! `getline`, `asprintf`, C++ `operator new` of libstdc++ and libc++ (they call `malloc`; mimalloc 3 inlines its own into
+//! `strdup`, so mimalloc's `strdup` is in the table), `reallocf` (a `realloc`, and a `free` if that fails).
 
 mod kind;
 mod names;
@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 pub use kind::{Family, Kind, Listed, Signature};
 
-/// An allocator function that the user named: `NAME=LIKE`, or `NAME` alone where its ending says what it is like.
+/// An allocator function that the user named: `NAME=LIKE`, or `NAME` alone if its ending is the name of a known function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllocSymbol {
     /// The symbol's name as the object's symbol table has it (mangled).
@@ -69,7 +69,8 @@ impl fmt::Display for AllocSymbol {
     }
 }
 
-/// The function whose name `name` is or ends with; the longest such, so that `my_posix_memalign` is no `memalign`.
+/// The known function that `name` is or ends with; the longest match wins, so that `my_posix_memalign` is not taken for
+/// `memalign`.
 fn guess(name: &str) -> Option<Signature> {
     let whole = names::fixed(name).map(|known| known.signature);
     whole.or_else(|| {
@@ -127,15 +128,15 @@ impl Table {
     }
 }
 
-/// The prefix with which a jemalloc may have been built, if `name` is its `mallocx`; the plain and the well-known ones are
-/// `None`. It has if there are also functions of jemalloc's that free: [`prefixed_jemalloc_frees`].
+/// If `name` is the `mallocx` of a jemalloc with a prefix: that prefix, unless it is a well-known one. The object has such a
+/// jemalloc only if it also has a freeing function with this prefix: [`prefixed_jemalloc_frees`].
 #[must_use]
 pub fn unusual_jemalloc_prefix(name: &[u8]) -> Option<&str> {
     let prefix = std::str::from_utf8(name).ok()?.strip_suffix("mallocx")?;
     (!prefix.is_empty() && !names::PREFIXES.contains(&prefix)).then_some(prefix)
 }
 
-/// The prefixes with which `name` may be a function by which jemalloc frees, and nothing else has.
+/// If `name` ends like one of jemalloc's own freeing functions: the prefixes that the jemalloc may have.
 pub fn prefixed_jemalloc_frees(name: &[u8]) -> impl Iterator<Item = &str> {
     let name = std::str::from_utf8(name).unwrap_or_default();
     ["sdallocx", "dallocx"].into_iter().filter_map(|ending| name.strip_suffix(ending)).filter(|it| !it.is_empty())
@@ -144,7 +145,7 @@ pub fn prefixed_jemalloc_frees(name: &[u8]) -> impl Iterator<Item = &str> {
 /// Whether a function of this name may throw a C++ exception instead of returning.
 #[must_use]
 pub fn may_throw(name: &str) -> bool {
-    // An `operator new`, or a C++ function that the user named: C++ says it by the type of a parameter if it does not.
+    // An `operator new`, or a C++ function that the user named. One that does not throw has a `nothrow_t` parameter.
     name.starts_with("_Z") && !name.contains("nothrow_t") || names::THROWING.contains(&name)
 }
 

@@ -1,7 +1,7 @@
 //! An ELF image as far as probing needs it: symbols, code, file offsets, what it links to.
 //!
-//! The bytes are anybody's: every offset, size and count in them is checked before it is followed, work is bounded by the
-//! length of the image, and whatever cannot be read is simply not there. Nothing here knows an allocator.
+//! Anybody may have written the bytes: every offset, size and count is checked before it is followed, work is bounded by the
+//! length of the image, and what cannot be read is treated as absent. Nothing here knows an allocator.
 
 mod links;
 mod symbols;
@@ -75,19 +75,19 @@ impl<'a> Image<'a> {
         self.machine
     }
 
-    /// Whether it asks for a dynamic linker. Programs do unless they are static; of libraries only glibc's own does.
+    /// Whether the image asks for a dynamic linker. Programs do unless they are static; of libraries only glibc's own does.
     #[must_use]
     pub fn has_interpreter(&self) -> bool {
         self.has_interpreter
     }
 
-    /// Whether it names other libraries that it needs.
+    /// Whether the image names other libraries that it needs.
     #[must_use]
     pub fn needs_others(&self) -> bool {
         self.dynamic.needs_others
     }
 
-    /// Whether it is there for other objects to link with: it has a name for that, or exports functions and cannot be run.
+    /// Whether the image is a library: it has a SONAME, or exports functions and cannot be run.
     #[must_use]
     pub fn is_library(&self) -> bool {
         self.soname().is_some() || (!self.fixed_address && !self.has_interpreter && self.exports_functions())
@@ -140,7 +140,7 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// Whether somebody of this name has left a note.
+    /// Whether the image has a note with this owner.
     #[must_use]
     pub fn has_note_of(&self, owner: &[u8]) -> bool {
         self.note_segments().any(|(notes, align)| elf::has_note_of(owner, notes, align))
@@ -159,7 +159,7 @@ impl<'a> Image<'a> {
         self.code.iter().find(|code| address.checked_sub(code.address).is_some_and(|at| at < code.bytes.len() as u64))
     }
 
-    /// Segments that are mapped executable. Together they cannot be longer than the file, unless somebody plays tricks.
+    /// Segments that are mapped executable. Together they are not longer than the file, unless it is hostile.
     fn code_segments(&self) -> Result<Vec<Code<'a>>, ElfError> {
         let mut code = Vec::new();
         let mut total = 0;

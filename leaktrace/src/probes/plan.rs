@@ -1,8 +1,9 @@
 //! What to probe in one object: an image goes in, its probes come out.
 //!
-//! This is where the other parts meet: symbols are looked up in the table of functions, functions that only pass a call on
-//! are left out, and each of the rest gets its site. The result names everything it decided, so that `-v` and `doctor` can
-//! say it. Which processes map the object is for others to know; [`choose`] says which of their objects are worth probing.
+//! This module combines the others: it looks symbols up in the table of functions, leaves out functions that only pass a
+//! call on, and finds the probe site of each remaining function. The result records every decision, so that `-v` and
+//! `doctor` can print it. Which processes map the object is not known here; [`choose`] selects which objects of a process
+//! are worth probing.
 
 mod error;
 mod hidden;
@@ -51,20 +52,20 @@ pub struct Plan {
     pub probes: Vec<PlannedProbe>,
     /// Functions that are not probed, and why.
     pub skipped: Vec<Skipped>,
-    /// An allocator that seems to be in there without a name to find it by, where nothing was found to probe.
+    /// An allocator whose symbols seem to be stripped from the object, if nothing was found to probe.
     pub hidden: Option<Allocator>,
-    /// A runtime in there that keeps a heap of its own.
+    /// A runtime in the object that has its own heap.
     pub runtime: Option<Runtime>,
-    /// Where it tells of objects that it maps and unmaps, if it is a dynamic linker.
+    /// If the object is a dynamic linker: where it reports the objects that it maps and unmaps.
     pub linker: Vec<LinkerProbe>,
-    /// LeakSanitizer is in there, which stops the threads of its own process by ptrace at the end.
+    /// Whether the object has LeakSanitizer, which stops the threads of its own process by ptrace at the end.
     pub leak_sanitizer: bool,
 }
 
 /// One function to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedProbe {
-    /// All names of the function, as the symbol table has them; the one that decided comes first.
+    /// All names of the function, as the symbol table has them; the first one determined its kind.
     pub names: Vec<String>,
     /// What the call does: which program serves it.
     pub kind: Kind,
@@ -76,13 +77,13 @@ pub struct PlannedProbe {
     pub site: Site,
     /// The site's place in the file, in bytes: the offset to attach to, entry and return probe alike.
     pub offset: u64,
-    /// What the attached program gets as its cookie: 0 for the plain one, a map for the other.
+    /// The attach cookie: 0 for the program that expects arguments in their standard places, otherwise where they are.
     pub cookie: u64,
-    /// Whether its own code calls or jumps to another function that is probed, or may. If not, a function that it calls
-    /// may still do so.
+    /// Whether the function's own code calls or jumps to another probed function, or may do so. If not, a function that it
+    /// calls may still reach one.
     pub calls_another: bool,
-    /// Where in the file its ways out are, in bytes, if it may throw: then no return probe may be put on it, and probes on
-    /// these see its returns. Empty for all others.
+    /// For a function that may throw, the file offsets of its return instructions: it must not have a return probe, and
+    /// probes on these instructions see its returns. Empty for all other functions.
     pub exits: Vec<u64>,
 }
 
@@ -93,7 +94,7 @@ impl PlannedProbe {
         self.kind.needs_return() && self.exits.is_empty()
     }
 
-    /// What keeps the probe at a single-stepped entry, if it is at one.
+    /// If the probe is at a single-stepped entry: why it could not be moved.
     #[must_use]
     pub fn fallback(&self) -> Option<Fallback> {
         match (self.site.cost, self.site.reason) {
@@ -123,9 +124,9 @@ pub enum Why {
     Refused(Refusal),
     /// It is the dynamic linker's own.
     DynamicLinker,
-    /// It may throw, and its ways out are not known.
+    /// It may throw, and not all of its return instructions are known.
     Throws,
-    /// It is Go's, whose stacks move and must not hold addresses that Go does not know.
+    /// It is a Go function: Go's stacks move, and must not hold addresses that Go does not know.
     Go,
 }
 
@@ -171,7 +172,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
     mark_outside_branches(&image, &mut own, options.emulation);
     let ways_out = ways_out::of(&image, &own, evidence.looks_at_callers());
     for (function, exits) in own.into_iter().zip(ways_out) {
-        // C functions have no dots in their names, Go's have always one.
+        // C functions have no dots in their names; Go functions always have one.
         if plan.runtime == Some(Runtime::Go) && function.names.iter().any(|name| name.contains('.')) {
             plan.skipped.push(Skipped { names: function.names, why: Why::Go });
             continue;
@@ -186,14 +187,15 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
             Err(refusal) => plan.skipped.push(Skipped { names: function.names, why: Why::Refused(refusal) }),
         }
     }
-    // Only programs are searched: one that hides its allocator hides everything it allocates.
+    // Only programs are searched: if a program's allocator has no symbols, none of its allocations can be seen.
     if plan.probes.is_empty() && !image.is_library() {
         plan.hidden = hidden::find(&image);
     }
     Ok(plan)
 }
 
-/// Looks for branches from elsewhere into what moved probes would leave behind, and notes them with the functions.
+/// Finds branches from other functions into the instructions between an entry and its moved probe, and marks those
+/// functions.
 fn mark_outside_branches(image: &Image<'_>, functions: &mut [Candidate], emulation: Emulation) {
     let mut left_behind: Vec<(usize, RangeInclusive<u64>)> = Vec::new();
     for (index, function) in functions.iter().enumerate() {
@@ -203,7 +205,7 @@ fn mark_outside_branches(image: &Image<'_>, functions: &mut [Candidate], emulati
             left_behind.push((index, entry + 1..=entry + u64::from(site.offset)));
         }
     }
-    // A site lies before any other symbol, so these do not overlap, and the functions are in order.
+    // A site lies before any other symbol, so the ranges do not overlap; they are in order since the functions are.
     let ranges: Vec<_> = left_behind.iter().map(|(_, range)| range.clone()).collect();
     let entered = outside::entered(image, &ranges);
     for ((index, _), entered) in left_behind.iter().zip(entered) {
@@ -236,10 +238,10 @@ fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Resul
     }))
 }
 
-/// Which objects of one process to probe: all that have probes, the program first, then allocators, then the C library.
+/// The objects of one process to probe: all that have probes, the program first, then allocators, then the C library.
 ///
-/// The C library is always among them: also in a process whose allocator is another one, somebody calls its functions,
-/// `getline` and `dlopen` to begin with. A call that passes through several is counted once, by the outermost.
+/// The C library is always among them: even in a process with another allocator, its own functions (`getline`, `dlopen`) are
+/// called. An allocation call that passes through several objects is counted once, for the outermost.
 pub fn choose<'a, T>(objects: impl IntoIterator<Item = (T, &'a Plan)>) -> Vec<(T, &'a Plan)> {
     let mut chosen: Vec<_> = objects.into_iter().filter(|(_, plan)| !plan.probes.is_empty()).collect();
     chosen.sort_by_key(|(_, plan)| match plan.role {

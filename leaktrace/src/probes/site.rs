@@ -1,10 +1,10 @@
 //! Where in a function the probe goes.
 //!
-//! The kernel carries out some instructions under a uprobe itself and single-steps all others, which costs thirty times
-//! as much in a virtual machine. So the site is the first instruction from the entry on that the kernel emulates, as long
-//! as a probe there sees exactly the calls that one at the entry would see: every call passes it once and nothing else
-//! does, the arguments can still be found, the stack pointer's way is known, and nothing has happened yet that the books
-//! care about. Any doubt means the entry, which is always right and sometimes slow.
+//! The kernel emulates some instructions under a uprobe and single-steps all others, which costs thirty times as much in a
+//! virtual machine. So the site is the first emulated instruction from the entry on at which a probe sees exactly the calls
+//! that a probe at the entry would see: every call passes the site once and nothing else does, the arguments can still be
+//! found, the stack pointer's offset is known, and the function has not yet done anything visible to others. In doubt the
+//! site is the entry, which is always correct and sometimes slow.
 //!
 //! Bytes in, values out. Which function this is and where it lies in a file is [`super::plan`]'s business.
 
@@ -59,7 +59,7 @@ pub fn select(function: &Function<'_>, signature: Signature, emulation: Emulatio
         .unwrap_or_else(|fallback| entry(Cost::Stepped, Reason::Fallback(fallback))))
 }
 
-/// The first emulated instruction behind the entry, or what is in its way.
+/// The first emulated instruction behind the entry, or the reason why the probe cannot be moved.
 fn search(function: &Function<'_>, signature: Signature, emulation: Emulation) -> Result<Site, Fallback> {
     if !function.whole {
         return Err(Fallback::UnknownSize);
@@ -72,7 +72,7 @@ fn search(function: &Function<'_>, signature: Signature, emulation: Emulation) -
     for (index, instruction) in sweep.instructions.iter().enumerate().take(MAX_INSTRUCTIONS) {
         let offset = instruction.ip().wrapping_sub(function.address) as usize;
         if index > 0 {
-            // Overlapping code counts: a branch may lead into the middle of what we read as one instruction.
+            // Overlapping code counts: a branch may lead into the middle of what is decoded as one instruction.
             if (sweep.instructions[index - 1].ip().wrapping_add(1)..=instruction.ip())
                 .any(|address| sweep.is_target(address))
             {
@@ -81,7 +81,8 @@ fn search(function: &Function<'_>, signature: Signature, emulation: Emulation) -
             if function.entered_at.is_some_and(|address| address <= instruction.ip()) {
                 return Err(Fallback::EnteredElsewhere);
             }
-            // Not to a call: kernels that do not know shadow stacks emulate it without one, and the process dies.
+            // Not to a call: kernels without support for shadow stacks emulate calls without updating the shadow stack,
+            // which kills the process.
             let bytes = function.code.get(offset..offset + instruction.len());
             if bytes.is_some_and(|bytes| emulation.emulates(bytes)) && !instruction.is_call_near() {
                 return found(&tracker, signature, offset);
@@ -95,12 +96,12 @@ fn search(function: &Function<'_>, signature: Signature, emulation: Emulation) -
     Err(Fallback::NoSite)
 }
 
-/// The site at this offset, if what the signature needs is there.
+/// The site at this offset, if the arguments and the stack pointer that the signature needs are known there.
 fn found(tracker: &Tracker, signature: Signature, offset: usize) -> Result<Site, Fallback> {
     if signature.kind.needs_return() && tracker.stack_shift() != 0 {
         return Err(Fallback::StackPointer);
     }
-    // What is not read may be anywhere.
+    // Arguments that are not read need not be found.
     let arguments = signature
         .positions()
         .map(|position| tracker.find(position).map_or_else(|| argument_register(Machine::X86_64, position), Register));

@@ -69,7 +69,7 @@ pub fn open(pid: Pid) -> Result<PidFd, CandidateError> {
         }
     };
     let verdict = examine(pid);
-    // If it has ended meanwhile, what was read may have been another's.
+    // If it has ended meanwhile, another process with its pid may have been examined.
     if has_ended(&pidfd) && !matches!(verdict, Err(CandidateError::Zombie(_))) {
         return Err(CandidateError::None(pid));
     }
@@ -90,7 +90,7 @@ fn examine(pid: Pid) -> Result<(), CandidateError> {
     let process = Process::new(pid.0 as i32).map_err(unreadable)?;
     let stat = process.stat().map_err(unreadable)?;
     judge(pid, &stat)?;
-    // The kernel's check for this file is that for everything else that is read of a process.
+    // The kernel checks the same permission for everything else that is read of a process.
     match File::open(format!("/proc/{pid}/maps")) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -41,7 +41,7 @@ pub fn identity(pid: Pid) -> Option<Identity> {
     Some(Identity { exe: process.exe().ok(), start_time: since_boot(stat.starttime), comm: stat.comm })
 }
 
-/// When the process started, by `CLOCK_MONOTONIC`: the kernel tells the last hundredth of a second before. `None` where it is
+/// When the process started, by `CLOCK_MONOTONIC`, rounded down to the kernel's hundredths of a second. `None` where it is
 /// gone.
 pub fn started_ns(pid: Pid) -> Option<u64> {
     let ticks = Process::new(pid.0 as i32).ok()?.stat().ok()?.starttime;
@@ -50,7 +50,7 @@ pub fn started_ns(pid: Pid) -> Option<u64> {
     Some(monotonic_ns().ok()?.saturating_sub(age))
 }
 
-/// Reads how much memory it has, which takes the kernel a walk through all of it; `None` where it is gone.
+/// Reads how much memory a process has, for which the kernel walks through all of it; `None` where it is gone.
 pub fn memory(pid: Pid) -> Option<MemoryUse> {
     let rollup = Process::new(pid.0 as i32).ok()?.smaps_rollup().ok()?;
     let values = &rollup.memory_map_rollup.0.first()?.extension.map;
@@ -67,13 +67,13 @@ const ENVIRONMENT_WITHIN: Duration = Duration::from_secs(1);
 /// The longest value that is kept, bytes.
 const MAX_VALUE: usize = 256;
 
-/// Whether a program of this name is one that they concern, so that they are worth reading in every process, however short: that
-/// takes a fifth of a millisecond, for handing the question to a thread that may be kept waiting.
+/// Whether a program of this name heeds these variables, so that they are worth reading even in a short-lived process: that
+/// takes a fifth of a millisecond, since a thread is started for it that may be kept waiting.
 pub fn heeds_environment(comm: &str) -> bool {
     comm.starts_with("python")
 }
 
-/// Those of the process' variables, as it was started with them, that say how it allocates; `None` where they cannot be read.
+/// The variables that say how a process allocates, as it was started with them; `None` where they cannot be read.
 pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
     // They are read from its memory, where it may have mapped a file of a file system that does not answer.
     let bytes = patience::within(ENVIRONMENT_WITHIN, About::Process(pid.0), move || {
@@ -96,7 +96,7 @@ pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
 /// The processes that descend from these and run now, parents before their children. Neither this program nor what started it
 /// is among them.
 pub fn descendants(of: &[Pid]) -> Vec<Pid> {
-    // Those that have ended and whose parents have not asked for their status yet.
+    // States of processes that have ended and that their parents have not reaped.
     const ENDED: [char; 3] = ['Z', 'X', 'x'];
     let mut found: Vec<Pid> = Vec::new();
     // A process that is forked while the list is read may be missed, but not by the next reading.

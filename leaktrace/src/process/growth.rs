@@ -1,6 +1,6 @@
-//! Where a process' memory grew that no allocation function was asked for: by mappings of its own, the program break, stacks.
+//! Where a process' memory grew without allocation functions: by mappings of its own, the program break, stacks.
 //!
-//! In: the mappings of a process now and as they were. Out: resident bytes of what was not there then, by kind.
+//! In: the mappings of a process now and earlier. Out: how many resident bytes were added, by kind.
 
 use std::fmt;
 
@@ -55,14 +55,14 @@ impl Resident {
         Some(Self(resident.collect()))
     }
 
-    /// As they were when the program began that runs now, by how they are: what has no file it has got since.
+    /// Estimates the mappings with which the running program began from those of now: what has no file came later.
     #[must_use]
     pub fn at_exec(mut self) -> Self {
         self.0.retain(|(kind, _)| *kind == Kind::File);
         self
     }
 
-    /// How much more there is now than there was then, by kind, the largest first; nothing that is not worth a word.
+    /// How much more there is now than there was then, by kind, the largest first; growth below 1 MiB is left out.
     pub fn since(&self, then: &Self) -> Vec<(u64, Kind)> {
         let sum = |of: &Self, kind| of.0.iter().filter(|(it, _)| *it == kind).map(|(_, bytes)| bytes).sum::<u64>();
         let kinds = [Kind::Anonymous, Kind::Break, Kind::Stack, Kind::File];

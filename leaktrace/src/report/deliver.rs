@@ -1,7 +1,7 @@
 //! Takes a snapshot to every place that was asked for.
 //!
-//! In: the resolved outputs, checked once before tracing, and then each snapshot. Out: bytes on standard output and in files,
-//! and what went wrong. One failing file never keeps the other reports from being delivered.
+//! In: the resolved outputs, checked once before tracing, and then each snapshot. Out: bytes on standard output and in
+//! files, and errors. A failure to write one file never prevents the other reports.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -55,7 +55,7 @@ struct Output {
 /// How a delivery went.
 #[derive(Debug)]
 pub struct Delivery {
-    /// False once nobody reads standard output any more (a broken pipe): a reason to end, and not an error.
+    /// False once nobody reads standard output any more (a broken pipe): the trace ends, without an error.
     pub stdout_open: bool,
     /// One for each report that could not be written, naming option, file, cause and next step.
     pub failures: Vec<anyhow::Error>,
@@ -82,7 +82,7 @@ impl Reporter {
         Ok(Self { text: outputs.text_on_stdout().then_some(outputs.text), others })
     }
 
-    /// Whether the text report goes to standard output; where it does not, losses need saying elsewhere.
+    /// Whether the text report goes to standard output; if not, losses must be reported elsewhere.
     #[must_use]
     pub fn writes_text(&self) -> bool {
         self.text.is_some()
@@ -106,7 +106,7 @@ impl Reporter {
             });
         }
         for output in &self.others {
-            // A stream cannot take back an earlier picture.
+            // A stream cannot take back an earlier report.
             if output.file.is_none() && !snapshot.is_final && !output.format.can_follow_itself() {
                 continue;
             }
@@ -133,7 +133,7 @@ impl Delivery {
                 reason(&error)
             )),
         }
-        // What could not be written must not be tried again when the buffer is dropped.
+        // Otherwise dropping the buffer would try again to write what could not be written.
         let _ = out.into_parts();
     }
 }
@@ -181,7 +181,7 @@ mod tests {
         (String::from_utf8(out).unwrap(), delivery)
     }
 
-    /// A standard output of which the reader has gone.
+    /// A standard output whose reader has closed it.
     struct Closed;
 
     impl Write for Closed {

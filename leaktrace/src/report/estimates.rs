@@ -4,7 +4,7 @@
 use super::human::{Bytes, counted};
 use crate::model::Snapshot;
 
-/// An amount in words: `1.2 MiB`; of a sample `~1.2 MiB (95%: 1.0 MiB to 1.5 MiB)`, as far as the interval is known.
+/// An amount in words: `1.2 MiB`; for a sample `~1.2 MiB (95%: 1.0 MiB to 1.5 MiB)`, with the interval if it is known.
 pub fn bytes(bytes: u64, sampled: bool, interval: Option<[u64; 2]>) -> String {
     match (sampled, interval) {
         (false, _) => Bytes(bytes).to_string(),
@@ -18,7 +18,7 @@ pub fn allocations(count: u64, sampled: bool) -> String {
     format!("{}{}", if sampled { "~" } else { "" }, counted(count, "allocation"))
 }
 
-/// That the numbers are estimates, and of what kind of sample; `None` where they are exact.
+/// A note that the numbers are estimates, and of what kind of sample; `None` if they are exact.
 pub fn note(snapshot: &Snapshot) -> Option<String> {
     snapshot.sampled.then(|| match snapshot.options.sample_bytes {
         Some(mean) => format!("estimated from a sample, one byte in {} hit", Bytes(mean)),

@@ -33,7 +33,7 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
         Measure::Count => "allocations",
     }
     .clone_into(&mut options.count_name);
-    // BTreeMap order is the order of names alone; inferno wants that of whole lines.
+    // BTreeMap orders by the names alone; inferno requires the order of whole lines.
     let mut lines: Vec<String> = stacks.into_iter().map(|(stack, value)| format!("{stack} {value}")).collect();
     lines.sort_unstable();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out)
@@ -67,7 +67,7 @@ fn subtitle(snapshot: &Snapshot) -> String {
     parts.join("; ")
 }
 
-/// inferno refuses a graph without samples and leaves a picture that speaks of an error. Nothing unfreed is none.
+/// For a graph without samples inferno returns an error and draws a picture that says so. Nothing outstanding is no error.
 fn write_empty(title: &str, subtitle: &str, out: &mut dyn Write) -> io::Result<()> {
     let (title, subtitle) = (escape_xml(title), escape_xml(subtitle));
     writeln!(

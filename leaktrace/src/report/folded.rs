@@ -1,6 +1,6 @@
 //! Folded stacks, `comm-pid;outermost;...;innermost bytes`, as flame graph tools read them.
 //!
-//! Losses stand in comment lines on top, which start with `# ` and which those tools skip; without losses there are none.
+//! Losses are comment lines at the top, which start with `# ` and which those tools skip; without losses there are none.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -46,7 +46,7 @@ pub(super) fn stacks(snapshot: &Snapshot, measure: Measure, with_process: bool) 
     stacks
 }
 
-/// What frames are called, each found out once: a frame is in as many as all stacks of its program.
+/// The names of frames, each computed once: a frame may be in all stacks of its program.
 #[derive(Default)]
 struct Escaped(HashMap<*const Frame, String>);
 
@@ -73,12 +73,12 @@ fn stack(snapshot: &Snapshot, site: &Site, with_process: bool, escaped: &mut Esc
     for frame in site.stack.iter().rev() {
         add(escaped.name(frame));
     }
-    // A line that starts with '#' is a comment to its readers, and a process may be called so.
+    // Tools take a line that starts with '#' for a comment, and a process' name may start with it.
     if stack.starts_with('#') { stack.replacen('#', "_", 1) } else { stack }
 }
 
-/// A name without what has a meaning in this format: `;` parts frames, and a last word of digits would be read as a
-/// number of the line (there may be two, for differential flame graphs).
+/// A name without characters that have a meaning in this format: `;` separates frames, and a last word of digits would be
+/// read as the line's number (there may be two, for differential flame graphs).
 fn escape(name: &str) -> String {
     let mut name = name.trim().replace(';', ":");
     if let Some((head, last)) = name.rsplit_once(' ')

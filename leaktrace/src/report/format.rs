@@ -32,7 +32,7 @@ impl Format {
         }
     }
 
-    /// Whether reports one after the other can be told apart by their reader, so that a stream may carry several.
+    /// Whether a reader can separate consecutive reports, so that one stream may carry several.
     #[must_use]
     pub fn can_follow_itself(self) -> bool {
         matches!(self, Self::Json { .. })

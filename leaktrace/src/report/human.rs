@@ -58,7 +58,7 @@ impl fmt::Display for Span {
         let milliseconds = self.0.as_millis();
         let seconds = self.0.as_secs();
         match seconds {
-            // Rounded to tenths, and so from 59.95 s on a minute.
+            // Rounded to tenths, so that a minute begins at 59.95 s.
             _ if milliseconds < 1000 => write!(f, "{milliseconds} ms"),
             _ if milliseconds < 59_950 => write!(f, "{:.1} s", self.0.as_secs_f64()),
             ..3600 => {

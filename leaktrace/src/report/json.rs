@@ -1,7 +1,7 @@
 //! The snapshot as JSON: one line, so that interval reports on one stream are JSON Lines.
 //!
-//! Names are data here and stay whole, but none may act on a terminal that the line is printed to: what JSON itself does not
-//! escape and is unsafe stands as `\u….`
+//! Names are kept whole, but must not control a terminal that prints the line: unsafe characters that JSON itself does not
+//! escape are written as `\u….`
 
 use std::io::{self, Write};
 

@@ -1,16 +1,16 @@
 //! What frames, processes and targets are called in every format.
 //!
-//! Names come from the traced processes and may hold anything; what leaves this module is clean.
+//! Names come from the traced processes and may contain any characters; every name from this module is safe to print.
 
 use std::path::Path;
 
 use crate::clean::{clean, elide};
 use crate::model::{Frame, Process, Site, Snapshot, TraceMode};
 
-/// What stands for the frames of a site whose stack could not be recorded.
+/// Replaces the frames of a site whose stack could not be recorded.
 pub const NO_STACK: &str = "[no stack recorded]";
 
-/// Characters shown of a traced command: it shares one line with the totals.
+/// Most characters of a traced command that are shown: it shares one line with the totals.
 const LONGEST_COMMAND: usize = 80;
 
 /// The function, or `module+0xoffset` where no symbol covers the address, or the bare address.

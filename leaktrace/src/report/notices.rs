@@ -27,7 +27,7 @@ impl Notice {
     }
 }
 
-/// The losses of a snapshot, those that hurt most first, and then its warnings.
+/// The losses of a snapshot, the most serious first, and then its warnings.
 #[must_use]
 pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     let losses = &snapshot.losses;
@@ -49,7 +49,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "allocation",
         "",
         format!("not recorded ({}table for at least {} full)", bytes_dropped(losses.bytes_dropped), Count(max_allocs)),
-        // Where no process has room for a single stack any more, its blocks have nowhere to be booked.
+        // If a process finds no room even for its site without frames, its blocks cannot be recorded.
         if losses.stacks_dropped > 0 {
             "totals are too low, raise --max-stacks or --max-allocs".to_owned()
         } else {
@@ -100,7 +100,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
             "their outermost frames are missing".to_owned()
         } + &cut.line(),
     );
-    // Those without any frame have a notice of their own.
+    // Stacks without any frame have a notice of their own.
     let has_gaps = |site: &Site| !site.truncated && !site.stack.is_empty();
     let is_complete =
         |site: &Site| matches!(site.stack_state, Some(StackState::Whole | StackState::Guessed | StackState::Unsure));
@@ -179,11 +179,11 @@ pub fn whole_stacks(snapshot: &Snapshot) -> Option<String> {
     Some(format!("{} of {stacks} complete ({}.{}%)", Count(complete), permille / 10, permille % 10))
 }
 
-/// How much of what is outstanding stands under stacks that are not whole: one such stack may hold most of it.
+/// How much of the outstanding memory has incomplete stacks: a single such stack may hold most of it.
 struct Weight {
     under: u64,
     all: u64,
-    /// Whether the snapshot says which stacks they are.
+    /// Whether the snapshot says which stacks are incomplete.
     is_known: bool,
 }
 

@@ -1,8 +1,9 @@
-//! Where reports go: files that are found unwritable before tracing starts, and are whole or untouched afterwards.
+//! Destinations of reports: an unwritable file is found before tracing starts, and a report file is replaced as a whole or
+//! not at all.
 //!
-//! A regular file is written beside its destination and renamed over it, so that a reader never sees half of a report and
-//! a full disk never costs the previous one. Everything else (fifos, terminals, `/dev/null`, open descriptors) and files in
-//! directories that may not be written is written in place.
+//! A regular file is written beside its destination and renamed over it, so that a reader never sees half of a report and a
+//! full disk never destroys the previous one. Everything else (FIFOs, terminals, `/dev/null`, open descriptors) is written
+//! in place, and so are files in directories that are not writable.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -16,8 +17,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid, fchown};
 
-/// What is reserved for a moment to see whether the disk is full: about what a small flame graph takes, its script
-/// included.
+/// Reserved for a moment to find out whether the disk is full: about the size of a small flame graph with its script.
 const RESERVED_BYTES: i64 = 128 << 10;
 
 /// The directory whose entries are the descriptors this process has open.
@@ -41,7 +41,7 @@ impl Destination {
     }
 }
 
-/// The descriptor of this process that `path` is another name of, as `/dev/stderr` is of 2.
+/// The number of this process' descriptor that `path` is another name of: 2 for `/dev/stderr`.
 fn open_descriptor(path: &Path) -> Option<u32> {
     let descriptors = fs::canonicalize(DESCRIPTORS).ok()?;
     let mut path = path.to_owned();
@@ -117,7 +117,7 @@ impl OutputFile {
     /// # Errors
     /// What stands in the way.
     pub fn check(path: &Path) -> Result<Self, OutputError> {
-        // What is behind a descriptor is shared with whoever opened it: never replaced, only added to.
+        // The file behind a descriptor is shared with whoever opened it: it is appended to, never replaced.
         let how = if open_descriptor(path).is_some() {
             OpenOptions::new().append(true).open(path)?;
             How::Append
@@ -157,7 +157,7 @@ fn check_existing(path: &Path, metadata: &fs::Metadata) -> Result<How, OutputErr
         return Err(OutputError::NotAFile("socket"));
     }
     if kind.is_fifo() {
-        // Opening one waits for a reader, who may come as late as the report.
+        // Opening a FIFO waits for a reader, who may come as late as the report.
         return Ok(How::InPlace);
     }
     OpenOptions::new().write(true).open(path)?;
@@ -172,7 +172,7 @@ fn check_existing(path: &Path, metadata: &fs::Metadata) -> Result<How, OutputErr
     let directory = to.parent().unwrap_or(Path::new("/")).to_owned();
     match reserve(&directory) {
         Ok(()) => Ok(How::Replace { to, directory }),
-        // The file itself may be written and its directory may not.
+        // The file itself may be writable although its directory is not.
         Err(OutputError::Refused(_)) => Ok(How::InPlace),
         Err(error) => Err(error),
     }
@@ -209,7 +209,7 @@ fn reserve(directory: &Path) -> Result<(), OutputError> {
     let file = tempfile::tempfile_in(directory)?;
     match fallocate(&file, FallocateFlags::empty(), 0, RESERVED_BYTES) {
         Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => Err(OutputError::Full(errno.into())),
-        // Not every file system can reserve; then the report itself will tell.
+        // Not every file system can reserve space; writing the report will then find out.
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -223,11 +223,11 @@ fn fill(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> i
 fn replace(to: &Path, directory: &Path, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     // The mode of any new file: the process's umask applies when it is created.
     let mode = Permissions::from_mode(0o666);
-    // Not persisted on failure: the temporary file then goes when it is dropped.
+    // On failure the temporary file is not persisted, but removed when it is dropped.
     let file = tempfile::Builder::new().prefix(".leaktrace-").permissions(mode).tempfile_in(directory)?;
     fill(file.as_file(), render)?;
     if let Ok(previous) = fs::metadata(to) {
-        // Under sudo the file would become root's. Where the owner cannot be kept, a report is better than none.
+        // Under sudo the file would become root's. If the owner cannot be kept, the report is still written.
         let _ = fchown(file.as_file(), Some(Uid::from_raw(previous.uid())), Some(Gid::from_raw(previous.gid())));
         file.as_file().set_permissions(Permissions::from_mode(previous.mode() & 0o7777))?;
     }
@@ -323,7 +323,7 @@ mod tests {
             "{}",
             check_error(&file.join("out.svg"))
         );
-        // sysfs takes no new files, from nobody; where it is mounted read-only the kernel says that instead.
+        // Nobody can create files in sysfs; if it is mounted read-only, the kernel's error says that instead.
         let refused = check_error(Path::new("/sys/out.svg"));
         let reasons = ["Permission denied", "Read-only file system"];
         assert!(reasons.iter().any(|reason| refused == format!("{reason}; name another file")), "{refused}");

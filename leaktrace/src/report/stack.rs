@@ -1,7 +1,8 @@
-//! A site's stack in the text report: a line for each frame, innermost first, as short as it can be without a loss of meaning.
+//! A site's stack in the text report: a line for each frame, innermost first, as short as possible without loss of meaning.
 //!
-//! Recursion is printed once with how often it repeats, and of what is still long the middle is left out, with its length: the
-//! innermost frames say what allocates, the outermost on whose behalf. Every other output has all frames.
+//! A recursion is printed once, with the number of repetitions. Of a stack that is still too long the middle is left out,
+//! with its length: the innermost frames show what allocates, the outermost on whose behalf. Every other output has all
+//! frames.
 
 use std::io::{self, Write};
 
@@ -16,11 +17,11 @@ use crate::model::{Frame, Options, Site, StackState};
 const FUNCTION: Style = AnsiColor::Cyan.on_default();
 const PLACE: Style = Style::new().dimmed();
 const INDENT: usize = 4;
-/// Frames that may call one another in turn and be told for a recursion.
+/// The longest sequence of frames that is recognised as a recursion.
 const LONGEST_CYCLE: usize = 8;
 /// Lines that a stack may have.
 const MOST_LINES: usize = 64;
-/// Of those, where they do not suffice, the ones next to the allocation.
+/// Of a longer stack, the number of lines next to the allocation.
 const INNERMOST: usize = 40;
 const OUTERMOST: usize = MOST_LINES - INNERMOST - 1;
 
@@ -60,7 +61,7 @@ pub fn write(site: &Site, style: TextStyle, options: &Options, paint: Paint, out
     Ok(())
 }
 
-/// A frame that equals others that would be printed alike if there were room for all of their names.
+/// A frame that equals others whose full names would be printed alike.
 struct SameCode<'a>(&'a Frame);
 
 impl PartialEq for SameCode<'_> {
@@ -77,7 +78,7 @@ impl PartialEq for SameCode<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line<'a, F> {
     Frame(&'a F),
-    /// The lines before, so many, come again.
+    /// The preceding lines, this many, repeat.
     Again {
         frames: usize,
         times: u64,
@@ -149,7 +150,7 @@ fn place(frame: &Frame, file: Option<&str>) -> String {
     let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
     let mut parts = Vec::new();
     parts.extend(file.map(|file| format!("{file}{line}")));
-    // Where there is no symbol the module is already part of the name.
+    // If there is no symbol, the module is already part of the name.
     let named = frame.function.is_some() || frame.module_offset.is_none();
     parts.extend(frame.module.as_deref().filter(|_| named).map(|module| format!("({})", names::base_name(module))));
     parts.extend(frame.inlined.then(|| "[inlined]".to_owned()));

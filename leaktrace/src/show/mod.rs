@@ -1,4 +1,4 @@
-//! What a person watches while a trace runs. As the reports, it sees the model and nothing of the running system.
+//! The display for a person while a trace runs. Like the reports, it sees only the model and nothing of the running system.
 
 mod status_line;
 

@@ -1,4 +1,4 @@
-//! Where events come from. Each kind of source is a room of its own that finds its places in mapped files and has the
-//! programs attached there.
+//! Where events come from. Each kind of source is a module that finds its functions in mapped files and has the BPF programs
+//! attached there.
 
 pub(crate) mod allocators;

@@ -19,14 +19,14 @@ const MAX_MINI_MEMORY: u32 = 128 * 1024;
 #[derive(Debug)]
 pub(super) struct DebugFile {
     pub(super) path: PathBuf,
-    /// Whether it is one that this system's administrator installed, rather than one that came with the program.
+    /// Whether this system's administrator installed the file; otherwise it came with the program.
     pub(super) installed: bool,
     pub(super) file: Arc<File>,
     pub(super) elf: Elf,
 }
 
 /// Looks for an object's debug file in `directories` (such as `/usr/lib/debug`) and beside the object, in the root of the
-/// process that mapped it and then in our own. Files that are there but belong to another build are returned apart.
+/// process that mapped it and then in our own. Files that exist but belong to another build are returned separately.
 pub(super) fn find(
     object: &Object,
     elf: &Elf,
@@ -58,7 +58,7 @@ pub(super) fn find(
     (None, foreign)
 }
 
-/// What came from a debuginfod server for an object, if it is of the object's build.
+/// The file that a debuginfod server gave for an object, if it belongs to the object's build.
 pub(super) fn fetched(object: &Object, file: &Arc<File>) -> Option<DebugFile> {
     let elf = check(object, file, None).ok()?;
     Some(DebugFile { path: PathBuf::from("(debuginfod)"), installed: false, file: Arc::clone(file), elf })
@@ -94,8 +94,8 @@ fn by_link(name: &Path, object: &Path, directories: &[PathBuf]) -> impl Iterator
     paths.into_iter()
 }
 
-/// A debug file belongs to an object when their build ids agree, or, where one has none, when it has the checksum that the
-/// object's debug link records.
+/// A debug file belongs to an object if their build ids are equal or, if one of them has no build id, if it has the checksum
+/// that the object's debug link records.
 fn check(object: &Object, file: &Arc<File>, crc: Option<u32>) -> io::Result<Elf> {
     let foreign = || io::Error::new(io::ErrorKind::InvalidData, "belongs to another build");
     let (status, mapped) = (file.metadata()?, object.open()?.metadata()?);
@@ -123,7 +123,7 @@ impl DebugLink {
     fn parse(section: &[u8]) -> Option<Self> {
         let end = section.iter().position(|&byte| byte == 0)?;
         let name = Path::new(str::from_utf8(&section[..end]).ok()?);
-        // One plain file name: a path would lead anywhere.
+        // Only a plain file name: a path could lead anywhere.
         if name.file_name() != Some(name.as_os_str()) {
             return None;
         }

@@ -15,7 +15,7 @@ pub(super) fn demangle(name: &[u8]) -> String {
     printable(plain.as_deref().unwrap_or(name))
 }
 
-/// Whether the name is one that only a compiler makes.
+/// Whether the name has the form of a mangled name.
 pub(super) fn is_mangled(name: &[u8]) -> bool {
     name.starts_with(b"_Z") || name.starts_with(b"_R")
 }
@@ -41,7 +41,7 @@ fn printable(name: &str) -> String {
     name.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect()
 }
 
-/// Substitutions let some hundred bytes stand for gigabytes: give up early.
+/// Substitutions can expand some hundred bytes to gigabytes: give up early.
 #[derive(Default)]
 struct Bounded {
     text: String,

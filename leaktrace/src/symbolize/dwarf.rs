@@ -1,8 +1,8 @@
 //! Functions, inlined calls and source lines from DWARF, by blazesym.
 //!
-//! blazesym takes paths, maps what it finds there, and remembers what it has read by them. Each object therefore has a
-//! symbolizer of its own, for the descriptor that is kept with it: a `/proc/self/fd` path is never looked up after it means
-//! another file. What is mapped is a sealed copy, which nobody can shorten under the reader.
+//! blazesym takes paths, maps the files, and caches what it has read by path. Each object therefore has its own symbolizer,
+//! for the descriptor that is kept with it: no `/proc/self/fd` path is looked up after it names another file. The mapped
+//! file is a sealed copy, which nobody can truncate under the reader.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -16,7 +16,7 @@ use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
 pub(super) struct Dwarf {
     symbolizer: Symbolizer,
     source: Source<'static>,
-    /// What the path in `source` names.
+    /// The file that the path in `source` names.
     file: Arc<File>,
 }
 
@@ -39,11 +39,12 @@ pub(super) struct Place {
 }
 
 impl Dwarf {
-    /// For the DWARF in `file`; `directories` are where files that it shares with others (`.gnu_debugaltlink`) may lie.
-    /// Inlined calls are read by recursion as deep as the file says: not those of a file that nests them without end.
+    /// For the DWARF in `file`; `directories` may hold files that it shares with others (`.gnu_debugaltlink`). Inlined calls
+    /// are read by recursion as deep as the file nests them: without `inlined` they are not read, for files that nest them
+    /// too deep.
     pub(super) fn new(file: Arc<File>, directories: &[PathBuf], inlined: bool) -> Self {
         let symbolizer = Symbolizer::builder()
-            // What the path leads to is held and does not change.
+            // The path leads to an open descriptor of a file that does not change.
             .enable_auto_reload(false)
             .enable_demangling(false)
             .enable_inlined_fns(inlined)
@@ -75,8 +76,8 @@ impl Dwarf {
 }
 
 fn frames(symbol: &Sym<'_>, address: u64) -> DwarfFrames {
-    // Where DWARF has no function, blazesym answers from the symbol table, and there lets a symbol without a size reach
-    // to the next. A function of DWARF's in several pieces has neither start nor size.
+    // If DWARF has no function, blazesym answers from the symbol table, where it extends a symbol without a size to the next
+    // one. A DWARF function in several pieces has neither start nor size.
     let covers = match symbol.size {
         Some(size) => address.checked_sub(symbol.addr).is_some_and(|into| into < size as u64),
         None => symbol.addr == 0,

@@ -1,6 +1,6 @@
 //! The sections of an ELF file, read by offset.
 //!
-//! Files of traced processes are read with `pread(2)` and never mapped here: whoever shortens a mapped file kills its
+//! Files of traced processes are read with `pread(2)` and never mapped here: whoever truncates a mapped file kills its
 //! reader.
 
 use std::fs::File;

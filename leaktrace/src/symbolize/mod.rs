@@ -1,13 +1,14 @@
 //! Names for addresses: function, source line and inlined calls.
 //!
-//! In: an [`AddressSpace`], captured while the process lived, and addresses in it. Out: [`Frame`]s. What an object gave
-//! is remembered for every process and every later report.
+//! In: an [`AddressSpace`], captured while the process lived, and addresses in it. Out: [`Frame`]s. The names of an object's
+//! code are kept for every process and every later report.
 //!
-//! - `elf` reads sections, `vetting` keeps from readers what would end them, `symtab` and `plt` make names of them, `debugfile` finds
-//!   what is kept apart, `debuginfod` fetches what is not here, `dwarf` asks blazesym, `object` puts these together for one object, `worker` runs that on threads.
+//! `elf` reads sections, `vetting` rejects files that would crash a reader, `symtab` and `plt` find symbols, `debugfile`
+//! finds separate debug files on this machine, `debuginfod` fetches those of servers, `dwarf` asks blazesym, `object`
+//! combines all of these for one object, `worker` runs that on threads.
 //!
-//! Invariants: a report never fails because of a symbol; no name reaches past its symbol's size; nothing is read by a
-//! path that might have come to mean another file.
+//! Invariants: a report never fails because of a symbol; no name is used beyond its symbol's size; no file is read by a path
+//! that might have come to name another file.
 
 mod debugfile;
 pub mod debuginfod;
@@ -40,7 +41,7 @@ const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 /// More threads than this do not make a report faster: a few large objects take most of the time.
 const MAX_WORKERS: usize = 4;
 
-/// How long to wait for the next object when nothing comes. The largest debug information there is takes some seconds.
+/// How long to wait for the next object's answer. The largest debug information known takes some seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An address of code.
@@ -74,12 +75,12 @@ impl CodeAddress {
     }
 }
 
-/// What there was to name an object's code by, beside the functions that it exports.
+/// What can name an object's code, beside the functions that it exports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Debug information, which has lines and inlined calls, readable or not.
     pub debug_info: bool,
-    /// A table of all its functions, which stripping takes away.
+    /// A symbol table of all its functions, which stripping removes.
     pub symbols: bool,
 }
 
@@ -95,7 +96,7 @@ pub struct Note {
 /// What an object lacks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NoteReason {
-    /// It could not be read, or is not any more what was mapped.
+    /// It could not be read, or is no longer the file that was mapped.
     Unreadable(String),
     /// It is mapped as code but is not a 64-bit little-endian ELF file.
     NotElf,
@@ -125,10 +126,10 @@ impl fmt::Display for Note {
     }
 }
 
-/// Names addresses, and remembers.
+/// Names addresses, and caches the names.
 ///
-/// Its work blocks for up to some seconds when large objects are seen first: in asynchronous code call it where
-/// blocking is allowed.
+/// A call blocks for up to some seconds when large objects are seen first: in asynchronous code, call it where blocking is
+/// allowed.
 #[derive(Debug)]
 pub struct Symbolizer {
     workers: Vec<Worker>,
@@ -190,7 +191,7 @@ impl Symbolizer {
         self.resolve_batch(&[(space, addresses)]).pop().unwrap_or_default()
     }
 
-    /// The same for many processes at once, which reads each object once and on as many threads as there are.
+    /// The same for many processes at once: reads each object once, on as many threads as there are.
     pub fn resolve_batch(&mut self, batch: &[(&AddressSpace, &[CodeAddress])]) -> Vec<Vec<Vec<Frame>>> {
         self.read(batch);
         let frames = batch
@@ -201,7 +202,7 @@ impl Symbolizer {
         frames
     }
 
-    /// What kept frames from being named, for `-v`; of all calls so far.
+    /// What kept frames from being named, in all calls so far; for `-v`.
     pub fn notes(&self) -> impl Iterator<Item = &Note> {
         self.notes.iter()
     }
@@ -212,7 +213,7 @@ impl Symbolizer {
         self.objects.get(&object.id())?.coverage
     }
 
-    /// Has an object's code named from now on by this debug file too, which is of its build.
+    /// From now on, names an object's code also by this debug file, which must be of the object's build.
     pub fn give(&mut self, object: &Object, file: Arc<File>) {
         if let Some(known) = self.objects.get_mut(&object.id()) {
             known.fetched = Some(file);
@@ -285,8 +286,8 @@ impl Symbolizer {
                 self.learn(answer);
                 continue;
             }
-            // Each thread is at the first of its objects that it has not answered for. That one was made to be read for
-            // ever, or killed its reader: leave the thread to it, and have another one read the rest.
+            // Each thread is at the first of its objects without an answer. That object takes forever to read, or killed its
+            // reader: abandon the thread, and have a new one read the rest.
             let mut stuck = HashSet::new();
             asked.retain(|asked| {
                 let first = stuck.insert(asked.worker);
@@ -331,7 +332,7 @@ impl Symbolizer {
         let bare = Frame { module: Some(location.module.to_path_buf()), ..bare };
         let back = address.address.0.wrapping_sub(address.lookup().0);
         let Some((object, virtual_address)) = in_object(&location) else {
-            // Of a file that is no ELF file the offset in the file says most.
+            // For a file that is not ELF, the file offset is the most useful number.
             let module_offset = location.object.map(|_| location.offset.wrapping_add(back));
             return vec![Frame { function: jitted(), module_offset, ..bare }];
         };
@@ -351,7 +352,7 @@ impl Symbolizer {
         }
     }
 
-    /// Drops what is known of objects that no process and no store refers to any more.
+    /// Drops the cached names of objects to which no process and no store refers any more.
     fn forget_gone(&mut self) {
         self.objects.retain(|_, known| known.object.strong_count() > 0);
     }

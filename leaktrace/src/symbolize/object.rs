@@ -1,4 +1,4 @@
-//! Everything that names the code of one object, in the order in which it is believed.
+//! All sources of names for the code of one object, in order of preference.
 //!
 //! 1. DWARF, in the object or in its separate debug file: inlined calls, functions, lines.
 //! 2. Symbol tables: `.symtab` of the object and of its debug file, `.dynsym`, `.gnu_debugdata`.
@@ -32,8 +32,8 @@ pub(super) struct SourceFrame {
 /// The frames at one address, innermost first.
 pub(super) type SourceFrames = Arc<[SourceFrame]>;
 
-/// The reader for the debug information in `file`, unless it would be the reader's end. It maps what it reads, so it is
-/// given a copy, and the copy is what is judged. `directories` are given for installed files alone.
+/// A DWARF reader for the debug information in `file`, unless reading it would crash. The reader maps the file, so it gets a
+/// copy, and the copy is what is vetted. `directories` is empty unless the file is an installed debug file.
 fn vetted(file: &File, directories: &[PathBuf], notes: &mut Vec<NoteReason>) -> Option<Dwarf> {
     let copied = elf::sealed(file).map_err(|error| error.to_string()).and_then(|copy| {
         let copy = Arc::new(copy);
@@ -62,8 +62,8 @@ fn vetted(file: &File, directories: &[PathBuf], notes: &mut Vec<NoteReason>) -> 
     readable.then(|| Dwarf::new(copy, directories, verdict == Verdict::Sound))
 }
 
-/// What the tables of the file with these bytes name these addresses, and what is found out about its debug information: for
-/// the fuzz target, which has no process that maps the file.
+/// The names that the symbol tables of the file with these bytes have for these addresses; its debug information is vetted
+/// too. For the fuzz target, which has no process that maps the file.
 ///
 /// # Errors
 /// It is no 64-bit ELF file.
@@ -83,7 +83,7 @@ pub fn names_by_tables(bytes: Vec<u8>, addresses: &[u64]) -> io::Result<Vec<Opti
     Ok(symbols.resolve(addresses).iter().map(|frames| frames.first()?.function.clone()).collect())
 }
 
-/// What is said of an address of which nothing is known.
+/// The frame for an address of which nothing is known.
 pub(super) fn unnamed() -> SourceFrames {
     Arc::new([SourceFrame { function: None, place: Place::default(), inlined: false }])
 }
@@ -99,8 +99,8 @@ pub(super) struct ObjectSymbols {
 }
 
 impl ObjectSymbols {
-    /// Reads the symbol tables and finds the debug information, which may have been `fetched`. Its own content is read as it is
-    /// asked for.
+    /// Reads the symbol tables and finds the debug information; `fetched` is a debug file from a debuginfod server. The
+    /// debug information itself is read on demand.
     ///
     /// Errors: the object is not what was mapped any more, or not an ELF file.
     pub(super) fn load(
@@ -119,7 +119,7 @@ impl ObjectSymbols {
 
         let mut dwarf = None;
         let mut debug_info = elf.has_debug_info();
-        // Where a program has both, the DWARF reader would follow the link by itself.
+        // If a program has both, the DWARF reader would follow the link by itself.
         if !elf.has_debug_info() || elf.section(".gnu_debuglink").is_some() {
             let (found, foreign) = match fetched.and_then(|file| debugfile::fetched(object, file)) {
                 Some(debug) => (Some(debug), Vec::new()),
@@ -185,7 +185,7 @@ impl ObjectSymbols {
         addresses.iter().map(|&address| self.frames(address, described.next().unwrap_or_default())).collect()
     }
 
-    /// Without DWARF from here on: it made its reader panic.
+    /// Stops using DWARF: it made its reader panic.
     pub(super) fn distrust_dwarf(&mut self, panic: String) {
         self.notes.push(NoteReason::DebugInformation(panic));
         self.dwarf = None;
@@ -194,7 +194,7 @@ impl ObjectSymbols {
     fn frames(&self, address: u64, described: DwarfFrames) -> SourceFrames {
         let symbol = self.table.find(address);
         let function = match (described.function, symbol) {
-            // DWARF has the plain name where the compiler left the linkage name out: the table's says more.
+            // DWARF has only the plain name if the compiler left the linkage name out: the symbol table's name says more.
             (Some(name), Some(symbol)) if is_mangled(symbol) && !is_mangled(name.as_bytes()) => Some(demangle(symbol)),
             (Some(name), _) => Some(demangle(name.as_bytes())),
             (None, Some(symbol)) => Some(demangle(symbol)),

@@ -1,7 +1,8 @@
 //! Symbol tables: which function covers an address.
 //!
 //! In: `.symtab` and `.dynsym` with their strings. Out: the innermost symbol whose bytes hold the address. A symbol ends
-//! where its size says; one without a size covers its first address alone. Nothing is ever named after a neighbour.
+//! where its size says; one without a size covers only its first address. An address is never named after a neighbouring
+//! symbol.
 
 use super::elf::Elf;
 use crate::elf::{Home, SymbolKind, Symbols};
@@ -19,7 +20,7 @@ pub(super) struct SymbolTable {
 struct Symbol {
     start: u64,
     end: u64,
-    /// The farthest end among this one and all before it: where it is passed, no symbol further back can hold the address.
+    /// The highest end of this symbol and all before it: at an address beyond, no earlier symbol can match.
     reach: u64,
     name: (u32, u32),
     rank: (bool, bool),
@@ -32,7 +33,7 @@ impl SymbolTable {
         let Some(section) = elf.section(table) else { return };
         let (Ok(symbols), Some(strings)) = (elf.data(section), sections.get(section.link)) else { return };
         let Ok(strings) = elf.data(strings) else { return };
-        // Loaded code only: a symbol without a section is not at the address that it gives.
+        // Only loaded code: the value of a symbol without a section is not an address in the object.
         let is_code = |home: Home| match home {
             Home::Elsewhere | Home::None => false,
             Home::SomeSection => true,
@@ -68,13 +69,14 @@ impl SymbolTable {
     fn sort(&mut self) {
         let names = std::mem::take(&mut self.names);
         let name = |symbol: &Symbol| &names[symbol.name.0 as usize..][..symbol.name.1 as usize];
-        // Of several names for the same bytes the one that programs call: a function, visible, with fewest underscores.
+        // Of several names for the same bytes, the one that programs call: a function, visible, with fewest leading
+        // underscores.
         let key = |symbol: &Symbol| {
             let name = name(symbol);
             let underscores = name.iter().take_while(|&&byte| byte == b'_').count();
             (symbol.rank, underscores, name.len())
         };
-        // Tables of a million symbols are sorted: names are looked at where nothing else tells two apart.
+        // Tables may have a million symbols: names are compared only if nothing else tells two symbols apart.
         self.symbols.sort_unstable_by(|a, b| {
             let by_place = a.start.cmp(&b.start).then_with(|| b.end.cmp(&a.end));
             by_place.then_with(|| key(a).cmp(&key(b)).then_with(|| name(a).cmp(name(b))))

@@ -1,16 +1,15 @@
-//! What debug information must satisfy before a DWARF reader is let near it.
+//! What debug information must satisfy before a DWARF reader reads it.
 //!
-//! A traced program's files are its own: what they claim must not end the tracer, and neither a stack that overflows nor
-//! memory that cannot be had can be caught. Everything else that is wrong in them the reader reports, or takes so long for
-//! that it is given up.
+//! A traced program controls its files. They must not crash the tracer, and neither a stack overflow nor a failed allocation
+//! can be caught. Any other defect makes the reader return an error, or take so long that it is abandoned.
 
 use gimli::{DebugAbbrev, DebugInfo, LittleEndian as Little};
 
 use super::elf::Elf;
 use crate::elf;
 
-/// Inlined calls are read by recursion, one level for each entry that lies in another. The deepest in this program's own
-/// dependencies is 54.
+/// Inlined calls are read by recursion, one level for each entry nested in another. The deepest nesting in this program's
+/// own dependencies is 54.
 pub(super) const MAX_DEPTH: isize = 1024;
 /// What the debug sections of one file may unpack to, bytes.
 const MAX_UNPACKED: u64 = 4 << 30;
@@ -19,9 +18,9 @@ const MAX_UNPACKED: u64 = 4 << 30;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Sound,
-    /// But without its inlined calls.
+    /// It can, but without its inlined calls.
     TooDeep,
-    /// Unpacked it would fill the memory.
+    /// Unpacked it would exhaust the memory.
     TooLarge,
     /// Parts of it are in another file that the reader would look for by itself.
     Elsewhere,
@@ -38,7 +37,7 @@ pub(super) fn vet(elf: &Elf, installed: bool) -> Verdict {
         return Verdict::TooLarge;
     }
     let (Some(info), Some(abbreviations)) = (unpack(elf, ".debug_info"), unpack(elf, ".debug_abbrev")) else {
-        // What cannot be read here cannot be read there.
+        // Sections that cannot be read here cannot be read by the reader either.
         return Verdict::Sound;
     };
     if is_deeper_than(MAX_DEPTH, &info, &abbreviations) { Verdict::TooDeep } else { Verdict::Sound }
@@ -50,8 +49,8 @@ fn unpack(elf: &Elf, name: &str) -> Option<Vec<u8>> {
     if section.compressed { elf::unpack(&data) } else { Some(data) }
 }
 
-/// Whether any entry of any unit lies in more than `limit` others. A unit that breaks off is judged by what comes before:
-/// the reader does not get further either.
+/// Whether any entry of any unit is nested in more than `limit` others. A unit that ends in an error is judged by the
+/// entries before it: the reader gets no further either.
 fn is_deeper_than(limit: isize, info: &[u8], abbreviations: &[u8]) -> bool {
     let abbreviations = DebugAbbrev::new(abbreviations, Little);
     let mut units = DebugInfo::new(info, Little).units();

@@ -1,7 +1,7 @@
 //! The threads that read symbols.
 //!
-//! DWARF readers keep what they have parsed and cannot move between threads, so each object stays with one thread. What a
-//! traced program put into its debug information may make a reader panic: that costs the object its DWARF, nothing else.
+//! A DWARF reader's parsed data cannot move between threads, so each object stays on one thread. Hostile debug information
+//! may make a reader panic: the object then loses its DWARF, and nothing else is affected.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,13 +18,13 @@ use super::{Coverage, NoteReason};
 use crate::process::maps::{Object, ObjectId, Root};
 use crate::workers;
 
-/// Objects whose symbols one thread keeps in memory. What they gave is remembered elsewhere; read again, they cost some
+/// Objects whose symbols one thread keeps in memory. Their names are cached elsewhere; reading an object again takes some
 /// milliseconds.
 const KEPT: usize = 32;
-/// Copies of files with debug information that one thread keeps, bytes, as long as it is more than one.
+/// Bytes of copied debug files that one thread keeps; a single file may exceed this.
 const COPIED: u64 = 256 << 20;
-/// Bytes: sixteen KiB for each level of inlined calls that a file may nest, which are read by recursion. Untouched, it
-/// costs nothing.
+/// Bytes: 16 KiB for each level of inlined calls that a file may nest, which are read by recursion. Unused stack takes no
+/// memory.
 const STACK: usize = MAX_DEPTH as usize * 16 * 1024;
 
 /// A thread, ended when this is dropped.
@@ -67,10 +67,10 @@ impl Worker {
         Ok(Self { jobs })
     }
 
-    /// Asks for the frames at these ELF virtual addresses of an object; the answer comes on `reply`, or, should the thread
-    /// have died, never.
+    /// Asks for the frames at these ELF virtual addresses of an object. The answer comes on `reply`; if the thread has died,
+    /// it never comes.
     pub(super) fn ask(&self, question: Question, reply: Sender<Answer>) {
-        // A failure means that the thread died, which the missing answer tells.
+        // An error means that the thread has died; the caller learns it from the missing answer.
         let _ = self.jobs.send(Job { question, reply });
     }
 }
@@ -93,7 +93,7 @@ fn run(queue: &Receiver<Job>, own_root: &Root, directories: &[PathBuf]) {
             let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(&id, _)| id);
             oldest.and_then(|oldest| kept.remove(&oldest));
         }
-        // Nobody waits any more: nothing to do.
+        // An error means that nobody waits any more.
         let _ = reply.send(answer);
     }
 }
@@ -107,7 +107,7 @@ fn answer(
 ) -> Answer {
     let Question { object, fetched, addresses } = question;
     let id = object.id();
-    // What was read before may have been overwritten since.
+    // The file may have been overwritten since its symbols were read.
     let loaded = match kept.remove(&id) {
         Some(kept) if kept.fetched == fetched.is_some() && object.open().is_ok() => Ok(kept.symbols),
         _ => guarded(|| ObjectSymbols::load(&object, own_root, directories, fetched.as_ref()))
@@ -130,7 +130,7 @@ fn answer(
     Answer { object, frames, coverage, notes }
 }
 
-/// Runs what may panic on a hostile file. Whatever it leaves half-done must be thrown away by the caller.
+/// Runs code that may panic on a hostile file. After a panic the caller must discard everything that the code has modified.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|panic| format!("the reader failed: {}", workers::message(panic.as_ref())))

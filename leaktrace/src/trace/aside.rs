@@ -1,7 +1,7 @@
 //! Work that blocks, on a thread of its own, so that a signal is heard meanwhile.
 //!
-//! In: what is to be done. Out: its result; a panic is an error. Work whose result nobody waits for any more is dropped where it
-//! next waits for something; where it does not come to that it is left behind, and ends with the program.
+//! In: the work. Out: its result; a panic is an error. Work whose result is no longer wanted is dropped at its next await
+//! point; work that blocks for good keeps its thread until the program ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::workers;
 
-/// How long work is waited for that is to end early. What comes back from the kernel within a moment goes in order.
+/// How long cancelled work is waited for: system calls that return within this time end in order.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Does the work on a thread of its own.
@@ -53,7 +53,7 @@ where
     result.recv().await.unwrap_or_else(|_| Err(anyhow!("the thread that sets up has ended; please report this")))
 }
 
-/// That somebody waits for the work.
+/// While it lives, the work is wanted.
 struct Waiting {
     wanted: async_channel::Sender<()>,
     ended: mpsc::Receiver<()>,

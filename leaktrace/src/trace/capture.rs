@@ -1,5 +1,5 @@
-//! One reading of the tables as the model wants it: slots become processes, ticks become ages. In steps, so that whoever reads
-//! can attend to other things in between.
+//! Turns one reading of the tables into the model's terms: slots become processes, ticks become ages. In steps, so that the
+//! reader can handle events in between.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ use crate::model::{
 };
 use crate::process::maps::AddressSpace;
 
-/// A report in the middle of a trace goes without the blocks' ages where this is exceeded by the places there are for
-/// blocks and twice the blocks outstanding: some 40 ms of looking. (4 ns a place, 8 a block.)
+/// An interim report goes without the blocks' ages where the table's places and twice the outstanding blocks exceed this: some
+/// 40 ms of reading (4 ns a place, 8 ns a block).
 const MANY_PLACES: u64 = 8_000_000;
 
-/// Address spaces by the number of their life, as they were at a capture, with the names that code made at run time had then. Later
-/// changes leave them alone.
+/// Address spaces by the number of their life, as they were at a capture, with the names that run-time compilers had given
+/// their code by then. Later changes leave them alone.
 pub type Spaces = HashMap<u32, AddressSpace>;
 
 /// When and what for.
@@ -42,7 +42,7 @@ pub struct Occasion {
 
 /// A capture that is being made, from the moment at which all accounts have been read.
 ///
-/// Between any two steps the trace may go on, but for one thing: slots and sites must not be given to others.
+/// Between steps the trace may go on, except that slots and sites must not be reused.
 pub struct Draft {
     /// The lives that it is about.
     pub processes: Vec<RawProcess>,
@@ -50,20 +50,20 @@ pub struct Draft {
     spaces: Spaces,
     now_ns: u64,
     sites: Vec<RawSite>,
-    /// Where each account of the table stands among these, and how long its life has been over.
+    /// By an account's index in the site table: its position in `sites`, and how long its life has been over.
     by_index: HashMap<u32, (usize, Duration)>,
     blocks: Option<BlockTally>,
     losses: Losses,
     stacks: Stacks,
     incomplete: Incomplete,
-    /// Of processes that had several layouts the same stack may have several accounts.
+    /// Stacks counted so far, of processes with several layouts: there one stack may have several accounts.
     known: HashSet<(usize, Vec<Address>, bool, Option<Stop>)>,
     warnings: Vec<String>,
 }
 
 impl Draft {
-    /// What is known of the lives at this moment, and whose stacks these are. Whatever was told before they were read must have
-    /// been taken in.
+    /// Begins with the lives known at this moment and the accounts' stacks. Events that precede the accounts' reading must have
+    /// been applied.
     ///
     /// # Errors
     /// The clock cannot be read.
@@ -145,7 +145,7 @@ impl Draft {
         }
     }
 
-    /// Adds what one of the lives has left, once all blocks are read.
+    /// Adds a site of a life that was taken out of the tables, once all blocks are read.
     pub fn add_dead(&mut self, process: usize, site: &DeadSite) {
         if let Some(reason) = site.broken {
             self.incomplete.add(self.spaces.get(&self.processes[process].life), &site.frames, reason, site.stacks);
@@ -194,7 +194,7 @@ fn ended_ago(kernel: &Kernel, slot: u32, now_ns: u64) -> Duration {
     if ended_ns == 0 { Duration::ZERO } else { Duration::from_nanos(now_ns.saturating_sub(ended_ns)) }
 }
 
-/// Counts a stack that so many lives have each.
+/// Counts a stack that `times` lives have each.
 fn count(
     stacks: &mut Stacks,
     losses: &mut Losses,

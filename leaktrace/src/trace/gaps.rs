@@ -18,7 +18,7 @@ use crate::symbolize::{CodeAddress, Coverage, Symbolizer, object_at};
 const NOTICEABLE: u64 = 5;
 /// Files named in the note.
 const NAMED: usize = 3;
-/// What package managers are given, less what the report has taken until then and will take about once more: it is to be there
+/// Time for package managers, before twice the time that the report has taken so far is subtracted: the report is to be there
 /// within two seconds of the trace's end.
 const AT_MOST: Duration = Duration::from_millis(1500);
 /// What they are given at least: as long as the first of them takes to say which packages files are of.

@@ -1,8 +1,8 @@
 //! How much memory the traced processes had when they were first seen, for the case that it grows by other means than malloc.
 //!
-//! In: the lives that go on, once a second and before it is asked. Out: those that were looked at and that still go on, with what
-//! they had; of programs that were seen to begin, however late the look is, what they began with. A look takes the kernel a walk
-//! through all of a process' memory, so no more than some processes have one.
+//! In: the running lives, once a second and before a report. Out: those that were looked at and still run, with the memory that
+//! they had then; for a program that was seen to begin, what it began with, however late the look. The kernel walks through all
+//! of a process' memory for each look, so the number of processes is limited.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::lives::life::{Beginning, Life};
 use crate::model::Pid;
 use crate::process::growth::Resident;
 
-/// Processes that are looked at.
+/// Processes that are looked at, at most.
 const MAX_WATCHED: usize = 64;
 /// How long the looks of one time may take in all, after which there is another each second: everything else waits for them.
 const WITHIN: Duration = Duration::from_millis(20);
 /// The same before tracing begins, when nothing has to wait.
 pub(super) const AT_FIRST: Duration = Duration::from_millis(500);
-/// Lives that are remembered because they are none of those that are traced.
+/// Lives that are remembered as excluded by the filters.
 const MAX_PASSED_OVER: usize = 1 << 16;
 
 /// A life by its process and when it began.
@@ -32,7 +32,7 @@ fn key(life: &Life) -> Key {
     (life.pid, life.started_ns)
 }
 
-/// What they had.
+/// Lives that were looked at, with their memory at that time.
 #[derive(Debug, Default)]
 pub struct Growth {
     watched: Vec<(Key, Resident)>,
@@ -40,7 +40,7 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// What those of these lives had that were looked at.
+    /// The memory at the first look of those of these lives that were looked at.
     pub fn then<'a>(&self, alive: impl Iterator<Item = &'a Life>) -> Vec<(Pid, &Resident)> {
         let alive: HashSet<Key> = alive.map(key).collect();
         let present = self.watched.iter().filter(|(life, _)| alive.contains(life));

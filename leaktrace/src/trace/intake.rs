@@ -1,7 +1,7 @@
-//! What happens while a trace runs, brought to those concerned: lives, mappings, ends, and room that the dead leave.
+//! Applies what happens while a trace runs: lives that begin and end, new mappings, and table space that ended lives leave.
 //!
-//! In: events of the programs and records of the kernel. Both are read in an order in which nothing is known of a life that
-//! was not told before.
+//! In: events of the BPF programs and records of the kernel. Events are read before records, so that every record that precedes
+//! an event is applied before it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ use crate::lives::processes::Mapped;
 use crate::model::{Pid, Untraced};
 use crate::sources::allocators::{Prober, Request};
 
-/// Lives whose records are worth a hurry: where so many have ended while the tables were last read, more will.
+/// From so many ended lives in the tables on, the next pass comes sooner: more will end.
 const MANY: usize = 200;
-/// Where a part of all sites as large as this were the dead's the last time, there is a hurry, too.
+/// Where the last pass took out at least one in so many of all sites, the next comes sooner, too.
 const LARGE_PART: u64 = 16;
-/// How often what is told meanwhile is taken in with the rest. What is left then waits for nothing that came before.
+/// How many times one [`Trace::take_in`] reads. Later events stay in the ring for the next call.
 const ROUNDS: u32 = 8;
 
-/// For whom the files of a process are probed.
+/// The processes in which the files that a process maps are probed.
 fn scope(config: &Config, pid: Pid) -> Scope {
     if config.whom.is_named() && !config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
 }
@@ -39,22 +39,22 @@ fn means<'a>(prober: &'a Prober, kernel: &Kernel, scope: &'a dyn Fn(Pid) -> Scop
     Means { prober, scope, slots_ran_out: kernel.slots_ran_out() }
 }
 
-/// How the records of the dead were taken out of the tables.
+/// How the last pass that took ended lives out of the tables went.
 pub(super) struct Reclaimed {
     at: Instant,
-    /// Processor time: on a busy machine it takes many times as long, and there is no time for a pause of many times that.
+    /// Processor time: on a busy machine a pass takes many times as long by the clock, and so would the pause.
     worked: Duration,
     sites: u64,
 }
 
 impl Reclaimed {
-    /// That has not been done yet.
+    /// Before the first pass.
     pub(super) fn nothing() -> Self {
         Self { at: Instant::now(), worked: Duration::ZERO, sites: 0 }
     }
 
-    /// How long to leave the next dead in the tables, so many lives in tables for so many stacks. Whole tables are read: however
-    /// large they are, most of the time is left for other things, but no more than is good where many end or leave much.
+    /// How long to wait for the next pass, with so many ended lives in tables for so many stacks. A pass reads whole tables, so
+    /// the pause is a multiple of its processor time: ten times, or twice where many lives end or leave much.
     fn pause(&self, reclaimable: usize, max_stacks: u64) -> Duration {
         let hurries = reclaimable >= MANY || self.sites >= max_stacks / LARGE_PART;
         self.worked * if hurries { 2 } else { 10 }
@@ -77,7 +77,7 @@ impl Trace {
     /// Takes the records of lives that have ended out of the tables.
     pub(super) fn reclaim(&mut self) -> Result<()> {
         let began = worked();
-        // Whatever was told of these lives is taken in before their slots can be given to others.
+        // Applies pending events of these lives before their slots can be reused.
         self.take_in();
         self.reclaim_at = None;
         let mut slots = self.processes.take_reclaimable();
@@ -107,7 +107,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Takes in what the programs and the kernel have told since the last time.
+    /// Applies what the BPF programs and the kernel have recorded since the last time.
     pub(super) fn take_in(&mut self) {
         // The programs' events first: whatever the kernel recorded before them is read then too.
         let mut told = self.events.get_mut().read();
@@ -116,8 +116,8 @@ impl Trace {
             let records = self.discovery.read();
             let mut next = Told::default();
             if round < ROUNDS {
-                // Layouts that came before some of these records. What else has been told meanwhile may have been recorded
-                // before, too, in records that are still to be read.
+                // Layouts up to now may precede some of these records. Other new events wait for the next round: records that
+                // precede them may still be unread.
                 next = self.events.get_mut().read();
                 told.layouts.extend(next.layouts.extract_if(.., |layout| layout.after_ns <= now));
             }
@@ -137,7 +137,7 @@ impl Trace {
         self.follow_mappings();
     }
 
-    /// Applies records and layouts in the order in which they came about, and then what is told of lives.
+    /// Applies records and layouts in the order of their times, and then the events of lives.
     fn take_in_told(&mut self, Told { lives, mut layouts }: Told, records: &[Record]) {
         layouts.sort_by_key(|layout| layout.after_ns);
         let mut layouts = layouts.into_iter().peekable();
@@ -179,15 +179,15 @@ impl Trace {
     /// A process has another layout.
     fn relay(&mut self, told: &LayoutEvent) {
         let slot = told.event.process;
-        // That the life has begun may be told in the same batch.
+        // The event of the life's beginning may be in the same batch and is applied later.
         if let Some(process) = self.kernel.processes.read(slot).filter(|life| life.seen_ns as u32 == told.event.seen) {
             self.processes.began(slot, &process);
         }
         self.processes.relaid(slot, told.event.seen, told.layout as u32, (told.before_ns, told.after_ns));
     }
 
-    /// Where something was replaced that the dynamic linker does not tell of, what is recorded from now on is told apart from
-    /// what was.
+    /// Where code was replaced without an event of the dynamic linker, marks the life, so that stacks recorded from now on are
+    /// kept apart from earlier ones.
     pub(super) fn tell_replaced(&mut self) {
         for replaced in self.processes.replaced() {
             match self.kernel.set_replaced(replaced.slot, replaced.seen_ns, replaced.count) {
@@ -201,7 +201,7 @@ impl Trace {
         }
     }
 
-    /// Reads of the processes' mappings what changes and is not told.
+    /// Reads from the processes' mappings what changes without an event.
     pub(super) fn refresh(&mut self) {
         let kernel = &self.kernel;
         self.processes.refresh(|slot| kernel.processes.read(slot).map_or(0, |process| process.layout));
@@ -224,8 +224,8 @@ impl Trace {
         }
     }
 
-    /// Probes that the kernel ties to a process it ties to its first thread, and they went with that; what the process maps
-    /// from now on is attached anew.
+    /// The kernel ties probes of one process to its first thread, and they went with that thread: what the process maps from
+    /// now on is probed anew.
     fn renew(&mut self, pid: Pid) {
         let scope = self.scope(pid);
         if matches!(scope, Scope::Process(_)) {
@@ -237,7 +237,7 @@ impl Trace {
         }
     }
 
-    /// For whom the files of a process are probed.
+    /// The processes in which the files that a process maps are probed.
     pub(super) fn scope(&self, pid: Pid) -> Scope {
         scope(&self.config, pid)
     }
@@ -248,15 +248,16 @@ impl Trace {
         let scope = |pid| scope(config, pid);
         let mut list = untraced.list(self.processes.seen(), &means(&self.prober, &self.kernel, &scope));
         if let Whom::Filtered(filters) = &config.whom {
-            // Of those that did not pass the filters nothing was to be recorded. Users and control groups are not known here.
+            // Processes that fail the filters were not to be recorded. Users and control groups are unknown here: where they
+            // are filtered by, only processes that were recorded in part are listed.
             let by_name_alone = filters.uids.is_empty() && filters.cgroups.is_empty();
             list.retain(|process| process.partly || by_name_alone && filters.comms.contains(&process.comm));
         }
         list
     }
 
-    /// Where records were lost, mappings may have been missed: looks at the processes themselves, and has what is new in them
-    /// probed while the trace goes on.
+    /// After lost records, mappings may be unknown: reads the processes' mappings again and, while the trace goes on, has new
+    /// ones probed.
     pub(super) fn make_up_for_lost_records(&mut self, goes_on: bool) -> Result<()> {
         if goes_on && let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
@@ -264,7 +265,7 @@ impl Trace {
         let ends = self.kernel.followed_ends();
         let lost = self.lost_by_the_end.unwrap_or_else(|| self.discovery.lost());
         let before = self.lost_records;
-        // What is missed on a CPU without a ring, nobody counts.
+        // Records missed on a CPU without a ring are not counted.
         let is_blind = goes_on && self.discovery.is_blind();
         if lost == before && !is_blind {
             self.ends_before = ends;
@@ -281,15 +282,15 @@ impl Trace {
         let mut missed = self.target.pids.iter().any(|pid| !alive.contains(pid));
         for pid in alive {
             let scope = self.scope(pid);
-            // Others have ended.
+            // The look fails where the process has ended.
             match self.processes.look_at(pid) {
                 Ok(space) if goes_on => self.prober.request_all(&mut self.kernel, space, scope)?,
                 Ok(_) => {}
                 Err(_) => missed = true,
             }
         }
-        // The kernel does not say whose records they were. Where only certain processes are traced, all have been looked at,
-        // and none of them or of their descendants has ended meanwhile, what they told is known by now.
+        // The kernel does not say whose records it lost. If every named process was looked at and no followed process has ended
+        // since the last look, nothing is missing.
         let ends = self.kernel.followed_ends();
         if !missed && ends == self.ends_before && !is_blind {
             self.made_up_records += lost - before;

@@ -1,7 +1,7 @@
 //! How much memory the traced processes have, read on a thread: the kernel walks through all of it, which takes it tenths of a
 //! second for a large process, and a lock that the process may hold.
 //!
-//! In: lives that go on, with their processes. Out: what those have that were still there. One reading at a time.
+//! In: running lives with their processes. Out: the memory use of those that still existed. One reading at a time.
 
 use std::sync::mpsc::Sender;
 
@@ -13,7 +13,7 @@ use crate::workers;
 
 /// Lives by their numbers, with their processes.
 type Lives = Vec<(u32, Pid)>;
-/// What each has.
+/// The memory use of each life.
 pub type Memory = Vec<(u32, MemoryUse)>;
 
 /// The thread that reads.
@@ -35,7 +35,7 @@ impl MemoryReader {
         Ok(Self { jobs, results, is_reading: false })
     }
 
-    /// Has it read.
+    /// Orders one reading of these lives.
     pub fn order(&mut self, lives: Lives) {
         self.is_reading = self.jobs.send(lives).is_ok();
     }
@@ -45,7 +45,7 @@ impl MemoryReader {
         self.is_reading
     }
 
-    /// Reads of these, after what was ordered before.
+    /// Orders a reading of these lives, after a pending one, and waits for it.
     pub async fn read(&mut self, lives: Lives) -> Memory {
         if self.is_reading {
             self.done().await;
@@ -62,7 +62,7 @@ impl MemoryReader {
     }
 }
 
-/// Those that are gone are left out.
+/// Processes that are gone are left out.
 fn read(lives: &Lives) -> Memory {
     lives.iter().filter_map(|(number, pid)| Some((*number, facts::memory(*pid)?))).collect()
 }

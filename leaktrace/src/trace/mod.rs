@@ -1,7 +1,7 @@
 //! A trace from its first probe to its last report.
 //!
-//! Waits for what happens (time, signals, events of the programs, ends of processes), reports, and tears down in an order in
-//! which the last report is exact: first the programs stop writing, then the tables are read.
+//! Waits for time, signals, events of the BPF programs and ends of processes, makes reports, and tears down in an order that
+//! keeps the last report exact: first the BPF programs stop writing, then the tables are read.
 
 mod aside;
 mod capture;
@@ -55,8 +55,8 @@ use signals::{Signals, interrupted};
 use untraced::UntracedProcesses;
 use waiting::{Ends, next_event, noting_long_turns, tick, until};
 
-/// Traces what `config` says, gives `sink` a snapshot at each interval until it breaks, and hands back the last one
-/// undelivered.
+/// Traces what `config` says, gives `sink` a snapshot at each interval until the sink breaks and one at the end, and returns
+/// the last.
 ///
 /// # Errors
 /// One line each that names what stands in the way and the next step.
@@ -72,7 +72,7 @@ pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
             .spawn_scoped(scope, || desk.work())
             .context("cannot start the thread that makes reports")?;
         let outcome = runtime.block_on(trace(&Arc::new(config.clone()), reports, stop));
-        // A set-up that was left behind may still need it. The program is about to end.
+        // A cancelled set-up may still run on its thread and use the runtime. The program is about to end.
         std::mem::forget(runtime);
         outcome
     })
@@ -80,9 +80,9 @@ pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
 
 /// How often the status line is drawn.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
-/// How long the records of the dead stay in the tables, so that those of many are taken out in one go.
+/// How long the records of ended lives stay in the tables, so that one pass takes out those of many.
 const RECLAIM_AFTER: Duration = Duration::from_millis(50);
-/// How long the last report waits to know how much memory processes have.
+/// How long the last report waits for the processes' memory use to be read.
 const MEMORY_WITHIN: Duration = Duration::from_secs(2);
 /// How long the last report waits for files that are being read.
 const PLANNED_WITHIN: Duration = Duration::from_millis(300);
@@ -101,20 +101,20 @@ struct Trace {
     events: AsyncFd<Events>,
     discovery: Records,
     memory: MemoryReader,
-    /// Records of the kernel's that were lost, as far as they have been made up for.
+    /// Mapping records that the kernel had lost at the last look, made up for or not.
     lost_records: u64,
-    /// Those that were when nothing was recorded any more.
+    /// Lost records at the moment when recording stopped.
     lost_by_the_end: Option<u64>,
-    /// Those of which nothing is missing.
+    /// Lost records whose content is known from a look at the processes, so that nothing is missing.
     made_up_records: u64,
-    /// How many lives of followed processes had ended when nothing more was lost yet.
+    /// Ended lives of followed processes at the last look for lost records.
     ends_before: u64,
-    /// When to take the records of the dead out of the tables, and how that went the last time.
+    /// When the next pass takes ended lives out of the tables, and how the last pass went.
     reclaim_at: Option<Instant>,
     reclaimed: Reclaimed,
-    /// Processes of which nothing could be recorded, or not all.
+    /// Processes that were recorded in part or not at all.
     untraced: UntracedProcesses,
-    /// What memory processes had when they were first seen, for the case that nothing else is.
+    /// How much memory processes had when first seen, to compare where few allocations are seen.
     growth: Growth,
     /// Descendants of the named processes that ran and were not followed.
     left_out: usize,
@@ -131,9 +131,9 @@ struct Trace {
 enum Over {
     /// Time, reports or processes have run out, or the user has asked.
     Done,
-    /// The command waits for us to let it end.
+    /// The command is stopped at its exit until it is released.
     Exiting(Held),
-    /// The probes are gone, and nobody has asked for that.
+    /// The holder has ended without being asked to, and the probes with it.
     Unprobed,
 }
 
@@ -143,7 +143,7 @@ async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBo
         Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
         Whom::Pids(_) | Whom::Filtered(_) | Whom::System => None,
     };
-    // After the command was started, which keeps the limit that it was given.
+    // The command was started before and keeps the limit that it inherited.
     limits::allow_many_descriptors();
     let holder = match Holder::start() {
         Ok(holder) => Arc::new(holder),
@@ -153,7 +153,7 @@ async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBo
         }
     };
     let traced = Box::pin(trace_with(config, &holder, launched, signals, reports, stop)).await;
-    // Probes may still be on their way in, where set-up was ended.
+    // Where set-up was cancelled, its thread may still be attaching probes.
     holder.end();
     traced
 }
@@ -191,7 +191,7 @@ async fn trace_with(
     let last = trace.finish(over, launched, ends, reports);
     match stop {
         None => last.await,
-        // What is fetched for the last report may take minutes, and its reader may want it as it is.
+        // Fetching debug information may take minutes: one more signal asks for the report without it.
         Some(stop) => Box::pin(signals.one_more(last, || stop.store(true, Ordering::Relaxed))).await,
     }
 }
@@ -242,13 +242,13 @@ impl Trace {
                     Event::Exiting(held) => return Ok(Over::Exiting(held)),
                     Event::Ended(_) => return Ok(Over::Done),
                 },
-                // An error would come again and again: as good as an end.
+                // An error would repeat for ever: it counts as an end.
                 _ = self.holder_ends.readable() => return Ok(Over::Unprobed),
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
                     if reports.is_busy() || self.memory.is_reading() {
-                        // It comes later than the user has asked for, and is said to.
+                        // The user expects a report now and must know why there is none.
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
                         continue;
                     }
@@ -280,7 +280,7 @@ impl Trace {
                         reports.show(progress.status(&self.kernel, &archived, self.since.elapsed()));
                     }
                 }
-                // Last: there may always be more of these.
+                // Last, since `select!` is biased here and these may always be ready.
                 built = self.unwinding.built() => self.unwinding.take(&self.kernel, built),
                 progress = self.prober.progress() => {
                     if let Err(error) = self.prober.settle(&mut self.kernel, progress) {
@@ -299,7 +299,7 @@ impl Trace {
         }
     }
 
-    /// Says what came of a report on the way; whether it was the last that is wanted.
+    /// Notes how an interim report went; whether the trace is to end with it.
     fn is_over_after(&mut self, done: Done) -> bool {
         let (sequence, over) = match done {
             Done::Report { sequence, over } => (sequence, over),
@@ -317,25 +317,25 @@ impl Trace {
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
         let mut phases = Phases::of("last report");
-        // Whatever else has ended, too.
+        // The holder may have ended as well, whatever ended the trace.
         let cut_short = self.kernel.holder.ended().map(|how| self.is_unprobed(&how));
         // A CPU that came online a moment ago may have been missed.
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
         }
         self.kernel.stop()?;
-        // Before it is learnt that processes have ended, and their tables with them.
+        // Before `take_in` learns of ended processes, whose unwind tables go with them.
         self.unwinding.tell();
         self.take_in();
-        // What is lost from now on, while tables are read and the command ends, is nothing that the report would hold.
+        // Records lost from now on, while tables are read and the command ends, do not concern the report.
         self.lost_by_the_end = Some(self.discovery.lost());
         self.refresh();
-        // A process may hold the lock that this takes; then the report has what it had before.
+        // A process may hold the lock that this needs; then the report has the values read before.
         let memory = self.memory.read(self.processes.reported_alive());
         if let Ok(memory) = timeout(MEMORY_WITHIN, memory).await {
             self.processes.remember(memory);
         }
-        // A process that has ended is gone from /proc only when its parent has asked for its status.
+        // An ended process stays in /proc until its parent reaps it.
         for pid in ends.ended() {
             self.processes.exited(pid, None);
         }
@@ -344,12 +344,12 @@ impl Trace {
         phases.done("waiting for files that are being read");
         let (mut capture, spaces) = self.read(true)?;
         phases.done("reading the tables");
-        // Nothing more is asked of the traced processes, the command at its exit first.
+        // From here on no traced process is needed: the command goes on with its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {
             held.release();
         }
-        // Naming and rendering take seconds, for which neither the command nor anybody else is to pay for our probes.
+        // Naming and rendering take seconds, in which probes would only slow the traced processes.
         self.prober.detach();
         phases.done("taking the probes away");
         let command = match (exits, launched) {
@@ -416,10 +416,10 @@ fn never_to_run(launched: Option<&Launched>) {
     }
 }
 
-/// Until when a command may take its time to end, now that the user wants the trace to.
+/// Until when the command may run on after the user has asked for the end.
 fn asked_to_end(launched: &Launched, signal: libc::c_int) -> Instant {
     if signal == libc::SIGTERM {
-        // What was sent to us alone is meant for the command as well.
+        // A terminal sends SIGINT and SIGHUP to the command as well, but SIGTERM came to this process alone.
         let _ = launched.signal(signal);
     }
     Instant::now() + GRACE

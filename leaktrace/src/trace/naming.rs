@@ -23,12 +23,12 @@ pub struct Namer {
     symbolizer: Symbolizer,
     /// With `--debuginfod`.
     debuginfod: Option<Debuginfod>,
-    /// Whether it could be had.
+    /// Whether debuginfod servers are configured.
     has_servers: bool,
 }
 
 impl Namer {
-    /// With the threads that read debug information and, if that is asked for, those that fetch it.
+    /// Starts the threads that read debug information and, with `fetches`, those that fetch it.
     ///
     /// # Errors
     /// Threads cannot be started.
@@ -49,8 +49,8 @@ impl Namer {
         self.symbolizer.notes()
     }
 
-    /// Names what was captured. What has to be fetched for that is waited for at the last report only, and is there at a later
-    /// one otherwise.
+    /// Names what was captured. Only the last report waits for debug information to be fetched; an interim report orders it for
+    /// later ones.
     pub fn name(&mut self, mut capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
@@ -97,7 +97,7 @@ impl Namer {
         names
     }
 
-    /// Orders what these objects lack, and has their code named by what has come; whether there was any.
+    /// Orders debug information for these objects and gives the symbolizer what has arrived; whether anything has.
     fn fetch(&mut self, objects: &[Arc<Object>], waits: bool) -> bool {
         let Some(debuginfod) = &mut self.debuginfod else { return false };
         for object in objects {
@@ -200,8 +200,8 @@ fn code<'a>(space: Option<&'a AddressSpace>, address: Address, frames: &'a [Arc<
     }
 }
 
-/// Marks and counts stacks through code of just-in-time compilers that lay where others of their functions lay, too, since their
-/// maps do not tell when, or whose map was written anew since the capture. To be called when these have been read for the names.
+/// Marks and counts stacks through JIT code whose names are unsure: another JIT function lay at the same addresses and the perf
+/// map does not say when, or the map was rewritten since the capture. Call it after the maps were read for the names.
 fn mark_unsure(capture: &mut Capture, spaces: &Spaces) {
     let mut counted = HashSet::new();
     for site in &mut capture.sites {

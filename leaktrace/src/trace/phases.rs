@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// A stopwatch that says at the end of each phase how long it took, by the clock and by what all threads have worked: on a busy
-/// machine the one says little.
+/// A stopwatch that logs how long each phase took, by the clock and in processor time of all threads: on a busy machine the
+/// clock alone says little.
 pub struct Phases {
     /// What is made.
     of: String,
@@ -32,14 +32,14 @@ impl Phases {
         self.begun.at.elapsed()
     }
 
-    /// What has gone on since the last phase was done; the next begins.
+    /// Logs the phase that ends now; the next begins.
     pub fn done(&mut self, phase: &str) {
         let now = Moment::now();
         self.tell(phase, self.phase, now);
         self.phase = now;
     }
 
-    /// All of it is done.
+    /// Logs the total.
     pub fn over(self) {
         self.tell("all", self.begun, Moment::now());
     }

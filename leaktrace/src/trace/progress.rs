@@ -7,14 +7,14 @@ use crate::kernel::Kernel;
 use crate::kernel::drain;
 use crate::model::{Counters, Status};
 
-/// What there was when it was asked last.
+/// The elapsed time and allocations at the last status line.
 pub struct Progress {
     sampled: bool,
     last: (Duration, u64),
 }
 
 impl Progress {
-    /// Of estimates where a sample is recorded.
+    /// With `sampled`, the numbers are estimates from the sample.
     pub fn new(sampled: bool) -> Self {
         Self { sampled, last: (Duration::ZERO, 0) }
     }

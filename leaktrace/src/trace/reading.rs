@@ -1,5 +1,5 @@
-//! What a report says, read at one moment or, where much is to be read, in as short a time as the trace can be held up for: the
-//! tables, and what is known of the processes.
+//! Reads what a report says: the tables, and what is known of the processes. Between pieces of an interim report the trace
+//! handles its events; the last report is read in one go.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use super::remarks::{self, Found, Remarks};
 use crate::kernel::drain;
 use crate::model::Capture;
 
-/// How long nobody attends to the trace while a report on the way is read.
+/// How long an interim report is read before pending events are handled.
 const TURN: Duration = Duration::from_millis(3);
-/// What is done with so many sites takes well less than a millisecond.
+/// Sites per piece: so many take well less than a millisecond.
 const SITES: usize = 256;
 
-/// When the trace was attended to last; `None` where it need not be.
+/// When pending events were last handled; `None` for the last report, which handles none.
 struct Attention(Option<Instant>);
 
 impl Trace {
-    /// Reads the tables, and what else a report says of the traced processes; their address spaces as they were then.
+    /// Reads the tables and what else a report says of the traced processes, with their address spaces as of now.
     ///
-    /// On the way new processes are attached meanwhile, but none takes the place of one that has ended.
+    /// While an interim report is read new processes are attached, but none gets the slot of an ended one.
     pub(super) fn read(&mut self, is_final: bool) -> Result<(Capture, Spaces)> {
         self.sequence += 1;
         if !is_final {
@@ -63,7 +63,7 @@ impl Trace {
             accounts.extend(drain::accounts(&self.kernel, piece));
             self.attend(attention);
         }
-        // What lay where when they were booked.
+        // Applies the layouts under which these accounts were booked.
         self.take_in();
         let mut draft = Draft::begin(&self.kernel, &mut self.processes, &mut accounts)?;
         for (number, account) in accounts.into_iter().enumerate() {
@@ -87,7 +87,7 @@ impl Trace {
         Ok(draft)
     }
 
-    /// Takes in what has been told, if it is time: new processes are to be attached, and their unwind tables put to use.
+    /// Handles pending events once [`TURN`] has passed: new processes are attached, and their unwind tables used.
     fn attend(&mut self, attention: &mut Attention) {
         if attention.0.is_none_or(|last| last.elapsed() < TURN) {
             return;

@@ -1,4 +1,4 @@
-//! What a report has to say of what cannot be traced in the processes that it is about.
+//! Remarks of a report on what cannot be traced in its processes.
 //!
 //! In: the processes of a capture, their mappings, the plans of what they map. Out: notes, for runtimes that keep heaps of
 //! their own, and warnings, for allocators that are there and cannot be found.
@@ -16,7 +16,7 @@ use crate::sources::allocators::Prober;
 /// Processes named in one remark.
 const NAMED: usize = 4;
 
-/// What there is to say.
+/// The remarks of one report.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remarks {
     /// One for each runtime.
@@ -33,12 +33,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Looks at what one of them maps, or mapped.
+    /// Adds what one process maps, or mapped.
     pub fn add(&mut self, process: &RawProcess, processes: &Processes, prober: &Prober) {
         let Some(space) = processes.space(process.life) else { return };
         let found = prober.found(space);
         for runtime in found.runtimes {
-            // Of programs that a runtime is only part of they were not read before.
+            // The environment of a program that merely embeds a runtime was not read before.
             let known = processes.environment(process.life).map(<[_]>::to_vec);
             let environment = known.or_else(|| (!process.exited).then(|| facts::environment(process.pid))?);
             if !shows_everything(runtime, environment.as_deref()) {
@@ -64,8 +64,8 @@ impl Found {
     }
 }
 
-/// Why not one allocation was seen: what there was to be seen elsewhere. `then` is what those that go on had when they
-/// were first seen, `left_out` is how many of their descendants run and are not traced.
+/// Why no allocation was seen at all, by what was seen instead. `then` is the memory that running processes had when they were
+/// first seen, `left_out` the number of their running descendants that are not traced.
 pub fn of_silence(then: &[(Pid, &Resident)], left_out: usize) -> Vec<Silence> {
     let mut reasons = Vec::new();
     let grown =

@@ -2,8 +2,8 @@
 //! report to a pipe as long as its reader likes, and meanwhile the trace must go on.
 //!
 //! In: captures, each with the address spaces as they were then. Out: snapshots to the sink, the last one to the trace as well.
-//! One is made at a time: where the next is due before the last one is done, it is left out, and that is said. One at which the
-//! making panics is missing, and later ones are made.
+//! One report is made at a time; one that is due before the previous is done is left out with a warning. A panic costs only the
+//! report that it happens in.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +40,7 @@ pub enum Done {
         /// What the panic said.
         message: String,
     },
-    /// The last one, or what the panic said at which there is none.
+    /// The last report, or the message of the panic that prevented it.
     Last(Result<Box<Snapshot>, String>),
 }
 
@@ -79,7 +79,7 @@ impl Reports {
         self.busy = self.jobs.send(Job::Report(Box::new(capture), spaces, phases)).is_ok();
     }
 
-    /// Whether anybody wants to see how the trace stands, and can now.
+    /// Whether the sink wants a status line and no report is being made.
     pub fn wants_status(&self) -> bool {
         self.wants_status && !self.busy
     }
@@ -92,14 +92,15 @@ impl Reports {
     /// Waits for the report that was ordered. May be cancelled.
     ///
     /// # Errors
-    /// Nobody makes it any more.
+    /// The thread has ended.
     pub async fn done(&mut self) -> Result<Done> {
         let done = self.done.recv().await;
         self.busy = false;
         done.map_err(|_| anyhow!("the thread that makes reports has ended; please report this"))
     }
 
-    /// Has the last report made, after whatever is being made. Where `stop` is set meanwhile, it is made of what is there.
+    /// Has the last report made, after any that is being made. If [`Namer::stop`]'s flag is set meanwhile, it is made without
+    /// what is still being fetched.
     ///
     /// # Errors
     /// It cannot be made.
@@ -127,7 +128,7 @@ impl Desk<'_> {
         while let Ok(job) = self.jobs.recv() {
             let done = match job {
                 Job::Status(status) => {
-                    // It would panic each second.
+                    // After one panic status lines stop: each later one would panic, too.
                     shows = shows && guarded(|| self.sink.show(&status)).is_ok();
                     continue;
                 }
@@ -158,7 +159,7 @@ impl Desk<'_> {
         for note in self.namer.notes() {
             log::info!("{note}");
         }
-        // Nothing is left to break off.
+        // The trace is over: a break changes nothing.
         let _ = self.sink.take(&snapshot);
         phases.done("writing");
         phases.over();

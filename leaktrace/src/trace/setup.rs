@@ -38,7 +38,7 @@ use crate::process::maps::ObjectStore;
 use crate::process::pidfd::PidFd;
 use crate::sources::allocators::{Found, Prober};
 
-/// 64 MiB: a large program takes 1, everything on a machine some 30.
+/// 64 MiB: the tables of a large program take 1 MiB, those of everything on a machine some 30.
 const UNWIND_CHUNKS: u32 = 16_384;
 /// How long set-up waits for the next file to be read or attached before it goes on without.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(30);
@@ -46,10 +46,11 @@ const PROGRESS_WITHIN: Duration = Duration::from_secs(30);
 /// `LEAKTRACE_TABLES_WITHIN` says another number of seconds, so that tests need not hurry.
 const TABLES_WITHIN: Duration = Duration::from_millis(500);
 
-/// Everything up to the moment at which tracing begins. `held` takes a launched command as soon as it stands still, and
-/// outlives a failure, so that the command stands still until it is decided what becomes of it.
+/// Everything up to the moment at which tracing begins. `held` takes a launched command as soon as it is stopped, and outlives
+/// a failure, so that the command stays stopped until the caller decides what becomes of it.
 ///
-/// May be cancelled. Much of it blocks: the kernel verifies programs, files and processes are read. So it is done aside.
+/// May be cancelled. Much of it blocks (the kernel verifies programs, files and processes are read), so it runs on a thread of
+/// its own.
 pub(super) async fn set_up(
     config: &Arc<Config>,
     holder: &Arc<Holder>,
@@ -156,7 +157,7 @@ impl Trace {
         Ok(())
     }
 
-    /// The command has become another program: its mappings are others, its files may be. May be cancelled.
+    /// The command has executed another program: probes what is mapped now. May be cancelled.
     pub(super) async fn take_up(&mut self, pid: Pid) -> Result<()> {
         self.take_in();
         if let Err(error) = self.probe_process(pid).await {
@@ -171,7 +172,7 @@ impl Trace {
         let scope = self.scope(pid);
         seccomp::check(Some(pid), scope == Scope::AllProcesses, self.config.force)?;
         if self.config.follow {
-            // Before the look, which fails where the process has ended; if it does so later, the programs forget it.
+            // Before the look, which fails where the process has ended; if it ends later, the BPF programs forget it.
             self.kernel.follow(pid)?;
         }
         #[cfg(debug_assertions)]
@@ -183,7 +184,7 @@ impl Trace {
         self.processes.name(pid);
         self.probe_named(scope)?;
         self.until_probed().await?;
-        // One that has ended meanwhile is not at fault: the trace ends at once, with its report.
+        // A process that has ended meanwhile is no error: the trace ends at once, with its report.
         if let Ok(space) = self.processes.look_at(pid) {
             let found = self.prober.found(space);
             if found.objects.is_empty() && found.foreign.is_some() {
@@ -222,7 +223,7 @@ impl Trace {
             for pid in new {
                 known.push(pid);
                 if let Err(error) = self.probe_descendant(pid).await {
-                    // Of one that has ended meanwhile nobody knows the name.
+                    // A process that has ended meanwhile has no name any more.
                     match facts::identity(pid) {
                         Some(identity) => self.untraced.refused(pid, &identity.comm, format!("{error:#}")),
                         None => log::info!("process {pid}: {error:#}"),
@@ -298,7 +299,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Tracing begins without what has not come; should it come later, it is probed then.
+    /// Tracing begins without the files that are stuck; they are probed when they have been read.
     fn warn_of_stall(&mut self) {
         let files: Vec<_> = self.prober.being_planned().map(|path| path.display().to_string()).collect();
         let what = match files.as_slice() {
@@ -353,7 +354,8 @@ impl Trace {
         Ok(())
     }
 
-    /// Lets the command run its program. LeakSanitizer stops the process that it is in by ptrace, which works once only.
+    /// Lets the command run its program. LeakSanitizer needs ptrace on its own process, which has room for one tracer: a
+    /// command with it is not traced by ptrace any longer.
     pub(super) fn let_go(&mut self, held: Held, pid: Option<Pid>) {
         if let Some(pid) = pid {
             self.processes.held(pid);

@@ -1,8 +1,8 @@
 //! The user's wish to end: the first signal is handed on, the second ends the program at once, unless the last report is waiting
 //! for debug information: then the second ends that, and the third the program.
 //!
-//! The one that ends it is the kernel's business: by then the signals are back at their default action, so that it works
-//! whatever this program is doing, be it blocked in a write that nobody reads. Our probes go soon after us.
+//! The kernel handles the signal that ends the program: by then the signals are back at their default action, which works even
+//! while this program is blocked in a write that nobody reads. The holder removes the probes soon after.
 
 use std::{io, mem, ptr};
 
@@ -19,7 +19,7 @@ pub struct Signals {
     hangup: Option<Signal>,
     /// Whether one was taken.
     taken: bool,
-    /// What hears each that is listened for, once.
+    /// The handler of each signal that is listened for; it serves one signal only.
     handlers: [Option<(libc::c_int, libc::sigaction)>; ASKING.len()],
 }
 
@@ -85,7 +85,7 @@ impl Signals {
     }
 }
 
-/// What is said where a signal came too early for a report.
+/// The error where a signal came before tracing began.
 pub fn interrupted(signal: libc::c_int) -> anyhow::Error {
     let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
     anyhow::anyhow!("ended by {name} before tracing began: nothing was recorded")
@@ -97,7 +97,7 @@ fn listener(number: libc::c_int) -> io::Result<Option<Signal>> {
         return Ok(None);
     }
     let listener = signal(SignalKind::from_raw(number))?;
-    // Even if we never come to hear of it, the one after it shall end us.
+    // Even if this program never gets to see the first signal, the second ends it.
     let mut once = action(number)?;
     once.sa_flags |= libc::SA_RESETHAND;
     set_action(number, &once)?;

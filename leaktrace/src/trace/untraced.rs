@@ -1,10 +1,10 @@
-//! Processes that were in the trace's way and of which nothing could be recorded, or not all, with the reason.
+//! Processes that should have been traced but were recorded in part or not at all, with the reason.
 //!
-//! In: lives that have ended, those that go on, and what was found to probe in them and since when. Out: a list that is short,
-//! however many they are: those of one name and one reason are one line beyond the first few.
+//! In: ended and running lives, the allocators found in them, and since when these are probed. Out: a short list: of one name
+//! and one reason, processes beyond the first few are only counted.
 //!
-//! A life is whole if, from its first instruction or from the moment at which it was let go, every allocator that it mapped was
-//! probed. One that ran before is whole if that holds from the beginning of the trace, whose numbers do not reach further back.
+//! A life is whole if every allocator that it mapped was probed from the life's first instruction on, or from its release where
+//! it was held. For a life that ran before, this counts from the beginning of the trace, as its numbers do.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ const LISTED: usize = 3;
 const MAX_KINDS: usize = 256;
 /// Lives that have ended while their files were still being read, and are asked about again.
 const MAX_OPEN: usize = 4096;
-/// The name of what is beyond.
+/// The name under which processes beyond [`MAX_KINDS`] are counted.
 const OTHERS: &str = "others";
 
 const PROBED_LATE: &str =
@@ -64,7 +64,7 @@ impl Kind {
 pub struct Means<'a> {
     /// What is probed.
     pub prober: &'a Prober,
-    /// For whom, where that is a process of its own.
+    /// The scope of the probes in a process' files.
     pub scope: &'a dyn Fn(Pid) -> Scope,
     /// Whether there were calls of processes for which no slot was left.
     pub slots_ran_out: bool,
@@ -111,7 +111,7 @@ impl UntracedProcesses {
         insert(&mut self.kinds, pid, comm, (reason, false));
     }
 
-    /// Those that have ended, and those of these that have not.
+    /// The list of ended processes and of those present.
     #[must_use]
     pub fn list(&mut self, present: impl Iterator<Item = Seen>, means: &Means<'_>) -> Vec<Untraced> {
         for seen in std::mem::take(&mut self.open) {
@@ -143,7 +143,8 @@ impl UntracedProcesses {
 
     fn judge(&self, seen: &Seen, means: &Means<'_>) -> Verdict {
         let Means { prober, scope, slots_ran_out } = means;
-        // Before it was let go it could not call what was mapped by then, and before tracing began nothing was recorded anyway.
+        // A held process could not call what was mapped before its release, and before tracing began nothing was recorded
+        // anyway.
         let since = |mapped: Option<u64>| {
             let mapped = mapped.unwrap_or(0);
             let held = if mapped <= seen.held_ns { seen.held_ns } else { 0 };

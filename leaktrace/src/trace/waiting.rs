@@ -15,7 +15,7 @@ use crate::process::candidate;
 use crate::process::launch::{Event, Launched};
 use crate::process::pidfd::PidFd;
 
-/// What is worth a word with `-vv`: so long nothing else was heard of.
+/// Longer turns of the event loop are logged with `-vv`: meanwhile no other event was handled.
 const LONG_TURN: Duration = Duration::from_millis(5);
 
 /// Processes whose ends are waited for.

@@ -1,6 +1,6 @@
 //! Reads the records of `.eh_frame` and evaluates each function's call frame instructions.
 //!
-//! Records are walked by their lengths alone, so that one that cannot be decoded costs only its own function.
+//! The walk needs only the records' lengths, so a record that cannot be decoded affects only its own function.
 
 use gimli::{
     CommonInformationEntry, EhFrame, EndianSlice, LittleEndian, RegisterRule, UnwindContext, UnwindContextStorage,
@@ -19,11 +19,11 @@ type Cie<'data> = CommonInformationEntry<Slice<'data>>;
 /// Longest CIE whose instructions are run for each of its functions; real ones have 20 to 40 bytes.
 const MAX_CIE: usize = 256;
 
-/// CIEs kept decoded, by a hash of their offsets: an object has a handful, used in turns.
+/// Decoded CIEs that are kept, by a hash of their offsets: an object has a handful, used in turns.
 const CIE_SLOTS: usize = 64;
 
-/// Times that each byte of the section may be looked at: once as part of its record, and as part of a CIE once for each
-/// of its functions. Real sections, whose functions' records are about as long as their CIEs, stay below 2.
+/// How often each byte of the section may be processed: once as part of its record, and a CIE once more for each of its
+/// functions. Real sections, in which FDEs are about as long as their CIEs, stay below 2.
 const MAX_PASSES: usize = 4;
 
 /// Rows allowed for an object almost without text.
@@ -35,8 +35,8 @@ const TEXT_PER_ROW: u64 = 8;
 /// Rows allowed for any object: 128 MiB.
 const MAX_ROWS: u64 = 16 << 20;
 
-/// Room for what one function's evaluation needs: rules for the 17 columns of a signal frame, and a few remembered
-/// states. Small, as remembering copies it.
+/// Memory for the evaluation of one function: rules for the 17 columns of a signal frame, and a few remembered states. It is
+/// small since remembering a state copies all rules.
 struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
@@ -74,8 +74,8 @@ struct Record {
 }
 
 impl Record {
-    /// The record at `at`, which is moved behind it. A length of zero ends the section, or is skipped where the section
-    /// is known to go on; so are records whose length lies.
+    /// The record at `at`, which is moved behind the record. A length of zero ends the section, or is skipped if more is
+    /// known to follow. A record too short to have an id is skipped; one that reaches beyond the section ends it.
     fn read(section: &[u8], at: &mut usize, skip_terminators: bool) -> Option<Self> {
         loop {
             let offset = *at;
@@ -95,7 +95,7 @@ impl Record {
             };
             let body = rest.get(..length)?;
             *at = offset + header + length;
-            // In .eh_frame the CIE's number has four bytes whatever the length has.
+            // In .eh_frame the id is four bytes long, whatever the size of the length field.
             let Some((&id, _)) = body.split_first_chunk() else { continue };
             return Some(Self { offset, length, is_cie: u32::from_le_bytes(id) == 0 });
         }
@@ -178,7 +178,7 @@ impl Builder<'_, '_> {
     }
 }
 
-/// The CIE at `offset`, decoded once as long as no other takes its slot.
+/// The CIE at `offset`. It stays decoded until another CIE takes its slot.
 fn cached_cie<'data>(
     cies: &mut [Option<Cie<'data>>],
     section: &EhFrame<Slice<'data>>,

@@ -1,8 +1,8 @@
 //! From an object's `.eh_frame` to the table of 8-byte rows that the kernel program unwinds by.
 //!
 //! In: the bytes of an ELF object, which may be hostile. Out: an [`UnwindTable`]: rows sorted by address, padded to the
-//! chunks of [`leaktrace_common::unwind`], and what is needed to place them in a process. Every cost is bounded by the
-//! object's own size: time by the length of `.eh_frame`, memory by the size of the text.
+//! chunks of [`leaktrace_common::unwind`], and what is needed to place them in a process. The object's own size bounds every
+//! cost: the length of `.eh_frame` the time, the size of the text the memory.
 //!
 //! Invariant: pure. No /proc, no aya, no clock; nothing that an object contains makes this panic.
 
@@ -100,17 +100,17 @@ impl UnwindTable {
         }
     }
 
-    /// The address in a process that row address 0 stands for, where the object's bytes from `file_offset` on are mapped
-    /// at `start`. `None` where that part of the file is not executable code of the object.
+    /// The address in a process that corresponds to row address 0, if the object's bytes from `file_offset` on are mapped at
+    /// `start`. `None` if that part of the file is not executable code of the object.
     #[must_use]
     pub fn base_in_process(&self, start: u64, file_offset: u64) -> Option<u64> {
-        // Segments may share a page of the file: then the mapping is that of the one which starts there.
+        // Two segments may share a page of the file: the mapping then belongs to the segment that starts in that page.
         let segment = self.text.iter().rfind(|segment| segment.holds_offset_from_its_page(file_offset))?;
         Some(start.wrapping_sub(segment.address_of(file_offset).wrapping_sub(self.base)))
     }
 
-    /// What to add to an offset in the file, modulo 2^64, for the address that rows are by; `None` where that is not the
-    /// same for all of the object's code.
+    /// What to add to a file offset, modulo 2^64, to get a row address; `None` if that differs between the object's code
+    /// segments.
     #[must_use]
     pub fn shift(&self) -> Option<u64> {
         let shift = |segment: &Segment| segment.address.wrapping_sub(segment.offset).wrapping_sub(self.base);

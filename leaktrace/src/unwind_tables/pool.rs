@@ -1,7 +1,6 @@
-//! Who owns which chunks of the pool that the kernel program reads tables and mapping lists from.
+//! Which chunks of the pool are in use: the pool holds the tables and mapping lists that the kernel program reads.
 //!
-//! Freed chunks rest before they are handed out again: a walk that has just looked their old owner up may still be
-//! reading them.
+//! Freed chunks are not handed out again at once: a walk that has just looked up their old owner may still be reading them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +11,7 @@ pub struct ChunkPool {
     capacity: u32,
     /// First index and length of each free range; neighbours are always joined.
     free: BTreeMap<u32, u32>,
-    /// Released since the last [`Self::reclaim`], and before it.
+    /// Chunks released since the last [`Self::reclaim`], and those released before it.
     resting: [Vec<Range<u32>>; 2],
 }
 

@@ -1,12 +1,12 @@
-//! Which object's table and which process' list of mappings lie where in the pool.
+//! Where in the pool each object's table and each process' list of mappings is.
 //!
 //! In: executable mappings as they are seen in processes, and tables as they are built, in any order. Out: what to build
-//! next, what to write into the pool, and the word that publishes a process' list. A table is shared by all processes
-//! that map its object, and outlives the last of them for the next: the least recently used go when they take more than
-//! a quarter of the pool, or when less than a quarter of it is left.
+//! next, what to write into the pool, and the word that publishes a process' list. All processes that map an object share
+//! its table, which stays in the pool after the last of them has gone. Unused tables are dropped, the least recently used
+//! first, when they take more than a quarter of the pool or less than a quarter of it is free.
 //!
-//! Order of writing: a table's rows, then a list that refers to them, then the process' word. What a word no longer
-//! refers to is released afterwards, and reused only after a rest ([`ChunkPool`]).
+//! Order of writing: a table's rows, then a list that refers to them, then the process' word. Chunks that no word refers to
+//! any more are released afterwards, and reused only after a delay ([`ChunkPool`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -17,7 +17,7 @@ use leaktrace_common::unwind::{CHUNK_WORDS, FileTable, Mapping, PADDING, Process
 use super::{ChunkPool, TableError, UnwindTable};
 use crate::model::Pid;
 
-/// Tables without users: each keeps a file open.
+/// Most tables without users that are kept: each keeps a file open.
 const MAX_IDLE: usize = 1024;
 
 /// Writes words to the start of a chunk, and on into those that follow it: the pool's memory map.
@@ -25,8 +25,8 @@ pub trait PoolWriter {
     /// `words.len()` is a multiple of a chunk's.
     fn write(&mut self, first_chunk: u32, words: &[u64]);
 
-    /// Waits for walks that are under way, and empties the cache of rules: from now on generations are given out that it may
-    /// still have rules of.
+    /// Waits for the walks in progress and empties the cache of rules, since generations are given out again of which it may
+    /// hold rules.
     fn forget_rules(&mut self);
 }
 
@@ -92,7 +92,7 @@ struct Object {
 struct Process<K> {
     mappings: Vec<CodeMapping<K>>,
     list: Range<u32>,
-    /// Of its list; 0 for none yet.
+    /// Generation of the process' list; 0 if it has none yet.
     generation: u32,
 }
 
@@ -102,18 +102,18 @@ pub struct Registry<K> {
     pool: ChunkPool,
     objects: HashMap<K, Object>,
     processes: HashMap<Pid, Process<K>>,
-    /// The one given out last.
+    /// The generation given out last.
     generation: u32,
-    /// The last one there is.
+    /// The highest generation.
     generations: u32,
-    /// Those that were in use when the cache of rules was emptied last: it has rules of them again.
+    /// Generations in use when the cache of rules was last emptied: the cache may hold rules of them again.
     reserved: HashSet<u32>,
     refused: u64,
     /// Objects with a table and without users, the least recently used first.
     idle: BTreeMap<u64, K>,
     idle_chunks: u32,
     next_idle: u64,
-    /// Objects whose tables were given up, until somebody asks.
+    /// Objects whose tables were dropped since [`Self::take_dropped`] was last called.
     dropped: Vec<K>,
 }
 
@@ -207,11 +207,11 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         self.processes.iter().filter(|(_, process)| maps_it(process)).map(|(&pid, _)| pid).collect()
     }
 
-    /// Writes a process' list and returns the word that publishes it; the caller stores it where the kernel program
-    /// looks. `Ok(None)` for a process that was never noted.
+    /// Writes a process' list and returns the word that publishes it; the caller stores the word where the kernel program
+    /// reads it. `Ok(None)` for a process without noted mappings.
     ///
     /// # Errors
-    /// The process keeps the list it had.
+    /// There is no room for the list, and the process keeps its previous one.
     pub fn publish(&mut self, pid: Pid, pool: &mut impl PoolWriter) -> Result<Option<ProcessWord>, PublishError> {
         let Some(process) = self.processes.get(&pid) else { return Ok(None) };
         let count = process.mappings.len();
@@ -235,15 +235,16 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         Ok(Some(word))
     }
 
-    /// A generation of which the cache has no rule. When all have been given out they begin anew, with an empty cache and
-    /// without those that are in use at that moment: their processes go on caching rules, also after they have got others.
+    /// A generation of which the cache has no rule. After the highest, numbers start again with an empty cache. The
+    /// generations in use at that moment are skipped: their processes go on caching rules, also after they get new
+    /// generations.
     fn next_generation(&mut self, pool: &mut impl PoolWriter) -> Option<u32> {
         loop {
             if self.generation == self.generations {
                 pool.forget_rules();
                 self.generation = 0;
                 self.reserved = self.processes.values().map(|process| process.generation).collect();
-                // Zero is that of processes without a list.
+                // Processes without a list have generation zero.
                 self.reserved.remove(&0);
                 if self.reserved.len() as u32 >= self.generations {
                     return None;
@@ -264,8 +265,8 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         }
     }
 
-    /// Where an object's table is, for those who know a place in its file; `None` where it has none, or where that does
-    /// not tell the address.
+    /// Where an object's table is, for lookups by file offset; `None` if it has no table, or if one shift does not map all
+    /// file offsets to row addresses.
     #[must_use]
     pub fn placed(&self, key: &K) -> Option<FileTable> {
         match &self.objects.get(key)?.state {
@@ -276,8 +277,8 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         }
     }
 
-    /// Objects whose tables were given up since this was last called. Whoever knows where they were must forget it at
-    /// once: their chunks are used again after the next two calls of [`Self::reclaim`].
+    /// Objects whose tables were dropped since the last call. The caller must forget the places of these tables at once:
+    /// their chunks are used again after the next two calls of [`Self::reclaim`].
     pub fn take_dropped(&mut self) -> Vec<K> {
         std::mem::take(&mut self.dropped)
     }
@@ -336,7 +337,7 @@ impl<K: Clone + Eq + Hash> Registry<K> {
         self.trim();
     }
 
-    /// The last user of an object is gone: its table stays for the next.
+    /// The object has lost its last user: its table stays in the pool as idle.
     fn rest(&mut self, key: &K) {
         let Some(object) = self.objects.get_mut(key) else { return };
         match object.state {
@@ -346,7 +347,7 @@ impl<K: Clone + Eq + Hash> Registry<K> {
                 self.idle.insert(self.next_idle, key.clone());
                 self.next_idle += 1;
             }
-            // It is being built, and rests then.
+            // The table is still being built, and becomes idle when it is ready.
             State::Pending => {}
             State::Absent => {
                 self.objects.remove(key);
@@ -384,7 +385,7 @@ fn resolve<K: Eq + Hash>(objects: &HashMap<K, Object>, mapping: &CodeMapping<K>)
     let key = match &mapping.code {
         Code::Object(key) => key,
         Code::Anonymous => return without_base(Table::Absent),
-        // Return probes return to the page's first byte, and what is looked up is the byte before a return address.
+        // Return probes return to the page's first byte, and the address looked up is the byte before a return address.
         Code::ReturnTrampoline => {
             return Mapping { start: mapping.start.saturating_sub(1), ..without_base(Table::Trampoline) };
         }

@@ -27,7 +27,7 @@ pub(super) fn rule(section: &EhFrame<Slice<'_>>, columns: &Columns<'_>) -> Rule 
 fn convert(section: &EhFrame<Slice<'_>>, columns: &Columns<'_>) -> Result<Rule, Stop> {
     match columns.return_address {
         Some(RegisterRule::Offset(-8)) => {}
-        // An unspecified return address cannot be found either: what the ABI's own unwinder takes for the end.
+        // Without a return address the walk cannot go on: the ABI's own unwinder takes such a frame for the outermost.
         None | Some(RegisterRule::Undefined) => return Ok(Rule::OUTERMOST),
         Some(RegisterRule::Expression(_)) => return signal(section, columns),
         Some(RegisterRule::Offset(_) | RegisterRule::ValOffset(_)) => return Err(Stop::Offset),
@@ -71,8 +71,8 @@ fn words(offset: i64) -> Result<u32, Stop> {
     u32::try_from(offset / 8).ok().filter(|&words| words <= Rule::MAX_OFFSET).ok_or(Stop::Offset)
 }
 
-/// Where the frame pointer is saved relative to the CFA, as a rule's `n`. What cannot be expressed loses the frame
-/// pointer, not the frame: most frames do not need it.
+/// Where the frame pointer is saved relative to the CFA, as a rule's `n`. If the rule cannot express that, only the frame
+/// pointer is lost, not the frame: most frames do not need it.
 fn saved_frame_pointer(columns: &Columns<'_>) -> i8 {
     match columns.frame_pointer {
         None | Some(RegisterRule::SameValue) => 0,

@@ -1,7 +1,7 @@
 //! Finds what unwinding needs in an ELF object: its executable segments and its `.eh_frame`.
 //!
-//! Section headers are asked first, as they know the section's length; where they are stripped or broken, the segment
-//! `PT_GNU_EH_FRAME` leads to it, as it leads the C++ runtime.
+//! The section headers are tried first, since they give the section's length. If they are stripped or broken, the section is
+//! found by the segment `PT_GNU_EH_FRAME`, as the C++ runtime finds it.
 
 use gimli::{BaseAddresses, EhFrameHdr, LittleEndian, Pointer};
 
@@ -29,9 +29,9 @@ pub(super) struct Unwindable<'data> {
     pub base: u64,
     /// `.eh_frame`.
     pub eh_frame: &'data [u8],
-    /// Its address, and those of what its pointers may be relative to.
+    /// The address of `.eh_frame`, and the addresses that its pointers may be relative to.
     pub bases: BaseAddresses,
-    /// True where the section's end is known, so that what follows a terminator is still part of it.
+    /// Whether the section's end is known, so that entries after a terminator still belong to it.
     pub exact_length: bool,
 }
 
@@ -94,7 +94,7 @@ fn section<'data>(elf: &Elf<&'data [u8]>, data: &'data [u8]) -> Option<Found<'da
     let section = |name: &str| sections.iter().find(|section| section.name == name);
     let address = |name| section(name).map_or(0, |section: &Section| section.address);
     let eh_frame = section(".eh_frame")?;
-    // A file of split debug information keeps the headers of what it does not hold.
+    // A separate debug file has the headers of sections whose content it does not have.
     if eh_frame.kind == SectionKind::Absent {
         return None;
     }

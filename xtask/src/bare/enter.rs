@@ -1,8 +1,8 @@
 //! Entering the root: a mount namespace of our own, in which the root becomes `/`.
 //!
-//! `pivot_root(2)` and not `chroot(2)`: in a changed root nobody may make user namespaces, which nine tests do. The kernel's
-//! file systems are this machine's, since it is this machine's kernel that traces. All mounts go with the namespace, that is,
-//! with the last process in it.
+//! `pivot_root(2)` and not `chroot(2)`: after chroot the kernel refuses new user namespaces, which nine tests need. The
+//! kernel's file systems are this machine's, since it is this machine's kernel that traces. All mounts disappear with the
+//! namespace, that is, with the last process in it.
 
 use super::tree;
 use anyhow::{Context as _, Error, Result, bail};
@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-/// Names the root in the environment of everything that runs in it, by which [`end_all_in`] knows it.
+/// An environment variable of every process in the root, with the root's path, by which [`end_all_in`] finds them.
 const MARK: &str = "LEAKTRACE_BARE_ROOT";
 
 /// Variables of this machine by which programs reach the network, or find out where they run.
@@ -38,7 +38,7 @@ const KEPT: [&str; 14] = [
 /// Becomes the command in this root. Returns only where that fails.
 pub fn become_command(root: &Path, command: &[String]) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else { bail!("no command to run in {}", root.display()) };
-    // Whoever waits for us may be killed: nothing is to go on without it.
+    // The waiting parent may be killed: nothing is to go on without it.
     let chore = getppid();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("asking to be ended with the chore")?;
     if getppid() != chore {
@@ -61,7 +61,7 @@ fn enter(root: &Path) -> Result<()> {
         mount(Some(from), to, none, MsFlags::MS_BIND | flags, none)
             .with_context(|| format!("mounting {} at {}", from.display(), to.display()))
     };
-    // What is to become the root must be a mount.
+    // `pivot_root(2)` requires the new root to be a mount.
     bind(root, root, MsFlags::MS_REC)?;
     for kernel in ["proc", "sys", "dev"] {
         bind(&Path::new("/").join(kernel), &root.join(kernel), MsFlags::MS_REC)?;
@@ -71,7 +71,7 @@ fn enter(root: &Path) -> Result<()> {
     }
     chdir(root).context("entering the root")?;
     pivot_root(".", ".").context("changing the root")?;
-    // The old root lies above the new one; it goes once nobody uses it.
+    // The old root is mounted above the new one; the lazy unmount ends when nobody uses it.
     umount2(".", MntFlags::MNT_DETACH).context("leaving the old root")?;
     chdir("/").context("entering the new root")
 }
@@ -81,7 +81,7 @@ pub fn end_all_in(root: &Path) -> Result<()> {
     let mark = format!("{MARK}={}", root.display());
     for entry in std::fs::read_dir("/proc").context("reading /proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Of those that have ended meanwhile, and of the kernel's own, there is nothing to read.
+        // The environment of kernel threads, and of processes that have exited meanwhile, cannot be read.
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
         if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -1,11 +1,11 @@
-//! `cargo xtask bare`: runs a command in a root directory that has nothing but a minimal Debian and Rust, so that whatever a
-//! developer has installed by hand cannot hide that the project's own set-up forgets it.
+//! `cargo xtask bare`: runs a command in a root directory that has only a minimal Debian and Rust, so that tools that a
+//! developer has installed by hand cannot hide an omission in the project's own set-up.
 //!
 //! In: the working tree, as git sees it, and this machine's Rust. Out: the command's exit status. By default the commands are
 //! those of the README, read out of the README itself.
 //!
-//! The root is a directory that is made anew each time, in a mount namespace of its own (see [`enter`]). Nothing of it is
-//! left afterwards, neither mounts nor processes; where the chore itself is killed, the next run ends what still runs there.
+//! The root is a directory that is made anew each time, in its own mount namespace (see [`enter`]). Neither mounts nor
+//! processes are left afterwards; if the chore itself is killed, the next run ends what still runs there.
 
 mod enter;
 mod readme;
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         if let (Some(code), false) = (status.code(), args.command.is_empty()) {
-            // Whoever named the command wants to know how it ended.
+            // The user who gave the command wants its exit status.
             drop(bare);
             std::process::exit(code);
         }
@@ -74,9 +74,9 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command in the root, and ends whatever it leaves running there. How it ended.
+/// Runs a command in the root, and ends the processes that it leaves there. Returns its exit status.
 fn run_in(root: &Path, command: &[String]) -> Result<ExitStatus> {
-    // By this name it is found even if it was built anew meanwhile.
+    // This path works even if the executable was rebuilt meanwhile.
     let mut inside = Command::new("/proc/self/exe");
     inside.args(["bare", "--enter"]).arg(root).arg("--").args(command);
     let mut child = inside.spawn().context("starting this program again")?;

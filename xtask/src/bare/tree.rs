@@ -18,7 +18,7 @@ pub const CHECKOUT: &str = "/root/leaktrace";
 pub const RUST: &str = "/opt/rust";
 /// The Debian that the README names.
 const SUITE: &str = "bookworm";
-/// What a root has from this machine: how it reaches the network, and whom it trusts there.
+/// Files of this machine that the root gets: for access to the network, and for the certificates trusted there.
 const COPIED: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"];
 
 /// A root directory that goes when this is dropped.
@@ -28,7 +28,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes one. Those that were left by runs that were killed go first.
+    /// Makes a tree, after removing those that killed runs have left.
     pub fn make(keep: bool) -> Result<Self> {
         let home = home();
         let debian = debian(&home)?;
@@ -53,7 +53,7 @@ impl Tree {
         for suite in [SUITE, &format!("{SUITE}-updates")] {
             let _ = writeln!(sources, "deb {mirror} {suite} main");
         }
-        // Part of every Debian; without it some packages are older, or not there at all.
+        // Part of every Debian; without this repository some packages are older, or absent.
         if let Some(security) = kernels::repository("Debian-Security", "/debian-security")? {
             let _ = writeln!(sources, "deb {security} {SUITE}-security main");
         }
@@ -72,7 +72,7 @@ impl Tree {
         &self.root
     }
 
-    /// The working tree: what git knows or would take in, as it lies there.
+    /// Copies the working tree: the files that git tracks or would add, as they are.
     fn check_out(&self) -> Result<()> {
         let mut files = Command::new("git");
         files.current_dir(workspace::root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
@@ -80,7 +80,7 @@ impl Tree {
         let checkout = self.root.join(CHECKOUT.trim_start_matches('/'));
         for file in files.split('\0').filter(|file| !file.is_empty()) {
             let (from, to) = (workspace::root().join(file), checkout.join(file));
-            // Deleted, and git not told yet.
+            // Deleted from the tree, but not yet from git's index.
             if !from.is_file() {
                 continue;
             }
@@ -137,7 +137,7 @@ fn debian(home: &Path) -> Result<PathBuf> {
     let mut make = Command::new("debootstrap");
     make.args(["--variant=minbase", SUITE]).arg(&unfinished).arg(kernels::mirror()?);
     println!("   $ {}", shell::display(&make));
-    // It says what it unpacks, three hundred lines; where it fails they are in the error.
+    // debootstrap prints three hundred lines about what it unpacks; on failure they are part of the error.
     shell::output(&mut make)?;
     let policy = unfinished.join("usr/sbin/policy-rc.d");
     fs::write(&policy, "#!/bin/sh\nexit 101\n").context("keeping services from being started")?;
@@ -146,7 +146,7 @@ fn debian(home: &Path) -> Result<PathBuf> {
     Ok(debian)
 }
 
-/// Removes a root, on this file system alone: were something mounted in it, that would stay.
+/// Removes a root, on this file system only: anything still mounted in it would be left alone.
 fn remove(root: &Path) -> Result<()> {
     ensure!(root.starts_with(home()), "{} is none of ours", root.display());
     shell::run_unannounced(Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(root))

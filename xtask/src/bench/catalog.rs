@@ -159,9 +159,9 @@ impl Variant {
             Self::Filtered => "`leaktrace -p PID --min-size 1M`: no block is large enough to be recorded",
             Self::Sampled => "`leaktrace -p PID --sample-bytes 512K`",
             Self::Multi => {
-                "leaktrace as on Linux 6.6 to 6.12, which have no uprobe sessions (`LEAKTRACE_ATTACH=multi`)"
+                "leaktrace as on Linux 6.10 to 6.12, which have no uprobe sessions (`LEAKTRACE_ATTACH=multi`)"
             }
-            Self::PerfEvents => "leaktrace as on kernels before 6.6 (`LEAKTRACE_ATTACH=perf`)",
+            Self::PerfEvents => "leaktrace as on kernels before 6.10 (`LEAKTRACE_ATTACH=perf`)",
             Self::Memleak => "BCC's `memleak -p PID`",
             Self::Heaptrack => {
                 "the program launched under heaptrack; the CPU time of the process that it sends its records to is not in it"

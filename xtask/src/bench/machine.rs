@@ -1,4 +1,4 @@
-//! On what machine the figures came about, and how busy others kept it meanwhile.
+//! The machine on which the figures were measured, and how busy other programs kept it meanwhile.
 //!
 //! In: /proc and programs' `--version`. Out: facts for the report. Names of hosts and users stay out of it.
 
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 /// `USER_HZ`: what /proc counts CPU time in, per second; 100 on every architecture we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// From this share of the machine on, others disturb.
+/// The share of the machine from which on others disturb the measurement.
 const DISTURBING: f64 = 0.1;
 
 /// A heading and what is to be said of it.
@@ -77,7 +77,7 @@ struct Busy {
     all: f64,
     /// Taken by the hypervisor for others.
     stolen: f64,
-    /// Of this process and those of its children that have ended.
+    /// Of this process and of its children that have been waited for.
     own: f64,
 }
 
@@ -109,7 +109,7 @@ fn own_time(stat: &str) -> Option<f64> {
     (times.len() == 4).then(|| times.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
-/// Watches what others do to the machine.
+/// Measures how much others use the machine.
 pub struct Watch {
     since: Instant,
     busy: Busy,
@@ -122,7 +122,7 @@ impl Watch {
         Ok(Self { since: Instant::now(), busy: Busy::now()?, load_before: load()? })
     }
 
-    /// Until now; all programs that we started must have ended, or they count as others.
+    /// The load since the start; all programs that we started must have exited, or they count as others.
     pub fn end(&self) -> Result<Load> {
         let (seconds, now) = (self.since.elapsed().as_secs_f64(), Busy::now()?);
         let others = (now.all - self.busy.all) - (now.own - self.busy.own);

@@ -60,16 +60,16 @@ impl fmt::Display for Bound {
     }
 }
 
-/// How many times as much as leaktrace a tracker takes that has `free` single-stepped.
+/// Goal: a tracker whose probe on `free` is single-stepped costs this many times as much as leaktrace.
 const STEPPED_GOAL: f64 = 8.0;
 
 const PAIRS: &[&str] = &["flat", "deep", "mixed", "threads"];
 const LOOPS: &[&str] = &["flat", "deep", "mixed", "realloc", "threads"];
 
-/// The flat loop under [`FRAMES`] more frames, that only unwind tables lead through.
+/// The flat loop under [`FRAMES`] more frames, which only unwind tables can walk.
 const BY_TABLES: &str = "deep-no-fp";
 const FRAMES: f64 = 10.0;
-/// Most that one of them may take, ns: less than frame pointers, so that those are never the faster choice.
+/// The most that one of these frames may take, ns: less than with frame pointers, so that these are never the faster choice.
 const FRAME_GOAL: f64 = 25.0;
 
 const GOALS: [Goal; 5] = [
@@ -181,7 +181,7 @@ impl Report<'_> {
         Some((time(BY_TABLES)? - time("flat")?) / FRAMES)
     }
 
-    /// What the last of the goals hangs on: the cost of a single step, which is the machine's.
+    /// What the last goal depends on: the cost of a single step on this machine.
     fn step(&self) -> Option<String> {
         let time = |variant| self.results.time(Clock::Cpu, "flat", variant).map(|time| time.median);
         let (stepped, floor, full) = (time(Variant::Stepped)?, time(Variant::Floor)?, time(Variant::Full)?);

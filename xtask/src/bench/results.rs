@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_rounds() {
-        // The machine is half as fast in the second round. The ratio of the medians would be 1.5 as well; that of the
-        // smallest 3, that of the largest 1.5.
+        // The machine is half as fast in the second round. Ratios between measurements of different rounds would be 0.75 and
+        // 3.
         let results = results(&[
             (Variant::Floor, 0, 100.0),
             (Variant::Full, 0, 150.0),

@@ -1,7 +1,7 @@
 //! The order of measurements: rounds in which everything has its turn.
 //!
 //! In: workloads and tracers. Out: [`Results`]. In each round every program is measured under every tracer once, so that
-//! what changes over minutes meets all of them alike; the order of tracers is another in each round.
+//! slow changes of the machine affect all of them alike; the order of tracers differs between rounds.
 
 use super::catalog::{Program, Variant, Workload};
 use super::results::{Results, Sample};
@@ -32,7 +32,7 @@ impl Effort {
 /// Slow tools are given this much less to do.
 const SLOW: u32 = 5;
 
-/// How often a measurement is tried, a second apart, while others probe what is measured.
+/// How many times a measurement is retried, a second apart, while others have probes in the measured program.
 const PATIENCE: u32 = 180;
 
 /// What came out.
@@ -123,7 +123,7 @@ impl Session<'_> {
         variants
     }
 
-    /// Measures under a tracer, once more where somebody else's probes were seen in the program before or after.
+    /// Measures under a tracer, and again if probes of somebody else were seen in the program before or after.
     fn attached(&mut self, subject: &mut Subject, variant: Variant, round: u32) -> Result<()> {
         let pid = subject.victim.pid();
         for _ in 0..PATIENCE {

@@ -1,7 +1,7 @@
 //! Where probes are, as the tracers say it, and whether any are there now.
 //!
-//! In: what leaktrace and the floor print. Out: sites to compare, and a look at the program's memory: a probe is a
-//! breakpoint in it, whoever has set it.
+//! In: what leaktrace and the floor print. Out: sites to compare, and whether any probe is in the program's memory now: a
+//! probe is a breakpoint there, whichever tracer has set it.
 
 use anyhow::{Context as _, Result, ensure};
 use std::fs::File;
@@ -41,7 +41,7 @@ impl Sites {
         Ok(Self { places })
     }
 
-    /// Whether nobody's probe is in the process.
+    /// Whether the process has no probe of any tracer.
     pub fn are_untouched(&self, pid: u32) -> Result<bool> {
         let memory = File::open(format!("/proc/{pid}/mem")).context("the program's memory")?;
         for (address, bytes) in &self.places {

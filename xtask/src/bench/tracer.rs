@@ -1,7 +1,7 @@
 //! Tracers, attached to a program and gone again.
 //!
-//! In: a [`Variant`] and a pid. Out: a [`Tracer`] once all its probes are in place; when it ends, for leaktrace, what it
-//! says it has seen, so that a tracer that did not trace cannot win.
+//! In: a [`Variant`] and a pid. Out: a [`Tracer`] once all its probes are in place. When leaktrace ends, also what it has
+//! recorded, so that a tracer that did not trace cannot win.
 
 use super::catalog::Variant;
 use super::sites::{self, Sites};
@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-/// Seconds between reports of memleak, whose first is the sign that it traces. Long, since a report costs it much.
+/// Seconds between reports of memleak; its first report is the sign that it traces. Long, since its reports are expensive.
 const MEMLEAK_INTERVAL: &str = "5";
 /// What leaktrace says when its probes are in place.
 pub const TRACING: &str = "leaktrace: tracing ";
@@ -105,11 +105,11 @@ impl Tracers {
 
     fn memleak(&self, pid: u32) -> Result<Tracer> {
         let memleak = self.memleak.as_ref().map_err(|why| anyhow!("{why}"))?;
-        // Its output is to come when it is written, not when a buffer is full.
+        // Its output must arrive when it is written, not when a buffer is full.
         let mut command = root::command("env", "trace a process")?;
         command.args(["PYTHONUNBUFFERED=1", "stdbuf", "-oL"]).arg(memleak);
         command.args(["-p", &pid.to_string(), "-T", "1"]);
-        // It looks for functions in libc alone unless told otherwise.
+        // memleak looks for functions only in libc unless told otherwise.
         if let Some(object) = mapped_allocator(pid)? {
             command.arg("-O").arg(object);
         }
@@ -117,8 +117,7 @@ impl Tracers {
         Tracer::start(command, "outstanding allocations", End::Signal("-INT", None))
     }
 
-    /// Where a process' probes go. Fails unless they are the same for the floor as for leaktrace, so that one may be
-    /// compared with the other.
+    /// Where a process' probes go. Fails unless the floor and leaktrace have the same sites, so that they can be compared.
     pub fn sites(&self, pid: u32) -> Result<Sites> {
         let said = |variant| {
             let tracer = self.attach(variant, pid)?.context("nothing was attached")?;
@@ -135,8 +134,8 @@ impl Tracers {
     }
 }
 
-/// BCC's memleak, which Debian calls after its package, if it is on PATH and runs: it compiles its program each time, for
-/// which it needs the headers of the running kernel.
+/// BCC's memleak, whose name in Debian includes the package's, if it is on PATH and runs. It compiles its program at each
+/// start and needs the headers of the running kernel for that.
 fn memleak() -> Result<Result<PathBuf, String>> {
     let Some(path) = shell::find("memleak").or_else(|| shell::find("memleak-bpfcc")) else {
         return Ok(Err("there is no memleak on PATH".to_owned()));
@@ -150,7 +149,7 @@ fn memleak() -> Result<Result<PathBuf, String>> {
     })
 }
 
-/// Of what a program that failed has said, the last line: Python puts the error there.
+/// The last line of a failed program's output: Python puts the error there.
 fn why(said: &str) -> String {
     let last = said.trim().lines().last().unwrap_or_default().trim();
     format!("memleak does not run here: {last}")
@@ -196,7 +195,7 @@ impl Drop for Tracer {
         if self.ended {
             return;
         }
-        // Something has failed, which is being told; the tracer is not to outlive it.
+        // An error is being reported; the tracer must not outlive it.
         if let Ok(mut kill) = root::command("kill", "end the tracer") {
             let _ = shell::output(kill.arg(self.child.id().to_string()));
         }

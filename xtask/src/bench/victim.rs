@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Debian's own: built with the flags that people's Pythons are built with.
 const PYTHON: &str = "/usr/bin/python3";
-/// In the C loops tracers find frames as in a debugging build, at an optimizing build's speed.
+/// Flags for the C loops: tracers find the frames of a debugging build, at the speed of an optimizing build.
 const FLAGS: [&str; 4] = ["-O2", "-g", "-fno-builtin", "-fno-optimize-sibling-calls"];
 
 /// How much a measurement is to do.
@@ -77,14 +77,14 @@ impl Setting {
     }
 }
 
-/// Puts a copy of the C library there. At a probe the kernel asks all who have one at the same place of the same file,
-/// whichever process they trace, and none of the others says that it does not want the return: with a file of their own,
-/// what is measured here is not slowed by who else is traced at the same time.
+/// Puts a copy of the C library there. At a probe the kernel asks all tracers that have a probe at the same place of the
+/// same file, whichever process they trace, and tracers of other processes do not decline the return. With a file of our
+/// own, tracers that run at the same time do not slow down what is measured here.
 fn copy_libc(directory: &Path) -> Result<()> {
     const NAME: &str = "libc.so.6";
     let maps = std::fs::read_to_string("/proc/self/maps").context("our own mappings")?;
     let mut paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(Path::new);
-    // Where it has another name, such as musl's, the programs use the system's.
+    // If the library has another name, such as musl's, the programs use the system's.
     let Some(libc) = paths.find(|path| path.file_name().is_some_and(|name| name == NAME)) else { return Ok(()) };
     shell::write_if_changed(&directory.join(NAME), &shell::read(libc)?).map(drop)
 }
@@ -202,7 +202,7 @@ impl Lines {
         loop {
             line.clear();
             ensure!(self.answers.read_line(&mut line)? > 0, "the program has ended");
-            // Launchers have things to say as well.
+            // Launchers print lines of their own.
             if let Some(sample) = parse(&line) {
                 return Ok(sample);
             }
@@ -224,7 +224,7 @@ fn parse(line: &str) -> Option<Sample> {
 impl Drop for Lines {
     fn drop(&mut self) {
         self.orders = None;
-        // It ends by itself; what it was launched under may have things to finish.
+        // It ends by itself; its launcher may have more to do.
         let _ = self.child.wait();
     }
 }

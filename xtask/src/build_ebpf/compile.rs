@@ -1,6 +1,6 @@
-//! Compiles leaktrace-ebpf so that the bytes do not depend on where that happens.
+//! Compiles leaktrace-ebpf so that the bytes do not depend on the place of the build.
 //!
-//! What would make them depend on the place, and what is done about each:
+//! What could make them depend on the place, and how each is prevented:
 //!
 //! - Paths in debug information (BTF names source files): remapped to `/leaktrace`, `/registry` and `/rustc`. LLVM copies a
 //!   source line into BTF where it finds the file; it finds none there.

@@ -1,8 +1,9 @@
-//! `cargo xtask build-ebpf`: compiles leaktrace-ebpf for every architecture, and commits to what came out.
+//! `cargo xtask build-ebpf`: compiles leaktrace-ebpf for every architecture, and records the result.
 //!
 //! In: the sources of leaktrace-ebpf and leaktrace-common. Out: `leaktrace/prebuilt/leaktrace-ARCH.bpf.o`, which the program
-//! embeds, and `record.json` beside them ([`record`]). The bytes depend on sources and toolchain only, never on the machine,
-//! so that anybody with the recorded toolchain can see that the committed objects are what the sources say.
+//! embeds, and `record.json` beside them ([`record`]). The bytes depend only on the sources and the toolchain, never on the
+//! machine, so that anybody with the recorded toolchain can verify that the committed objects are what the sources compile
+//! to.
 
 mod compile;
 mod record;
@@ -53,7 +54,7 @@ pub fn fresh() -> Result<PathBuf> {
     compile::one(&toolchain, std::env::consts::ARCH)
 }
 
-/// What a check of the committed objects has come to where it has found nothing wrong.
+/// The result of a check of the committed objects that found nothing wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
     /// Compiled again they are the same, byte by byte.
@@ -62,7 +63,7 @@ pub enum Checked {
     NotComparable,
 }
 
-/// Fails where the committed objects are not what the sources give, as far as this machine can tell.
+/// Fails if the committed objects are not what the sources compile to, as far as this machine can tell.
 pub fn check() -> Result<Checked> {
     let recorded = Record::read()?;
     recorded.verify()?;

@@ -1,7 +1,7 @@
-//! The record beside the committed BPF objects: what they were made from, by what, and what they are.
+//! The record beside the committed BPF objects: their sources, their toolchain, and their hashes.
 //!
-//! Its test runs with stable Rust alone, so that whoever changes a source of the objects without building them learns of it
-//! from `cargo test`, on any machine.
+//! Its test needs only stable Rust, so that `cargo test` on any machine fails if a source of the objects was changed and the
+//! objects were not rebuilt.
 
 use super::{committed, compile};
 use crate::setup::bpf::Toolchain;
@@ -27,7 +27,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What there is to say of these objects, made from the present sources.
+    /// The record of these objects, made from the present sources.
     pub fn new(objects: &compile::Objects, toolchain: &Toolchain) -> Result<Self> {
         let objects = objects.iter().map(|(architecture, bytes)| ((*architecture).to_owned(), sha256(bytes)));
         Ok(Self {

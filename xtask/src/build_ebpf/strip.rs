@@ -1,4 +1,4 @@
-//! Takes DWARF out of a BPF object and leaves BTF: the kernel reads BTF, nobody reads DWARF, and it is most of the bytes.
+//! Removes DWARF from a BPF object and leaves BTF: the kernel reads BTF, nobody reads DWARF, and it is most of the bytes.
 //!
 //! In: the object as bpf-linker wrote it. Out: the same programs, maps, symbols and BTF.
 
@@ -19,7 +19,7 @@ pub fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
     }
     // The symbols of deleted sections.
     builder.delete_orphans();
-    // LLVM keeps the names of sections among those of symbols; the writer wants a table of their own.
+    // LLVM puts section names into the table of symbol names; the writer requires a separate table.
     let names = builder.sections.add();
     names.name = b".shstrtab"[..].into();
     names.sh_type = SHT_STRTAB;

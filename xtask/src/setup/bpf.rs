@@ -15,13 +15,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The bpf-linker we build with.
+/// The version of bpf-linker that we build with.
 const BPF_LINKER: &str = "0.13.0";
 /// The LLVM inside the binaries that bpf-linker's project publishes of that version (its default feature `llvm-23`).
 const BPF_LINKER_BUNDLED_LLVM: u32 = 23;
 /// The LLVM versions that bpf-linker of that version can be built against (its features `llvm-21` to `llvm-23`).
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
-/// rustup's road takes the release that Debian's packages have. A fixed one, so that its LLVM cannot outgrow bpf-linker's.
+/// The rustup way uses the release that Debian's packages have. It is fixed, so that its LLVM is not newer than
+/// bpf-linker's.
 const RUSTUP_TOOLCHAIN: &str = "1.96.0";
 /// Debian's rustc, and the packages that give it `core` for BPF.
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
@@ -116,7 +117,7 @@ fn rustup_run(toolchain: &str, program: &str) -> Command {
     command
 }
 
-/// The BPF toolchain of this machine, or nothing where there is none that is complete.
+/// The BPF toolchain of this machine; `None` if it is not complete.
 pub fn present() -> Option<Toolchain> {
     [Compiler::Distribution, Compiler::Rustup(RUSTUP_TOOLCHAIN)].into_iter().find_map(|compiler| {
         if !compiler.is_ready() {
@@ -143,7 +144,7 @@ pub fn ensure() -> Result<Toolchain> {
     present().ok_or_else(|| anyhow!("the BPF toolchain is still not complete after installing it; see the lines above"))
 }
 
-/// Whether the packages are here or can be had.
+/// Whether the packages are installed or can be installed.
 fn distribution_has_bpf() -> bool {
     if Compiler::Distribution.is_ready() {
         return true;
@@ -152,7 +153,7 @@ fn distribution_has_bpf() -> bool {
         return false;
     }
     let offered = || DISTRIBUTION_PACKAGES.iter().all(|package| apt::offers(package));
-    // The lists may be old or absent, as in container images.
+    // The package lists may be old or absent, as in container images.
     offered() || (apt::update("fetch the package lists").is_ok() && offered())
 }
 
@@ -196,7 +197,7 @@ fn by_rustup() -> Result<()> {
     if shell::find("cargo-binstall").is_none() && !ours.is_file() {
         shell::run(&mut install_tool(&["cargo-binstall"]))?;
     }
-    // Not by compiling: that would need LLVM's development files, which this road exists to do without.
+    // Not by compiling: that would need LLVM's development files, which this way is meant to avoid.
     let mut install = Command::new(shell::find("cargo-binstall").unwrap_or(ours));
     install.args(["--no-confirm", "--disable-strategies", "compile,quick-install", "--root"]).arg(tools());
     shell::run(install.arg(format!("bpf-linker@{BPF_LINKER}"))).with_context(|| {
@@ -218,7 +219,8 @@ fn install_tool(args: &[&str]) -> Command {
     install
 }
 
-/// A bpf-linker of our version that reads the bitcode of this LLVM's rustc, and what it is; ours before the user's.
+/// A bpf-linker of our version that reads the bitcode of a rustc with this LLVM, and its description; our own before the
+/// user's.
 fn fitting_linker(rustc_llvm: u32) -> Option<(PathBuf, String)> {
     let ours = Some(tools().join("bin/bpf-linker")).filter(|file| file.is_file());
     ours.into_iter().chain(shell::find("bpf-linker")).find_map(|linker| {

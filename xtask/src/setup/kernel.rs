@@ -8,7 +8,7 @@ use std::path::Path;
 /// Mount point, type, and whether nothing at all works without it. In mounting order.
 const FILE_SYSTEMS: [(&str, &str); 3] = [("/sys", "sysfs"), ("/sys/kernel/tracing", "tracefs"), ("/sys/fs/bpf", "bpf")];
 
-/// Mounts those that are not. A kernel without one of them is for `leaktrace doctor` to explain, not for us.
+/// Mounts those that are not mounted. If the kernel lacks one, `leaktrace doctor` explains it.
 pub fn mount_what_is_missing() -> Result<()> {
     for (point, kind) in FILE_SYSTEMS {
         let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;

@@ -27,7 +27,7 @@ const fn need(program: &'static str, tier: Tier, packages: [&'static [&'static s
 pub const ALL: &[Need] = &[
     need("cc", Tier::Build, [&["gcc", "libc6-dev"], &["gcc", "glibc-devel"], &["gcc"]]),
     need("c++", Tier::Test, [&["g++"], &["gcc-c++"], &["gcc"]]),
-    // By which the allocator of one of the victims is built.
+    // Builds the allocator of one of the victims.
     need("make", Tier::Test, [&["make"], &["make"], &["make"]]),
     // Programs of another C library, static and dynamic, for the tests.
     need("musl-gcc", Tier::Test, [&["musl-tools"], &["musl-gcc"], &["musl"]]),
@@ -41,7 +41,7 @@ pub const ALL: &[Need] = &[
     need("/usr/include/mimalloc.h", Tier::Test, [&["libmimalloc-dev"], &["mimalloc-devel"], &["mimalloc"]]),
     need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
-    // Programs of many kinds, whose stacks are compared with what others make of them.
+    // Programs of many kinds, whose stacks are compared with those of other unwinders.
     need("gdb", Tier::Test, [&["gdb"], &["gdb"], &["gdb"]]),
     need("git", Tier::Test, [&["git"], &["git"], &["git"]]),
     need("node", Tier::Test, [&["nodejs"], &["nodejs"], &["nodejs"]]),

@@ -1,5 +1,5 @@
-//! The rules about other people's crates: each that a manifest names is used, and comes under a licence that lets our users
-//! do what ours does.
+//! The rules about third-party crates: each crate that a manifest names is used, and its licence permits our users
+//! everything that our own licence does.
 //!
 //! In: what `cargo metadata` says, and the words of our sources. Out: a line for each crate that is not so.
 
@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Licences (SPDX) that ask no more of our users than MIT or Apache-2.0 do, and inferno's, whose condition is on changes of
-/// its own files.
+/// Licences (SPDX) that require no more of our users than MIT or Apache-2.0, and inferno's, whose conditions apply only to
+/// changes of its own files.
 const LICENCES: [&str; 9] =
     ["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Unicode-3.0", "Unlicense", "Zlib", "CDDL-1.0"];
 
@@ -36,7 +36,7 @@ struct Dependency {
 }
 
 impl Metadata {
-    /// Of the workspace, with the dependencies that this machine's builds have.
+    /// The workspace's packages, with the dependencies that builds on this machine have.
     pub fn read() -> Result<Self> {
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let mut cargo = crate::shell::cargo();
@@ -48,7 +48,7 @@ impl Metadata {
         self.workspace_members.contains(&package.id)
     }
 
-    /// Those whose licence is not among the permitted ones.
+    /// The crates whose licence is not permitted.
     pub fn unlicensed(&self) -> impl Iterator<Item = String> {
         self.packages.iter().filter(|package| !self.is_ours(package)).filter_map(|package| {
             let licence = package.license.as_deref().unwrap_or("no licence");
@@ -57,8 +57,8 @@ impl Metadata {
         })
     }
 
-    /// Those that a member's manifest names and its sources do not. `words` has the words of each member's sources, by the
-    /// member's directory.
+    /// The crates that a member's manifest names and its sources do not. `words` has the words of each member's sources, by
+    /// the member's directory.
     pub fn unused(&self, words: &BTreeMap<String, Vec<Word>>) -> impl Iterator<Item = String> {
         self.packages.iter().filter(|package| self.is_ours(package)).flat_map(|package| {
             let words = words.get(&package.name).map_or(&[][..], Vec::as_slice);

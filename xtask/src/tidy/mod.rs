@@ -33,7 +33,7 @@ pub fn run(_: &Args) -> Result<()> {
     for path in files()? {
         let name = path.strip_prefix(workspace::root()).unwrap_or(&path).to_string_lossy().into_owned();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        // A member's directory has its name.
+        // A member has the name of its directory.
         let member = name.split('/').next().unwrap_or_default();
         let in_file = if rules::extension(&name) == "rs" {
             rust::words(&text).with_context(|| name.clone())?
@@ -66,7 +66,7 @@ pub fn run(_: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Every file of the repository that people write, without depending on git.
+/// Every file of the repository that people write, found without git.
 fn files() -> Result<Vec<PathBuf>> {
     const WRITTEN_BY_HAND: [&str; 10] = ["rs", "toml", "md", "c", "cpp", "h", "S", "yml", "json", "sh"];
     let mut files = Vec::new();
@@ -75,7 +75,7 @@ fn files() -> Result<Vec<PathBuf>> {
         for entry in std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
             let path = entry?.path();
             let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-            // What a link leads to is looked at where it is.
+            // The target of a link is checked at its own place.
             if path.is_symlink() {
                 continue;
             }

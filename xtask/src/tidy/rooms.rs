@@ -1,13 +1,14 @@
 //! The rule about imports inside leaktrace: which room may name which, and no cycle between files.
 //!
-//! In: the words of each file of `leaktrace/src`. Out: a breach for each import that goes against the arrows of
-//! ARCHITECTURE.md, and one for each cycle. Tests may import what they like.
+//! In: the words of each file of `leaktrace/src`. Out: a breach for each import that the table of rooms does not permit, and
+//! one for each cycle. Tests may import anything.
 
 use super::Breach;
 use super::rust::{Kind, Word};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Rooms from the top of the house to its ground, with those below that each may name. What is in [`GROUND`] is open to all.
+/// Rooms from the top layer to the bottom, each with the lower rooms that it may name. Every room may name those in
+/// [`GROUND`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["run"]),
     ("run", &["cli", "config", "doctor", "holder", "logging", "outcome", "report", "show", "trace"]),
@@ -51,12 +52,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clean", &[]),
 ];
-/// What every room may name.
+/// The rooms that every room may name.
 const GROUND: [&str; 2] = ["model", "clean"];
 /// Where the rooms are.
 const HOUSE: &str = "leaktrace/src/";
 
-/// The files of the house, by module path, with what each names.
+/// The files of all rooms, by module path, with the paths that each names.
 #[derive(Default)]
 pub struct House {
     modules: BTreeMap<Path, Module>,
@@ -67,12 +68,12 @@ type Path = Vec<String>;
 struct Module {
     file: String,
     named: Vec<(usize, Path)>,
-    /// Names that the module passes on, and where they come from.
+    /// Names that the module re-exports, and where they come from.
     passed_on: BTreeMap<String, Path>,
 }
 
 impl House {
-    /// Takes a file in, if it is of the house.
+    /// Adds a file, if it belongs to a room.
     pub fn add(&mut self, file: &str, words: &[Word]) {
         let Some(path) = module_of(file) else { return };
         let mut module = Module { file: file.to_owned(), named: Vec::new(), passed_on: BTreeMap::new() };
@@ -97,7 +98,8 @@ impl House {
         for (path, module) in &self.modules {
             for (line, named) in &module.named {
                 let Some(reached) = self.resolve(path, named, 0).filter(|reached| *reached != path) else { continue };
-                // A file and those in its own directory are one subject: these may say more of the type that it is about.
+                // A file and those in its own directory count as one: the latter may add to the type that the former
+                // defines.
                 if !path.starts_with(reached) {
                     arrows.entry(path).or_default().insert(reached);
                 }
@@ -116,7 +118,8 @@ impl House {
         breaches
     }
 
-    /// The file that a path leads to, as named in the module `from`; through `pub use`, to where the name is at home.
+    /// The file that a path leads to, as named in the module `from`; `pub use` is followed to the file that defines the
+    /// name.
     fn resolve(&self, from: &Path, named: &[String], depth: u32) -> Option<&Path> {
         let (mut at, rest) = match named.first()?.as_str() {
             "crate" => (Path::new(), &named[1..]),

@@ -1,18 +1,18 @@
-//! The rules of `tidy`. Rooms are directories and files of the architecture; a rule says what a room must not name.
+//! The rules of `tidy`. A rule says what a part of the repository must not name.
 
 use super::Breach;
 use super::rust::{Kind, Word};
 use anyhow::{Context as _, Result};
 
-/// A file has one subject; one that is longer has two.
+/// A longer file has more than one subject, and is to be split.
 const MOST_LINES: usize = 600;
 const MANY_LINES: usize = 400;
 
-/// What a part of the repository must not name. Its tests may read and run what they like.
+/// What a part of the repository must not name. Its tests may read and run anything.
 struct Room {
     /// Files whose name starts with one of these.
     files: &'static [&'static str],
-    /// Those of them that the rule does not bind.
+    /// Files to which the rule does not apply.
     except: &'static [&'static str],
     /// Paths, or beginnings of paths.
     paths: &'static [&'static str],
@@ -29,7 +29,7 @@ const ROOMS: &[Room] = &[
         files: &["leaktrace/src"],
         except: &[
             "leaktrace/src/kernel",
-            // Tries what aya offers, for the doctor.
+            // Asks aya what the kernel supports, for `doctor`.
             "leaktrace/src/host/features.rs",
         ],
         paths: &["aya", "aya_log"],
@@ -48,7 +48,7 @@ const ROOMS: &[Room] = &[
     Room {
         files: &["leaktrace/src"],
         except: &["leaktrace/src/elf"],
-        // Not the crate's name alone, which modules and variables share.
+        // The paths and not the crate's name alone, which modules and variables share.
         paths: &["object::elf", "object::read", "object::pod", "object::LittleEndian", "object::NativeEndian"],
         strings: &[],
         macros: &[],
@@ -80,7 +80,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         files: &["leaktrace-ebpf/src"],
-        // Runs at the ends of processes only, and may say so to whoever debugs leaktrace itself.
+        // Runs only at the ends of processes, and may log for those who debug leaktrace itself.
         except: &["leaktrace-ebpf/src/lifecycle.rs"],
         paths: &[],
         strings: &["\""],
@@ -114,10 +114,10 @@ const DEPENDENCIES: [(&str, &[&str]); 5] = [
 ];
 const OURS: [&str; 5] = ["leaktrace", "leaktrace-common", "leaktrace-ebpf", "leaktrace-fuzz", "xtask"];
 
-/// Names of a program's own descriptors, which people may give where a file is asked for; no look at a process.
+/// Names of a program's own descriptors, which users may give instead of a file; these do not look at a process.
 const OWN_DESCRIPTORS: &str = "/proc/self/fd";
 
-/// Left-over notes, and paths of somebody's machine. In two parts each, so that this file does not break its own rule.
+/// Left-over notes, and paths of a developer's machine. Each in two parts, so that this file does not break its own rule.
 const NOWHERE: [&str; 4] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("/wo", "rk/"), concat!("../", "shared")];
 
 /// The breaches in one file; `name` is its path in the repository, and `words` are its words where it is Rust.

@@ -1,5 +1,5 @@
 //! A Rust source file as the rules see it: the paths it names and the strings it contains, each with its line and whether it
-//! is test code. Comments are gone, so that a module may say in words what it must not name in code.
+//! is test code. Comments are dropped, so that they may name what the code must not name.
 
 use anyhow::{Result, anyhow};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
@@ -11,7 +11,7 @@ pub enum Kind {
     Path,
     /// A path that is called as a macro, or stands in an attribute.
     Macro,
-    /// The literal as written, quotes included. Not those of attributes, nor an ABI's name, nor what `asm!` is given.
+    /// A literal as written, quotes included. Literals in attributes, ABI names and the arguments of `asm!` are left out.
     String,
 }
 
@@ -23,7 +23,7 @@ pub struct Word {
     pub line: usize,
     /// Inside an item under `#[cfg(test)]` or `#[test]`.
     pub in_test: bool,
-    /// In a `use` that passes the name on: `pub use`, `pub(crate) use`.
+    /// In a `use` that re-exports the name: `pub use`, `pub(crate) use`.
     pub passed_on: bool,
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_000;
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -44,7 +44,7 @@ impl Archive {
         }
     }
 
-    /// The archive with its end.
+    /// The archive with its trailer.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry(Path::new("TRAILER!!!"), 0, &[]);
         self.bytes

@@ -1,5 +1,5 @@
-//! What a machine is given: the programs under test, the tests, their victims, and the libraries of all of them, at the paths
-//! where this machine has them, so that whatever is compiled into them holds there too.
+//! The content of a machine: the programs under test, the tests, their victims, and the libraries of all of them, at the
+//! same paths as on this machine, so that paths compiled into them are valid there too.
 //!
 //! In: the working tree, which it builds. Out: an archive to which the plan is added.
 

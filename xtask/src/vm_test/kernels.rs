@@ -1,7 +1,7 @@
 //! Debian's kernels: found in the archive's own lists, fetched by apt with the archive's signatures checked, unpacked, kept.
 //!
-//! In: a [`Series`]. Out: the path of a kernel image. apt works in a directory of its own below `target`, with Debian's suites
-//! and Debian's keys, whatever this machine's own sources are, so neither its lists nor its packages change.
+//! In: a [`Series`]. Out: the path of a kernel image. apt works in its own directory below `target`, with Debian's suites
+//! and Debian's keys, whatever this machine's own sources are, so that this machine's lists and packages do not change.
 //!
 //! Must never: take a package whose chain of signatures does not hold. apt refuses to, and nothing here tells it otherwise.
 
@@ -14,10 +14,10 @@ use std::process::Command;
 /// Debian's keys, which come with the package of the same name, on Ubuntu too.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A line of kernels of which we test one.
+/// A series of kernels, of which one is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Series {
-    /// What one calls it on the command line.
+    /// Its name on the command line.
     pub name: &'static str,
     /// Debian's suite that has it.
     suite: &'static str,
@@ -50,7 +50,7 @@ impl Series {
             .ok_or_else(|| format!("not one of {}", ALL.map(|series| series.name).join(", ")))
     }
 
-    /// Fetches the series' kernel, or takes the one fetched before where the archive cannot be reached.
+    /// Fetches the series' kernel, or takes the one fetched before if the archive cannot be reached.
     pub fn fetch(self) -> Result<Kernel> {
         let apt = Apt::new(self)?;
         match apt.fetch() {
@@ -77,7 +77,7 @@ pub fn mirror() -> Result<String> {
     )
 }
 
-/// Where this machine's apt has the repository of this label from, if it has.
+/// The mirror from which this machine's apt has the repository of this label, if it has it.
 pub fn repository(label: &str, ending: &str) -> Result<Option<String>> {
     let mut targets = Command::new("apt-get");
     let sources = shell::output(targets.args(["indextargets", "--format", "$(LABEL)|$(REPO_URI)"]))?;
@@ -110,7 +110,7 @@ impl Apt {
         shell::write_if_changed(&directory.join("status"), b"")?;
         let place = directory.display();
         let settings = directory.join("apt.conf");
-        // This machine's hooks and sources stay out; how it reaches the network (proxies) is taken over.
+        // This machine's hooks and sources are left out; its network settings (proxies) are used.
         let mut text = format!(
             "Dir::Etc::sourcelist \"{place}/sources.list\";\n\
              Dir::Etc::sourceparts \"{place}/parts\";\n\
@@ -132,8 +132,8 @@ impl Apt {
             text += line;
             text.push('\n');
         }
-        // Last, so that these hold. A list that is signed and old names a kernel that is signed and old, which is as good
-        // here, and mirrors that stand still are common where tests are run.
+        // Last, so that these options take precedence. A signed list that is old names a signed kernel that is old, which is
+        // good enough here, and outdated mirrors are common where tests are run.
         text += "Acquire::Check-Valid-Until \"false\";\n\
                  Acquire::Languages \"none\";\n\
                  Acquire::GzipIndexes \"true\";\n\
@@ -151,7 +151,7 @@ impl Apt {
     }
 
     fn fetch(&self) -> Result<Kernel> {
-        // `apt-get update` succeeds where a mirror is out of reach, unless told otherwise.
+        // By default `apt-get update` succeeds even if a mirror cannot be reached.
         shell::output(self.command("apt-get").args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]))?;
         let package = self.package()?;
         let shown = shell::output(self.command("apt-cache").args(["show", "--no-all-versions", &package]))?;
@@ -166,8 +166,8 @@ impl Apt {
         Ok(Kernel { series: self.series, package: format!("{package} {version}"), image })
     }
 
-    /// The package that has the image: a package without version names the newest, and from 6.19 on the image lies in one
-    /// beside that.
+    /// The package that has the image: a package without version names the newest one, and from 6.19 on the image is in a
+    /// separate package.
     fn package(&self) -> Result<String> {
         const NEWEST: &str = "linux-image-cloud-amd64";
         let shown = shell::output(self.command("apt-cache").args(["show", "--no-all-versions", NEWEST]))?;

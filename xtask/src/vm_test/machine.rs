@@ -1,8 +1,7 @@
-//! A machine of QEMU's: boots a kernel with an initramfs, passes on what its programs write as they write it, and judges how
-//! it went.
+//! A machine in QEMU: boots a kernel with an initramfs, forwards what its programs write, and judges the outcome.
 //!
-//! In: a kernel, an archive, a plan. Out: an [`Outcome`]. Whatever the kernel itself says is kept in a file beside the image.
-//! Must never: leave a QEMU behind, or take a machine that died for one that passed.
+//! In: a kernel, an archive, a plan. Out: an [`Outcome`]. The kernel's own messages are kept in a file beside the image.
+//! Must never: leave a QEMU behind, or report a machine that died as passed.
 
 use super::kernels::Kernel;
 use super::plan::{Answer, MARK};
@@ -18,13 +17,13 @@ use std::time::{Duration, Instant};
 /// Longer than any boot takes under emulation on a busy machine.
 const BOOT: Duration = Duration::from_mins(2);
 
-/// What a test program ends with if cases failed.
+/// Exit status of a test program in which cases failed.
 const CASES_FAILED: i32 = 101;
 
 /// What to boot.
 pub struct Machine<'a> {
     pub kernel: &'a Kernel,
-    /// What is written before each line.
+    /// Prefix of each line of output.
     pub label: String,
     pub initramfs: &'a Path,
     /// Added to the kernel's command line.
@@ -34,27 +33,27 @@ pub struct Machine<'a> {
     pub limit: Duration,
 }
 
-/// How a machine did.
+/// The outcome of a machine's run.
 #[derive(Default)]
 pub struct Outcome {
-    /// Until its first process ran.
+    /// Time until its first process ran.
     pub boot: Option<Duration>,
-    /// From then to its end.
+    /// Time from then to its end.
     pub work: Duration,
     /// The kernel, by its own name.
     pub release: String,
     /// Test cases that passed, and the names of those that did not.
     pub passed: usize,
     pub failed: Vec<String>,
-    /// Those that failed here and passed in a machine of their own.
+    /// Cases that failed here and passed in a machine of their own.
     pub passed_alone: Vec<String>,
     /// The programs that ended, each with its exit status.
     pub ended: Vec<(String, i32)>,
-    /// It came to the end of its plan.
+    /// Whether it finished its plan.
     pub done: bool,
-    /// Lines in which the kernel complains of itself.
+    /// Lines in which the kernel reports its own errors.
     pub complaints: Vec<String>,
-    /// Where the kernel's words are.
+    /// The file with the kernel's messages.
     pub console: PathBuf,
 }
 
@@ -90,7 +89,8 @@ impl Outcome {
 }
 
 impl Machine<'_> {
-    /// Boots it and waits for its end. A machine that dies before its first process runs is booted once more, which is said.
+    /// Boots it and waits for its end. A machine that dies before its first process runs is booted once more, with a
+    /// message.
     pub fn run(&self) -> Result<Outcome> {
         let outcome = self.run_once()?;
         if outcome.boot.is_some() {
@@ -137,9 +137,9 @@ impl Machine<'_> {
 
     fn command(&self, console: &Path) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
-        // Without cmpxchg16b: after it QEMU 7.2 takes a part of a register for the flags, and where an interrupt comes just
-        // then the kernel dies of what it finds restored (seen on 6.12, in the allocator). Kernels do without where it is
-        // not there.
+        // Without cmpxchg16b: after this instruction QEMU 7.2 uses part of a register as the flags, and if an interrupt
+        // comes just then, the kernel crashes on the restored value (seen on 6.12, in the allocator). Kernels work without
+        // the instruction.
         qemu.args(["-accel", "tcg", "-M", "q35", "-cpu", "max,-cx16", "-m", "2G", "-no-reboot", "-nographic"]);
         qemu.args(["-nodefaults", "-smp"]).arg(self.processors.to_string());
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
@@ -175,7 +175,8 @@ fn answer(line: &str) -> Option<Answer> {
     serde_json::from_str(line.trim_end().strip_prefix(MARK)?).ok()
 }
 
-/// What a kernel says when it finds itself broken. Not among it: that something took long, which it does under emulation.
+/// Messages of a kernel that has found an error in itself. That something took long is not one of them: under emulation it
+/// does.
 fn complaints(console: &str) -> Vec<String> {
     const SIGNS: [&str; 7] =
         ["BUG: ", "Oops", "Kernel panic", "WARNING: ", "general protection fault", "KASAN", "list_add corruption"];
@@ -185,7 +186,7 @@ fn complaints(console: &str) -> Vec<String> {
     console.lines().filter(is_one).map(|line| line.trim().to_owned()).collect()
 }
 
-/// QEMU, killed where it has not ended by itself.
+/// QEMU, killed when this is dropped.
 struct Qemu(Child);
 
 impl Qemu {
@@ -197,7 +198,7 @@ impl Qemu {
             let mut output = BufReader::new(output);
             let mut bytes = Vec::new();
             while output.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
-                // A receiver that is gone has seen enough.
+                // The receiver is gone and needs no more lines.
                 if sender.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
                     return;
                 }
@@ -210,7 +211,7 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // Both fail where it has ended and been waited for, which is fine.
+        // Both fail if it has exited and been waited for, which is fine.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask vm-test`: the end-to-end tests on kernels other than this machine's, as Debian ships them, in an emulator.
 //!
-//! In: the working tree. Out: each machine's word on each test case, and success where all passed. Needs neither root nor KVM:
-//! QEMU emulates the processor, so nothing here depends on what the machine below can virtualise, and times mean nothing.
+//! In: the working tree. Out: each machine's result for each test case, and success if all passed. Needs neither root nor
+//! KVM: QEMU emulates the processor, so nothing depends on the host's virtualisation, and measured times mean nothing.
 
 mod archive;
 mod image;
@@ -105,7 +105,7 @@ fn boot(kernel: &Kernel, suite: &Suite, parts: &Parts) -> Result<(String, Outcom
         limit: suite.limit,
     };
     let outcome = machine.run()?;
-    // It is as large as all programs together, and quickly made again.
+    // The file is as large as all programs together, and quickly made again.
     fs::remove_file(&initramfs).with_context(|| format!("removing {}", initramfs.display()))?;
     Ok((label, outcome))
 }

@@ -1,5 +1,5 @@
-//! What the host asks of the machine and what it answers: the plan lies in the initramfs as JSON, and each answer is a line
-//! on the second serial port, between the lines that the programs write there themselves.
+//! What the host asks of the machine and what the machine answers: the plan is JSON in the initramfs, and each answer is a
+//! line on the second serial port, between the lines that the programs write there themselves.
 //!
 //! Part of both `cargo xtask vm-test` and `vm-init`, so that they cannot disagree.
 

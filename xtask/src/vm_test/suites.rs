@@ -1,4 +1,4 @@
-//! What is run in which machine.
+//! Which tests run in which machine.
 //!
 //! In: a series and what the user asked for. Out: suites, each of which gets a machine of its own.
 
@@ -23,7 +23,7 @@ pub struct Suite {
     tests: Vec<String>,
 }
 
-/// What a machine of ours does not have: other people's programs and libraries, the sources, and a compiler.
+/// Groups that need what a machine does not have: third-party programs and libraries, the sources, and a compiler.
 const NOT_HERE: [&str; 7] = [
     "debuginfod::",
     "real_programs::",
@@ -34,8 +34,8 @@ const NOT_HERE: [&str; 7] = [
     "victims::",
 ];
 
-/// What runs in `cargo xtask ci`, by group or by name: what depends on how this kernel verifies programs, attaches them, and
-/// tells of forks, programs and ends, and takes little time.
+/// What runs in `cargo xtask ci`, by group or by name: short tests that depend on how this kernel verifies programs,
+/// attaches them, and reports forks, execs and exits.
 const IN_CI: [&str; 13] = [
     "abandoned::",
     "accounting::",
@@ -52,8 +52,8 @@ const IN_CI: [&str; 13] = [
     "threads::sixteen_threads",
 ];
 
-/// Twelve threads on one processor, in whose programs the kernel preempts as it likes: what has crashed kernels from 6.13 on
-/// that gave a program a stack per processor.
+/// Twelve threads on one processor, on which the kernel may preempt BPF programs at any point: this crashes kernels from
+/// 6.13 on that give a program a private stack per processor.
 const STORM: &str = "threads::twelve_threads_on_one_processor_are_booked_exactly";
 
 /// The suites for a kernel.
@@ -122,7 +122,7 @@ impl Suite {
         command.extend(self.tests.iter().cloned());
         command.extend(NOT_HERE.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]));
         let doctor = vec![parts.leaktrace.to_string_lossy().into_owned(), "doctor".to_owned()];
-        // How it preempts: `full` in parentheses, if the command line has done what it should.
+        // The preemption mode: `full` in parentheses, if the command line has had its effect.
         let preemption = ["/bin/cat", "/sys/kernel/debug/sched/preempt"].map(str::to_owned).to_vec();
         vec![
             Run { title: "preemption".to_owned(), command: preemption },

@@ -16,9 +16,9 @@ use crate::lives::life::Life;
 use crate::model::{Address, Counters, Pid, StackState};
 use crate::process::maps::{AddressSpace, Pooled};
 
-/// Memory that lives take one by one, in bytes, give or take.
+/// Memory for lives that are kept one by one, in bytes, about.
 const BUDGET: usize = 64 << 20;
-/// Memory that groups take.
+/// Memory for groups, in bytes, about.
 const GROUPS_BUDGET: usize = 64 << 20;
 /// What a life takes beside its sites: its mappings and names.
 const LIFE_BYTES: usize = 2048;
@@ -26,7 +26,7 @@ const LIFE_BYTES: usize = 2048;
 const SITE_BYTES: usize = 224;
 const BLOCK_BYTES: usize = 48;
 
-/// What lives that are over have left.
+/// What remains of lives that are over.
 pub struct Archive {
     /// Slots whose lives have ended, and whose records are still in the tables.
     reclaimable: HashSet<u32>,
@@ -39,11 +39,11 @@ pub struct Archive {
     groups_bytes: usize,
     groups_budget: usize,
     merged: Merged,
-    /// Of all that are over.
+    /// Sums over all lives that are out of the tables.
     counters: Counters,
 }
 
-/// Where the sites of many lives of one program stand among the remains of the life that stands for them.
+/// The sites of a group: their positions among the remains of the life that stands for it.
 struct Group {
     number: u32,
     pooled: Pooled,
@@ -58,7 +58,7 @@ type Kind = (Box<[Address]>, bool, Option<Stop>);
 pub struct Merged {
     /// Lives that are not told apart any more.
     pub lives: u64,
-    /// Allocations whose stacks found no room even so.
+    /// Allocations whose stacks were dropped, since groups had used up their memory.
     pub without_stack: u64,
 }
 
@@ -86,7 +86,7 @@ impl Archive {
 }
 
 impl Processes {
-    /// Takes back that the records of the life in a slot could be taken out of the tables.
+    /// Keeps slots that could not be emptied in this pass for the next one.
     pub fn keep_reclaimable(&mut self, slots: impl IntoIterator<Item = u32>) {
         self.archive.reclaimable.extend(slots);
     }
@@ -125,7 +125,7 @@ impl Processes {
         let Some(sites) = life.remains.take() else { return true };
         self.archive.bytes = self.archive.bytes.saturating_sub(bytes(&sites));
         if life.named {
-            // Asked for, so never many.
+            // Named by the user, so never many.
             life.remains = Some(sites);
             return true;
         }

@@ -1,4 +1,4 @@
-//! What lay where in processes that unload code: the programs' events of it, and the frames of their sites.
+//! Layouts of processes that unload code: the BPF programs' events of them, and the frames of sites.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::lives::life::Life;
 use crate::model::{Address, StackState};
 use crate::process::maps::{Layout, Settler};
 
-/// A process that wants another layout: something was replaced in it, and what comes is to be told from what was.
+/// A process that needs another layout: code was replaced in it, and later stacks must be kept apart from earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replaced {
     /// Its slot.
@@ -20,15 +20,15 @@ pub struct Replaced {
 }
 
 impl Processes {
-    /// The life in a slot that was first seen at a time with this lower half has another layout, since a moment between these. All
-    /// that was recorded before must have been applied.
+    /// The life in a slot has another layout since a moment between these times. `seen` is the lower half of the time at which
+    /// the life was first seen. All records from before must have been applied.
     pub fn relaid(&mut self, slot: u32, seen: u32, layout: u32, times: (u64, u64)) {
         let Some(life) = self.by_slot.get(&slot).and_then(|number| self.lives.get_mut(number)) else { return };
         if life.counters.seen_ns as u32 != seen {
             return;
         }
         if life.captured_ns > times.1 && life.begun_ns == 0 {
-            // It was looked at when that was over.
+            // Its mappings were read after the change.
             life.space.enter_unknown(layout, times);
         } else {
             life.space.enter(layout, times);
@@ -36,7 +36,7 @@ impl Processes {
         self.changed.insert(life.pid);
     }
 
-    /// Lives in which something was replaced that the dynamic linker did not tell of.
+    /// Lives in which code was replaced without an event of the dynamic linker.
     pub fn replaced(&self) -> Vec<Replaced> {
         let in_slots = self.by_slot.iter().filter_map(|(slot, number)| Some((*slot, self.lives.get(number)?)));
         in_slots
@@ -48,14 +48,14 @@ impl Processes {
             .collect()
     }
 
-    /// The programs were told so, between these moments.
+    /// The BPF programs were told of the new layout between these moments.
     pub fn told_replaced(&mut self, replaced: Replaced, times: (u64, u64)) {
         if let Some(life) = self.by_slot.get(&replaced.slot).and_then(|number| self.lives.get_mut(number)) {
             life.space.enter_replaced(times);
         }
     }
 
-    /// Puts the frames of sites, by the slots that they are booked in, where they are named: see [`Settler::settle`].
+    /// Moves the frames of sites, each with its slot, to the addresses at which they are named: see [`Settler::settle`].
     pub fn settle<'a>(&mut self, sites: impl Iterator<Item = (u32, Layout, &'a mut [Address], &'a mut StackState)>) {
         let mut by_slot: HashMap<u32, Vec<_>> = HashMap::new();
         for (slot, layout, frames, state) in sites {

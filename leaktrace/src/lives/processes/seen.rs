@@ -1,4 +1,4 @@
-//! Lives as those see them who ask whether they were traced, and since when.
+//! Lives, for the question whether they were traced, and since when.
 
 use super::Processes;
 use crate::lives::life::Life;

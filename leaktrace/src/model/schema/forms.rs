@@ -1,4 +1,4 @@
-//! What stands in a snapshot file, field by field and in this order.
+//! The fields of a snapshot file, in this order.
 //!
 //! Units are in the names: `_bytes`, `_count`; durations and ages are seconds. Fields may be added within a schema, so reading
 //! ignores what it does not know and fills in what an older version did not write. `S` is what a site's stack is: its frames in

@@ -1,7 +1,7 @@
-//! The JSON that `--json` writes and `report` reads: the types in memory know nothing of it.
+//! The JSON that `--json` writes and `report` reads: the types in memory do not depend on it.
 //!
-//! `forms` says what stands in a file, `write` makes it of a snapshot, `read` makes a snapshot of it and says what is wrong
-//! with what is none.
+//! `forms` has the fields of a file, `write` makes a file from a snapshot, `read` makes a snapshot from a file and says what
+//! is wrong with a file that is not a snapshot.
 
 mod forms;
 mod read;

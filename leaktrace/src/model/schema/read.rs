@@ -1,4 +1,4 @@
-//! Reading a saved snapshot, with an exact word on what is wrong with one.
+//! Reads a saved snapshot; an error says exactly what is wrong with it.
 //!
 //! In: the bytes of a file. Out: a [`Snapshot`] whose sums are known not to overflow, or a [`SnapshotError`].
 
@@ -75,7 +75,7 @@ impl Snapshot {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(SnapshotError::Empty);
         }
-        // The schema decides how the rest is to be read, so it is read alone first.
+        // The schema determines how the rest is read, so it is read alone first.
         let unreadable = |error: serde_json::Error| unreadable(&error, bytes);
         if !is_object(bytes) {
             serde_json::from_slice::<IgnoredAny>(bytes).map_err(unreadable)?;
@@ -120,7 +120,7 @@ impl Snapshot {
         let sums = self.sites.iter().try_fold((0u64, 0u64), |(bytes, count), site| {
             Some((bytes.checked_add(site.outstanding_bytes)?, count.checked_add(site.outstanding_count)?))
         });
-        // What is filtered by age counts by its blocks, whatever the sites say.
+        // Filtering by age uses the blocks' numbers, whatever the sites' numbers are.
         let mut blocks = self.sites.iter().flat_map(|site| site.blocks.iter().flatten());
         sums.is_none() || blocks.try_fold(0u64, |bytes, block| bytes.checked_add(block.size)).is_none()
     }
@@ -227,8 +227,8 @@ fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame
     })
 }
 
-/// The frames that a stack names by their places in the table. They are shared: a small file must not become large in memory by
-/// naming one long frame a million times.
+/// The frames that a stack names by their indices in the table. They are shared: otherwise a small file could become large
+/// in memory by naming one long frame a million times.
 fn look_up(table: &[Arc<Frame>], site: usize, stack: &[u32]) -> Result<Vec<Arc<Frame>>, String> {
     let frame = |place: &u32| {
         let frame = table.get(*place as usize).map(Arc::clone);

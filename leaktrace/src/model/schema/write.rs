@@ -31,7 +31,7 @@ impl<'a> Serialize for Written<'a> {
             Schema::V2 => {
                 let mut table = Table::default();
                 let mut places = HashMap::new();
-                // Most frames are shared by many stacks, and comparing all that is in one takes longer.
+                // Most frames are shared by many stacks, and comparing pointers is faster than comparing frames.
                 let mut place =
                     |frame: &'a Arc<Frame>| *places.entry(Arc::as_ptr(frame)).or_insert_with(|| table.place(frame));
                 let mut document = self.document(|site| site.stack.iter().map(&mut place).collect::<Vec<_>>());
@@ -129,7 +129,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         trend: *trend,
         growth_bytes_per_s: *growth_bytes_per_s,
         truncated: *truncated,
-        // Readers know three states.
+        // Readers of the schema know three states.
         stack_state: stack_state.map(|state| match state {
             StackState::Guessed | StackState::Unsure => StackState::Gap,
             state => state,

@@ -1,9 +1,9 @@
 //! What a call of an allocation function means, and where its arguments are.
 
-/// What a call does, as far as the books are concerned. One BPF program serves each kind.
+/// What a call does to the recorded blocks. One BPF program serves each kind.
 ///
-/// The program reads some of three arguments, named A, B and C; at the probed instruction they are either where the first
-/// three arguments are passed, or where the probe's cookie says (`leaktrace_common::cookie`).
+/// The program reads some of three arguments, named A, B and C. At the probed instruction they are in the registers of the
+/// first three C arguments, or where the attach cookie says (`leaktrace_common::cookie`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A = size; returns the block or NULL. `malloc`, `valloc`, `mallocx`, `operator new`.
@@ -21,7 +21,7 @@ pub enum Kind {
     PosixMemalign,
     /// No argument is read; returns a string or NULL, whose size is its length and its terminator. `strdup`.
     Strdup,
-    /// A = block, B = size (C would be what is welcome beyond, which is not read); resizes in place and returns the usable
+    /// A = block, B = size (C would be optional extra bytes, which are not read); resizes in place and returns the usable
     /// size, at least B if it succeeded, less if it could not grow. jemalloc's `xallocx`.
     Xallocx,
     /// A = block or NULL. Freed when the call begins, so no return probe: before it returns, another thread may already
@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// Whether the books need to know what the call returned, or what it left in memory when it did.
+    /// Whether the return is needed: for the returned value, or for what the call has written to memory.
     #[must_use]
     pub const fn needs_return(self) -> bool {
         !matches!(self, Self::Free)
@@ -95,8 +95,8 @@ impl Signature {
     }
 }
 
-/// Whose function it is. Names of a family mean what they say only where the family is at home: an executable's own
-/// `cfree` or `valloc` without a `malloc` beside it is somebody's helper.
+/// The family of names that a function belongs to. A name has its meaning only in an object that has the family's allocator:
+/// an executable's own `cfree` or `valloc` without a `malloc` beside it is an unrelated function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// The C library's names, which every replacement of `malloc` takes over, and jemalloc's `mallocx` and its like.
@@ -109,7 +109,7 @@ pub enum Family {
     Tcmalloc,
     /// `mi_*`.
     Mimalloc,
-    /// Names that only mimalloc takes over from others, and implements by itself: `strdup`, `vfree`.
+    /// Names that only mimalloc replaces and implements by itself: `strdup`, `vfree`.
     Overridden,
     /// oneTBB's `scalable_*`.
     Tbb,

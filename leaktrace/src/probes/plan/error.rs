@@ -2,7 +2,7 @@
 
 use crate::elf::ElfError;
 
-/// More functions than this in one object are no allocator's; a hostile symbol table may name any number.
+/// No allocator has more functions than this in one object; a hostile symbol table may have any number.
 pub(super) const MAX_FUNCTIONS: usize = 512;
 
 /// Why nothing can be planned for an object.
@@ -11,7 +11,7 @@ pub enum PlanError {
     /// Not an image we can read.
     #[error(transparent)]
     Elf(#[from] ElfError),
-    /// A symbol table nobody in good faith would make.
+    /// A symbol table with more allocation functions than any allocator has.
     #[error("more than {MAX_FUNCTIONS} allocation functions in one object")]
     TooManyFunctions,
 }

@@ -1,21 +1,21 @@
-//! Allocators that are in a program without a name: linked in, and their symbols stripped.
+//! Allocators that are linked into a program whose symbols are stripped.
 //!
-//! They cannot be probed, but what cannot be traced must be said. They show by the messages they would print.
+//! They cannot be probed, and the report must say so. They are recognised by their error messages.
 
 use memchr::memmem;
 
 use super::role::Allocator;
 use crate::probes::image::Image;
 
-/// Text that an allocator's code carries, and programs that merely use it do not. It stands here backwards, so that a
-/// program with this very code in it does not look like it had them all.
+/// Text that an allocator's code contains, and programs that merely use the allocator do not. It is stored backwards, so
+/// that a program that contains this module is not taken for one with all of these allocators.
 const MESSAGES: &[(&[u8], Allocator)] = &[
     (b" :>collamej<", Allocator::Jemalloc),
     (b" colla egral :collamct", Allocator::Tcmalloc),
     (b" :gninraw :collamim", Allocator::Mimalloc),
 ];
 
-/// glibc's own; in a program that links it as a library it can only come from elsewhere.
+/// glibc's own message; in a program that is linked dynamically it can only come from elsewhere.
 const STATIC_MESSAGES: &[(&[u8], Allocator)] = &[(b"retniop dilavni :)(eerf", Allocator::Glibc)];
 
 /// The allocator whose messages are in the image's constants.

@@ -1,4 +1,4 @@
-//! Which candidates call others that are probed, here or in another object, and which do nothing else.
+//! Which candidates call other probed functions, here or in another object, and which do nothing else.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic};
 
@@ -10,7 +10,8 @@ use crate::probes::site::{Destination, Machine, Reached, calls, forward};
 /// A linkage stub has at most `endbr64` and `bnd jmp`, and is 16 bytes long.
 const STUB_LENGTH: usize = 16;
 
-/// What wrappers call that neither allocates nor frees: jemalloc's sized `operator delete` counts an alignment's bits.
+/// Functions that wrappers call and that neither allocate nor free: jemalloc's aligned `operator delete` calls `ffs` or its
+/// like.
 const HARMLESS: &[&[u8]] = &[b"ffs", b"ffsl", b"ffsll", b"__stack_chk_fail"];
 
 /// What the code of a candidate does with other functions that are probed.
@@ -31,7 +32,7 @@ pub(super) fn of(image: &Image<'_>, table: &Table, candidates: &[Candidate]) -> 
     let resolve = |destination| resolve(image, &links, table, candidates, destination);
     let linkage = |candidate: &Candidate| {
         let function = candidate.function(image);
-        // What the user named is probed where the user said.
+        // A function that the user named is probed itself, even if it only forwards.
         let may_forward = candidate.known.family != Family::User;
         let forwards = may_forward.then(|| forward(&function, candidate.known.signature, resolve)).flatten();
         Linkage { forwards: forwards.filter(|name| !candidate.names.contains(name)), calls: calls(&function, resolve) }
@@ -61,7 +62,7 @@ fn resolve(
     if HARMLESS.contains(&name) {
         return Some(Reached::Harmless);
     }
-    // Only names that an allocator provides under that name and no other way: whoever defines them has them probed.
+    // Only names that always belong to an allocator: whichever object defines such a name has it probed.
     let known = table.find(name).filter(|known| known.family != Family::Cxx && known.family != Family::Overridden)?;
     Some(Reached::Probed(known.signature, String::from_utf8_lossy(name).into_owned()))
 }

@@ -1,9 +1,10 @@
-//! Where a dynamic linker tells debuggers of what it maps and unmaps: behind its calls of `_dl_debug_state`, a function that does
-//! nothing and in which debuggers stop the process.
+//! Where a dynamic linker tells debuggers what it maps and unmaps: behind its calls of `_dl_debug_state`, an empty function
+//! in which debuggers stop the process.
 //!
-//! glibc's linker sets `_r_debug.r_state` before each (elf/dl-open.c, dl-close.c, dl-load.c). Not the function is probed, whose
-//! only instruction debuggers replace, but what follows the calls; and no call, since kernels that do not know shadow stacks
-//! emulate it without one. musl's linker never unmaps anything.
+//! glibc's linker sets `_r_debug.r_state` before each of these calls (elf/dl-open.c, dl-close.c, dl-load.c). The probe is on
+//! the instruction after the call. It is not in the function, since debuggers replace its only instruction; and not on a
+//! call, since kernels without support for shadow stacks emulate calls without updating the shadow stack. musl's linker
+//! never unmaps anything.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
@@ -20,16 +21,16 @@ const MAX_CODE: usize = 4 << 20;
 /// glibc 2.36 has six calls.
 const MAX_CALLS: usize = 64;
 
-/// An instruction before which the linker has told something.
+/// An instruction that the linker executes after it has reported a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkerProbe {
     /// Its place in the file, in bytes.
     pub offset: u64,
-    /// What is to be added to its address for that of the linker's `_r_debug`.
+    /// What to add to the instruction's address to get the address of the linker's `_r_debug`.
     pub state_distance: u64,
 }
 
-/// All of a dynamic linker; none where it has no such names, or where its code cannot be told apart from data.
+/// All probes of a dynamic linker; none if it does not export these names, or if its code cannot be told from data.
 pub(super) fn find(image: &Image<'_>) -> Vec<LinkerProbe> {
     let (Some(tells), Some(state)) = (image.exported(TELLS), image.exported(STATE)) else { return Vec::new() };
     if image.machine() != Machine::X86_64 {
@@ -50,8 +51,8 @@ pub(super) fn find(image: &Image<'_>) -> Vec<LinkerProbe> {
     probes
 }
 
-/// The addresses of the instructions behind calls of `target` that a probe may be put on. `None` where the disassembly does not
-/// meet all of these `starts` of functions: then it is not what the processor sees.
+/// The addresses of the instructions behind calls of `target` that can take a probe. `None` if the disassembly misses one of
+/// the function `starts`: then it is not the code that the processor executes.
 fn behind_calls(address: u64, bytes: &[u8], target: u64, starts: &[u64]) -> Option<Vec<u64>> {
     let end = address.wrapping_add(bytes.len() as u64);
     let mut starts = starts.iter().copied().filter(|start| (address..end).contains(start)).peekable();

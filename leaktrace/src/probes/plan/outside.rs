@@ -1,9 +1,9 @@
 //! Branches from anywhere in an object's code into the part of a function that a moved probe leaves behind.
 //!
-//! A function's own code is disassembled; the rest of the object is only searched for what could be such a branch: a
-//! 32-bit displacement behind an opcode of `call`, `jmp` or `jcc` that leads there. A compiler that puts the unlikely part
-//! of a function elsewhere comes back by such a jump. Constants in the neighbourhood can look like one, so each find is
-//! looked at again among the instructions around it. What remains in doubt keeps a probe at its entry.
+//! A function's own code is disassembled. The rest of the object is only searched for bytes that may be a branch to it: a
+//! 32-bit displacement behind an opcode of `call`, `jmp` or `jcc` that leads there. A compiler that moves the unlikely part
+//! of a function elsewhere returns by such a jump. Constants can look like one, so the instructions around each find are
+//! disassembled. A find that stays in doubt keeps the probe at the entry.
 
 use std::ops::RangeInclusive;
 
@@ -15,7 +15,7 @@ use crate::probes::image::Image;
 /// How far before a find the disassembly may begin, in bytes.
 const MAX_DISTANCE: u64 = 64 << 10;
 
-/// More finds than this are not looked at again.
+/// Beyond this number of finds none is disassembled.
 const MAX_FINDS: usize = 256;
 
 /// What looks like a branch.
@@ -72,7 +72,7 @@ fn is_opcode(before: &[u8]) -> bool {
     matches!(before, [.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f])
 }
 
-/// Whether a branch ends at this address, as far as the code from the function before it on shows.
+/// Whether a branch ends at this address, judging by the code from the start of the preceding function on.
 fn is_possible(image: &Image<'_>, starts: &[u64], end: u64) -> bool {
     let Some(start) = starts[..starts.partition_point(|start| *start < end)].last() else { return true };
     if end - start > MAX_DISTANCE {
@@ -86,7 +86,8 @@ fn is_possible(image: &Image<'_>, starts: &[u64], end: u64) -> bool {
             return instruction.op0_kind() == OpKind::NearBranch64;
         }
         if instruction.is_invalid() {
-            // Cut off at the end, some other instruction reaches beyond; anywhere else, what follows cannot be told.
+            // At the end of the bytes, another instruction reaches beyond this address; anywhere else, what follows cannot
+            // be decoded.
             return decoder.can_decode();
         }
     }

@@ -41,26 +41,27 @@ pub enum Role {
     Allocator(Allocator),
     /// A program that carries its allocator within: static, or linked with one.
     Program(Allocator),
-    /// The C++ library, or a program that carries it: its `operator new` calls `malloc`, and there it is seen.
+    /// The C++ library, or a program that has it linked in: its `operator new` calls `malloc`, where the call is seen.
     CxxRuntime,
-    /// glibc's dynamic linker. Up to glibc 2.30 it exports a `malloc` of its own that only ever hands out, before the C
-    /// library is there: what comes from it is the loader's for good, and every later call goes to the real one.
+    /// glibc's dynamic linker. Up to glibc 2.30 it exports its own `malloc`, which it uses before the C library is loaded
+    /// and which never frees: its blocks are the loader's, and every later call goes to the C library's.
     DynamicLinker,
     /// Nothing that allocates.
     None,
 }
 
-/// The functions by which the C libraries are told apart, and from other allocators that run beside them.
+/// Functions by which the C libraries are told from each other, and from other allocators in the same process.
 const GLIBC_MARKS: &[&[u8]] = &[b"gnu_get_libc_version", b"__libc_setup_tls"];
 const ANY_LIBC_MARK: &[u8] = b"__libc_start_main";
 
-/// What LeakSanitizer is called by, alone and within AddressSanitizer (`sanitizer/lsan_interface.h`).
+/// A function of LeakSanitizer, alone and within AddressSanitizer (`sanitizer/lsan_interface.h`).
 const LEAK_SANITIZER_MARK: &[u8] = b"__lsan_do_leak_check";
 
-/// The sanitizers' runtimes, by what their compilers call at the start: each notes who called its allocator.
+/// Functions of the sanitizers' runtimes, which their compilers call at the start: each runtime records who called its
+/// allocator.
 const SANITIZER_MARKS: &[&[u8]] = &[b"__asan_init", b"__hwasan_init", b"__lsan_init", b"__msan_init", b"__tsan_init"];
 
-/// What was seen of an object while its symbols went by.
+/// What an object's symbols have shown so far.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Evidence {
@@ -95,7 +96,7 @@ impl Evidence {
         self.has_leak_sanitizer
     }
 
-    /// Whether the allocation functions in there look at their return addresses.
+    /// Whether the allocation functions use their return addresses.
     pub(super) fn looks_at_callers(&self) -> bool {
         self.is_sanitizer
     }
@@ -109,13 +110,13 @@ impl Evidence {
         };
     }
 
-    /// Whether names of this family mean here what the table says.
+    /// Whether names of this family have, in this object, the meaning that the table gives them.
     pub(super) fn is_at_home(&self, family: Family) -> bool {
         match family {
             Family::User => true,
             Family::Overridden => self.is_at_home(Family::Mimalloc),
-            // libstdc++'s and libc++'s operators call malloc, and do so from wherever they were linked into. An allocator
-            // that comes with `malloc` and operators usually inlines the one into the other.
+            // The operators of libstdc++ and libc++ call malloc, in whatever object they are linked. An allocator that comes
+            // with `malloc` and operators usually inlines `malloc` into the operators.
             Family::Cxx => {
                 !matches!(self.allocator(), None | Some(Allocator::Glibc | Allocator::Musl)) && self.replaces_malloc()
             }
@@ -157,7 +158,7 @@ impl Evidence {
 
     /// What the object is.
     pub(super) fn role(&self, image: &Image<'_>) -> Role {
-        // Not musl's, which is the C library as well and has no such name.
+        // Not musl's linker, which is also the C library and has no such name.
         if image
             .soname()
             .is_some_and(|name| name.starts_with(b"ld-linux") || name.starts_with(b"ld64") || name == b"ld.so.1")

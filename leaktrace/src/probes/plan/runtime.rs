@@ -1,4 +1,4 @@
-//! Runtimes that keep what their programs allocate in heaps of their own, where no allocation function is called for each.
+//! Runtimes that have their own heap, in which no allocation function is called for each object.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub enum Runtime {
     CPython,
     /// V8, in node, Deno and Chromium.
     V8,
-    /// Java's, whoever made it.
+    /// The Java virtual machine, of any vendor.
     Jvm,
     /// Go's own.
     Go,
@@ -25,7 +25,7 @@ const MARKS: &[(&[u8], Runtime)] = &[
     (b"JNI_CreateJavaVM", Runtime::Jvm),
 ];
 
-/// The owner of the note that Go's linker leaves in every program, stripped or not.
+/// The owner of the note that Go's linker writes into every program, stripped or not.
 const GO_NOTE: &[u8] = b"Go";
 
 impl Runtime {
@@ -34,12 +34,12 @@ impl Runtime {
         MARKS.iter().find(|(mark, _)| *mark == name).map(|(_, runtime)| *runtime)
     }
 
-    /// The runtime that shows in the image's notes.
+    /// The runtime that has left a note in the image.
     pub(super) fn by_note(image: &Image<'_>) -> Option<Self> {
         image.has_note_of(GO_NOTE).then_some(Self::Go)
     }
 
-    /// What of its memory is not seen, and what makes it so, in a sentence.
+    /// Which part of its memory is not seen, and what makes it visible, in a sentence.
     #[must_use]
     pub fn note(self) -> &'static str {
         match self {

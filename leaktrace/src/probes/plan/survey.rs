@@ -9,7 +9,7 @@ use crate::probes::functions::{Family, Listed, Table, prefixed_jemalloc_frees, u
 use crate::probes::image::{Extent, Image};
 use crate::probes::site::{self, Function};
 
-/// Longer symbols need not be looked at for overlaps, in bytes: sites are not looked for in them anyway.
+/// Longer symbols need not be checked for overlaps, in bytes: no site is searched in them.
 const MAX_SIZE: u64 = 64 << 10;
 
 /// A function found by its names.
@@ -19,7 +19,7 @@ pub(super) struct Candidate {
     pub(super) names: Vec<String>,
     pub(super) known: Listed,
     pub(super) extent: Extent,
-    /// The lowest address behind the entry at which something else comes in.
+    /// The lowest address behind the entry at which other code enters the function.
     pub(super) entered_at: Option<u64>,
     /// Whether it calls another function that is probed, or may.
     pub(super) calls_another: bool,
@@ -40,7 +40,7 @@ impl Candidate {
         }
     }
 
-    /// Something else comes into the function at this address.
+    /// Other code enters the function at this address.
     pub(super) fn enter(&mut self, address: u64) {
         self.entered_at = Some(self.entered_at.map_or(address, |lowest| lowest.min(address)));
     }
@@ -59,11 +59,11 @@ pub(super) fn survey(image: &Image<'_>, table: &mut Table) -> Result<(Evidence, 
         }
         freeing.extend(prefixed_jemalloc_frees(symbol.name).map(str::to_owned));
     }
-    // A program may have a function of its own that is called like that.
+    // An unrelated function of the program may have a name that ends in `mallocx`.
     prefixes.retain(|prefix| freeing.contains(prefix));
     prefixes.sort_unstable();
     prefixes.dedup();
-    // One program may bundle several; a symbol table of thousands is no program's.
+    // One program may bundle several jemallocs; a symbol table with thousands of prefixes is hostile.
     for prefix in prefixes.iter().take(MAX_PREFIXES) {
         table.add_prefix(prefix);
     }
@@ -72,7 +72,7 @@ pub(super) fn survey(image: &Image<'_>, table: &mut Table) -> Result<(Evidence, 
         let Some(known) = table.find(symbol.name).filter(|_| symbol.extent.kind != SymbolKind::Label) else { continue };
         evidence.see_function(known.family, known.signature.kind.allocates());
         let function = found.entry(symbol.extent.address).or_insert(Found { extent: symbol.extent, names: Vec::new() });
-        // Aliases may differ in their idea of the size; the longer one shows all the code there is.
+        // Aliases may have different sizes; the largest covers all the code.
         function.extent.size = function.extent.size.max(symbol.extent.size);
         if symbol.extent.kind == SymbolKind::Resolver {
             function.extent.kind = SymbolKind::Resolver;
@@ -94,18 +94,18 @@ const MARK_LENGTH: usize = 32;
 
 const MAX_PREFIXES: usize = 16;
 
-/// What symbols say of one address.
+/// What the symbols at one address say.
 struct Found {
     extent: Extent,
     names: Vec<(String, Listed)>,
 }
 
 impl Found {
-    /// The function, if any of its names means here what the table says. Of several the C library's decides: `tc_new` may
-    /// well be `malloc`.
+    /// The function, if any of its names has its usual meaning in this object. Of several names the C library's determines
+    /// the kind: `tc_new` may be an alias of `malloc`.
     fn candidate(mut self, evidence: &Evidence) -> Option<Candidate> {
         self.names.retain(|(_, known)| evidence.is_at_home(known.family));
-        // The user's word comes first; then the names that people know: short, and without underscores.
+        // Names that the user gave come first; then the names that people know: short, and without underscores.
         self.names.sort_by(|(a, known_a), (b, known_b)| {
             let rank = |name: &str, known: &Listed| {
                 (known.family != Family::User, name.starts_with('_'), known.family, name.len())
@@ -118,12 +118,12 @@ impl Found {
     }
 }
 
-/// Notes for each candidate where another symbol begins within it, or spans its entry.
+/// Marks each candidate in which another symbol begins, or whose entry lies within another symbol.
 pub(super) fn mark_overlaps(image: &Image<'_>, candidates: &mut [Candidate]) {
     for other in image.extents() {
         let begins_before = |candidate: &Candidate| candidate.extent.address < other.address;
         let at = candidates.partition_point(begins_before);
-        // Candidates before it that may reach over it.
+        // Candidates that begin before this symbol and may reach beyond its start.
         let reach = other.address.saturating_sub(MAX_SIZE);
         let near = candidates[..at].partition_point(|candidate| candidate.extent.address < reach);
         for candidate in &mut candidates[near..at] {
@@ -131,7 +131,7 @@ pub(super) fn mark_overlaps(image: &Image<'_>, candidates: &mut [Candidate]) {
                 candidate.enter(other.address);
             }
         }
-        // Candidates behind its beginning that it reaches over: its branches may lead anywhere behind their entries.
+        // Candidates that this symbol covers: its branches may lead anywhere behind their entries.
         if other.kind == SymbolKind::Label {
             continue;
         }

@@ -1,5 +1,5 @@
-//! Which candidates must find their return addresses as they were, since they may throw exceptions or look at who called
-//! them, and where those return.
+//! Which candidates must find their return addresses unchanged, since they may throw exceptions or read the return address,
+//! and at which instructions these candidates return.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -13,12 +13,12 @@ use crate::probes::site::{self, Machine, Surroundings};
 const MAX_NAME: usize = 256;
 /// As much code as is looked at from one address.
 const PIECE: usize = site::LONGEST_INSTRUCTION;
-/// How the names begin of which code that throws, or unwinds for others, defines or calls at least one: C++'s and Rust's
-/// mangled ones, the C++ ABI's, the unwinder's.
+/// Prefixes of symbols that code defines or calls if it throws, or unwinds for others: mangled names of C++ and Rust, the
+/// C++ ABI's functions, the unwinder's.
 const SIGNS_OF_EXCEPTIONS: [&[u8]; 5] = [b"_Z", b"_R", b"__cxa_throw", b"__cxa_rethrow", b"_Unwind_"];
 
-/// For each candidate the offsets in the file of its ways out: none where a return probe does no harm, `None` where it
-/// would and they are not all known. Where an allocator `looks_at_callers`, as a sanitizer does for its reports and for the
+/// For each candidate the file offsets of its return instructions: empty if a return probe does no harm, `None` if it would
+/// and not all return instructions are known. If an allocator `looks_at_callers`, as sanitizers do for their reports and for
 /// suppressions that name functions, a return probe would hide the caller.
 pub(super) fn of(image: &Image<'_>, candidates: &[Candidate], looks_at_callers: bool) -> Vec<Option<Vec<u64>>> {
     let around = Around {
@@ -43,11 +43,11 @@ struct Around<'a, 'b> {
 
 impl Around<'_, '_> {
     fn ways_out(&self, candidate: &Candidate) -> Option<Vec<u64>> {
-        // Of a function that the user names nothing is known, whatever its name looks like.
+        // The name of a function that the user gave does not show whether it throws.
         let throws = candidate.names.iter().any(|name| may_throw(name))
             || candidate.known.family == Family::User && self.knows_exceptions();
         let kind = candidate.known.signature.kind;
-        // The programs have one place for the return address and for `posix_memalign`'s pointer.
+        // The programs store either the return address or `posix_memalign`'s pointer, in the same field.
         let wanted = throws || self.looks_at_callers && kind != Kind::PosixMemalign;
         if !wanted || !kind.needs_return() {
             return Some(Vec::new());
@@ -56,7 +56,8 @@ impl Around<'_, '_> {
             return None;
         }
         let exits = self.exits(candidate);
-        // Better a frame that is missing in a report than allocations that are missing in ours.
+        // Without known exits a return probe is used: it costs a frame in the sanitizer's report, its absence would cost
+        // allocations in ours.
         if throws { exits } else { Some(exits.unwrap_or_default()) }
     }
 

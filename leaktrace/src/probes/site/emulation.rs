@@ -1,10 +1,10 @@
 //! What the kernel does with the instruction under a uprobe: carry it out itself, single-step a copy of it, or refuse.
 //!
-//! Bytes of one instruction go in, an answer comes out. The rules are those of the kernel's arch/x86/kernel/uprobes.c
-//! (`branch_setup_xol_ops`, `push_setup_xol_ops`, `is_prefix_bad`, `uprobe_init_insn`); where kernels differ, only what
-//! all of them agree on counts as emulated, unless [`Emulation::for_kernel`] knows better. A wrong "emulated" costs time
-//! where the kernel steps, and the target its life where the kernel carries out something else than the processor
-//! would: it takes `41 90` (`xchg %eax,%r8d`) for a nop. A wrong "stepped" costs time only.
+//! The bytes of one instruction go in, an answer comes out. The rules are those of the kernel's arch/x86/kernel/uprobes.c
+//! (`branch_setup_xol_ops`, `push_setup_xol_ops`, `is_prefix_bad`, `uprobe_init_insn`). Where kernels differ, an instruction
+//! counts as emulated only if all of them emulate it, unless [`Emulation::for_kernel`] knows better. A wrong "stepped" costs
+//! only time. So does a wrong "emulated", unless the kernel emulates another instruction than the processor would execute,
+//! which kills the target: it takes `41 90` (`xchg %eax,%r8d`) for a nop.
 
 use iced_x86::{Instruction, Mnemonic, Register};
 
@@ -80,7 +80,7 @@ pub fn refusal(instruction: &Instruction, bytes: &[u8]) -> Option<Refusal> {
     if instruction.mnemonic() == Mnemonic::Pause {
         return Some(Refusal::Deadly);
     }
-    // xchg with %r8 or wider: a nop in the eyes of kernels before 6.18.
+    // xchg with %r8 or wider: kernels before 6.18 take it for a nop.
     if matches!(bytes, [0x40..=0x4f, 0x90] | [0x66, 0x41 | 0x49, 0x90]) {
         return Some(Refusal::Deadly);
     }

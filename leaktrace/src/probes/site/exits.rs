@@ -1,11 +1,11 @@
-//! The ways out of a function: the instructions by which it returns, wherever its jumps lead.
+//! The exits of a function: the instructions by which it returns, wherever its jumps lead.
 //!
-//! A return probe replaces the return address on the stack, and no C++ exception gets past that: the program would be
-//! terminated. So the returns of functions that may throw are seen by probes on their `ret` instructions. A function may
-//! leave by jumping to another one, which returns for it: jumps are followed there, calls are not.
+//! A return probe replaces the return address on the stack, and no C++ exception can unwind past that: the program would be
+//! terminated. So probes on their `ret` instructions see the returns of functions that may throw. A function may also end by
+//! a jump to another function, which returns in its place: such jumps are followed, calls are not.
 //!
-//! Instructions that are found although the function never reaches them do no harm: whoever passes them is recognised by
-//! the stack pointer.
+//! Instructions that are found although the function never reaches them do no harm: other calls that pass them are told
+//! apart by the stack pointer.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub trait Surroundings {
     fn code(&self, address: u64) -> Option<&[u8]>;
     /// Where a jump through this slot of linked addresses leads, if that is in the same object.
     fn linked(&self, slot: u64) -> Option<u64>;
-    /// Whether the returns of the function at this entry are seen by other probes.
+    /// Whether other probes see the returns of the function at this entry.
     fn is_watched(&self, entry: u64) -> bool;
 }
 

@@ -1,9 +1,10 @@
-//! Functions that only pass the call on to another one that is probed anyway.
+//! Functions that only pass the call on to another probed function.
 //!
-//! `free_sized` of glibc is a jump to `free`, `operator delete[]` of jemalloc one to `operator delete`, mimalloc's `realloc`
-//! loads the thread's heap and jumps to `mi_heap_realloc`. Probing both would cost two traps a call, and a `free` that is
-//! seen twice looks like a block freed twice. Because they jump, the one they jump to returns to the same caller, so
-//! nothing is lost by leaving the first one out. Of frees nobody asks for the caller, so there a call will do as well.
+//! `free_sized` of glibc is a jump to `free`, `operator delete[]` of jemalloc a jump to `operator delete`, mimalloc's
+//! `realloc` loads the thread's heap and jumps to `mi_heap_realloc`. Probing both functions would cost two traps a call, and
+//! a `free` that is seen twice looks like a block freed twice. After a jump the second function returns to the first one's
+//! caller, so nothing is lost if the first is not probed. The callers of frees are not recorded, so a free may also call
+//! instead of jump.
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Register};
 
@@ -33,8 +34,8 @@ pub fn forward<T>(
     })
 }
 
-/// Whether the function itself calls or jumps to one that is probed, as far as can be seen. What is called by
-/// what it calls is not looked into; where its own code cannot be read through, it may.
+/// Whether the function itself calls or jumps to a probed function, as far as can be seen. The functions that it calls are
+/// not examined; if its own code cannot be decoded, the answer is yes.
 pub fn calls<T>(function: &Function<'_>, resolve: impl Fn(Destination) -> Option<Reached<T>>) -> bool {
     if function.machine != Machine::X86_64 || !function.whole {
         return true;
@@ -44,7 +45,7 @@ pub fn calls<T>(function: &Function<'_>, resolve: impl Fn(Destination) -> Option
     destinations.any(|destination| matches!(resolve(destination), Some(Reached::Probed(..))))
 }
 
-/// A straight line to a jump, with the arguments where the other function expects them.
+/// Straight-line code up to a jump, with the arguments where the other function expects them.
 fn straight<T>(
     sweep: &Sweep,
     function: &Function<'_>,
@@ -65,7 +66,7 @@ fn straight<T>(
     None
 }
 
-/// Branches that do nothing but check, and jumps to one function only: glibc's `reallocarray`.
+/// Branches that only check arguments, and jumps to a single other function: glibc's `reallocarray`.
 fn guarded<T>(
     sweep: &Sweep,
     function: &Function<'_>,
@@ -103,7 +104,7 @@ fn guarded<T>(
         written.extend(registers.map(|used| used.register().full_register()));
     }
     let (other, found) = resolve(leaves_for?)?;
-    // Of `reallocarray` only the block is passed on as it came; `realloc` sees the product.
+    // `reallocarray` passes on only the block unchanged; `realloc` gets the product as its size.
     let compared = match (signature.kind, other.kind) {
         (Kind::ReallocArray, Kind::Realloc) => 1,
         (ours, theirs) if ours == theirs => usize::MAX,

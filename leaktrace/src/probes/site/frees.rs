@@ -1,8 +1,8 @@
-//! Frees that have the work done by other frees, on more ways than one.
+//! Frees that leave the work to other frees, by more than one path.
 //!
-//! mimalloc's sized `operator delete` chooses between two functions; jemalloc's aligned one first counts an alignment's bits,
-//! in a function of the C library. Such a function can be left out if it can free by probed functions alone, and if these
-//! get the very pointer it was given: a wrapper that keeps a header before its blocks passes on another one.
+//! mimalloc's sized `operator delete` chooses between two functions; jemalloc's aligned one first finds the bit of an
+//! alignment, by a function of the C library. Such a function need not be probed if it frees only through probed functions and
+//! passes on the very pointer that it was given: a wrapper that keeps a header before its blocks passes on another pointer.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::sweep::{Sweep, is_preserved_by_calls};
 use super::track::argument;
 use crate::probes::functions::{Kind, Signature};
 
-/// The first of the probed frees to which this function passes what it is to free, if it does nothing else.
+/// The first of the probed frees to which this function passes its pointer, if it does nothing else.
 pub(super) fn elsewhere<T>(
     sweep: &Sweep,
     function: &Function<'_>,
@@ -33,7 +33,7 @@ pub(super) fn elsewhere<T>(
             match resolve(destination)? {
                 Reached::Probed(other, found) if other.kind == Kind::Free => {
                     let wanted = argument(other.read_positions().next()?)?;
-                    // Code that nothing leads to passes nothing on.
+                    // Unreachable code passes nothing on.
                     if holders.is_some_and(|holders| !holders.contain(wanted)) {
                         return None;
                     }
@@ -55,7 +55,7 @@ pub(super) fn elsewhere<T>(
     first
 }
 
-/// Registers that hold the pointer, whatever way led here; by number, a bit each.
+/// Registers that hold the pointer on every path to an instruction; one bit for each register number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holders(u16);
 
@@ -69,8 +69,8 @@ fn bit(register: Register) -> u16 {
     1 << register.number()
 }
 
-/// For each instruction the registers that hold the pointer before it; `None` if nothing leads to it. Nothing at all if a
-/// branch leads into the middle of an instruction.
+/// For each instruction the registers that hold the pointer before it; `None` for an unreachable instruction. `None` for the
+/// whole function if a branch leads into the middle of an instruction.
 fn holders(sweep: &Sweep, function: &Function<'_>, pointer: Register) -> Option<Vec<Option<Holders>>> {
     let indices: HashMap<u64, usize> = sweep.instructions.iter().enumerate().map(|(at, it)| (it.ip(), at)).collect();
     let mut infos = InstructionInfoFactory::new();
@@ -98,7 +98,7 @@ fn holders(sweep: &Sweep, function: &Function<'_>, pointer: Register) -> Option<
     Some(before)
 }
 
-/// What holds the pointer after an instruction.
+/// The registers that hold the pointer after an instruction.
 fn step(infos: &mut InstructionInfoFactory, instruction: &Instruction, before: Holders) -> Holders {
     if matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall) {
         let kept = (0..16)

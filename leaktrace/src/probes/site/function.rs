@@ -73,10 +73,10 @@ pub enum Reason {
     Fallback(Fallback),
 }
 
-/// What keeps a probe at the entry.
+/// Why a probe stays at the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fallback {
-    /// This instruction set's sites are not looked into.
+    /// Sites are not searched for in code of this instruction set.
     Architecture,
     /// The symbol has no size, so branches into the function's first part may be missed.
     UnknownSize,

@@ -5,7 +5,7 @@ use iced_x86::{FlowControl, Instruction, OpAccess, OpKind};
 use super::function::Function;
 use crate::probes::functions::Signature;
 
-/// Longer functions do something of their own.
+/// Longer functions do more than forward a call.
 pub(super) const MAX_INSTRUCTIONS: usize = 40;
 
 /// Where a jump out of a function leads.
@@ -13,7 +13,7 @@ pub(super) const MAX_INSTRUCTIONS: usize = 40;
 pub enum Destination {
     /// To code of the same object.
     Address(u64),
-    /// To whatever function's address stands there.
+    /// To the function whose address is in this slot.
     Slot(u64),
 }
 
@@ -35,7 +35,7 @@ impl<T> Reached<T> {
     }
 }
 
-/// Where a jump or call leads that leaves the function, if this is one.
+/// The destination of a jump or call that leaves the function; `None` for any other instruction.
 pub(super) fn destination(instruction: &Instruction, function: &Function<'_>) -> Option<Destination> {
     let within = function.address..function.address.saturating_add(function.code.len() as u64);
     match instruction.flow_control() {

@@ -1,7 +1,7 @@
-//! Every way into the middle of a function that its own code shows.
+//! Every branch into the middle of a function that its own code shows.
 //!
-//! The whole function is disassembled from its first byte to its last; out come its instructions and the targets of its
-//! branches, or the reason why they cannot all be known. The question behind it: can anything reach an instruction
+//! The whole function is disassembled from its first byte to its last. The result is its instructions and the targets of its
+//! branches, or the reason why not all targets can be known. It answers the question: can anything reach an instruction
 //! between the entry and a site without passing the entry?
 
 use std::collections::HashMap;
@@ -63,8 +63,8 @@ impl Sweep {
         self.sources.contains_key(&address)
     }
 
-    /// Whether the indirect jump at this index goes through a plain function pointer, as glibc's `__malloc_hook` is
-    /// called, and so to another function. A switch's jump computes or indexes what it loads.
+    /// Whether the indirect jump at this index goes through a plain function pointer, such as glibc's `__malloc_hook`, and
+    /// thus to another function. A switch computes or indexes the address that its jump loads.
     fn is_tail_call(&self, index: usize) -> bool {
         let jump = &self.instructions[index];
         // Compilers mark a switch's jump `notrack` (a DS prefix) where they guard indirect branches.
@@ -91,7 +91,7 @@ impl Sweep {
         }
     }
 
-    /// Whether all that may be in `register` before instruction `index` was loaded from a fixed place or passed in.
+    /// Whether every value that `register` may have before instruction `index` was loaded from a fixed place or passed in.
     fn is_function_pointer(&self, register: Register, index: usize, loads: u32) -> bool {
         let mut infos = InstructionInfoFactory::new();
         let mut seen = vec![false; self.instructions.len()];
@@ -149,7 +149,7 @@ fn has_direct_target(instruction: &Instruction) -> bool {
     matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
 }
 
-/// Far jumps count: nobody knows where they lead.
+/// Far jumps count: their destination is unknown.
 fn is_indirect_jump(instruction: &Instruction) -> bool {
     instruction.flow_control() == FlowControl::IndirectBranch
         || (instruction.flow_control() == FlowControl::UnconditionalBranch && !has_direct_target(instruction))

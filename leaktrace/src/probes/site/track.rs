@@ -1,7 +1,7 @@
 //! Where the arguments, the stack pointer and the frame pointer are, instruction by instruction, on a straight line.
 //!
-//! Only instructions that are understood completely are followed; any other ends the line. None may write memory outside
-//! the function's own frame: whatever a function stores before the probe, other threads could see before we do.
+//! Only instructions that are fully understood are followed; any other ends the straight line. None may write memory outside
+//! the function's own frame: other threads could see what the function stores before the probe is hit.
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
@@ -135,7 +135,7 @@ impl Tracker {
     }
 }
 
-/// By how many bytes the instruction moves the stack pointer down, if that is all it does.
+/// By how many bytes the instruction moves the stack pointer down, if it does nothing else.
 fn stack_adjustment(instruction: &Instruction) -> Option<i64> {
     if instruction.op0_kind() != OpKind::Register || instruction.op0_register() != Register::RSP {
         return None;

@@ -23,8 +23,8 @@ pub enum HeldAt {
     Exec,
     /// All initial libraries are mapped, no constructor has run.
     Mapped,
-    /// Later than the libraries' mapping: the dynamic linker did not show when it was done, and the program's own code has made a system
-    /// call. What it allocated before may have been missed.
+    /// Later than the libraries' mapping: the dynamic linker did not show when it was done, and the program's own code has made
+    /// a system call. What it allocated before may have been missed.
     Late,
     /// About to end, its memory still in place.
     Exit,

@@ -119,8 +119,7 @@ impl Held {
         let _ = self.words.send(Word::GoOn);
     }
 
-    /// Lets it go on and has nothing more to do with it than to see its end: neither its later programs are held nor the
-    /// end that it comes to, and others may trace it.
+    /// Lets it go on and only waits for its end: later programs are not held, nor is its exit, and others may trace it.
     pub fn leave_alone(self) {
         let _ = self.words.send(Word::LeaveAlone);
     }

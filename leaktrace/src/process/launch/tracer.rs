@@ -1,4 +1,5 @@
-//! The thread that holds the command: ptrace is a matter of threads, so this one starts it, seizes it and sees it through.
+//! The thread that holds the command: the kernel keeps ptrace relations per thread, so this one starts the command, seizes it
+//! and sees it through to its end.
 //!
 //! In: an executable, and words to go on. Out: events. Between two events it passes on every signal, group stop and exec at
 //! once, whatever the rest of leaktrace is doing.
@@ -22,7 +23,7 @@ use super::ptrace::{self, Change, Ending, Memory};
 use super::{LaunchError, LaunchOptions, Started, inherited, spawn, threads};
 use crate::elf::Ident;
 
-/// What the thread tells.
+/// What the thread reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
     /// The command is held here, and waits for a [`Word`].

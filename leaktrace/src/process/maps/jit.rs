@@ -1,5 +1,5 @@
-//! What a just-in-time compiler says of its code, as `perf` defines it (tools/perf/Documentation/jit-interface.txt in the kernel's
-//! sources): one line per function, `START SIZE NAME` with hexadecimal numbers, appended as functions are compiled.
+//! What a just-in-time compiler writes about its code, as `perf` defines it (tools/perf/Documentation/jit-interface.txt in the
+//! kernel's sources): one line per function, `START SIZE NAME` with hexadecimal numbers, appended as functions are compiled.
 //!
 //! In: text. Out: names for addresses.
 
@@ -26,10 +26,9 @@ pub struct JitSymbol {
 #[derive(Debug, Default)]
 pub struct JitSymbols {
     by_start: BTreeMap<u64, JitSymbol>,
-    /// Addresses that functions of different names have had, which lie in this order and not over each other: by start, with
-    /// their ends.
+    /// Ranges in which functions of different names have lain, without overlap: by start, with their ends.
     reused: BTreeMap<u64, u64>,
-    /// Of the names in `by_start`.
+    /// Bytes of the names in `by_start`.
     bytes: usize,
 }
 
@@ -41,7 +40,7 @@ impl JitSymbols {
         (address < symbol.end).then_some(symbol)
     }
 
-    /// Whether functions of different names have lain at `address`: when which did the map does not tell.
+    /// Whether functions of different names have lain at `address`: the map does not tell which one when.
     #[must_use]
     pub fn is_reused(&self, address: u64) -> bool {
         self.reused.range(..=address).next_back().is_some_and(|(_, end)| address < *end)

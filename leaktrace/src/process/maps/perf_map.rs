@@ -3,8 +3,8 @@
 //! In: a process that is looked at, whose map is opened then, so that it is readable after the process' end. Out: the names that
 //! stood in it at a moment, read when they are asked for.
 //!
-//! Never read by whoever looks at processes: a map may be large, and its reader slow. What they share with whoever names is a list
-//! of open files; the lock is the reader's alone.
+//! Never read by the thread that captures mappings: a map may be large, and reading it slow. That thread shares only a list of
+//! open files with the thread that names addresses; only the latter takes the lock.
 
 use std::fs::File;
 use std::io;
@@ -22,15 +22,15 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 const MAX_TOTAL: u64 = 4 * MAX_FILE;
 /// Read so much at once, bytes.
 const CHUNK: u64 = 1024 * 1024;
-/// Files held of one process: each time that it puts a new one in its map's place there is one more until the old one was read.
+/// Files held of one process: whenever it replaces its map, the old file is held as well until it has been read.
 const MAX_FILES: usize = 4;
 
-/// The maps of one process. Files that are found later are those of one clone; what was read is shared.
+/// The maps of one process. A file that is found later belongs to one clone only; all clones share the names read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PerfMap {
     /// The latest last.
     files: Arc<Vec<Arc<Source>>>,
-    /// Their sizes, bytes, at the moment of which the names are to be; `None` for that of the reading.
+    /// Their sizes, bytes, at the moment whose names are wanted; `None` for the moment of reading.
     known: Option<Arc<[u64]>>,
     names: Arc<Mutex<Names>>,
 }
@@ -50,7 +50,7 @@ struct Source {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) symbols: JitSymbols,
-    /// Whether a map was written anew after the moment of which names were wanted last, or has more than is read: then some may
+    /// Whether a map was rewritten after the moment whose names were wanted last, or has more than is read: then some names may
     /// be out of date.
     is_late: bool,
 }
@@ -112,8 +112,8 @@ impl PerfMap {
         Self { known: Some(sizes.collect()), ..self.clone() }
     }
 
-    /// Reads what was written since the last time, up to the moment of which the names are to be. Maps are wanted of moments in
-    /// order.
+    /// Reads what was written since the last time, up to the moment whose names are wanted. Calls must be in the order of these
+    /// moments.
     pub(super) fn refresh(&self) -> io::Result<()> {
         let mut names = self.names();
         names.is_late = false;
@@ -124,15 +124,15 @@ impl PerfMap {
         Ok(())
     }
 
-    /// What was read. Not to be called by whoever must not wait for reading.
+    /// What was read. Waits for a reading that is under way.
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Source {
-    /// Takes in what is new up to the end, or up to the size that the file had; `false` where it has been written anew since
-    /// then, so that this cannot be read any more, or where there is more than is read.
+    /// Reads what is new, up to the end or up to the size that the file had at the moment wanted. `false` where it was
+    /// rewritten since, so that its content at that moment is lost, or where there is more than is read.
     fn read(&self, known: Option<u64>, symbols: &mut JitSymbols) -> io::Result<bool> {
         let size = self.file.metadata()?.len();
         if known.is_some_and(|known| size < known) {

@@ -1,7 +1,7 @@
-//! One address space that stands for many of processes that have ended, so that equal stacks of them are equal.
+//! One address space that stands for those of many ended processes, so that equal stacks in them have equal addresses.
 //!
-//! In: addresses of code in the address spaces of the many. Out: addresses in the one, in which each file lies whole at a
-//! place of its own and is named like any other. It grows by the files, never by the processes.
+//! In: addresses of code in the processes' address spaces. Out: addresses in the common one, in which each file lies whole at a
+//! place of its own and is named like any other. It grows with the number of files, not of processes.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::object::ObjectId;
 use super::space::{AddressSpace, Location};
 use crate::model::Address;
 
-/// What each file is given: no text segment reaches that far into its file.
+/// The size of a file's place: no text segment reaches that far into its file.
 const WINDOW: u64 = 1 << 33;
 /// Files beyond these are unknown code: as many windows as a user's half of the address space has.
 const MAX_FILES: u64 = (1 << 47) / WINDOW - 1;

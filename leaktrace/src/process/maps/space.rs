@@ -163,10 +163,10 @@ impl AddressSpace {
         Ok(changed)
     }
 
-    /// Takes note of a mapping that the kernel has recorded at this moment, without a look at the process, which may have ended. Its
-    /// path is as the process sees it. Returns what is mapped, where that is a file that can be opened, and whether
-    /// anything is mapped now that was not before: the kernel records every `mprotect(2)` that makes memory executable,
-    /// and just-in-time compilers change theirs to and fro.
+    /// Takes note of a mapping that the kernel has recorded at this moment, without a look at the process, which may have
+    /// ended. Its path is as the process sees it. Returns what is mapped, where that is a file that can be opened, and whether
+    /// anything is mapped now that was not before: the kernel records every `mprotect(2)` that makes memory executable, and
+    /// just-in-time compilers change theirs to and fro.
     pub fn note(&mut self, mapping: &Mapping<'_>, time_ns: u64, store: &ObjectStore) -> (Option<Arc<Object>>, bool) {
         if !mapping.permissions.execute {
             return (None, false);
@@ -181,7 +181,7 @@ impl AddressSpace {
             self.doubt_what_lies_under(&region, time_ns);
             overlay(Arc::make_mut(&mut self.regions), region);
         }
-        // Also of what a look at the process has found before the record was read.
+        // Also for a file that a capture has found before the record was read.
         if let Some(object) = &object {
             self.note_first(object.id(), time_ns);
         }
@@ -202,7 +202,7 @@ impl AddressSpace {
         objects.into_iter().map(|(id, object)| (object, self.first_mapped.get(&id).copied()))
     }
 
-    /// Lays the whole of a file that lies somewhere else at these addresses, where nothing may lie yet.
+    /// Places a whole file of another address space at these addresses, where nothing may lie yet.
     pub(super) fn place(&mut self, start: u64, end: u64, what: &Location<'_>) {
         let (module, object) = (Arc::clone(what.module), what.object.cloned());
         overlay(
@@ -211,8 +211,8 @@ impl AddressSpace {
         );
     }
 
-    /// Whether what was noted is better looked at again in the process itself: code of a just-in-time compiler, which may
-    /// have a map of its names, or so much that part of it must be unmapped by now, which nobody tells.
+    /// Whether the mappings should be read from the process again: code of a just-in-time compiler was noted, which may have a
+    /// map of its names, or so many mappings that some must be unmapped by now, which is not recorded.
     #[must_use]
     pub fn needs_recapture(&self) -> bool {
         self.noted_jit || self.noted > MAX_NOTED
@@ -243,8 +243,8 @@ impl AddressSpace {
         self.jit.names().symbols.find(address.0).map(|symbol| Arc::clone(&symbol.name))
     }
 
-    /// Whether any of these return addresses is in code of a just-in-time compiler that may have had another name: where code of
-    /// another name has lain, too, or its map does not say any more what it did.
+    /// Whether any of these return addresses is in code of a just-in-time compiler whose name is unsure: code of another name
+    /// has lain there, too, or the map does not say any more what it did.
     #[must_use]
     pub fn passes_unsure_code(&self, frames: &[Address]) -> bool {
         let names = self.jit.names();
@@ -271,7 +271,7 @@ impl AddressSpace {
         }
     }
 
-    /// Whether that was mapped, and not only remembered, at a capture.
+    /// Whether the region was mapped, and not only remembered, at the capture `seen`.
     fn has(&self, region: &Region, seen: u64) -> bool {
         self.regions
             .binary_search_by_key(&region.start, |known| known.start)
@@ -290,7 +290,8 @@ impl AddressSpace {
 }
 
 impl Region {
-    /// The offset in the file of what lies at an address. Devices may be mapped from so far on that it wraps around.
+    /// The offset in the file of what lies at an address. The sum may wrap: devices may be mapped at offsets near the end of 64
+    /// bits.
     fn offset_of(&self, address: u64) -> u64 {
         self.offset.wrapping_add(address.wrapping_sub(self.start))
     }

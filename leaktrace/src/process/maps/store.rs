@@ -43,7 +43,7 @@ struct Index {
 }
 
 impl Index {
-    /// What was found before behind such a mapping, if it still is what it was then.
+    /// The object found before for such a mapping, if the file is still as it was.
     fn at(&self, mapping: &Mapping<'_>, path: &Path) -> Option<Named> {
         let named = self.by_mapping.get(&(mapping.device, mapping.inode))?;
         let (path, object) = named.iter().find(|(known, _)| **known == *path)?;
@@ -277,8 +277,9 @@ fn complain(known: &mut Index, path: &Path, why: String) {
     }
 }
 
-/// Whether the file behind the kernel's link to what lies at a mapping's addresses is the mapping's: something else may have
-/// come to lie there since. Where device numbers do not tell (overlayfs), inode numbers need not either, and the name does.
+/// Whether the file behind the kernel's link for a mapping's addresses is the one that was mapped: another may have been mapped
+/// there since. Where `maps` shows other device numbers than `stat` (overlayfs), inode numbers may differ too, and the name
+/// decides.
 fn is_what_was_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str, found: &Stamp) -> bool {
     if found.inode == mapping.inode {
         return true;
@@ -302,7 +303,8 @@ fn open_in_time(
     let path = Arc::clone(path);
     let Device { major, minor } = mapping.device;
     let device = libc::makedev(major, minor);
-    // A disk that is slow once is not given up; file systems that are served by somebody have no device of their own.
+    // A file system without a block device (major 0) may be served by a process, and is given up as a whole; on a slow disk
+    // only the file is.
     let about = if major == 0 { About::Device(device) } else { About::File(device, mapping.inode) };
     let answer = patience::within(ANSWERS_WITHIN, about, move || {
         let (file, stamp) = open_mapped(process.as_ref(), &mapping, &path, &link, ambiguous)?;
@@ -312,9 +314,8 @@ fn open_in_time(
     answer.unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")))
 }
 
-/// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode. Where the process
-/// has ended that path is looked for in our own root; `ambiguous` says that the device does not tell whether it is the same
-/// there.
+/// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode. Where the process has
+/// ended, the path is looked up in our own root; `ambiguous` says that device numbers cannot confirm that it is the same file.
 fn open_mapped(
     process: Option<&ProcessDir>,
     mapping: &Mapping<'_>,

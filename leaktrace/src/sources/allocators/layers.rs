@@ -44,12 +44,12 @@ impl Identity {
     }
 }
 
-/// How a file that is about to be probed stands to those that are.
+/// Whether a file that is about to be probed is probed already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// It is probed by way of another identity.
     Probed,
-    /// It looks like a file that is or will be.
+    /// It looks like a file that is probed or will be.
     Maybe,
     /// It is not.
     New,
@@ -73,7 +73,7 @@ impl Probed {
     }
 }
 
-/// Whether a breakpoint appears at this offset of the file when it is mapped privately, as code is, and is not in the file itself.
+/// Whether a breakpoint is at this offset of the file where it is mapped privately, as code is, but not in the file itself.
 fn has_breakpoint(file: &File, offset: u64) -> io::Result<bool> {
     // The mapping is never touched, but read as another process' memory would be: where the file has been shortened
     // meanwhile that is an error, and not our end.

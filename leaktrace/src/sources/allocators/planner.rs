@@ -20,7 +20,7 @@ use crate::probes::site::Emulation;
 use crate::process::maps::{Object, ObjectId};
 use crate::workers;
 
-/// More than the processors of a small machine: the kernel shares them out, and small files wait for no large one.
+/// More than a small machine has CPUs: small files need not wait for large ones.
 const THREADS: usize = 4;
 
 /// How long a file may take to be read; then its file system is taken not to answer.
@@ -41,12 +41,13 @@ impl Planned {
         self.plan.probes.is_empty() && self.plan.linker.is_empty()
     }
 
-    /// Whether a process that calls it may allocate what no other file of it sees: what passes its calls on is no allocator.
+    /// Whether the file allocates by itself, so that no other file sees these calls; one that only passes calls on is no
+    /// allocator.
     pub fn allocates_itself(&self) -> bool {
         self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
     }
 
-    /// Where its probes go, in bytes; of functions that may throw without their ways out.
+    /// Where its probes go, in bytes; without the exits of functions that may throw.
     pub fn offsets(&self) -> impl Iterator<Item = u64> {
         let functions = self.plan.probes.iter().map(|probe| probe.offset);
         functions.chain(self.plan.linker.iter().map(|probe| probe.offset))
@@ -59,7 +60,7 @@ pub type PlanResult = (ObjectId, Result<Arc<Planned>, Unplanned>);
 /// Why nothing is planned for an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unplanned {
-    /// Code of another machine or word size: this one.
+    /// Code for another machine or word size, named here.
     Foreign(String),
     /// It cannot be read, or is no program or library.
     Unreadable(String),

@@ -1,6 +1,6 @@
 //! Which probes go into which files: objects that processes map are planned once each and attached once per scope.
 //!
-//! In: objects that processes map. Out: probes in place, and what to tell of them.
+//! In: objects that processes map. Out: probes in place, and what reports and messages say of them.
 
 mod lateness;
 
@@ -41,13 +41,13 @@ pub struct Prober {
     plans: HashMap<ObjectId, Planning>,
     /// How many are being planned.
     pending: usize,
-    /// Held, so that none is forgotten and attached again under another name.
+    /// Objects whose probes were asked for; held, so that none is forgotten and attached again as another object.
     attached: HashMap<(ObjectId, Scope), Asked>,
     /// By device and inode: a file that is named as well as mapped must not be probed twice.
     files: HashMap<(u64, u64, Scope), Place>,
-    /// Nor one that is known by several.
+    /// To recognize files that are known by several devices and inodes, for the same reason.
     probed: Probed,
-    /// Files that may be attached under another identity as soon as what is under way is.
+    /// Files that may be the same as one that is being attached; they wait until nothing is.
     waiting: Vec<Waiting>,
     /// Whether any of the files has an allocator in it.
     probes_allocators: bool,
@@ -70,17 +70,17 @@ struct Asked {
 /// How far the probes of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Being put in.
+    /// Being attached.
     OnTheWay,
     /// In place since then, by `CLOCK_MONOTONIC`; 0 where they were there before we asked.
     Since(u64),
-    /// Not to be had.
+    /// They could not be attached.
     Never,
 }
 
 /// How far the plan of an object is.
 enum Planning {
-    /// Being made; then it is to be attached for these.
+    /// Being made; these requests wait for it.
     Pending(Vec<Request>),
     /// Made, or impossible.
     Done(Result<Arc<Planned>, Unplanned>),
@@ -91,13 +91,13 @@ enum Planning {
 pub struct Request {
     /// The object.
     pub object: Arc<Object>,
-    /// For whom.
+    /// The processes in which it is to be probed.
     pub scope: Scope,
     /// When it was mapped, by `CLOCK_MONOTONIC`; 0 if that is long ago.
     pub mapped_ns: u64,
 }
 
-/// What comes of requests, and goes to [`Prober::settle`].
+/// Results of requests, for [`Prober::settle`].
 pub enum Progress {
     /// A plan is made.
     Planned(PlanResult),
@@ -116,7 +116,7 @@ pub struct Found {
     pub runtimes: Vec<Runtime>,
     /// LeakSanitizer is in it.
     pub leak_sanitizer: bool,
-    /// Of another machine or word size: this one.
+    /// Its machine or word size, if that is not ours.
     pub foreign: Option<String>,
     /// Files that could not be read, with the reason.
     pub unreadable: Vec<(PathBuf, String)>,
@@ -219,7 +219,7 @@ impl Prober {
         })
     }
 
-    /// Waits for what comes of requests. May be cancelled.
+    /// Waits for the next result of a request. May be cancelled.
     pub async fn progress(&mut self) -> Progress {
         match self.results.recv().await {
             Ok(progress) => progress,
@@ -227,7 +227,7 @@ impl Prober {
         }
     }
 
-    /// What has come of them already.
+    /// The next result, if there is one already.
     pub fn progress_by_now(&self) -> Option<Progress> {
         self.results.try_recv().ok()
     }
@@ -251,7 +251,7 @@ impl Prober {
                 if self.attaching == 0 {
                     let placed_ns = monotonic_ns()?;
                     for waiting in std::mem::take(&mut self.waiting) {
-                        // One that cannot be attached keeps none of the others from it.
+                        // A file that cannot be attached must not keep the others from it.
                         if let Err(error) = self.attach_layered(kernel, waiting, placed_ns) {
                             log::warn!("{error:#}");
                         }
@@ -316,7 +316,7 @@ impl Prober {
         self.attached.insert(key, asked);
         match file {
             Ok((file, _)) => self.attach(kernel, file, planned, *scope, *mapped_ns),
-            // Whoever owns the file can bring this about; the trace of others goes on.
+            // The file's owner can cause this, so it must not end the trace of other files.
             Err(error) => {
                 log::warn!("{} is not probed: {error}", planned.path.display());
                 Ok(())
@@ -335,7 +335,7 @@ impl Prober {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
-        // Each program that a command becomes has it named again.
+        // Each program that a command executes names it again.
         if file.metadata().is_ok_and(|inode| self.files.contains_key(&(inode.dev(), inode.ino(), scope))) {
             return Ok(());
         }
@@ -382,7 +382,7 @@ impl Prober {
                 self.files.insert((inode.dev(), inode.ino(), Scope::AllProcesses), Place::Since(placed_ns));
                 Ok(())
             }
-            // What is being attached may be this one.
+            // A file that is being attached may be this one.
             Standing::Maybe if self.attaching > 0 => {
                 self.waiting.push(Waiting { file, planned, mapped_ns });
                 Ok(())

@@ -1,7 +1,7 @@
 //! The directory that debuginfod's clients share: `BUILD-ID/debuginfo` for each file that came.
 //!
-//! A file takes its name only when it is whole and checked, and until then it has none: nothing is left behind, however the
-//! program ends. Where the directory is somebody else's, files are used and not kept.
+//! A file gets its name only when it is complete and checked, and has none before: nothing is left behind, however the
+//! program ends. If another user owns the directory, files are used but not kept.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -23,11 +23,11 @@ impl Cache {
         Self(directory)
     }
 
-    /// The file that is kept for a build id. It may be anything that somebody put there.
+    /// The cached file for a build id. Other programs write to the cache, so the content may be anything.
     pub(super) fn open(&self, id: &str) -> Option<File> {
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(self.place(id)?.join(NAME)).ok()?;
-        // Empty ones are other clients' word that no server had it.
+        // An empty file is another client's record that no server has the debug information.
         file.metadata().is_ok_and(|status| status.is_file() && status.len() > 0).then_some(file)
     }
 
@@ -58,7 +58,7 @@ impl Cache {
     /// The directory of a build id, made if need be; `None` where it is not ours.
     fn own_place(&self, id: &str) -> Option<PathBuf> {
         let place = self.place(id)?;
-        // As root in the home of another user nothing is made.
+        // Root creates nothing in another user's home.
         let there = place.ancestors().find(|path| path.exists())?;
         let made = is_ours(there) && DirBuilder::new().recursive(true).mode(0o700).create(&place).is_ok();
         (made && is_ours(&place)).then_some(place)

@@ -1,8 +1,8 @@
 //! Debug information from debuginfod servers, for `--debuginfod`: asked for by build id, checked, and kept where other clients
 //! look too.
 //!
-//! In: objects. Out: files whose build ids are the objects'. Servers are asked on threads, so that whoever orders can go on;
-//! none is waited for longer than the limits say. **Never** a file under a build id that is not its own.
+//! In: objects. Out: files with the objects' build ids. Threads ask the servers, so that an order does not block; no server
+//! is waited for beyond the limits. **Never** a file under a build id that is not its own.
 
 mod cache;
 mod settings;
@@ -31,10 +31,10 @@ const THREADS: usize = 4;
 const MAX_FILES: usize = 256;
 /// Bytes fetched in one run.
 const MAX_TOTAL: u64 = 4 << 30;
-/// How often it is looked whether something has come, or the user wants no more.
+/// How often a waiting caller checks for answers, and for a signal of the user.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// What has been ordered, and what has come of it.
+/// The orders so far, and their results.
 pub struct Debuginfod {
     jobs: Sender<Job>,
     results: async_channel::Receiver<(String, Outcome)>,
@@ -57,9 +57,9 @@ enum Outcome {
     Found(Arc<File>),
     /// No server has it.
     Unknown,
-    /// None gave it, and this is why one of them did not.
+    /// No server gave it; the error of one of them.
     Failed(String),
-    /// The user, or the limits of all, wanted no more.
+    /// The user, or the total limits, ended the download.
     LeftOut,
 }
 
@@ -78,12 +78,12 @@ impl Debuginfod {
         Ok(Self { jobs, results, answers: HashMap::new(), beyond: 0, longest, stop })
     }
 
-    /// What ends all waiting when it is set: files that have not come by then are left out.
+    /// Set it to end all waiting: files that have not arrived by then are left out.
     pub fn stop(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
-    /// Asks for an object's debug information, unless that was done. Of those without a build id there is none to ask for.
+    /// Orders an object's debug information, unless that was done before. An object without a build id is ignored.
     pub fn order(&mut self, object: &Arc<Object>) {
         let Some(id) = object.build_id().map(hex).filter(|id| !self.answers.contains_key(id)) else { return };
         if self.answers.len() >= MAX_FILES {
@@ -94,7 +94,7 @@ impl Debuginfod {
         self.answers.insert(id, sent.is_err().then_some(Outcome::LeftOut));
     }
 
-    /// The file that has come for an object.
+    /// The file that was fetched for an object.
     pub fn file(&mut self, object: &Object) -> Option<Arc<File>> {
         self.take_in();
         match self.answers.get(&hex(object.build_id()?)) {
@@ -103,7 +103,7 @@ impl Debuginfod {
         }
     }
 
-    /// Waits until everything is answered, no longer than one transfer may take.
+    /// Waits until all orders are answered, at most for the time that one transfer may take.
     pub fn wait(&mut self) {
         let deadline = Instant::now() + self.longest;
         loop {
@@ -113,7 +113,7 @@ impl Debuginfod {
                 return;
             }
             if self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                // Threads that are in a transfer end with the program, those that are not begin none any more.
+                // Threads in a transfer end with the program; the others start no further transfer.
                 self.stop.store(true, Ordering::Relaxed);
                 self.answers.values_mut().filter(|answer| answer.is_none()).for_each(|it| *it = Some(Outcome::LeftOut));
                 return;
@@ -134,7 +134,7 @@ impl Debuginfod {
         if failed + left_out == 0 {
             return None;
         }
-        // Of several reasons the first in order, so that it is the same one each time.
+        // Of several reasons the alphabetically first, so that the message is the same each time.
         let why = answers().filter_map(|it| if let Outcome::Failed(why) = it { Some(why) } else { None }).min();
         let why = why.map_or_else(String::new, |why| format!(" ({why})"));
         let left_out = if left_out == 0 { String::new() } else { format!(", {left_out} left out") };
@@ -160,7 +160,7 @@ struct Fetcher {
 
 struct Server {
     url: String,
-    /// Whether it cannot be reached: nothing more is asked of it.
+    /// Whether the server cannot be reached: it is not asked again.
     gone: AtomicBool,
 }
 

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The most that is fetched of one file, bytes: more is not read of any (`crate::elf`).
+/// The largest file that is fetched, bytes: `crate::elf` reads no more of any file.
 const MAX_SIZE: u64 = 1 << 30;
-/// As debuginfod's client has it.
+/// debuginfod's client has the same default.
 const TIMEOUT: Duration = Duration::from_secs(90);
-/// The client has no such limit; a report is to come today.
+/// debuginfod's client has no such default; a report must not wait indefinitely.
 const LONGEST: Duration = Duration::from_mins(10);
 
 /// Where to ask, and within which limits.

@@ -1,10 +1,11 @@
-//! What lay where while a site's blocks were allocated, for processes whose addresses have not meant the same all the time.
+//! What was mapped where while a site's blocks were allocated, for processes in which different code has lain at the same
+//! addresses.
 //!
-//! In: mappings as they come and go, with times, and the programs' word that a process has another layout
-//! ([`leaktrace_common::abi::Process::layout`]). Out: for an address and the layout that it was recorded in, an address at which
-//! the same code lies in this address space, as it is named; and whether that is known.
+//! In: mappings with their times, and the BPF programs' events that a process has another layout
+//! ([`leaktrace_common::abi::Process::layout`]). Out: for an address and the layout that it was recorded in, the address by
+//! which the same code is named in this address space, and whether that is certain.
 //!
-//! Code that lies nowhere any more is given a place of its own, beyond all addresses that a process has.
+//! Code that is not mapped any more gets a place of its own, above all addresses that a process has.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,17 +15,17 @@ use super::super::object::ObjectId;
 use super::{AddressSpace, Region};
 use crate::model::Address;
 
-/// Places of code that lies nowhere any more begin here: the kernel's half of the addresses.
+/// Places of code that is not mapped any more begin here: the kernel's half of the addresses.
 const ELSEWHERE: u64 = 1 << 63;
-/// What each file is given there: no text segment reaches that far into its file.
+/// The size of a file's place there: no text segment reaches that far into its file.
 const WINDOW: u64 = 1 << 33;
 /// Files beyond these are unknown code.
 const MAX_ELSEWHERE: u64 = 1 << 16;
 /// Layouts that are remembered; sites of others have frames that are not known for sure.
 const MAX_LAYOUTS: usize = 1024;
-/// Ranges of a layout of which it is not known what lay there; beyond them it is not known of any.
+/// Doubtful address ranges of a layout; with more of them all of its addresses are doubtful.
 const MAX_DOUBTS: usize = 256;
-/// Of the number that names a layout, what tells how often something was replaced that the dynamic linker did not map.
+/// In a [`Layout`], the bits from here on count replacements of code that the dynamic linker did not map.
 const REPLACED_SHIFT: u32 = 32;
 
 /// Names a layout: as [`leaktrace_common::abi::Process::layout`].
@@ -40,7 +41,7 @@ pub(super) struct Layouts {
     /// When the programs were told: before and after. What is mapped in between belongs to both.
     entered_ns: (u64, u64),
     doubts: Vec<Doubt>,
-    /// Those before, without the one that is in force.
+    /// Earlier layouts, without the one in force.
     past: Arc<HashMap<Layout, Past>>,
     elsewhere: Arc<Elsewhere>,
 }
@@ -99,7 +100,7 @@ impl AddressSpace {
         self.change(replaced | u64::from(layout), times);
     }
 
-    /// Something else was replaced: the programs are told of another layout, between these moments.
+    /// Other code was replaced: the BPF programs are told of another layout, between these moments.
     pub fn enter_replaced(&mut self, times: (u64, u64)) {
         self.change(self.layouts.now.wrapping_add(1 << REPLACED_SHIFT), times);
     }
@@ -110,19 +111,19 @@ impl AddressSpace {
         (self.layouts.now >> REPLACED_SHIFT) as u32
     }
 
-    /// Whether something was replaced since the layout is in force, but after this moment: what is recorded from now on can
-    /// be told apart in another one.
+    /// Whether code was replaced under the layout in force, but after this moment: another layout would keep later records
+    /// apart from earlier ones.
     #[must_use]
     pub fn wants_layout(&self, since_ns: u64) -> bool {
         self.layouts.doubts.iter().any(|doubt| doubt.is_new && doubt.time_ns > since_ns)
     }
 
-    /// Takes back all that is known of layouts: for a process that begins with this space.
+    /// Forgets all layouts: for a process that begins with this space.
     pub(super) fn forget_layouts(&mut self) {
         self.layouts = Layouts::default();
     }
 
-    /// Nothing is known of what lay where in a layout that is over already, nor in the one that is in force.
+    /// Enters a layout where it is uncertain what was mapped, both in the layout that ends and in the new one.
     pub fn enter_unknown(&mut self, layout: u32, times: (u64, u64)) {
         let all = Doubt { start: 0, end: u64::MAX, time_ns: u64::MAX, is_new: false };
         add_doubt(&mut self.layouts.doubts, all);
@@ -196,9 +197,8 @@ impl<'a> Settler<'a> {
         Self { space, by_object }
     }
 
-    /// Puts in place of each of these return addresses, which were recorded in this layout after this moment, the one by which the
-    /// code is named: the same for the same code, whenever and wherever it was mapped. Whether it is known of all of them
-    /// what they were.
+    /// Replaces return addresses that were recorded in this layout after this moment by those by which their code is named: the
+    /// same for the same code, whenever and wherever it was mapped. Returns whether all of them are certain.
     pub fn settle(&mut self, layout: Layout, since_ns: u64, frames: &mut [Address]) -> bool {
         let past = Arc::clone(&self.space.layouts.past);
         let (regions, doubts, is_known) = if layout == self.space.layouts.now {
@@ -219,7 +219,7 @@ impl<'a> Settler<'a> {
         all_known
     }
 
-    /// Where that lies which these regions have at an address.
+    /// The address by which the code that these regions have at an address is named.
     fn place(&mut self, regions: &[Region], at: u64) -> u64 {
         let present = Arc::clone(&self.space.regions);
         let Some(region) = super::at(regions, at) else {
@@ -280,8 +280,8 @@ fn differences(ours: &[Region], others: &[Region]) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// Whether an address that is in both means the same. Memory without a file may hold anything at any time, which those who put
-/// it there tell ([`super::super::JitSymbols`]).
+/// Whether an address that is in both means the same. Memory without a file may hold anything at any time; just-in-time
+/// compilers report its contents themselves ([`super::super::JitSymbols`]).
 fn is_same_code(one: &Region, other: &Region) -> bool {
     let is_file = |region: &Region| region.module.is_absolute();
     match (&one.object, &other.object) {

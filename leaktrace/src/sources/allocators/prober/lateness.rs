@@ -1,6 +1,6 @@
 //! Whether the allocators of a process were probed when it could first call them.
 //!
-//! In: its mappings, and when it began to run in them. Out: the worst that is true of any of its allocators.
+//! In: its mappings, and when it began to run in them. Out: the worst result among its allocators.
 
 use super::{Asked, Place, Planning, Prober};
 use crate::kernel::attach::Scope;
@@ -20,8 +20,8 @@ pub enum Lateness {
 }
 
 impl Prober {
-    /// The worst of what is true of the allocators of a process, each of which it can have called from a moment on that `since`
-    /// tells by when it was first mapped, where that is known; by `CLOCK_MONOTONIC`.
+    /// The worst result among the allocators of a process. `since` turns the time at which an allocator was first mapped, where
+    /// that is known, into the time from which on the process can have called it; both by `CLOCK_MONOTONIC`.
     pub fn lateness(&self, space: &AddressSpace, scope: Scope, since: impl Fn(Option<u64>) -> u64) -> Lateness {
         let (mut worst, mut is_open) = (Lateness::InTime, false);
         for (object, first_mapped) in space.objects() {
