@@ -128,7 +128,12 @@ impl Draft {
         let places: u64 = tables.iter().map(|keys| u64::from(table::positions(keys.elements()))).sum();
         let places = places + 2 * outstanding;
         if occasion.is_final || options.show_allocs || !options.older_than.is_zero() || places <= MANY_PLACES {
-            self.blocks = Some(BlockTally::new(self.sites.len(), options));
+            let mut blocks = BlockTally::new(self.sites.len(), options);
+            if options.sample_bytes.is_none() && options.older_than.is_zero() {
+                let outstanding = self.sites.iter().map(|site| site.counters.outstanding_count().min(places));
+                outstanding.enumerate().for_each(|(site, count)| blocks.reserve(site, count as usize));
+            }
+            self.blocks = Some(blocks);
         } else {
             self.warnings.push(
                 "with so much room for blocks (--max-allocs), their ages stand in the last report only".to_owned(),
