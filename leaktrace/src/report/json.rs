@@ -3,7 +3,7 @@
 //! Names are kept whole, but must not control a terminal that prints the line: unsafe characters that JSON itself does not
 //! escape are written as `\u….`
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
@@ -16,8 +16,11 @@ use crate::model::Written;
 /// # Errors
 /// What `out` reports.
 pub fn write(snapshot: &Written<'_>, out: &mut dyn Write) -> io::Result<()> {
-    snapshot.serialize(&mut Serializer::with_formatter(&mut *out, Safe(CompactFormatter)))?;
-    out.write_all(b"\n")
+    // The serializer writes each token by itself: into this buffer without a call through `dyn`.
+    let mut out = BufWriter::with_capacity(1 << 16, out);
+    snapshot.serialize(&mut Serializer::with_formatter(&mut out, Safe(CompactFormatter)))?;
+    out.write_all(b"\n")?;
+    out.flush()
 }
 
 /// Compact, with every unsafe character escaped.
@@ -25,6 +28,10 @@ struct Safe(CompactFormatter);
 
 impl Formatter for Safe {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        // As most are, such as addresses and functions in C.
+        if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return self.0.write_string_fragment(out, fragment);
+        }
         let mut rest = fragment;
         while let Some(at) = rest.find(is_unsafe) {
             let (before, from) = rest.split_at(at);
