@@ -31,8 +31,9 @@ use crate::host::bpf::{AttachType, Places};
 use crate::model::Pid;
 pub use process::{NAME, main};
 
-/// How long the removal of probes is waited for, and the holder's end. Both go on when it is not.
+/// How long to wait for the removal of probes, which then goes on by itself.
 const REMOVED_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait for the holder's end, which then comes by itself.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
 /// The highest number of a signal.
 const LAST_SIGNAL: libc::c_int = 64;
@@ -169,7 +170,6 @@ impl Holder {
     }
 
     fn remove(&self, numbers: Vec<RawFd>) {
-        self.wake();
         if let Err(error) = self.ask(&Request::Remove(numbers), &[], Some(REMOVED_WITHIN))
             && self.ended().is_none()
             && !self.is_over()
@@ -187,6 +187,7 @@ impl Holder {
     }
 
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>], within: Option<Duration>) -> io::Result<RawFd> {
+        self.wake();
         let (mut ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(within)?;
         let sent: Vec<RawFd> =

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// `BPF_F_UPROBE_MULTI_RETURN`: the link is of return probes (uapi/linux/bpf.h).
 const UPROBE_MULTI_RETURN: u32 = 1;
+/// Where the kernel describes its uprobe events (ABI/testing/sysfs-bus-event_source-devices-format).
+pub const UPROBE_EVENTS: &str = "/sys/bus/event_source/devices/uprobe";
 /// The kernel refuses a larger log buffer (`UINT_MAX >> 8` before 5.19, `>> 2` since).
 const LOG_BYTES: usize = 4 << 20;
 
@@ -154,10 +156,8 @@ pub fn is_probe_program(descriptor: BorrowedFd<'_>) -> bool {
 /// Puts a breakpoint at a place of a file, for one process or for all (0), at the function's returns or there; closing the
 /// descriptor removes it.
 pub fn uprobe_event(path: &CStr, offset: u64, pid: u32, returns: bool) -> io::Result<OwnedFd> {
-    /// Where the kernel describes events of this kind (ABI/testing/sysfs-bus-event_source-devices-format).
-    const KIND: &str = "/sys/bus/event_source/devices/uprobe";
     let number = |name: &str, prefix: &str| {
-        let text = fs::read_to_string(format!("{KIND}/{name}"))?;
+        let text = fs::read_to_string(format!("{UPROBE_EVENTS}/{name}"))?;
         text.trim().strip_prefix(prefix).unwrap_or_default().parse::<u32>().map_err(io::Error::other)
     };
     // SAFETY: zeroed is valid for a struct of plain integers.

@@ -35,13 +35,10 @@ impl Tried {
     }
 }
 
-/// Where the kernel describes its uprobe events.
-const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
-
 /// Whether the kernel has uprobes (`CONFIG_UPROBE_EVENTS`).
 #[must_use]
 pub fn has_uprobes() -> bool {
-    fs::exists(UPROBE_PMU).unwrap_or(false)
+    fs::exists(bpf::UPROBE_EVENTS).unwrap_or(false)
 }
 
 /// Loads a program of the type that uprobes run.

@@ -49,6 +49,7 @@ pub struct Draft {
     by_slot: HashMap<u32, usize>,
     spaces: Spaces,
     now_ns: u64,
+    clock: Clock,
     sites: Vec<RawSite>,
     /// By an account's index in the site table: its position in `sites`, and how long its life has been over.
     by_index: HashMap<u32, (usize, Duration)>,
@@ -75,6 +76,7 @@ impl Draft {
             let Account { slot, layout, frames, stack_state, .. } = account;
             (*slot, *layout, frames.as_mut_slice(), stack_state)
         }));
+        let now_ns = monotonic_ns()?;
         let Roster { processes: lives, by_slot } = processes.roster();
         let spaces = lives.iter().filter_map(|life| Some((life.life, processes.space(life.life)?.as_of_now())));
         let Merged { lives: merged, without_stack } = processes.merged();
@@ -88,7 +90,8 @@ impl Draft {
             spaces: spaces.collect(),
             processes: lives,
             by_slot,
-            now_ns: monotonic_ns()?,
+            now_ns,
+            clock: Clock::of(kernel, now_ns),
             sites: Vec::new(),
             by_index: HashMap::new(),
             blocks: None,
@@ -144,7 +147,7 @@ impl Draft {
 
     /// Reads a piece of them.
     pub fn add_blocks(&mut self, kernel: &Kernel, piece: BlockPiece) {
-        let (by_index, clock) = (&self.by_index, Clock::of(kernel, self.now_ns));
+        let (by_index, clock) = (&self.by_index, self.clock);
         if let Some(tally) = &mut self.blocks {
             tally.extend(drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied()));
         }

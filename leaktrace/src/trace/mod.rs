@@ -133,8 +133,6 @@ enum Over {
     Done,
     /// The command is stopped at its exit until it is released.
     Exiting(Held),
-    /// The holder has ended without being asked to, and the probes with it.
-    Unprobed,
 }
 
 async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
@@ -243,7 +241,7 @@ impl Trace {
                     Event::Ended(_) => return Ok(Over::Done),
                 },
                 // An error would repeat for ever: it counts as an end.
-                _ = self.holder_ends.readable() => return Ok(Over::Unprobed),
+                _ = self.holder_ends.readable() => return Ok(Over::Done),
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
