@@ -31,6 +31,8 @@ pub fn main() -> ExitCode {
     ExitCode::from(match invocation() {
         Ok(None) => 0,
         Ok(Some(invocation)) => run(&invocation).unwrap_or_else(|error| {
+            // Threads that set-up has left behind may still log: the error is the last line.
+            log::set_max_level(log::LevelFilter::Off);
             complain(&format!("{error:#}"));
             FAILED
         }),
