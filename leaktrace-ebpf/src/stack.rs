@@ -115,20 +115,20 @@ pub extern "C" fn stack_window(slot: u64, address: u64) -> u64 {
     SCRATCH.get_ptr_mut(slot as u32).map_or(0, |scratch| fill(scratch, address))
 }
 
-/// Fills a scratch slot's window from `address` on. Returns how many bytes there are, in whole words.
+/// Fills a scratch slot's window from `address` on, up to the end of its page: reading on into a page that is not there (beyond
+/// the end of a small stack, or between a main thread's first frame and its environment) would cost a page fault each time.
+/// Returns how many bytes there are, in whole words.
 #[inline(always)]
 fn fill(scratch: *mut Scratch, address: u64) -> u64 {
+    let rest = PAGE_BYTES - (address & (PAGE_BYTES - 1));
+    // A word that lies across the end of a page, which no compiler puts on a stack, is read all the same.
+    let bytes = if rest < 8 { 8 } else { rest.min(WINDOW_BYTES) & !7 };
     // SAFETY: the slot was claimed by our caller; the helper writes no more than the window.
     unsafe {
         (*scratch).base = address;
         let window = (&raw mut (*scratch).window).cast();
-        (*scratch).length = if bpf_probe_read_user(window, WINDOW_BYTES as u32, address as *const _) == 0 {
-            WINDOW_BYTES
-        } else {
-            // The next page may be missing, as beyond the end of a small stack.
-            let rest = (PAGE_BYTES - (address & (PAGE_BYTES - 1))) & (WINDOW_BYTES - 1) & !7;
-            if rest != 0 && bpf_probe_read_user(window, rest as u32, address as *const _) == 0 { rest } else { 0 }
-        };
+        let read = bpf_probe_read_user(window, bytes as u32, address as *const _) == 0;
+        (*scratch).length = if read { bytes } else { 0 };
         (*scratch).length
     }
 }
