@@ -40,7 +40,7 @@ fn nothing_said_is_the_whole_system_with_the_documented_defaults() {
 }
 
 #[test]
-fn traces_of_the_whole_machine_take_room_by_its_memory_unless_the_user_says_otherwise() {
+fn traces_of_many_processes_take_room_by_the_memory_there_is_unless_the_user_says_otherwise() {
     let room = |words: &[&str], gibibytes: u64| {
         let surroundings = Surroundings { available_memory: Some(gibibytes << 30), ..Surroundings::default() };
         match resolve_with(words, surroundings).unwrap() {
@@ -53,7 +53,8 @@ fn traces_of_the_whole_machine_take_room_by_its_memory_unless_the_user_says_othe
     assert_eq!(room(&["--comm", "cc1"], 64), (4_000_000, 131_072));
     assert_eq!(room(&["--max-stacks", "500"], 64), (4_000_000, 500));
     assert_eq!(room(&["-p", "1"], 64), (1_000_000, 16_384));
-    assert_eq!(room(&["--", "true"], 64), (1_000_000, 16_384));
+    assert_eq!(room(&["--", "make"], 64), (4_000_000, 131_072));
+    assert_eq!(room(&["--no-follow", "--", "true"], 64), (1_000_000, 16_384));
 }
 
 #[test]

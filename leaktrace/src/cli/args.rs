@@ -182,17 +182,17 @@ pub struct RecordArgs {
 
     /// Record at most N outstanding allocations at a time
     ///
-    /// More are counted as losses. Room for them is taken at the start, some 48 bytes each. The default is 1,000,000; for traces
-    /// of the whole machine it grows with the memory that is available, up to 4,000,000. Of allocations at addresses of 48 bits
-    /// and more, as of pointers with tags, a sixteenth of N is recorded, beside all others.
+    /// More are counted as losses. Room for them is taken at the start, some 48 bytes each. The default is 1,000,000; for the
+    /// whole machine and for a COMMAND whose children are followed it grows with the memory that is available, up to 4,000,000.
+    /// Of allocations at addresses of 48 bits and more, as of pointers with tags, a sixteenth of N is recorded, beside all others.
     #[arg(long, value_name = "N", value_parser = capacity())]
     pub max_allocs: Option<u32>,
 
     /// Record at most N different stacks
     ///
     /// More are counted as losses, and their allocations under a site without stack. Room for them is taken at the start, some
-    /// 1.7 KB each. The default is 16,384; for traces of the whole machine it grows with the memory that is available, up to
-    /// 131,072.
+    /// 1.7 KB each. The default is 16,384; for the whole machine and for a COMMAND whose children are followed it grows with
+    /// the memory that is available, up to 131,072.
     #[arg(long, value_name = "N", value_parser = capacity())]
     pub max_stacks: Option<u32>,
 

@@ -45,6 +45,10 @@ pub fn wide_buckets(max_allocs: u32) -> u32 {
     table::dense_buckets_for(Options::wide_allocs(u64::from(max_allocs)) as u32)
 }
 
+/// What to say where the kernel itself finds no memory for a table.
+pub const LACKING: &str = "no memory for the tables; raise the limit of the control group (the container) that leaktrace runs in, or \
+                           lower --max-stacks and --max-allocs";
+
 impl Tables {
     /// Bytes that blocks take.
     fn for_blocks(self) -> u64 {

@@ -14,8 +14,8 @@ mod sampling;
 pub(crate) mod selection;
 pub(crate) mod unwind_maps;
 
-use std::process;
 use std::sync::{Arc, OnceLock};
+use std::{io, process};
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, MapData, Queue};
@@ -166,7 +166,10 @@ impl Kernel {
         for (name, value) in fields.globals() {
             loader.override_global(name, value, true);
         }
-        let ebpf = loader.load(object).context("cannot load the BPF object")?;
+        let ebpf = loader.load(object).map_err(anyhow::Error::from).map_err(|error| {
+            let next = if is_out_of_memory(&error) { memory::LACKING } else { "cannot load the BPF object" };
+            error.context(next)
+        })?;
 
         let mut kernel = Self {
             block_keys: MappedArray::new(&ebpf, "BLOCK_KEYS")?,
@@ -291,6 +294,11 @@ impl Kernel {
     fn control(&self) -> Result<*mut Control> {
         self.control.pointer(0).context("the BPF object's map CONTROL is empty")
     }
+}
+
+fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    numbers.into_iter().any(|number| number == libc::ENOMEM)
 }
 
 /// The first slot for a process. In debug builds `LEAKTRACE_SLOTS` limits the number of slots, so that tests can exceed it: the
