@@ -16,15 +16,17 @@ pub const MOST: usize = 3;
 
 /// Groups of cases about exact numbers or the traced process' health. These cases exist to find failures that appear once in
 /// many runs: none of them is run again.
-pub const STRICT: [&str; 15] = [
+pub const STRICT: [&str; 17] = [
     "abandoned",
     "accounting",
     "capacity",
     "command",
+    "holder",
     "hostile_files",
     "lifecycle",
     "lives",
     "lost_records",
+    "overwritten",
     "set_up",
     "threads",
     "wide",

@@ -9,9 +9,10 @@
 //! the holder has a session of its own, ignores all signals that can be ignored, completes what it has begun, and then finds
 //! that the other end of its socket is closed.
 
+mod links;
 mod process;
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -46,11 +47,20 @@ enum Request {
     /// A perf event that runs the first descriptor, a program, at the only place in the second, a file.
     PerfEvent(Places),
     /// The end of what these numbers stand for.
-    Remove(Vec<RawFd>),
+    Remove(Vec<Number>),
+    /// Device and inode of each file whose probes are removed since somebody is going to write to it, a line each, until the
+    /// stream is closed.
+    Watch,
 }
 
+/// Stands for a link; none is given out twice.
+type Number = u32;
+
+/// The device and the inode of a file.
+type Inode = (u64, u64);
+
 /// A number for what was made, or the kernel's error number.
-type Answer = Result<RawFd, i32>;
+type Answer = Result<Number, i32>;
 
 /// The holder, as this process sees it.
 pub struct Holder {
@@ -65,7 +75,7 @@ pub struct Holder {
 pub struct Held {
     holder: Arc<Holder>,
     /// `None` once [`Held::remove_all`] removes them.
-    number: Option<RawFd>,
+    number: Option<Number>,
 }
 
 impl Holder {
@@ -169,7 +179,7 @@ impl Holder {
         Ok(Held { holder: Arc::clone(self), number: Some(number) })
     }
 
-    fn remove(&self, numbers: Vec<RawFd>) {
+    fn remove(&self, numbers: Vec<Number>) {
         if let Err(error) = self.ask(&Request::Remove(numbers), &[], Some(REMOVED_WITHIN))
             && self.ended().is_none()
             && !self.is_over()
@@ -186,23 +196,41 @@ impl Holder {
         }
     }
 
-    fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>], within: Option<Duration>) -> io::Result<RawFd> {
+    /// The files whose probes are removed since somebody is going to write to them. Each step blocks, until the holder ends.
+    ///
+    /// # Errors
+    /// The holder does not answer.
+    pub fn written(&self) -> io::Result<impl Iterator<Item = Inode> + use<>> {
+        let lines = BufReader::new(self.send(&Request::Watch, &[])?).lines();
+        Ok(lines.map_while(Result::ok).filter_map(|line| {
+            let (device, inode) = line.split_once(' ')?;
+            Some((device.parse().ok()?, inode.parse().ok()?))
+        }))
+    }
+
+    fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>], within: Option<Duration>) -> io::Result<Number> {
+        let mut stream = self.send(request, descriptors)?;
+        stream.set_read_timeout(within)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map_err(|_| silent())?;
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|_| silent())?;
+        answer.map_err(io::Error::from_raw_os_error)
+    }
+
+    /// The stream of a request's answer.
+    fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<UnixStream> {
         self.wake();
         let (mut ours, theirs) = UnixStream::pair()?;
-        ours.set_read_timeout(within)?;
         let sent: Vec<RawFd> =
             [theirs.as_raw_fd()].into_iter().chain(descriptors.iter().map(AsRawFd::as_raw_fd)).collect();
         let rights = [ControlMessage::ScmRights(&sent)];
         let byte = [io::IoSlice::new(&[0])];
         sendmsg::<()>(self.socket.as_raw_fd(), &byte, &rights, MsgFlags::MSG_NOSIGNAL, None).map_err(|_| silent())?;
         drop(theirs);
-        let mut answer = Vec::new();
         ours.write_all(&serde_json::to_vec(request)?)
             .and_then(|()| ours.shutdown(Shutdown::Write))
-            .and_then(|()| ours.read_to_end(&mut answer))
             .map_err(|_| silent())?;
-        let answer: Answer = serde_json::from_slice(&answer).map_err(|_| silent())?;
-        answer.map_err(io::Error::from_raw_os_error)
+        Ok(ours)
     }
 }
 

@@ -2,19 +2,18 @@
 //!
 //! In: requests by the socket that is its standard input. Out: an answer to each, on the stream that came with it.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
-use std::{mem, thread};
+use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use super::{Answer, Request};
+use super::links::{self, Links};
+use super::{Answer, Number, Request};
 use crate::host::bpf::{self, Places};
 
 /// What the process is called: in lists, and by its first argument, by which our program knows that it is to be the holder.
@@ -22,9 +21,6 @@ pub const NAME: &str = "probe-holder";
 
 /// Requests that are served side by side: those of all threads that attach, and some more.
 const THREADS: usize = 12;
-
-/// The links and perf events that hold probes, by the number that the other side knows them by.
-type Links = Mutex<HashMap<RawFd, OwnedFd>>;
 
 /// All that the holder does.
 #[must_use]
@@ -34,17 +30,21 @@ pub fn main() -> ExitCode {
     let _ = fs::write("/proc/self/comm", NAME);
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = getrlimit(Resource::RLIMIT_CPU).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CPU, hard, hard));
-    let links = Links::default();
+    // Threads have the mask of the one that makes them.
+    let _ = links::notice().thread_block();
+    let links: &'static Links = Box::leak(Box::default());
+    // It never ends by itself. Without it whoever writes to a file waits as long as the kernel has it.
+    let _ = thread::Builder::new().spawn(|| links.heed_writers());
     let socket = io::stdin();
     let served = thread::scope(|scope| {
         for _ in 1..THREADS {
             // Where no thread can be made, this one serves alone.
-            let _ = thread::Builder::new().spawn_scoped(scope, || serve(socket.as_fd(), &links));
+            let _ = thread::Builder::new().spawn_scoped(scope, || serve(socket.as_fd(), links));
         }
-        serve(socket.as_fd(), &links)
+        serve(socket.as_fd(), links)
     });
     // Links that another thread was still making when the first thread ended.
-    close_all(&links);
+    links.remove_all();
     match served {
         Ok(()) => ExitCode::SUCCESS,
         // Standard input is no such socket: somebody has started the program by this name.
@@ -63,14 +63,18 @@ fn serve(socket: BorrowedFd<'_>, links: &Links) -> io::Result<()> {
             let _ = converse(UnixStream::from(stream), &descriptors.collect::<Vec<_>>(), links);
         }
     }
-    close_all(links);
+    links.remove_all();
     Ok(())
 }
 
 fn converse(mut stream: UnixStream, descriptors: &[OwnedFd], links: &Links) -> io::Result<()> {
     let mut request = Vec::new();
     stream.read_to_end(&mut request)?;
-    let answer = answer(serde_json::from_slice(&request)?, descriptors, links);
+    let request = serde_json::from_slice(&request)?;
+    if let Request::Watch = request {
+        return links.watch(stream);
+    }
+    let answer = answer(request, descriptors, links);
     let answer: Answer = answer.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
     stream.write_all(&serde_json::to_vec(&answer)?)
 }
@@ -99,25 +103,23 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
     Ok(Some(rights.flatten().map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect()))
 }
 
-fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Result<RawFd> {
-    let link = match request {
+fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Result<Number> {
+    match request {
         Request::Link(attach_type, places) => {
             let (program, file) = program_and_file(descriptors)?;
-            bpf::link(program, attach_type, &bpf::path_of(file.as_raw_fd()), &places)?
+            links.add(file, || bpf::link(program, attach_type, &bpf::path_of(file.as_raw_fd()), &places))
         }
         Request::PerfEvent(place) => {
             let (program, file) = program_and_file(descriptors)?;
-            link_event(program, file, &place)?
+            links.add(file, || link_event(program, file, &place))
         }
         Request::Remove(numbers) => {
-            let removed = numbers.iter().filter_map(|number| lock(links).remove(number)).collect();
-            close(removed);
-            return Ok(0);
+            links.remove(&numbers);
+            Ok(0)
         }
-    };
-    let number = link.as_raw_fd();
-    lock(links).insert(number, link);
-    Ok(number)
+        // Has no answer.
+        Request::Watch => Ok(0),
+    }
 }
 
 /// A program that was verified to be run by probes, and a file.
@@ -140,23 +142,4 @@ fn link_event(program: BorrowedFd<'_>, file: BorrowedFd<'_>, place: &Places) -> 
     };
     let event = bpf::uprobe_event(&bpf::path_of(file.as_raw_fd()), *offset, place.pid, place.returns)?;
     bpf::link_event(program, event.as_fd(), *cookie)
-}
-
-fn lock(links: &Links) -> std::sync::MutexGuard<'_, HashMap<RawFd, OwnedFd>> {
-    links.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn close_all(links: &Links) {
-    let all = mem::take(&mut *lock(links));
-    close(all.into_values().collect());
-}
-
-/// Closes each by itself: the kernel waits for a grace period at each.
-fn close(descriptors: Vec<OwnedFd>) {
-    thread::scope(|scope| {
-        for descriptor in descriptors {
-            // Where no thread can be made, this one closes it.
-            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(descriptor));
-        }
-    });
 }

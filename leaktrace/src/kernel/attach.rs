@@ -15,6 +15,9 @@ use crate::holder::{Held, Holder};
 use crate::host::bpf::Places;
 use crate::model::Pid;
 
+/// The device and the inode of a file.
+pub type Inode = (u64, u64);
+
 /// The processes in which a file's probes take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -60,7 +63,7 @@ fn warn_of_layouts(error: &anyhow::Error) {
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
-    held: Vec<(Scope, Held)>,
+    held: Vec<(Scope, Inode, Held)>,
 }
 
 impl Attachments {
@@ -68,9 +71,15 @@ impl Attachments {
     ///
     /// # Errors
     /// The first probe that the kernel refuses; those set before it stay, held by `self`.
-    pub fn open(&mut self, kernel: &mut Kernel, file: BorrowedFd<'_>, probes: &[Probe], scope: Scope) -> Result<()> {
+    pub fn open(
+        &mut self,
+        kernel: &mut Kernel,
+        (file, inode): (BorrowedFd<'_>, Inode),
+        probes: &[Probe],
+        scope: Scope,
+    ) -> Result<()> {
         for step in steps(probes, Technique::PerfEvents) {
-            match self.open_perf_events(kernel, file, &step, scope) {
+            match self.open_perf_events(kernel, (file, inode), &step, scope) {
                 Err(error) if step.tells_layouts() => warn_of_layouts(&error),
                 opened => opened?,
             }
@@ -79,14 +88,14 @@ impl Attachments {
     }
 
     /// Keeps the links that [`links`] returned.
-    pub fn hold(&mut self, links: Vec<Held>, scope: Scope) {
-        self.held.extend(links.into_iter().map(|link| (scope, link)));
+    pub fn hold(&mut self, links: Vec<Held>, scope: Scope, inode: Inode) {
+        self.held.extend(links.into_iter().map(|link| (scope, inode, link)));
     }
 
     fn open_perf_events(
         &mut self,
         kernel: &mut Kernel,
-        file: BorrowedFd<'_>,
+        (file, inode): (BorrowedFd<'_>, Inode),
         step: &Step<'_>,
         scope: Scope,
     ) -> Result<()> {
@@ -99,7 +108,7 @@ impl Attachments {
             let held = holder.perf_event(program, file, place).with_context(|| {
                 format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
             })?;
-            self.held.push((scope, held));
+            self.held.push((scope, inode, held));
         }
         Ok(())
     }
@@ -107,14 +116,20 @@ impl Attachments {
     /// Takes out the probes of this scope.
     #[must_use]
     pub fn take(&mut self, scope: Scope) -> Self {
-        Self { held: self.held.extract_if(.., |(of, _)| *of == scope).collect() }
+        Self { held: self.held.extract_if(.., |(of, _, _)| *of == scope).collect() }
+    }
+
+    /// Takes out the probes of this file.
+    #[must_use]
+    pub fn take_file(&mut self, inode: Inode) -> Self {
+        Self { held: self.held.extract_if(.., |(_, of, _)| *of == inode).collect() }
     }
 }
 
 impl Drop for Attachments {
     /// Removes all at once: the kernel waits for a grace period per probe, side by side.
     fn drop(&mut self) {
-        Held::remove_all(self.held.drain(..).map(|(_, held)| held).collect());
+        Held::remove_all(self.held.drain(..).map(|(_, _, held)| held).collect());
     }
 }
 

@@ -53,6 +53,7 @@ impl Trace {
         }
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
+        capture.warnings.extend(remarks::of_written(self.prober.written()));
         capture.losses.events_lost += self.lost_records - self.made_up_records;
         Ok((capture, spaces))
     }

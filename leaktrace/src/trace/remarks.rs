@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use crate::lives::processes::Processes;
 use crate::model::{Pid, RawProcess, Silence};
@@ -62,6 +63,20 @@ impl Found {
             warnings: self.hidden.into_iter().map(warning).collect(),
         }
     }
+}
+
+/// What to say of files that lost their probes to whoever writes to them.
+pub fn of_written<'a>(paths: impl ExactSizeIterator<Item = &'a PathBuf>) -> Option<String> {
+    let more = paths.len().saturating_sub(NAMED);
+    let named: Vec<_> = paths.take(NAMED).map(|path| path.display().to_string()).collect();
+    let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| {
+        format!(
+            "opened for writing while they had probes: {}{others}; the probes were removed first, and what running processes \
+             allocated and freed by these files until they were set again is missing",
+            named.join(", ")
+        )
+    })
 }
 
 /// Why no allocation was seen at all, by what was seen instead. `then` is the memory that running processes had when they were

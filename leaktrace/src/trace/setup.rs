@@ -107,9 +107,11 @@ impl Trace {
             (true, false) => Followed::Named,
             (false, _) => Followed::Everyone,
         };
+        let prober = Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?;
+        prober.heed_writers(kernel.holder.written().context("cannot ask which files are written to")?)?;
         Ok(Self {
             holder_ends,
-            prober: Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?,
+            prober,
             processes: Processes::new(Arc::new(ObjectStore::new()), followed, own),
             unwinding: Unwinding::new(&mut kernel)?,
             kernel,

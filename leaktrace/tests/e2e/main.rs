@@ -41,6 +41,7 @@ mod lost_records;
 mod many_lives;
 mod meanwhile;
 mod outputs;
+mod overwritten;
 mod places;
 mod processes;
 mod real_programs;

@@ -3,6 +3,7 @@
 //! In: objects that processes map. Out: probes in place, and what reports and messages say of them.
 
 mod lateness;
+mod written;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,7 +20,7 @@ use super::layers::{Probed, Standing};
 use super::planner::{self, PlanResult, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
-use crate::kernel::attach::{Attachments, Scope};
+use crate::kernel::attach::{Attachments, Inode, Scope};
 use crate::kernel::attacher::{self, About, Attached, Order};
 use crate::kernel::probe;
 use crate::kernel::programs::Programs;
@@ -28,6 +29,7 @@ use crate::probes::plan::{self, Allocator, Runtime, Why};
 use crate::probes::site::Emulation;
 use crate::process::maps::{AddressSpace, Object, ObjectId};
 pub use lateness::Lateness;
+use written::{Written, is_written_to};
 
 /// Plans and attaches.
 pub struct Prober {
@@ -51,6 +53,7 @@ pub struct Prober {
     waiting: Vec<Waiting>,
     /// Whether any of the files has an allocator in it.
     probes_allocators: bool,
+    written: Written,
 }
 
 /// A file to be attached for all processes, or not.
@@ -103,6 +106,10 @@ pub enum Progress {
     Planned(PlanResult),
     /// A file has its probes.
     Attached(Attached),
+    /// A file has lost them, since somebody is going to write to it.
+    Lost(Inode),
+    /// It may have been written by now.
+    Again(Inode),
 }
 
 /// What there is to probe in a process.
@@ -172,6 +179,7 @@ impl Prober {
             probed: Probed::default(),
             waiting: Vec::new(),
             probes_allocators: false,
+            written: Written::new(sender),
         })
     }
 
@@ -242,11 +250,18 @@ impl Prober {
             Progress::Attached(Attached { about, scope, took, placed_ns, links }) => {
                 let place = if links.is_ok() { Place::Since(placed_ns) } else { Place::Never };
                 self.files.insert((about.file.0, about.file.1, scope), place);
-                let result = links.with_context(|| format!("cannot probe {}", about.path.display()));
-                let result = result.and_then(|links| {
-                    self.attachments.hold(links, scope);
-                    about.tell(took)
-                });
+                let result = match links {
+                    Ok(links) => {
+                        self.attachments.hold(links, scope, about.file);
+                        self.written.probed(about.file, &about.path);
+                        about.tell(took)
+                    }
+                    Err(error) if is_written_to(&error) => {
+                        self.lose(about.file);
+                        Ok(())
+                    }
+                    Err(error) => Err(error.context(format!("cannot probe {}", about.path.display()))),
+                };
                 self.attaching = self.attaching.saturating_sub(1);
                 if self.attaching == 0 {
                     let placed_ns = monotonic_ns()?;
@@ -259,6 +274,11 @@ impl Prober {
                 }
                 return result;
             }
+            Progress::Lost(file) => {
+                self.lose(file);
+                return Ok(());
+            }
+            Progress::Again(file) => return self.attach_again(kernel, file),
         };
         self.pending = self.pending.saturating_sub(1);
         let Some(Planning::Pending(requests)) = self.plans.insert(id, Planning::Done(planned.clone())) else {
@@ -312,6 +332,9 @@ impl Prober {
             let status = file.metadata()?;
             Ok((file, (status.dev(), status.ino())))
         });
+        if let Ok((_, inode)) = file {
+            self.replace(inode, object.id());
+        }
         let asked = Asked { object: Arc::clone(object), file: file.as_ref().ok().map(|(_, inode)| *inode) };
         self.attached.insert(key, asked);
         match file {
@@ -433,10 +456,15 @@ impl Prober {
             return Ok(());
         }
         let began = Instant::now();
-        let opened = self.attachments.open(kernel, file.as_fd(), &probes, scope);
+        let opened = self.attachments.open(kernel, (file.as_fd(), inode), &probes, scope);
         let place = if opened.is_ok() { Place::Since(monotonic_ns().unwrap_or(u64::MAX)) } else { Place::Never };
         self.files.insert((inode.0, inode.1, scope), place);
+        if opened.as_ref().is_err_and(is_written_to) {
+            self.lose(inode);
+            return Ok(());
+        }
         opened.with_context(|| format!("cannot probe {}", about.path.display()))?;
+        self.written.probed(inode, &about.path);
         about.tell(began.elapsed())
     }
 
@@ -444,6 +472,7 @@ impl Prober {
     pub fn forget(&mut self, scope: Scope) {
         self.attached.retain(|(_, of), _| *of != scope);
         self.files.retain(|(_, _, of), _| *of != scope);
+        self.written.forget(scope);
         drop(self.attachments.take(scope));
     }
 

@@ -1,0 +1,239 @@
+//! The links that hold probes, and leases on the files they are in.
+//!
+//! In: links as they are made. Out: their removal when asked for, or **before** somebody writes to their file.
+//!
+//! The kernel knows a probe by inode and offset, and puts its breakpoint into whatever is there when the file is mapped next. In
+//! a program that was written over in place that is the middle of some instruction, which nobody analysed: the program would
+//! crash. A read lease makes whoever opens the file for writing wait until it is given up; before that the probes are removed.
+//! If the holder does not answer, the kernel goes on after `/proc/sys/fs/lease-break-time`.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{mem, thread};
+
+use nix::sys::signal::{SigSet, Signal};
+use procfs::process::Process;
+
+use super::{Inode, Number};
+use crate::host::bpf;
+
+/// All links, by the numbers that the other side knows them by.
+#[derive(Default)]
+pub struct Links(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    links: HashMap<Number, Link>,
+    last: Number,
+    leases: HashMap<Inode, Lease>,
+    /// Where to tell whose probes were removed for a writer.
+    watchers: Vec<UnixStream>,
+}
+
+struct Link {
+    descriptor: OwnedFd,
+    /// Its file, if there is a lease on it.
+    leased: Option<Inode>,
+}
+
+struct Lease {
+    file: File,
+    /// Links in the file, those included that are being made.
+    links: usize,
+    /// Whether somebody waits for it to be given up.
+    is_broken: bool,
+}
+
+/// The signal by which the kernel says that somebody waits for a lease to be given up. Blocked in all threads of the holder, it
+/// stays pending though it is ignored, and is waited for.
+pub fn notice() -> SigSet {
+    SigSet::from(Signal::SIGIO)
+}
+
+impl Links {
+    /// Makes a link in a file by `link`. The number stands for it from then on.
+    pub fn add(&self, file: BorrowedFd<'_>, link: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Number> {
+        let leased = self.lease(file)?;
+        let made = link();
+        let mut state = self.lock();
+        let is_broken = leased.and_then(|inode| state.leases.get(&inode)).is_some_and(|lease| lease.is_broken);
+        match made {
+            Ok(descriptor) if !is_broken => {
+                state.last += 1;
+                let number = state.last;
+                state.links.insert(number, Link { descriptor, leased });
+                Ok(number)
+            }
+            made => {
+                drop(state);
+                // The probes go first.
+                let refused = made.err().unwrap_or_else(written_to);
+                if let Some(inode) = leased {
+                    self.lock().give_up(inode, 1);
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    /// Removes these.
+    pub fn remove(&self, numbers: &[Number]) {
+        let mut state = self.lock();
+        let removed = numbers.iter().filter_map(|number| state.links.remove(number)).collect();
+        drop(state);
+        self.close(removed);
+    }
+
+    /// Removes all.
+    pub fn remove_all(&self) {
+        let all = mem::take(&mut self.lock().links);
+        self.close(all.into_values().collect());
+    }
+
+    /// Has a stream told of the files whose probes are removed for a writer: device and inode, a line each.
+    pub fn watch(&self, stream: UnixStream) -> io::Result<()> {
+        // Whoever does not read must not hold up the writer.
+        stream.set_nonblocking(true)?;
+        self.lock().watchers.push(stream);
+        Ok(())
+    }
+
+    /// Makes room for writers, for ever.
+    pub fn heed_writers(&self) {
+        loop {
+            if notice().wait().is_err() {
+                return;
+            }
+            loop {
+                let broken = self.lock().take_broken();
+                let Some((inode, links)) = broken else { break };
+                let count = links.len();
+                close_each(links);
+                let mut state = self.lock();
+                let line = format!("{} {}\n", inode.0, inode.1);
+                state.watchers.retain_mut(|watcher| watcher.write_all(line.as_bytes()).is_ok());
+                state.give_up(inode, count);
+            }
+        }
+    }
+
+    /// Takes a lease on a file in which a link is going to be made, unless there is one; `None` where it cannot be had: file systems
+    /// of servers have none, or their servers may not answer, and other users' files take `CAP_LEASE`.
+    ///
+    /// # Errors
+    /// `ETXTBSY`: somebody has opened the file for writing.
+    fn lease(&self, file: BorrowedFd<'_>) -> io::Result<Option<Inode>> {
+        if asks_a_server(file.as_raw_fd()) {
+            return Ok(None);
+        }
+        let path = bpf::path_of(file.as_raw_fd());
+        let Ok(path) = path.into_string() else { return Ok(None) };
+        let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) else {
+            return Ok(None);
+        };
+        let metadata = file.metadata()?;
+        let inode = (metadata.dev(), metadata.ino());
+        let mut state = self.lock();
+        if let Some(lease) = state.leases.get_mut(&inode) {
+            if lease.is_broken {
+                return Err(written_to());
+            }
+            lease.links += 1;
+            return Ok(Some(inode));
+        }
+        // The owner is the process: a thread that takes a lease may end before it is broken.
+        let taken = fcntl(&file, libc::F_SETOWN, std::process::id() as libc::c_int)
+            .and_then(|()| fcntl(&file, libc::F_SETLEASE, libc::F_RDLCK));
+        match taken {
+            Ok(()) => {}
+            // Somebody has it open for writing.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(written_to()),
+            Err(_) => return Ok(None),
+        }
+        state.leases.insert(inode, Lease { file, links: 1, is_broken: false });
+        Ok(Some(inode))
+    }
+
+    fn close(&self, links: Vec<Link>) {
+        let leased: Vec<Inode> = links.iter().filter_map(|link| link.leased).collect();
+        close_each(links);
+        let mut state = self.lock();
+        for inode in leased {
+            state.give_up(inode, 1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The next file for which somebody waits, and the links to be removed from it.
+    fn take_broken(&mut self) -> Option<(Inode, Vec<Link>)> {
+        let (inode, lease) = self.leases.iter_mut().find(|(_, lease)| !lease.is_broken && lease.is_awaited())?;
+        lease.is_broken = true;
+        let inode = *inode;
+        let links = self.links.extract_if(|_, link| link.leased == Some(inode)).map(|(_, link)| link).collect();
+        Some((inode, links))
+    }
+
+    /// So many links are gone from a file. With the last the lease is given up.
+    fn give_up(&mut self, inode: Inode, links: usize) {
+        let Some(lease) = self.leases.get_mut(&inode) else { return };
+        lease.links = lease.links.saturating_sub(links);
+        if lease.links == 0 {
+            // Closing it would do, if no process had a copy that was being forked.
+            let _ = fcntl(&lease.file, libc::F_SETLEASE, libc::F_UNLCK);
+            self.leases.remove(&inode);
+        }
+    }
+}
+
+impl Lease {
+    /// Whether somebody waits for it: then the kernel says what it is to become.
+    fn is_awaited(&self) -> bool {
+        // SAFETY: the command takes nothing.
+        unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETLEASE) == libc::F_UNLCK }
+    }
+}
+
+/// Whether a file lies on a file system whose server would be asked to open it. Where its mount is not among ours, as in a
+/// container, it is taken for one that needs none.
+fn asks_a_server(file: RawFd) -> bool {
+    const SERVED: [&str; 7] = ["fuse", "nfs", "cifs", "smb3", "9p", "ceph", "afs"];
+    let information = fs::read_to_string(format!("/proc/self/fdinfo/{file}")).unwrap_or_default();
+    let mount = information.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse::<i32>().ok());
+    let mounts = Process::myself().and_then(|process| process.mountinfo());
+    let mut mounts = mounts.into_iter().flatten();
+    let kind = mounts.find(|other| Some(other.mnt_id) == mount).map(|mount| mount.fs_type);
+    kind.is_some_and(|kind| SERVED.iter().any(|served| kind.starts_with(served)))
+}
+
+fn written_to() -> io::Error {
+    io::Error::from_raw_os_error(libc::ETXTBSY)
+}
+
+fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> io::Result<()> {
+    // SAFETY: these commands take a number.
+    if unsafe { libc::fcntl(file.as_raw_fd(), command, argument) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Closes each by itself: the kernel waits for a grace period at each.
+fn close_each(links: Vec<Link>) {
+    thread::scope(|scope| {
+        for Link { descriptor, .. } in links {
+            // Where no thread can be made, this one closes it.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(descriptor));
+        }
+    });
+}

@@ -1,0 +1,134 @@
+//! Files that are written to after they were probed: their probes are gone by then (`holder/links.rs`), or must go.
+//!
+//! In: what the holder says, and objects found in place of others. Out: what is to be probed again, and a warning for the report.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{Asked, Planning, Prober, Progress, Request};
+use crate::kernel::Kernel;
+use crate::kernel::attach::{Inode, Scope};
+use crate::process::maps::ObjectId;
+
+/// How long after its probes were removed a file is looked at again: by then most writers are done.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What is known of such files.
+pub struct Written {
+    results: async_channel::Sender<Progress>,
+    /// What was probed in them, to be probed again where it is still there.
+    requests: HashMap<Inode, Vec<Request>>,
+    /// Those that were asked to be probed again, until they are.
+    asked: HashSet<Inode>,
+    paths: BTreeSet<PathBuf>,
+}
+
+impl Written {
+    pub fn new(results: async_channel::Sender<Progress>) -> Self {
+        Self { results, requests: HashMap::new(), asked: HashSet::new(), paths: BTreeSet::new() }
+    }
+
+    /// Has a file looked at again after a while.
+    fn ask_again(&self, file: Inode) {
+        let results = self.results.clone();
+        let ask = move || {
+            thread::sleep(AGAIN_AFTER);
+            results.send_blocking(Progress::Again(file))
+        };
+        // Without a thread it is probed again when it is mapped again.
+        let _ = thread::Builder::new().name("again".to_owned()).spawn(ask);
+    }
+
+    /// A file has its probes.
+    pub fn probed(&mut self, file: Inode, path: &Path) {
+        if self.asked.remove(&file) {
+            log::info!("{}: probed again", path.display());
+        }
+    }
+
+    /// Those of this scope need not be probed again.
+    pub fn forget(&mut self, scope: Scope) {
+        self.requests.values_mut().for_each(|requests| requests.retain(|request| request.scope != scope));
+    }
+}
+
+/// Whether the holder set no probe since somebody has the file open for writing.
+pub fn is_written_to(error: &anyhow::Error) -> bool {
+    let mut numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    numbers.any(|number| number == libc::ETXTBSY)
+}
+
+impl Prober {
+    /// Takes note of the files that lose their probes, as `files` names them; each step of it may block.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn heed_writers(&self, files: impl Iterator<Item = Inode> + Send + 'static) -> Result<()> {
+        let results = self.written.results.clone();
+        let tell = move || {
+            for file in files {
+                // An error means that the trace is over and nobody waits any more.
+                if results.send_blocking(Progress::Lost(file)).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("written".to_owned()).spawn(tell).context("cannot start a thread")?;
+        Ok(())
+    }
+
+    /// The files that lost their probes since they were written to, or only opened for that.
+    pub fn written(&self) -> impl ExactSizeIterator<Item = &PathBuf> {
+        self.written.paths.iter()
+    }
+
+    /// Takes note that the probes of a file are gone, or cannot be set while somebody writes to it.
+    pub(super) fn lose(&mut self, file: Inode) {
+        self.drop_probes(file);
+        self.written.ask_again(file);
+    }
+
+    fn drop_probes(&mut self, file: Inode) {
+        self.files.retain(|(device, inode, _), _| (*device, *inode) != file);
+        // The holder has removed them; this drops what stands for them.
+        drop(self.attachments.take_file(file));
+        let lost = self.attached.extract_if(|_, asked| asked.file == Some(file));
+        for ((_, scope), Asked { object, .. }) in lost {
+            if self.written.paths.insert(object.path().to_path_buf()) {
+                log::warn!("{} is opened for writing and has no probes meanwhile", object.path().display());
+            }
+            self.written.requests.entry(file).or_default().push(Request { object, scope, mapped_ns: 0 });
+        }
+    }
+
+    /// Probes what is still there of a file that has lost its probes.
+    pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: Inode) -> Result<()> {
+        for request in self.written.requests.remove(&file).unwrap_or_default() {
+            let Some(Planning::Done(Ok(planned))) = self.plans.get(&request.object.id()) else { continue };
+            // What was written is found as another object when it is mapped.
+            if request.object.open().is_err() {
+                continue;
+            }
+            let planned = Arc::clone(planned);
+            self.written.asked.insert(file);
+            self.attach_once(kernel, &request, &planned)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the probes of another object that had this file, in whose place there is a new one: written over where no lease
+    /// was to be had.
+    pub(super) fn replace(&mut self, file: Inode, by: ObjectId) {
+        let is_other = |((id, _), asked): (&(ObjectId, Scope), &Asked)| *id != by && asked.file == Some(file);
+        if self.attached.iter().any(is_other) {
+            self.drop_probes(file);
+            self.written.requests.remove(&file);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Files that are written to after they were probed. A probe stays with its inode: in what is written there it would be
+//! somewhere inside other code.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::build::{self, Recipe};
+use crate::harness::tracer::path_str;
+use crate::harness::{Tracer, Victim, locks};
+
+const STATIC: Recipe = Recipe::new("overwritten-static", "portable.c", &["-static"]);
+/// Writers wait until the probes are out: as long as the kernel takes, and far less than the 45 s after which it would go on.
+const WAITS: Duration = Duration::from_secs(10);
+
+/// Has a shell do this, not us: what another thread starts meanwhile inherits our descriptors, and a file that somebody may
+/// write to cannot be executed.
+fn shell(line: &str, file: &Path) -> Duration {
+    let began = Instant::now();
+    let status = Command::new("sh").args(["-c", line, "sh"]).arg(file).status().unwrap();
+    assert!(status.success(), "{line}");
+    began.elapsed()
+}
+
+#[test]
+fn a_program_that_is_written_over_runs_as_if_nobody_had_traced_the_old_one() {
+    let _machine = locks::whole_machine();
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("program");
+    build::copied(&STATIC.built(), &program);
+    let other = build::victim("sled.c");
+
+    let tracer = Tracer::start(&["-vv", "--comm", "program"]);
+    let run = || Command::new(&program).arg("wait").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = run();
+    tracer.wait_for_message("probes in the program", |line| {
+        line.contains(path_str(&program)) && line.contains("probed ")
+    });
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    let waited = shell(&format!("cat {} > $1", other.display()), &program);
+    assert!(waited < WAITS, "{waited:?}");
+    // At once, and when the new content has probes of its own.
+    for _ in 0..2 {
+        let output = run().wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", output.status);
+        assert_eq!(output.stdout, b"through\n");
+    }
+    let finished = tracer.stop();
+    finished.assert_success();
+    let said = format!("opened for writing while they had probes: {}", program.display());
+    assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+}
+
+#[test]
+fn a_library_that_was_opened_for_writing_is_probed_again_and_the_gap_is_said() {
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
+    let library = victim.own_libc().join("libc.so.6");
+    let tracer = Tracer::attach(&victim, &["-vv"]);
+    let waited = shell(": >> $1", &library);
+    assert!(waited < WAITS, "{waited:?}");
+    // Said when they are there.
+    let probed = |line: &str| line.contains("libc.so.6: probed again");
+    tracer.wait_for_message("probes again", probed);
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    assert!(finished.stdout.contains("opened for writing while they had probes"), "{}", finished.stdout);
+    finished.exact().assert_equals(&accounts);
+    victim.finish();
+}
