@@ -252,6 +252,21 @@ fn colours_come_when_asked_for() {
 }
 
 #[test]
+fn help_says_what_capacities_users_and_costs_mean() {
+    let help = leaktrace(&["--help"]);
+    let words = stdout(&help).split_whitespace().collect::<Vec<_>>().join(" ");
+    for said in [
+        "Make room for at least N outstanding allocations at a time",
+        "Make room for at least N different stacks",
+        "compared with the real user id",
+        "a pair of malloc and free takes a microsecond or two longer there",
+    ] {
+        assert!(words.contains(said), "{said}");
+    }
+    assert!(!words.contains("Record at most N outstanding") && !words.contains("Record at most N different"));
+}
+
+#[test]
 fn help_has_its_groups_and_ends_with_examples() {
     let help = leaktrace(&["--help"]);
     assert_eq!((help.status.code(), stderr(&help)), (Some(0), ""));

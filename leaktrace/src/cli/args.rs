@@ -80,14 +80,15 @@ pub struct WhomArgs {
 
     /// Trace the processes of this user, also those that start later
     ///
-    /// A name or a number: the user whose rights a process has. May be repeated.
+    /// A name or a number. It is compared with the real user id, which in a set-user-ID program is that of the user who started
+    /// it. May be repeated.
     #[arg(long = "uid", value_name = "UID", value_parser = parse_uid)]
     pub uids: Vec<u32>,
 
     /// Do not trace the children of --pid or COMMAND
     ///
     /// Children are traced from their first instruction on. The price is paid by others: a program or library that a traced
-    /// process allocates with has its probes in every process that uses the same file, and a call to the allocator takes
+    /// process allocates with has its probes in every process that uses the same file, and a pair of malloc and free takes
     /// a microsecond or two longer there, although nothing is recorded of it. With --no-follow only the named processes
     /// have probes.
     #[arg(long)]
@@ -180,19 +181,19 @@ pub struct RecordArgs {
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub unwind: UnwindArg,
 
-    /// Record at most N outstanding allocations at a time
+    /// Make room for at least N outstanding allocations at a time
     ///
-    /// More are counted as losses. Room for them is taken at the start, some 48 bytes each. The default is 1,000,000; for the
+    /// What finds no room is counted as lost. The room is taken at the start, some 48 bytes each. The default is 1,000,000; for the
     /// whole machine and for a COMMAND whose children are followed it grows with the memory that is available, up to 4,000,000.
-    /// Of allocations at addresses of 48 bits and more, as of pointers with tags, a sixteenth of N is recorded, beside all others.
+    /// Of allocations at addresses of 48 bits and more, as of pointers with tags, at least a sixteenth of N fit beside all others.
     #[arg(long, value_name = "N", value_parser = capacity())]
     pub max_allocs: Option<u32>,
 
-    /// Record at most N different stacks
+    /// Make room for at least N different stacks
     ///
-    /// More are counted as losses, and their allocations under a site without stack. Room for them is taken at the start, some
-    /// 1.7 KB each. The default is 16,384; for the whole machine and for a COMMAND whose children are followed it grows with
-    /// the memory that is available, up to 131,072.
+    /// Those that find no room are counted as lost, and their allocations under a site without stack. The room is taken at the
+    /// start, some 1.7 KB each. The default is 16,384; for the whole machine and for a COMMAND whose children are followed it
+    /// grows with the memory that is available, up to 131,072.
     #[arg(long, value_name = "N", value_parser = capacity())]
     pub max_stacks: Option<u32>,
 

@@ -26,7 +26,7 @@ pub struct Filters {
     pub comms: Vec<String>,
     /// The control group that it is in, or that its group is in.
     pub cgroups: Vec<PathBuf>,
-    /// The user whose rights it has.
+    /// Its real user id.
     pub uids: Vec<u32>,
 }
 

@@ -147,8 +147,12 @@ pub fn outer_frames(kernel: &Kernel, site: u32, chunk: u32) -> Option<Place> {
 /// What a site's flags say of its stack.
 fn stack_state(flags: u32) -> StackState {
     let ended = Stop::from_code(flags >> SITE_STOP_SHIFT & 0xff);
-    if flags & (SITE_TRUNCATED | SITE_FRAMELESS) != 0 || ended != Some(Stop::Outermost) {
+    if flags & (SITE_TRUNCATED | SITE_FRAMELESS) != 0 {
         StackState::Cut
+    } else if ended != Some(Stop::Outermost) {
+        let has_more = matches!(ended, None | Some(Stop::TooDeep | Stop::NoRoom));
+        let is_guess = flags & (SITE_UNREADY | SITE_GUESSED) != 0;
+        if has_more || is_guess { StackState::Cut } else { StackState::Stopped }
     } else if flags & SITE_UNREADY != 0 {
         StackState::Gap
     } else if flags & SITE_GUESSED != 0 {
@@ -284,4 +288,26 @@ fn taken_aside(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)
     // The key comes first: the record is much longer.
     let thread = (key != 0).then(|| kernel.threads.read(bucket * BUCKET_KEYS as u32 + lane as u32))??;
     (thread.sp != 0 && thread.old_address != 0 && thread.old.site != 0).then_some((thread.old_address, thread.old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_that_stopped_early_is_told_from_a_stack_that_is_known_to_go_on() {
+        let state = |stop: Stop, flags| stack_state((stop as u32) << SITE_STOP_SHIFT | flags);
+        assert_eq!(state(Stop::Outermost, 0), StackState::Whole);
+        assert_eq!(state(Stop::Outermost, SITE_GUESSED), StackState::Guessed);
+        assert_eq!(state(Stop::Outermost, SITE_GUESSED | SITE_UNREADY), StackState::Gap);
+        for stop in [Stop::TablePending, Stop::BadRead, Stop::NoMapping, Stop::NoRow] {
+            assert_eq!(state(stop, 0), StackState::Stopped, "{stop:?}");
+            assert_eq!(state(stop, SITE_GUESSED), StackState::Cut, "{stop:?}: callers may have been skipped");
+        }
+        for (stop, flags) in
+            [(Stop::TooDeep, 0), (Stop::NoRoom, 0), (Stop::BadRead, SITE_TRUNCATED), (Stop::BadRead, SITE_FRAMELESS)]
+        {
+            assert_eq!(state(stop, flags), StackState::Cut, "{stop:?} {flags}");
+        }
+    }
 }

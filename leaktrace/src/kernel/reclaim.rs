@@ -50,6 +50,7 @@ impl DeadSite {
     /// Adds the account of the same stack in another life.
     pub fn absorb(&mut self, other: Self) {
         self.counters.add(&other.counters);
+        self.stack_state = self.stack_state.join(other.stack_state);
         self.stacks += other.stacks;
         self.blocks.absorb(other.blocks);
     }
@@ -57,7 +58,7 @@ impl DeadSite {
     /// Counts in what the same life has allocated by the same stack in another layout.
     pub fn join(&mut self, other: Self) {
         self.counters.add(&other.counters);
-        self.stack_state = self.stack_state.max(other.stack_state);
+        self.stack_state = self.stack_state.join(other.stack_state);
         self.blocks.join(other.blocks);
     }
 

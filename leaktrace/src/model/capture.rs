@@ -316,7 +316,7 @@ fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Optio
             Some((first, first_tally)) => {
                 first.counters.add(&site.counters);
                 first.truncated |= site.truncated;
-                first.stack_state = first.stack_state.max(site.stack_state);
+                first.stack_state = first.stack_state.join(site.stack_state);
                 if let (Some(first), Some(other)) = (first_tally.as_mut(), tally) {
                     first.merge(other);
                 }
@@ -363,6 +363,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         tally.count = whole(tally.count, COUNT_SHIFT);
     }
     let Counters { alloc_bytes, alloc_count, free_bytes, free_count } = counters;
+    let state = raw.stack_state.settled();
     Site {
         pid,
         process: Some(raw.process),
@@ -379,7 +380,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
-        stack_state: Some(if all_skip_callers { raw.stack_state.max(StackState::Guessed) } else { raw.stack_state }),
+        stack_state: Some(if all_skip_callers { state.max(StackState::Guessed) } else { state }),
         sampled: mean.is_some(),
         outstanding_bytes_ci95: mean.filter(|_| has_tally).map(|mean| tally.spread.interval(mean)),
         stack: Vec::new(),

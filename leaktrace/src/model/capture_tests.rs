@@ -107,6 +107,22 @@ fn equal_stacks_merge_within_a_life_and_not_across() {
 }
 
 #[test]
+fn a_stack_is_complete_where_one_of_its_walks_came_to_the_outermost_frame() {
+    for (first, second, joined) in [
+        (StackState::Whole, StackState::Stopped, StackState::Whole),
+        (StackState::Stopped, StackState::Whole, StackState::Whole),
+        (StackState::Stopped, StackState::Stopped, StackState::Cut),
+        (StackState::Whole, StackState::Cut, StackState::Cut),
+    ] {
+        let mut capture = capture(Options::default());
+        capture.sites[1].stack_state = first;
+        capture.sites[3].stack_state = second;
+        let snapshot = capture.into_snapshot(&mut resolve);
+        assert_eq!(snapshot.sites[0].stack_state, Some(joined), "{first:?}, {second:?}");
+    }
+}
+
+#[test]
 fn processes_sum_their_sites() {
     let snapshot = capture(Options::default()).into_snapshot(&mut resolve);
     let sums: Vec<_> = snapshot.processes.iter().map(|p| (p.outstanding_bytes, p.alloc_count, p.free_bytes)).collect();

@@ -42,8 +42,13 @@ pub struct Losses {
 pub struct Stacks {
     /// Distinct stacks of distinct processes.
     pub recorded: u64,
-    /// Those that reach the outermost frame. The others are in [`Losses::stacks_truncated`] or [`Losses::unwind_failed`].
+    /// Those with every frame up to the outermost. The others are in `guessed`, [`Losses::stacks_truncated`],
+    /// [`Losses::unwind_failed`] or [`Losses::stacks_unsure`].
     pub complete: u64,
+    /// Those that reach the outermost frame and in between pass code without a table, in which a frame pointer was followed:
+    /// callers may be missing. 0 in snapshots of versions that counted them as complete.
+    #[serde(default)]
+    pub guessed: u64,
 }
 
 impl Losses {

@@ -45,7 +45,7 @@ pub struct Target {
     /// `--cgroup`, as given: control groups, one of which a process had to be in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cgroups: Vec<String>,
-    /// `--uid`: users, one of whom a process had to belong to.
+    /// `--uid`: real user ids, one of which a process had to have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uids: Vec<u32>,
 }

@@ -105,6 +105,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     let is_complete =
         |site: &Site| matches!(site.stack_state, Some(StackState::Whole | StackState::Guessed | StackState::Unsure));
     let incomplete = Weight::of(snapshot, |site| has_gaps(site) && !is_complete(site));
+    let guessed = Weight::of(snapshot, |site| site.stack_state == Some(StackState::Guessed));
     let unsure = Weight::of(snapshot, |site| site.stack_state == Some(StackState::Unsure));
     lose(
         losses.unwind_failed_total(),
@@ -112,6 +113,13 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         &format!(" incomplete{}", incomplete.short()),
         format!("incomplete{}", reasons(snapshot)),
         "their outer frames are missing, sites may be split or merged".to_owned() + &incomplete.line(),
+    );
+    lose(
+        snapshot.stacks.map_or(0, |stacks| stacks.guessed),
+        "stack",
+        &format!(" that may lack callers{}", guessed.short()),
+        "walked by frame pointers through code without unwind tables".to_owned(),
+        "callers may be missing in between".to_owned() + &guessed.line(),
     );
     lose(
         losses.stacks_unsure,
@@ -168,7 +176,7 @@ fn untraced(snapshot: &Snapshot) -> Vec<String> {
 /// How many of the stacks are whole; `None` where that is not known, or there is none.
 #[must_use]
 pub fn whole_stacks(snapshot: &Snapshot) -> Option<String> {
-    let Stacks { recorded, complete } = snapshot.stacks.filter(|stacks| stacks.recorded > 0)?;
+    let Stacks { recorded, complete, guessed } = snapshot.stacks.filter(|stacks| stacks.recorded > 0)?;
     if complete >= recorded {
         let (all, be) = if recorded == 1 { ("the", "is") } else { ("all", "are") };
         return Some(format!("{all} {} {be} complete", counted(recorded, "stack")));
@@ -176,7 +184,11 @@ pub fn whole_stacks(snapshot: &Snapshot) -> Option<String> {
     // Cut, not rounded: 100 % is only what is.
     let permille = u128::from(complete) * 1000 / u128::from(recorded);
     let stacks = counted(recorded, "stack");
-    Some(format!("{} of {stacks} complete ({}.{}%)", Count(complete), permille / 10, permille % 10))
+    let complete = format!("{} of {stacks} complete ({}.{}%)", Count(complete), permille / 10, permille % 10);
+    Some(match guessed {
+        0 => complete,
+        guessed => format!("{complete}, {} by frame pointers, which may skip callers", Count(guessed)),
+    })
 }
 
 /// How much of the outstanding memory has incomplete stacks: a single such stack may hold most of it.
@@ -227,4 +239,46 @@ fn reasons(snapshot: &Snapshot) -> String {
         .map(|(reason, number)| format!("{} {}", clean(reason), Count(*number)))
         .collect();
     if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 3 stacks are complete and 371 by frame pointers, which hold 900 bytes of 1,024.
+    fn snapshot() -> Snapshot {
+        let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":2,"target":{"mode":"system"},
+            "sites":[{"pid":7,"outstanding_bytes":124,"outstanding_count":1,"stack_state":"whole","stack":[{"address":"0x1"}]},
+                {"pid":7,"outstanding_bytes":900,"outstanding_count":1,"stack_state":"gap","guessed":true,
+                    "stack":[{"address":"0x2"}]}],
+            "stacks":{"recorded":374,"complete":3,"guessed":371}}"#;
+        Snapshot::from_json(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn stacks_by_frame_pointers_are_no_complete_ones_and_are_weighed() {
+        let snapshot = snapshot();
+        let header = "3 of 374 stacks complete (0.8%), 371 by frame pointers, which may skip callers";
+        assert_eq!(whole_stacks(&snapshot).as_deref(), Some(header));
+        let notices = notices(&snapshot);
+        let lines: Vec<_> = notices.iter().map(Notice::line).collect();
+        assert_eq!(
+            lines,
+            [
+                "371 stacks walked by frame pointers through code without unwind tables; callers may be missing in between; \
+              900 B of the 1.0 KiB outstanding stand under stacks like these"
+            ]
+        );
+        assert_eq!(notices[0].short, "371 stacks that may lack callers (900 B under such)");
+    }
+
+    #[test]
+    fn an_older_snapshot_has_no_stacks_by_frame_pointers() {
+        let mut snapshot = snapshot();
+        let stacks = serde_json::from_str(r#"{"recorded":374,"complete":374}"#).unwrap();
+        snapshot.stacks = Some(stacks);
+        assert_eq!(stacks.guessed, 0);
+        assert_eq!(whole_stacks(&snapshot).as_deref(), Some("all 374 stacks are complete"));
+        assert!(notices(&snapshot).is_empty());
+    }
 }

@@ -66,8 +66,13 @@ struct SameCode<'a>(&'a Frame);
 
 impl PartialEq for SameCode<'_> {
     fn eq(&self, SameCode(other): &Self) -> bool {
-        let Frame { function, module, file, line, inlined, address: _, module_offset } = self.0;
-        let is_same_place = function.is_some() || *module_offset == other.module_offset;
+        let Frame { function, module, file, line, inlined, address, module_offset } = self.0;
+        let is_same_place = match (function, module_offset) {
+            (Some(_), _) => true,
+            (None, Some(_)) => *module_offset == other.module_offset,
+            // Such as code made at run time: nothing but its address is printed.
+            (None, None) => other.module_offset.is_none() && *address == other.address,
+        };
         (function, module, file, line, inlined)
             == (&other.function, &other.module, &other.file, &other.line, &other.inlined)
             && is_same_place
@@ -231,5 +236,21 @@ mod tests {
     fn without_symbol_the_module_is_named_once() {
         let bare = Frame { function: None, file: None, line: None, ..frame() };
         assert_eq!(fit(&bare, None), ("server+0x1139".to_owned(), String::new()));
+    }
+
+    #[test]
+    fn frames_without_function_and_module_are_told_apart_by_their_addresses() {
+        let stack = [1, 2, 3, 3, 3, 3].map(|address| Frame::unresolved(Address(address)));
+        let frames: Vec<_> = stack.iter().map(SameCode).collect();
+        let lines = abridged(&frames);
+        let folded = |line: &Line<'_, _>| matches!(line, Line::Again { frames: 1, times: 3 });
+        assert!(lines.len() == 4 && folded(&lines[3]), "{} lines", lines.len());
+        assert!(
+            SameCode(&frame()) == SameCode(&Frame { address: Address(0x66), ..frame() }),
+            "one function, another call"
+        );
+        let bare = Frame { function: None, ..frame() };
+        assert!(SameCode(&bare) == SameCode(&Frame { address: Address(0x66), ..bare.clone() }), "mapped elsewhere");
+        assert!(SameCode(&bare) != SameCode(&Frame { module_offset: None, ..bare.clone() }));
     }
 }

@@ -211,8 +211,11 @@ fn count(
     times: u64,
 ) {
     let is_unsure = state == StackState::Unsure;
+    let is_walked = !frames.is_empty() && broken.is_none() && !truncated && !is_unsure;
+    let is_guess = is_walked && state == StackState::Guessed;
     stacks.recorded += u64::from(!frames.is_empty() || broken.is_some()) * times;
-    stacks.complete += u64::from(!frames.is_empty() && broken.is_none() && !truncated && !is_unsure) * times;
+    stacks.complete += u64::from(is_walked && !is_guess) * times;
+    stacks.guessed += u64::from(is_guess) * times;
     losses.stacks_unsure += u64::from(is_unsure) * times;
 }
 
@@ -275,5 +278,25 @@ pub fn losses(kernel: &Kernel) -> Losses {
         wide_dropped: raw.wide_dropped,
         wide_bytes_dropped: raw.wide_bytes_dropped,
         ..Losses::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stacks_walked_by_frame_pointers_are_counted_apart_from_complete_ones() {
+        let (mut stacks, mut losses) = (Stacks::default(), Losses::default());
+        let mut add = |stack| count(&mut stacks, &mut losses, &[Address(0x10)], stack, 1);
+        add((false, StackState::Whole, None));
+        add((false, StackState::Guessed, None));
+        add((false, StackState::Guessed, None));
+        add((true, StackState::Cut, None));
+        add((false, StackState::Gap, Some(Stop::TablePending)));
+        add((false, StackState::Stopped, Some(Stop::BadRead)));
+        add((false, StackState::Unsure, None));
+        assert_eq!(stacks, Stacks { recorded: 7, complete: 1, guessed: 2 });
+        assert_eq!(losses.stacks_unsure, 1);
     }
 }

@@ -37,7 +37,7 @@ pub enum Fetching {
 
 /// Files that lack debug information, and how much stands under it.
 pub struct Gaps {
-    /// Outstanding bytes under stacks in which functions or lines are missing.
+    /// Outstanding bytes under stacks that lack names of functions or, where a file has exported names alone, all lines.
     bytes: u64,
     all: u64,
     /// Those with most bytes first.
@@ -211,7 +211,8 @@ fn sentence((bytes, all): (u64, u64), files: &[String], more: usize, fetching: F
         Fetching::Unknown => "with DEBUGINFOD_URLS set to a server that has it, --debuginfod fetches it",
     };
     format!(
-        "functions or lines are missing in the stacks of {}.{}% of the outstanding bytes, for want of debug information of {}{more}; {next}",
+        "the stacks of {}.{}% of the outstanding bytes pass through stripped files and lack function names, or all source lines, for \
+         want of debug information of {}{more}; {next}",
         permille / 10,
         permille % 10,
         files.join(", ")
@@ -254,8 +255,8 @@ mod tests {
         ];
         assert_eq!(
             sentence((2999, 3000), &files, 2, Fetching::Possible),
-            "functions or lines are missing in the stacks of 99.9% of the outstanding bytes, for want of debug information of \
-             /usr/bin/redis-server (apt install redis-server-dbgsym; build id ab12), /usr/lib/x.so (build id cd; of package \
+            "the stacks of 99.9% of the outstanding bytes pass through stripped files and lack function names, or all source \
+             lines, for want of debug information of /usr/bin/redis-server (apt install redis-server-dbgsym; build id ab12), /usr/lib/x.so (build id cd; of package \
              libx1: add the distribution's debug archive for libx1-dbgsym), /opt/y (no build id), and of 2 more files; \
              --debuginfod fetches it from the servers in DEBUGINFOD_URLS"
         );

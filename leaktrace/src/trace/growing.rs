@@ -37,9 +37,18 @@ fn key(life: &Life) -> Key {
 pub struct Growth {
     watched: Vec<(Key, Resident)>,
     passed_over: HashSet<Key>,
+    /// Whether any process passed the filters so far.
+    any_passed: bool,
+    /// Whether the last look came to all processes.
+    is_thorough: bool,
 }
 
 impl Growth {
+    /// Whether all processes were looked at and none ever passed the filters.
+    pub fn none_passed(&self) -> bool {
+        self.is_thorough && !self.any_passed
+    }
+
     /// The memory at the first look of those of these lives that were looked at.
     pub fn then<'a>(&self, alive: impl Iterator<Item = &'a Life>) -> Vec<(Pid, &Resident)> {
         let alive: HashSet<Key> = alive.map(key).collect();
@@ -65,7 +74,8 @@ impl Trace {
         let until = Instant::now() + within;
         let lives = self.processes.going_on();
         let alive: HashSet<Key> = lives.clone().map(key).collect();
-        let Growth { watched, passed_over } = &mut self.growth;
+        let Growth { watched, passed_over, any_passed, is_thorough } = &mut self.growth;
+        *is_thorough = false;
         watched.retain(|(life, _)| alive.contains(life));
         passed_over.retain(|life| alive.contains(life));
         let known: HashSet<Key> = watched.iter().map(|(life, _)| *life).collect();
@@ -83,6 +93,7 @@ impl Trace {
                 let groups = groups.get_or_insert_with(|| members(filters));
                 passes(filters, life, groups)
             });
+            *any_passed |= passes;
             if !passes {
                 passed_over.insert(key(life));
             } else if let Some(resident) = Resident::of(life.pid) {
@@ -90,6 +101,7 @@ impl Trace {
                 watched.push((key(life), if began { resident.at_exec() } else { resident }));
             }
         }
+        *is_thorough = true;
     }
 }
 

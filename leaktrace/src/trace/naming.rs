@@ -210,13 +210,16 @@ fn mark_unsure(capture: &mut Capture, spaces: &Spaces) {
         {
             continue;
         }
-        let was_whole = matches!(site.stack_state, StackState::Whole | StackState::Guessed) && !site.truncated;
-        site.stack_state = StackState::Unsure;
+        let before = std::mem::replace(&mut site.stack_state, StackState::Unsure);
         // Other layouts of the process may have the same stack.
         if counted.insert((site.process, site.frames.clone())) {
             capture.losses.stacks_unsure += 1;
             if let Some(stacks) = &mut capture.stacks {
-                stacks.complete = stacks.complete.saturating_sub(u64::from(was_whole));
+                match before {
+                    StackState::Whole => stacks.complete = stacks.complete.saturating_sub(1),
+                    StackState::Guessed => stacks.guessed = stacks.guessed.saturating_sub(1),
+                    _ => {}
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
 use super::remarks::{self, Found, Remarks};
 use crate::kernel::drain;
-use crate::model::Capture;
+use crate::model::{Capture, Silence, TraceMode};
 
 /// How long an interim report is read before pending events are handled.
 const TURN: Duration = Duration::from_millis(3);
@@ -46,6 +46,9 @@ impl Trace {
             self.watch_growth();
             let then = self.growth.then(self.processes.going_on());
             capture.silence = remarks::of_silence(&then, self.left_out);
+            if self.target.mode == TraceMode::Filter && capture.untraced.is_empty() && self.growth.none_passed() {
+                capture.silence.push(Silence::none_matched(&self.target));
+            }
         } else if is_final && self.options.sample_bytes.is_none() {
             self.watch_growth();
             let then = self.growth.then(self.processes.going_on());

@@ -82,7 +82,7 @@ fn assert_nameless(snapshot: &Snapshot, accounts: &Accounts) {
 
 /// The notes on what is missing.
 fn gaps(snapshot: &Snapshot) -> Vec<&String> {
-    snapshot.notes.iter().filter(|note| note.contains("functions or lines are missing")).collect()
+    snapshot.notes.iter().filter(|note| note.contains("for want of debug information of")).collect()
 }
 
 #[test]

@@ -133,7 +133,8 @@ fn stacks_through_code_made_at_run_time_whose_place_was_used_again_are_marked() 
     assert_eq!(["leak_old", "leak_new", "leak_stays"].map(state), ["unsure", "unsure", "gap"]);
     assert_eq!(snapshot.loss("stacks_unsure"), 2, "{}", snapshot.digest());
     let stacks = snapshot.stacks.expect("their number is known");
-    assert_eq!(stacks.recorded - stacks.complete, 2);
+    assert!(stacks.guessed >= 1, "{stacks:?}");
+    assert_eq!(stacks.recorded - stacks.complete - stacks.guessed, 2, "{stacks:?}");
     let stays = snapshot.sites_through(accounts.site("leak_stays").pid, "leak_stays");
     assert!(stays[0].passes("jit_stays") && stays[0].passes("main"), "{}", stays[0].path());
 }

@@ -83,7 +83,8 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
             ("losses", Kind::Object),
         ],
     );
-    check("stacks", &snapshot["stacks"], &[("recorded", Kind::Count), ("complete", Kind::Count)]);
+    let fields = [("recorded", Kind::Count), ("complete", Kind::Count), ("guessed", Kind::Count)];
+    check("stacks", &snapshot["stacks"], &fields);
     assert_eq!(snapshot["schema"], "leaktrace/2");
     assert_eq!(snapshot["leaktrace_version"], env!("CARGO_PKG_VERSION"));
     assert!(snapshot.get("sampled").is_none(), "nothing was sampled");

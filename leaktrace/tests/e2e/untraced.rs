@@ -170,6 +170,15 @@ fn descendants_that_are_left_out_are_counted() {
 }
 
 #[test]
+fn filters_that_no_process_passes_are_said_to_match_none() {
+    let finished = Tracer::start_unready(&["--comm", "no-such-name", "-d", "300ms"]).wait();
+    finished.assert_success();
+    let text = finished.stdout;
+    assert!(text.contains("no process was seen that matches --comm no-such-name"), "{text}");
+    assert!(!text.contains("trace for longer"), "{text}");
+}
+
+#[test]
 fn memory_that_grows_without_malloc_is_said_with_where() {
     let mut victim = Victim::start("mapping.c", &["100"]);
     let tracer = Tracer::attach(&victim, &[]);

@@ -153,6 +153,8 @@ impl Processes {
         for mut site in sites {
             let frames = site.frames.iter().map(|frame| group.pooled.adopt(&mut life.space, &space, *frame));
             site.frames = frames.collect();
+            // Code without a file is one place here: equal frames need not be the same code, so no walk completes another.
+            site.stack_state = site.stack_state.settled();
             let mut kind = (site.frames.clone(), site.truncated, site.broken);
             if over_budget && !group.sites.contains_key(&kind) {
                 self.archive.merged.without_stack += site.counters.alloc_count;
@@ -295,6 +297,17 @@ mod tests {
         stacks.sort_unstable();
         let (few, many) = (merged[0].merged.min(merged[1].merged), merged[0].merged.max(merged[1].merged));
         assert_eq!(stacks, [(1, few), (1, many), (2, few), (2, many)]);
+    }
+
+    #[test]
+    fn what_one_life_lacks_of_a_stack_is_said_of_the_merged_one() {
+        let mut processes = processes(0, GROUPS_BUDGET);
+        for (pid, stack_state) in [(1, StackState::Whole), (2, StackState::Unsure), (3, StackState::Whole)] {
+            live_and_die(&mut processes, NOBODY + pid, "short", vec![DeadSite { stack_state, ..site(&[1, 2]) }]);
+        }
+        let roster = processes.roster();
+        let states: Vec<_> = remains(&processes, &roster).map(|(_, site)| (site.stacks, site.stack_state)).collect();
+        assert_eq!(states, [(3, StackState::Unsure)]);
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Life {
         let mut settler = Settler::new(&mut self.space);
         for (layout, frames, state) in sites {
             if !settler.settle(layout, seen_ns, frames) {
-                *state = (*state).max(StackState::Unsure);
+                *state = state.in_replaced_code();
             }
         }
     }

@@ -130,7 +130,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         growth_bytes_per_s: *growth_bytes_per_s,
         truncated: *truncated,
         // Readers of the schema know three states.
-        stack_state: stack_state.map(|state| match state {
+        stack_state: stack_state.map(|state| match state.settled() {
             StackState::Guessed | StackState::Unsure => StackState::Gap,
             state => state,
         }),

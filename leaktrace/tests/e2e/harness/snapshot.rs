@@ -40,6 +40,7 @@ pub struct Target {
 pub struct Stacks {
     pub recorded: u64,
     pub complete: u64,
+    pub guessed: u64,
 }
 
 #[derive(Debug, Deserialize)]
