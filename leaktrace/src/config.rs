@@ -67,7 +67,7 @@ pub struct Recording {
     pub duration: Option<Duration>,
     /// Time between reports, above zero; `None` for one at the end.
     pub interval: Option<Duration>,
-    /// After how many interval reports to stop.
+    /// After how many interval reports to stop; the last of them is the final report.
     pub count: Option<u64>,
     /// Smallest size recorded, in bytes.
     pub min_size: u64,

@@ -245,6 +245,10 @@ impl Trace {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
+                    if recording.count.is_some_and(|count| self.sequence + 1 >= count) {
+                        // The last report is the N-th.
+                        return Ok(Over::Done);
+                    }
                     if reports.is_busy() || self.memory.is_reading() {
                         // The user expects a report now and must know why there is none.
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
@@ -299,17 +303,16 @@ impl Trace {
 
     /// Notes how an interim report went; whether the trace is to end with it.
     fn is_over_after(&mut self, done: Done) -> bool {
-        let (sequence, over) = match done {
-            Done::Report { sequence, over } => (sequence, over),
+        match done {
+            Done::Report { over } => over,
             Done::Failed { sequence, message } => {
                 let warning = format!("report {sequence} could not be made ({message}); please report this");
                 log::error!("{warning}");
                 self.warnings.push(warning);
-                (sequence, false)
+                false
             }
-            Done::Last(_) => return true,
-        };
-        over || self.config.recording.count.is_some_and(|count| sequence >= count)
+            Done::Last(_) => true,
+        }
     }
 
     /// Stops, reads, names, and lets the command end.
