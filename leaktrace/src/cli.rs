@@ -50,7 +50,7 @@ Notes:
   A program named like a subcommand is traced as any other: leaktrace -- doctor
 
 Exit status:
-  0   done; with COMMAND, the command's own status instead (128 + n if signal n ended it)
+  0   done; with a COMMAND that has ended, its own status instead (128 + n if signal n ended it)
   1   it failed: one line on standard error says what, why, and what to do
   2   the command line could not be understood
   23  with --fail-on-leak: that much is leaked (--leak-exitcode changes the number)

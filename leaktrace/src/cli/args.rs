@@ -104,6 +104,10 @@ pub struct WhomArgs {
     ///
     /// No debugger can attach to its first process meanwhile, as that is held with ptrace; to trace a program under a
     /// debugger, trace it with --pid, or launch the debugger.
+    ///
+    /// Ctrl-C and SIGHUP of a terminal reach COMMAND as well, and SIGTERM is passed on to it. Where it has not ended one second
+    /// later, the last report is made without its end, and it goes on without being traced. It goes on likewise when --duration
+    /// or --count ends the trace.
     #[arg(last = true, value_name = "-- COMMAND")]
     pub command: Vec<OsString>,
 

@@ -215,21 +215,28 @@ impl Trace {
         let mut show = interval(SHOW_EVERY);
         show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut progress = Progress::new(self.options.sample_bytes.is_some());
-        let mut leave_by = None;
+        let (mut leave_by, mut asked_by) = (None, 0);
         loop {
             tokio::select! {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
                     let Some(launched) = launched else { return Ok(Over::Done) };
+                    asked_by = signal;
                     leave_by = Some(asked_to_end(launched, signal));
                 }
-                () = until(leave_by), if leave_by.is_some() => return Ok(Over::Done),
+                () = until(leave_by), if leave_by.is_some() => {
+                    let waited = GRACE.as_secs();
+                    let signal = signals::name(asked_by);
+                    log::warn!("COMMAND has not ended {waited} s after {signal}; it goes on without being traced");
+                    return Ok(Over::Done);
+                }
                 event = next_event(launched), if launched.is_some() => match event {
                     Event::Held(held) => {
                         if let Some(launched) = launched {
                             tokio::select! {
                                 biased;
                                 signal = signals.next(), if leave_by.is_none() => {
+                                    asked_by = signal;
                                     leave_by = Some(asked_to_end(launched, signal));
                                 }
                                 taken_up = self.take_up(launched.pid()) => taken_up?,
