@@ -10,7 +10,7 @@ mod values;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use args::{
     ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SchemaArg, SortArg, TraceArgs,
@@ -123,6 +123,9 @@ pub enum Parsed {
 /// One line that says what is wrong with them and what to do.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let args: Vec<OsString> = args.into_iter().collect();
+    let subcommand =
+        args.get(1).and_then(|arg| arg.to_str()).filter(|name| Cli::command().find_subcommand(name).is_some());
+    let subcommand = subcommand.map(str::to_owned);
     let ends_in_dashes = args.iter().position(|arg| arg == "--").is_some_and(|at| at + 1 == args.len());
     match Cli::try_parse_from(args) {
         // It would trace every process instead.
@@ -130,7 +133,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
             "a COMMAND is missing behind --; name a program, or leave -- out to trace every process".to_owned(),
         )),
         Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
-        Err(error) if error.use_stderr() => Err(usage::one_line(&error)),
+        Err(error) if error.use_stderr() => Err(usage::one_line(&error, subcommand.as_deref())),
         Err(error) => Ok(Parsed::Text(error.render())),
     }
 }

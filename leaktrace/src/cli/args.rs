@@ -9,8 +9,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{
-    Pids, Top, parse_bytes, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes, parse_time,
-    parse_uid,
+    Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes,
+    parse_time, parse_uid,
 };
 use crate::model::Options;
 use crate::probes::functions::AllocSymbol;
@@ -156,7 +156,9 @@ pub struct RecordArgs {
     pub interval: Option<Duration>,
 
     /// Stop after N interval reports
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    ///
+    /// The N-th is the last report of the trace, with which files are written for the last time.
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_count)]
     pub count: Option<u64>,
 
     /// Ignore allocations below this size
