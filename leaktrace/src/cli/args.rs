@@ -50,6 +50,8 @@ pub struct TraceArgs {
     )]
     pub debuginfod: bool,
     /// Show no status line on a terminal while tracing
+    ///
+    /// With a COMMAND there is none, since that may write to the same terminal.
     #[arg(long, help_heading = "Messages")]
     pub no_progress: bool,
 }
