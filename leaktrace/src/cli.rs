@@ -10,7 +10,7 @@ mod values;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use args::{
     ColorArg, GateArgs, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SchemaArg, SortArg, TraceArgs,
@@ -50,7 +50,7 @@ Notes:
   A program named like a subcommand is traced as any other: leaktrace -- doctor
 
 Exit status:
-  0   done; with COMMAND, the command's own status instead (128 + n if signal n ended it)
+  0   done; with a COMMAND that has ended, its own status instead (128 + n if signal n ended it)
   1   it failed: one line on standard error says what, why, and what to do
   2   the command line could not be understood
   23  with --fail-on-leak: that much is leaked (--leak-exitcode changes the number)
@@ -123,6 +123,9 @@ pub enum Parsed {
 /// One line that says what is wrong with them and what to do.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let args: Vec<OsString> = args.into_iter().collect();
+    let subcommand =
+        args.get(1).and_then(|arg| arg.to_str()).filter(|name| Cli::command().find_subcommand(name).is_some());
+    let subcommand = subcommand.map(str::to_owned);
     let ends_in_dashes = args.iter().position(|arg| arg == "--").is_some_and(|at| at + 1 == args.len());
     match Cli::try_parse_from(args) {
         // It would trace every process instead.
@@ -130,7 +133,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
             "a COMMAND is missing behind --; name a program, or leave -- out to trace every process".to_owned(),
         )),
         Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
-        Err(error) if error.use_stderr() => Err(usage::one_line(&error)),
+        Err(error) if error.use_stderr() => Err(usage::one_line(&error, subcommand.as_deref())),
         Err(error) => Ok(Parsed::Text(error.render())),
     }
 }

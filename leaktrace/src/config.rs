@@ -67,7 +67,7 @@ pub struct Recording {
     pub duration: Option<Duration>,
     /// Time between reports, above zero; `None` for one at the end.
     pub interval: Option<Duration>,
-    /// After how many interval reports to stop.
+    /// After how many interval reports to stop; the last of them is the final report.
     pub count: Option<u64>,
     /// Smallest size recorded, in bytes.
     pub min_size: u64,
@@ -189,7 +189,7 @@ impl Config {
                  distribution's, and under sudo give --preserve-env=DEBUGINFOD_URLS to sudo",
             ));
         }
-        let (follow, force) = (!whom.no_follow, whom.force);
+        let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
         Ok(Self {
             recording: Recording::resolve(&whom, &record, &output, surroundings)?,
             whom: Whom::resolve(whom)?,
@@ -199,7 +199,8 @@ impl Config {
             sort: output.sort.map_or(SortKey::Bytes, sort_key),
             outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
-            messages: Messages::resolve(&messages, no_progress, surroundings),
+            // A command writes to the same standard error, and would write into the line.
+            messages: Messages::resolve(&messages, no_progress || launches, surroundings),
         })
     }
 

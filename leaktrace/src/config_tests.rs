@@ -219,6 +219,7 @@ fn surroundings_decide_colours_width_and_progress() {
     assert_eq!(resolved(&[]), (true, Some(100), true));
     assert_eq!(resolved(&["--color", "never", "-q"]), (false, Some(100), false));
     assert_eq!(resolved(&["--no-progress"]), (true, Some(100), false));
+    assert_eq!(resolved(&["--", "true"]), (true, Some(100), false), "the command writes to the same terminal");
     let piped = config(&["--color", "always"]);
     assert!(piped.outputs.text.color && !piped.messages.progress);
 }

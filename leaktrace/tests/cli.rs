@@ -178,6 +178,26 @@ fn usage_errors_exit_2_with_one_line() {
     assert_fails(&leaktrace(&["./a.out"]), 2, &["comes after --"]);
     assert_fails(&leaktrace(&["-p", "1", "--", "ls"]), 2, &["leave one of them out"]);
     assert_fails(&leaktrace(&["report"]), 2, &["SNAPSHOT"]);
+    let no_process = "it names no process; is the program running?";
+    for args in [&["-p", ""][..], &["-p", "-d", "10s"], &["-d", "10s", "--pid"]] {
+        assert_fails(&leaktrace(args), 2, &["'--pid <PID[,PID...]>'", no_process]);
+    }
+    assert_fails(&leaktrace(&["-i", "1", "-n", "0"]), 2, &["'--count <N>': it must be at least 1\n"]);
+}
+
+#[test]
+fn usage_errors_of_subcommands_refer_to_their_own_help() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["report", "a.json", "b.json"], "'b.json' found; see leaktrace report --help"),
+        (&["doctor", "extra"], "'extra' found; see leaktrace doctor --help"),
+        (&["report"], "see leaktrace report --help"),
+        (&["completions"], "see leaktrace completions --help"),
+        (&["man", "7"], "see leaktrace man --help"),
+        (&["help"], "; see leaktrace --help"),
+    ];
+    for (args, part) in cases {
+        assert_fails(&leaktrace(args), 2, &[part]);
+    }
 }
 
 #[test]

@@ -9,8 +9,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{
-    Pids, Top, parse_bytes, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes, parse_time,
-    parse_uid,
+    Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes,
+    parse_time, parse_uid,
 };
 use crate::model::Options;
 use crate::probes::functions::AllocSymbol;
@@ -50,6 +50,8 @@ pub struct TraceArgs {
     )]
     pub debuginfod: bool,
     /// Show no status line on a terminal while tracing
+    ///
+    /// With a COMMAND there is none, since that may write to the same terminal.
     #[arg(long, help_heading = "Messages")]
     pub no_progress: bool,
 }
@@ -105,6 +107,10 @@ pub struct WhomArgs {
     ///
     /// No debugger can attach to its first process meanwhile, as that is held with ptrace; to trace a program under a
     /// debugger, trace it with --pid, or launch the debugger.
+    ///
+    /// Ctrl-C and SIGHUP of a terminal reach COMMAND as well, and SIGTERM is passed on to it. Where it has not ended one second
+    /// later, the last report is made without its end, and it goes on without being traced. It goes on likewise when --duration
+    /// or --count ends the trace.
     #[arg(last = true, value_name = "-- COMMAND")]
     pub command: Vec<OsString>,
 
@@ -153,7 +159,9 @@ pub struct RecordArgs {
     pub interval: Option<Duration>,
 
     /// Stop after N interval reports
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    ///
+    /// The N-th is the last report of the trace, with which files are written for the last time.
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_count)]
     pub count: Option<u64>,
 
     /// Ignore allocations below this size

@@ -14,8 +14,9 @@ impl UsageError {
     }
 }
 
-/// clap's message without its paragraphs: its first one, and its tips or else ours.
-pub(super) fn one_line(error: &clap::Error) -> UsageError {
+/// clap's message without its paragraphs: its first one, and its tips or else ours. `subcommand` is the one whose arguments are at
+/// fault.
+pub(super) fn one_line(error: &clap::Error, subcommand: Option<&str>) -> UsageError {
     let text = error.render().to_string();
     let paragraph: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let what = paragraph.join(" ");
@@ -23,10 +24,10 @@ pub(super) fn one_line(error: &clap::Error) -> UsageError {
     // clap's advice to pass an unknown option as COMMAND is never what was meant.
     let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
     let tips: Vec<&str> = tips.filter(|tip| !tip.starts_with("to pass ")).collect();
-    let next = match own_tip(error) {
+    let next = match own_tip(error).filter(|_| subcommand.is_none()) {
         Some(tip) => tip,
         None if !tips.is_empty() => tips.join("; "),
-        None => "see leaktrace --help".to_owned(),
+        None => format!("see leaktrace {}--help", subcommand.map_or(String::new(), |name| format!("{name} "))),
     };
     // A parser of values that names the next step has said all there is to say.
     if error.kind() == ErrorKind::ValueValidation {
@@ -36,15 +37,19 @@ pub(super) fn one_line(error: &clap::Error) -> UsageError {
     }
 }
 
-/// For the words that clap cannot place: commands without `--`, and pids parted by spaces.
+/// For the words that clap cannot place, commands without `--` and pids parted by spaces, and for a pid that is missing because
+/// pidof found none.
 fn own_tip(error: &clap::Error) -> Option<String> {
     let place = match error.kind() {
         ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
-        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::UnknownArgument | ErrorKind::InvalidValue => ContextKind::InvalidArg,
         _ => return None,
     };
     let Some(ContextValue::String(word)) = error.get(place) else { return None };
-    if word.starts_with('-') {
+    if word.starts_with("--pid ") {
+        return Some(super::values::NO_PROCESS.to_owned());
+    }
+    if word.starts_with('-') || error.kind() == ErrorKind::InvalidValue || word == "help" {
         return None;
     }
     Some(if word.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -10,6 +10,9 @@ use crate::model::Pid;
 /// Longest time accepted. Far beyond any trace, and small enough to be added to any clock.
 const MAX_TIME: Duration = Duration::from_hours(24 * 36_500);
 
+/// What to say of an empty list of pids.
+pub(super) const NO_PROCESS: &str = "it names no process; is the program running?";
+
 const TIME_FORM: &str = "write it as 500ms, 30s, 5m or 1h30m";
 const SIZE_FORM: &str = "write it as 4096, 4k, 1M or 1MiB";
 
@@ -36,7 +39,7 @@ impl FromStr for Top {
 pub fn parse_pids(text: &str) -> Result<Pids, String> {
     let parts = text.split([',', ' ', '\n', '\t']).filter(|part| !part.is_empty());
     let pids = parts.map(parse_pid).collect::<Result<Vec<_>, _>>()?;
-    if pids.is_empty() { Err("it names no process; is the program running?".to_owned()) } else { Ok(Pids(pids)) }
+    if pids.is_empty() { Err(NO_PROCESS.to_owned()) } else { Ok(Pids(pids)) }
 }
 
 fn parse_pid(text: &str) -> Result<Pid, String> {
@@ -123,6 +126,15 @@ pub fn parse_positive_bytes(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         0 => Err("it must be at least 1".to_owned()),
         bytes => Ok(bytes),
+    }
+}
+
+/// A number of reports.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a number of reports".to_owned()),
     }
 }
 

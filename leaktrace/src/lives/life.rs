@@ -103,7 +103,7 @@ impl Life {
     /// Reads the environment variables that say how it allocates, if they are unknown and its program heeds any. The process
     /// must still be in this life.
     pub fn read_environment(&mut self) {
-        if self.environment.is_none() && facts::heeds_environment(&self.comm) {
+        if self.environment.is_none() && facts::heeds_environment(&self.comm, self.exe.as_deref()) {
             self.environment = facts::environment(self.pid);
         }
     }

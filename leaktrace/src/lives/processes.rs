@@ -268,6 +268,8 @@ impl Processes {
         {
             // The program itself is mapped first.
             life.exe = Some(path.to_path_buf());
+            // A script's interpreter is known only now.
+            life.read_environment();
         }
         Some(Mapped { pid, object, time_ns: time })
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::iter;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -67,10 +68,13 @@ const ENVIRONMENT_WITHIN: Duration = Duration::from_secs(1);
 /// The longest value that is kept, bytes.
 const MAX_VALUE: usize = 256;
 
-/// Whether a program of this name heeds these variables, so that they are worth reading even in a short-lived process: that
-/// takes a fifth of a millisecond, since a thread is started for it that may be kept waiting.
-pub fn heeds_environment(comm: &str) -> bool {
-    comm.starts_with("python")
+/// Whether a program heeds these variables, so that they are worth reading even in a short-lived process: that takes a fifth of a
+/// millisecond, since a thread is started for it that may be kept waiting. The name of a script is the script's own, and its
+/// executable is the interpreter.
+pub fn heeds_environment(comm: &str, exe: Option<&Path>) -> bool {
+    let is_python = |name: &[u8]| name.starts_with(b"python");
+    let file_name = exe.and_then(Path::file_name);
+    is_python(comm.as_bytes()) || file_name.is_some_and(|name| is_python(name.as_bytes()))
 }
 
 /// The variables that say how a process allocates, as it was started with them; `None` where they cannot be read.
@@ -166,6 +170,14 @@ mod tests {
         assert_eq!(environment(pid), None);
         cat.wait().unwrap();
         assert_eq!(environment(pid), None);
+    }
+
+    #[test]
+    fn a_script_heeds_the_variables_of_its_interpreter() {
+        let interpreter = Path::new("/usr/bin/python3.11");
+        assert!(heeds_environment("python3", None) && heeds_environment("gunicorn", Some(interpreter)));
+        assert!(!heeds_environment("gunicorn", None));
+        assert!(!heeds_environment("sh", Some(Path::new("/usr/lib/python3/bin/dash"))));
     }
 
     #[test]

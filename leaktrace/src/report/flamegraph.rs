@@ -36,7 +36,22 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
     // BTreeMap orders by the names alone; inferno requires the order of whole lines.
     let mut lines: Vec<String> = stacks.into_iter().map(|(stack, value)| format!("{stack} {value}")).collect();
     lines.sort_unstable();
-    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out)
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
+    write_labelled(&String::from_utf8_lossy(&svg), out)
+}
+
+/// Writes a graph of inferno's, which titles the frame of all stacks "all (N bytes, 100%)" and leaves its label empty.
+fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
+    // The title of any other frame that takes the whole width says 100.00%.
+    let frame = svg.find(", 100%)</title>");
+    match frame.and_then(|frame| Some(frame + svg.get(frame..)?.find("</text>")?)) {
+        Some(label) => {
+            let (before, after) = svg.split_at(label);
+            write!(out, "{before}all{after}")
+        }
+        None => out.write_all(svg.as_bytes()),
+    }
 }
 
 fn title(snapshot: &Snapshot, measure: Measure) -> String {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::model::Status;
-use crate::report::human::{Bytes, Count, Span};
+use crate::report::human::{Bytes, Count, Span, counted};
 
 /// Columns where the terminal does not tell.
 const WIDTH: usize = 80;
@@ -55,7 +55,7 @@ impl Drop for StatusLine {
 fn line(status: &Status, width: usize) -> String {
     let elapsed = Span(Duration::from_secs(status.elapsed.as_secs())).to_string().replace(".0 s", " s");
     let bytes = format!("{} live", Bytes(status.live_bytes));
-    let count = format!("{} blocks", Count(status.live_count));
+    let count = counted(status.live_count, "block");
     let rate = format!("{} allocs/s", rate(status.allocs_per_s));
     let losses = (status.losses > 0).then(|| format!("{} LOST", Count(status.losses)));
     let candidates: [&[&String]; 4] = [&[&bytes, &count, &rate], &[&bytes, &rate], &[&bytes], &[]];
@@ -112,6 +112,12 @@ mod tests {
         assert_eq!(line(&status, 80), "12 s | 3.0 MiB live | 1,234 blocks | 45.7k allocs/s | 77 LOST");
         assert_eq!(line(&status, 15), "12 s | 77 LOST");
         assert_eq!(line(&status, 8), "77 LOST");
+    }
+
+    #[test]
+    fn one_block_is_no_blocks() {
+        let status = Status { live_count: 1, ..STATUS };
+        assert_eq!(line(&status, 80), "12 s | 3.0 MiB live | 1 block | 45.7k allocs/s");
     }
 
     #[test]

@@ -215,21 +215,28 @@ impl Trace {
         let mut show = interval(SHOW_EVERY);
         show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut progress = Progress::new(self.options.sample_bytes.is_some());
-        let mut leave_by = None;
+        let (mut leave_by, mut asked_by) = (None, 0);
         loop {
             tokio::select! {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
                     let Some(launched) = launched else { return Ok(Over::Done) };
+                    asked_by = signal;
                     leave_by = Some(asked_to_end(launched, signal));
                 }
-                () = until(leave_by), if leave_by.is_some() => return Ok(Over::Done),
+                () = until(leave_by), if leave_by.is_some() => {
+                    let waited = GRACE.as_secs();
+                    let signal = signals::name(asked_by);
+                    log::warn!("COMMAND has not ended {waited} s after {signal}; it goes on without being traced");
+                    return Ok(Over::Done);
+                }
                 event = next_event(launched), if launched.is_some() => match event {
                     Event::Held(held) => {
                         if let Some(launched) = launched {
                             tokio::select! {
                                 biased;
                                 signal = signals.next(), if leave_by.is_none() => {
+                                    asked_by = signal;
                                     leave_by = Some(asked_to_end(launched, signal));
                                 }
                                 taken_up = self.take_up(launched.pid()) => taken_up?,
@@ -245,6 +252,10 @@ impl Trace {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
+                    if recording.count.is_some_and(|count| self.sequence + 1 >= count) {
+                        // The last report is the N-th.
+                        return Ok(Over::Done);
+                    }
                     if reports.is_busy() || self.memory.is_reading() {
                         // The user expects a report now and must know why there is none.
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
@@ -299,17 +310,16 @@ impl Trace {
 
     /// Notes how an interim report went; whether the trace is to end with it.
     fn is_over_after(&mut self, done: Done) -> bool {
-        let (sequence, over) = match done {
-            Done::Report { sequence, over } => (sequence, over),
+        match done {
+            Done::Report { over } => over,
             Done::Failed { sequence, message } => {
                 let warning = format!("report {sequence} could not be made ({message}); please report this");
                 log::error!("{warning}");
                 self.warnings.push(warning);
-                (sequence, false)
+                false
             }
-            Done::Last(_) => return true,
-        };
-        over || self.config.recording.count.is_some_and(|count| sequence >= count)
+            Done::Last(_) => true,
+        }
     }
 
     /// Stops, reads, names, and lets the command end.

@@ -57,6 +57,16 @@ impl Trace {
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
         capture.warnings.extend(remarks::of_written(self.prober.written()));
+        if is_final {
+            let missing = self.prober.missing();
+            // Where standard output has no text report, the warnings of the last report go to standard error anyway.
+            if self.config.outputs.text_on_stdout() {
+                for warning in &missing {
+                    log::warn!("{warning}");
+                }
+            }
+            capture.warnings.extend(missing);
+        }
         capture.losses.events_lost += self.lost_records - self.made_up_records;
         Ok((capture, spaces))
     }

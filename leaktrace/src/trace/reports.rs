@@ -28,8 +28,6 @@ enum Job {
 pub enum Done {
     /// A report on the way.
     Report {
-        /// Its number.
-        sequence: u64,
         /// Whether the trace is to end, since nobody reads any more.
         over: bool,
     },
@@ -151,7 +149,7 @@ impl Desk<'_> {
         let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
         phases.done("writing");
         phases.over();
-        Done::Report { sequence: snapshot.sequence, over }
+        Done::Report { over }
     }
 
     fn last(&mut self, capture: Capture, spaces: &Spaces, mut phases: Phases) -> Box<Snapshot> {

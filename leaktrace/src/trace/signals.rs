@@ -87,8 +87,12 @@ impl Signals {
 
 /// The error where a signal came before tracing began.
 pub fn interrupted(signal: libc::c_int) -> anyhow::Error {
-    let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
-    anyhow::anyhow!("ended by {name} before tracing began: nothing was recorded")
+    anyhow::anyhow!("ended by {} before tracing began: nothing was recorded", name(signal))
+}
+
+/// What a signal is called.
+pub fn name(signal: libc::c_int) -> &'static str {
+    nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)
 }
 
 /// Listens for one signal, `None` where it is ignored.

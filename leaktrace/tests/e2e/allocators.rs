@@ -31,6 +31,24 @@ fn functions_that_the_user_names_are_traced_wherever_they_are() {
 }
 
 #[test]
+fn names_that_no_file_has_are_said_at_the_end() {
+    let victim = build::victim("prefixed.c");
+    let (victim, names) = (path_str(&victim), "my_malloc,nosuch=malloc");
+    let options = ["--alloc-symbols", names, "--symbols-prefix", "my_", "--symbols-prefix", "zz_"];
+    let finished = Tracer::start_unready(&[&options, &["--", victim, "run"][..]].concat()).wait();
+    let missing = [
+        "no function nosuch (--alloc-symbols) was found in any file that was read",
+        "no function with the prefix zz_ (--symbols-prefix) was found in any file that was read",
+    ];
+    for text in [&finished.stdout, &finished.stderr] {
+        for missing in missing {
+            assert_eq!(text.matches(&format!("warning: {missing}")).count(), 1, "{text}");
+        }
+        assert_eq!(text.matches("was found in any file").count(), 2, "{text}");
+    }
+}
+
+#[test]
 fn an_exception_gets_out_of_a_function_that_the_user_names_whatever_its_name() {
     let victim = build::victim("pool.cc");
     let finished =

@@ -5,6 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::harness::tracer::path_str;
 use crate::harness::{Accounts, Finished, Tracer, build, leaktrace, require_privileges, trace_command};
 
@@ -117,6 +119,27 @@ fn a_command_that_allocates_nothing_is_said_to_have() {
 }
 
 #[test]
+fn a_command_that_ignores_the_signal_is_said_to_go_on() {
+    require_privileges();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let directory = tempfile::tempdir().unwrap();
+        let gate = directory.path().join("gate");
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // It ends when the test opens the pipe.
+        let line = format!("trap '' INT TERM; echo ready; read _ < {}", path_str(&gate));
+        let mut command = leaktrace(["--", "sh", "-c", &line]);
+        command.process_group(0);
+        let mut tracer = Tracer::spawn(&mut command, directory);
+        tracer.wait_for_output("the command's word", |line| line == "ready");
+        tracer.signal_group(signal);
+        let said = format!("COMMAND has not ended 1 s after {signal}; it goes on without being traced");
+        tracer.wait_for_message("that the command goes on", |line| line.ends_with(&said));
+        assert_eq!(tracer.wait_status().code(), Some(0), "{signal}");
+        std::fs::write(&gate, "\n").unwrap();
+    }
+}
+
+#[test]
 fn ctrl_c_at_the_terminal_ends_both_with_a_report() {
     require_privileges();
     let directory = tempfile::tempdir().unwrap();
@@ -128,7 +151,7 @@ fn ctrl_c_at_the_terminal_ends_both_with_a_report() {
     let tracer = Tracer::spawn(&mut command, directory);
     tracer.wait_for_output("the victim's word", |line| line == "ready");
     let signalled = Instant::now();
-    tracer.signal_group(nix::sys::signal::Signal::SIGINT);
+    tracer.signal_group(Signal::SIGINT);
     let finished = tracer.wait();
     let snapshot = finished.snapshot();
     assert_eq!(snapshot.target.mode, "command");

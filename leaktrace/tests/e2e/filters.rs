@@ -119,7 +119,9 @@ fn interval_reports_stop_after_the_count() {
     let tracer = Tracer::attach(&puppet, &["-i", "200ms", "-n", "3"]);
     let finished = tracer.wait();
     let snapshot = finished.lossless();
-    assert!(snapshot.sequence >= 3, "{}", snapshot.sequence);
+    // The third is the last report, and not one before it.
+    assert_eq!(snapshot.sequence, 3);
+    assert_eq!(finished.stdout.matches(" outstanding").count(), 3, "{}", finished.stdout);
     assert!((0.5..begun.elapsed().as_secs_f64()).contains(&snapshot.elapsed_s), "{}", snapshot.elapsed_s);
 }
 

@@ -1,6 +1,8 @@
 //! Programs as the distribution ships them, installed by `cargo xtask setup`: traced without loss, seen to allocate.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -53,6 +55,21 @@ fn python_with_its_own_allocator() {
     let runtime = snapshot.notes.iter().filter(|note| note.contains("PYTHONMALLOC=malloc"));
     assert_eq!(runtime.count(), 1, "{:?}", snapshot.notes);
     assert!(allocations(&snapshot) > 100, "{}", allocations(&snapshot));
+}
+
+/// The kernel calls a script by the script's own name.
+#[test]
+fn a_script_that_has_ended_was_seen_with_the_systems_allocator() {
+    require("/usr/bin/python3");
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("script");
+    std::fs::write(&script, "#!/usr/bin/python3\nx = [object() for i in range(1000)]\n").unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    for (environment, notes) in [("PYTHONMALLOC=malloc", 0), ("PYTHONMALLOC=pymalloc", 1)] {
+        let line = format!("{environment} {}; true", path_str(&script));
+        let found = traced(&["sh", "-c", &line]).notes;
+        assert_eq!(found.iter().filter(|note| note.contains("PYTHONMALLOC")).count(), notes, "{line}: {found:?}");
+    }
 }
 
 #[test]

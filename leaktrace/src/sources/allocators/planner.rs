@@ -47,6 +47,13 @@ impl Planned {
         self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
     }
 
+    /// The names of the functions that were found, whether they are probed or not.
+    fn functions(&self) -> impl Iterator<Item = &str> {
+        let probed = self.plan.probes.iter().map(|probe| &probe.names);
+        let names = probed.chain(self.plan.skipped.iter().map(|skipped| &skipped.names));
+        names.flatten().map(String::as_str)
+    }
+
     /// Where its probes go, in bytes; without the exits of functions that may throw.
     pub fn offsets(&self) -> impl Iterator<Item = u64> {
         let functions = self.plan.probes.iter().map(|probe| probe.offset);
@@ -157,10 +164,51 @@ impl Wanted {
                     plan.probes.push(probe);
                 }
             }
+            for skipped in more.skipped {
+                if plan.skipped.iter().all(|known| known.names != skipped.names) {
+                    plan.skipped.push(skipped);
+                }
+            }
             if plan.role == Role::None {
                 plan.role = more.role;
             }
         }
         Ok(Planned { path: path.to_path_buf(), plan })
+    }
+
+    /// What the user named and none of these files has, a sentence each.
+    pub fn missing_in(&self, files: &[&Planned]) -> Vec<String> {
+        let has = |is_meant: &dyn Fn(&str) -> bool| files.iter().any(|file| file.functions().any(is_meant));
+        let symbols = self.symbols.iter().map(|symbol| &symbol.name).filter(|name| !has(&|found| found == *name));
+        let prefixes = self.prefixes.iter().filter(|prefix| !has(&|found| found.starts_with(*prefix)));
+        let symbols = symbols.map(|name| format!("no function {name} (--alloc-symbols)"));
+        let prefixes = prefixes.map(|prefix| format!("no function with the prefix {prefix} (--symbols-prefix)"));
+        let missing = symbols.chain(prefixes);
+        missing.map(|what| format!("{what} was found in any file that was read; nm lists a file's functions")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_file_has_are_told_from_those_that_one_has() {
+        let wanted = |prefixes: &[&str], symbols: &[&str]| Wanted {
+            prefixes: prefixes.iter().map(ToString::to_string).collect(),
+            symbols: symbols.iter().map(|symbol| symbol.parse().unwrap()).collect(),
+            emulation: Emulation::for_kernel(6, 12),
+        };
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let path = maps.split_whitespace().find(|word| word.ends_with("/libc.so.6")).map(PathBuf::from).unwrap();
+        let missing = |wanted: &Wanted| {
+            let planned = wanted.plan(&File::open(&path).unwrap(), &path).unwrap();
+            wanted.missing_in(&[&planned])
+        };
+        assert_eq!(missing(&wanted(&["__libc_"], &["__libc_memalign=memalign"])), Vec::<String>::new());
+        let found = missing(&wanted(&["__libc_", "zz_"], &["nosuch=malloc", "malloc"]));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("no function nosuch (--alloc-symbols) was found in any file that was read"));
+        assert!(found[1].starts_with("no function with the prefix zz_ (--symbols-prefix) was found"), "{found:?}");
     }
 }
