@@ -143,11 +143,8 @@ impl AddressSpace {
         }
         self.captures += 1;
         let (current, jitted) = regions(&process, &text, store, self.captures);
-        if jitted {
-            // Without the map its functions show as anonymous memory, which says enough.
-            if let Err(error) = self.jit.follow(&process, store.budget()) {
-                log::debug!("perf map of process {}: {error}", self.pid);
-            }
+        if jitted && let Err(error) = self.jit.follow(&process, store.budget()) {
+            self.jit.tell(self.pid, &error);
         }
         let changed = current.iter().any(|region| !self.has(region, self.captures - 1));
         if changed {
@@ -256,8 +253,10 @@ impl AddressSpace {
     }
 
     /// Reads what the just-in-time compiler has written since the last time, which works after the process' end as well.
-    pub fn refresh_jit(&self) -> io::Result<()> {
-        self.jit.refresh()
+    pub fn refresh_jit(&self) {
+        if let Err(error) = self.jit.refresh() {
+            self.jit.tell(self.pid, &error);
+        }
     }
 
     fn location<'a>(&'a self, region: &'a Region, address: u64) -> Location<'a> {
