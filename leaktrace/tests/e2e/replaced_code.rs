@@ -12,10 +12,11 @@ const ALPHA: Recipe = Recipe::new("plug-alpha.so", "plug.c", &["-shared", "-fPIC
 const BETA: Recipe = Recipe::new("plug-beta.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=beta", "-DSIZE=300", "-DPAD"]);
 
 const REMAPPED: Recipe = Recipe::new("remapped", "remapped.c", &[]);
+const MOVED: Recipe = Recipe::new("moved", "remapped.c", &["-DMOVED"]);
 const REJITTED: Recipe = Recipe::new("rejitted", "rejitted.c", &[]);
 
 /// All of these.
-pub const RECIPES: [Recipe; 5] = [PLUGINS, ALPHA, BETA, REMAPPED, REJITTED];
+pub const RECIPES: [Recipe; 6] = [PLUGINS, ALPHA, BETA, REMAPPED, MOVED, REJITTED];
 
 /// Loads these one after the other, so many times in all.
 fn traced(rounds: u32, plugs: &[Recipe]) -> (Finished, Accounts) {
@@ -110,6 +111,30 @@ fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known()
     assert!(module.contains("/code-second-"), "{module}");
     let line = "2 stacks with frames in code that was replaced meanwhile; they may be called after what came later";
     assert!(finished.stdout.contains(line), "{}", finished.stdout);
+}
+
+#[test]
+fn stacks_through_text_that_a_program_moves_over_other_text_are_marked() {
+    let mut victim = Victim::spawn(MOVED.name, Command::new(MOVED.built()).arg("wait"));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &["-vv"]);
+    victim.go();
+    victim.wait_for_line("that the second file is moved", |line| line == "remapped");
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    victim.finish();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
+    snapshot.assert_equals(&accounts);
+    let state = |leak: &str| {
+        let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
+        assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
+        sites[0].stack_state.clone().unwrap_or_default()
+    };
+    let states = ["leak_first", "leak_second", "leak_later", "leak_stable"].map(state);
+    assert_eq!(states, ["unsure", "unsure", "unsure", "whole"], "{}", snapshot.digest());
+    assert_eq!(snapshot.loss("stacks_unsure"), 3, "{}", snapshot.digest());
 }
 
 #[test]

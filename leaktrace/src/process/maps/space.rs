@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::files::ProcessDir;
 use super::object::{Object, ObjectId};
@@ -13,6 +14,7 @@ use super::perf_map::PerfMap;
 use super::store::ObjectStore;
 use super::{Mapping, MappingName, parse};
 use crate::host::clock::monotonic_ns;
+use crate::host::patience::{self, About};
 use crate::model::{Address, Pid};
 use layouts::Layouts;
 pub use layouts::{Layout, Settler};
@@ -132,12 +134,29 @@ impl AddressSpace {
     ///
     /// Errors leave everything as it was.
     pub fn recapture(&mut self, store: &ObjectStore) -> Result<bool, CaptureError> {
+        let read = read_maps(self.pid.0);
+        self.take_over(read, store)
+    }
+
+    /// [`recapture`](Self::recapture) that waits no longer than this for the mappings: a process that maps from a file system
+    /// that does not answer may hold its lock on them.
+    pub fn recapture_within(&mut self, time: Duration, store: &ObjectStore) -> Result<bool, CaptureError> {
+        let pid = self.pid.0;
+        let read = patience::within(time, About::Process(pid), move || read_maps(pid));
+        self.take_over(read.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())), store)
+    }
+
+    fn take_over(
+        &mut self,
+        read: io::Result<(ProcessDir, Vec<u8>)>,
+        store: &ObjectStore,
+    ) -> Result<bool, CaptureError> {
         let fail = |error: io::Error| match error.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => CaptureError::Ended(self.pid),
             Some(libc::EACCES | libc::EPERM) => CaptureError::Denied(self.pid),
             _ => CaptureError::Read(self.pid, error),
         };
-        let (process, text) = read_maps(self.pid.0).map_err(fail)?;
+        let (process, text) = read.map_err(fail)?;
         if text.is_empty() {
             return Err(CaptureError::Ended(self.pid));
         }
