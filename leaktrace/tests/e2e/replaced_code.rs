@@ -11,12 +11,16 @@ const PLUGINS: Recipe = Recipe::new("plugins", "plugins.c", &[]);
 const ALPHA: Recipe = Recipe::new("plug-alpha.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=alpha", "-DSIZE=100"]);
 const BETA: Recipe = Recipe::new("plug-beta.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=beta", "-DSIZE=300", "-DPAD"]);
 
+/// As alpha, of other names and sizes.
+const GAMMA: Recipe = Recipe::new("plug-gamma.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=gamma", "-DSIZE=300"]);
+const OVERWRITTEN: Recipe = Recipe::new("overwritten", "plugins.c", &["-DOVER"]);
+
 const REMAPPED: Recipe = Recipe::new("remapped", "remapped.c", &[]);
 const MOVED: Recipe = Recipe::new("moved", "remapped.c", &["-DMOVED"]);
 const REJITTED: Recipe = Recipe::new("rejitted", "rejitted.c", &[]);
 
 /// All of these.
-pub const RECIPES: [Recipe; 6] = [PLUGINS, ALPHA, BETA, REMAPPED, MOVED, REJITTED];
+pub const RECIPES: [Recipe; 8] = [PLUGINS, ALPHA, BETA, GAMMA, OVERWRITTEN, REMAPPED, MOVED, REJITTED];
 
 /// Loads these one after the other, so many times in all.
 fn traced(rounds: u32, plugs: &[Recipe]) -> (Finished, Accounts) {
@@ -77,6 +81,30 @@ fn a_plug_in_that_is_loaded_again_and_again_is_one_site() {
     let (finished, accounts) = traced(50, &[ALPHA]);
     finished.assert_success();
     assert_apart(&finished.snapshot(), &accounts);
+}
+
+#[test]
+fn a_plug_in_that_is_overwritten_before_it_is_read_gives_no_certain_wrong_name() {
+    let (program, plugs) = (OVERWRITTEN.built(), [ALPHA, GAMMA].map(|plug| plug.built()));
+    // The tracer may read the file before, in between and afterwards.
+    for _ in 0..8 {
+        let scratch = tempfile::tempdir().unwrap();
+        let over = scratch.path().join("over.so");
+        let files = [&over, &plugs[0], &plugs[1]].map(|file| path_str(file));
+        let command = [&["--", path_str(&program), "run", "2"][..], &files].concat();
+        let finished = Tracer::start_unready(&command).wait();
+        finished.assert_success();
+        let snapshot = finished.snapshot();
+        let sites = |leak| {
+            let passing = snapshot.sites.iter().filter(move |site| site.passes(leak));
+            passing.map(|site| (site.outstanding_bytes, site.outstanding_count, site.stack_state.as_deref()))
+        };
+        let is_sure = |state: Option<&str>| state != Some("unsure");
+        let right = |leak, size| sites(leak).all(|(bytes, count, state)| bytes == count * size || !is_sure(state));
+        assert!(right("leak_alpha", 100) && right("leak_gamma", 300), "{}", snapshot.digest());
+        let last: u64 = sites("leak_gamma").filter(|(.., state)| is_sure(*state)).map(|(bytes, ..)| bytes).sum();
+        assert_eq!(last, 10 * 300, "what was not overwritten has its names\n{}", snapshot.digest());
+    }
 }
 
 #[test]

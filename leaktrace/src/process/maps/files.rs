@@ -21,6 +21,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat}
 use nix::sys::stat::Mode;
 
 use super::Device;
+use crate::host::clock::{monotonic_ns, realtime_ns};
 
 /// A root directory: this program's or a traced process', which may be a container's.
 #[derive(Debug)]
@@ -214,6 +215,17 @@ impl From<&libc::statx> for Stamp {
 /// What the kernel knows of an open file.
 pub(super) fn status_of(file: &impl AsFd) -> io::Result<libc::statx> {
     status(file.as_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+/// When an open file was last written to, or later, by `CLOCK_MONOTONIC`. `None` where its time is not of this machine's clock, or
+/// not known. Its time of last change counts, which nobody can set, and for a file whose name is gone that of last writing: the
+/// removal was a change, too.
+pub(super) fn written_ns(file: &impl AsFd) -> Option<u64> {
+    let status = status_of(file).ok()?;
+    let then = if status.stx_nlink == 0 { status.stx_mtime } else { status.stx_ctime };
+    let then = u64::try_from(then.tv_sec).ok()?.checked_mul(1_000_000_000)?.checked_add(then.tv_nsec.into())?;
+    let ago = realtime_ns().ok()?.checked_sub(then)?;
+    Some(monotonic_ns().ok()?.saturating_sub(ago))
 }
 
 /// What the kernel knows of a file, which for the kernel's own file systems is all. A file system that is served by somebody is

@@ -23,7 +23,12 @@ pub struct Object {
     pub(super) source: Source,
     pub(super) layout: Layout,
     pub(super) root: Option<Arc<Root>>,
+    /// When it was last written to, as of the time at which it was found: see [`written_ns`](super::files::written_ns).
+    pub(super) written_ns: Option<u64>,
 }
+
+/// Files' times are those of the last tick of the clock, which is 10 ms apart where the kernel was built with 100 Hz.
+const TICK_NS: u64 = 12_000_000;
 
 /// Where an object's content is.
 #[derive(Debug)]
@@ -176,6 +181,16 @@ impl Object {
             Source::Named { .. } => false,
             Source::Memory(_) => true,
         }
+    }
+
+    /// Whether it was written to after this moment: what it held then is not known.
+    pub(super) fn is_written_after(&self, time_ns: u64) -> bool {
+        self.written_ns.is_some_and(|written| written > time_ns)
+    }
+
+    /// Whether it was written to so shortly before this moment that it may have been after it, as far as files' times tell.
+    pub(super) fn is_just_written(&self, time_ns: u64) -> bool {
+        self.written_ns.is_some_and(|written| written.saturating_add(TICK_NS) > time_ns)
     }
 
     fn stamp(&self) -> Option<&Stamp> {

@@ -23,6 +23,8 @@ pub use layouts::{Layout, Settler};
 const MAX_RETIRED: usize = 4096;
 /// Mappings taken note of before the process is looked at again.
 const MAX_NOTED: usize = 1024;
+/// Mappings remembered of files that had just been written to.
+const MAX_JUST_WRITTEN: usize = 64;
 
 /// Where a process' code lies, and where code that it has unmapped lay.
 ///
@@ -42,6 +44,9 @@ pub struct AddressSpace {
     noted_jit: bool,
     /// When each file was mapped first, by `CLOCK_MONOTONIC`, where that was recorded.
     first_mapped: Arc<BTreeMap<ObjectId, u64>>,
+    /// When files were mapped that had just been written to, and may have been written to again in the same tick of the clock:
+    /// by file and offset.
+    just_written: BTreeMap<(ObjectId, u64), u64>,
     layouts: Layouts,
 }
 
@@ -111,6 +116,7 @@ impl AddressSpace {
             noted: 0,
             noted_jit: false,
             first_mapped: Arc::default(),
+            just_written: BTreeMap::new(),
             layouts: Layouts::default(),
         }
     }
@@ -187,7 +193,12 @@ impl AddressSpace {
         if !mapping.permissions.execute {
             return (None, false);
         }
-        let (module, object) = store.recorded(self.pid.0, mapping);
+        let (module, found) = store.recorded(self.pid.0, mapping);
+        // Overwritten since, a file would give the names of what it holds now.
+        let object = found.clone().filter(|object| !object.is_written_after(time_ns));
+        if let Some(object) = &object {
+            self.disown_overwritten(object, mapping.offset, time_ns);
+        }
         let (start, end) = (mapping.start.0, mapping.end.0);
         let region = Region { start, end, offset: mapping.offset, module, object: object.clone(), seen: self.captures };
         let is_new = !self.has(&region, self.captures);
@@ -198,10 +209,31 @@ impl AddressSpace {
             overlay(Arc::make_mut(&mut self.regions), region);
         }
         // Also for a file that a capture has found before the record was read.
-        if let Some(object) = &object {
+        if let Some(object) = &found {
             self.note_first(object.id(), time_ns);
         }
-        (object, is_new)
+        (found, is_new)
+    }
+
+    /// A file is mapped at this moment. Where it was mapped before, so shortly after it was written that it may have been written
+    /// again in between, what was mapped before is not known.
+    fn disown_overwritten(&mut self, object: &Object, offset: u64, time_ns: u64) {
+        let key = (object.id(), offset);
+        if self.just_written.remove(&key).is_some_and(|before| before < time_ns) {
+            let is_it = |region: &Region| {
+                region.offset == offset && region.object.as_ref().is_some_and(|known| known.id() == object.id())
+            };
+            let disown = |regions: &mut Arc<Vec<Region>>| {
+                for region in Arc::make_mut(regions).iter_mut().filter(|region| is_it(region)) {
+                    region.object = None;
+                }
+            };
+            disown(&mut self.regions);
+            self.layouts.past_regions().for_each(disown);
+        }
+        if object.is_just_written(time_ns) && self.just_written.len() < MAX_JUST_WRITTEN {
+            self.just_written.insert(key, time_ns);
+        }
     }
 
     fn note_first(&mut self, object: ObjectId, time_ns: u64) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::files::{Budget, ProcessDir, Root, Stamp, name};
+use super::files::{Budget, ProcessDir, Root, Stamp, name, written_ns};
 use super::layout::Layout;
 use super::object::{Object, ObjectId, Source};
 use super::{Device, Mapping, MappingName};
@@ -176,6 +176,7 @@ impl ObjectStore {
         (file, stamp, layout): (File, Stamp, Layout),
     ) -> Object {
         let root = process.and_then(|process| foreign_root(known, process));
+        let written_ns = written_ns(&file);
         let permit = self.budget.take().or_else(|| {
             forget_unused(known);
             self.budget.take()
@@ -194,14 +195,21 @@ impl ObjectStore {
             );
             Source::Named { stamp }
         };
-        Object { id: self.new_id(), path, source, layout, root }
+        Object { id: self.new_id(), path, source, layout, root, written_ns }
     }
 
     /// An object of which nothing can be read.
     #[cfg(test)]
     pub(super) fn for_tests(&self, path: &Path) -> Arc<Object> {
         let source = Source::Memory(Vec::new());
-        Arc::new(Object { id: self.new_id(), path: Arc::from(path), source, layout: Layout::default(), root: None })
+        Arc::new(Object {
+            id: self.new_id(),
+            path: Arc::from(path),
+            source,
+            layout: Layout::default(),
+            root: None,
+            written_ns: None,
+        })
     }
 
     fn new_id(&self) -> ObjectId {
@@ -215,7 +223,8 @@ impl ObjectStore {
             let bytes = own_vdso()?;
             let layout = Layout::parse(&bytes);
             let path = Arc::from(Path::new("[vdso]"));
-            let object = Object { id: self.new_id(), path, source: Source::Memory(bytes), layout, root: None };
+            let object =
+                Object { id: self.new_id(), path, source: Source::Memory(bytes), layout, root: None, written_ns: None };
             known.vdso = Some(Arc::new(object));
         }
         let object = known.vdso.as_ref()?;
