@@ -34,7 +34,7 @@ use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, Unwind};
 use crate::process::facts;
 use crate::process::launch::{Held, Launched};
-use crate::process::maps::ObjectStore;
+use crate::process::maps::{CaptureError, ObjectStore};
 use crate::process::pidfd::PidFd;
 use crate::sources::allocators::{Found, Prober};
 
@@ -263,8 +263,15 @@ impl Trace {
             if own.contains(&pid) {
                 continue;
             }
-            // Kernel threads have no mappings, others end meanwhile.
-            let Ok(space) = self.processes.look_at(pid) else { continue };
+            let space = match self.processes.look_at(pid) {
+                Ok(space) => space,
+                // Kernel threads have no mappings, others end meanwhile.
+                Err(CaptureError::Ended(_)) => continue,
+                Err(error) => {
+                    self.untraced.unseen(pid, &error);
+                    continue;
+                }
+            };
             if let Err(error) = self.prober.request_all(&mut self.kernel, space, Scope::AllProcesses) {
                 log::warn!("{error:#}");
             }
