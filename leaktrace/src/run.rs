@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
         Ok(Some(invocation)) => run(&invocation).unwrap_or_else(|error| {
             // Threads that set-up has left behind may still log: the error is the last line.
             log::set_max_level(log::LevelFilter::Off);
-            complain(&format!("{error:#}"));
+            complain(&format!("{error:#}{}", next_step(&error)));
             FAILED
         }),
         Err(error) => {
@@ -41,6 +41,19 @@ pub fn main() -> ExitCode {
             USAGE
         }
     })
+}
+
+/// What to do about an error that the kernel gives wherever files are opened.
+fn next_step(error: &anyhow::Error) -> &'static str {
+    let number = |cause: &(dyn std::error::Error + 'static)| {
+        let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        of_io.or_else(|| cause.downcast_ref::<nix::Error>().map(|number| *number as i32))
+    };
+    match error.chain().find_map(number) {
+        Some(libc::EMFILE) => "; raise the limit on open files (ulimit -n, or LimitNOFILE= of a service)",
+        Some(libc::ENFILE) => "; the machine has no room for more open files (sysctl fs.file-max)",
+        _ => "",
+    }
 }
 
 /// What the arguments ask for; `None` if they asked only for help or the version, which has been printed.

@@ -18,6 +18,14 @@ pub fn monotonic_ns() -> Result<u64> {
     read(nix::time::ClockId::CLOCK_MONOTONIC)
 }
 
+/// `CLOCK_REALTIME`, nanoseconds: the clock of files' times.
+///
+/// # Errors
+/// The clock cannot be read.
+pub fn realtime_ns() -> Result<u64> {
+    read(nix::time::ClockId::CLOCK_REALTIME)
+}
+
 fn read(clock: nix::time::ClockId) -> Result<u64> {
     let now = nix::time::clock_gettime(clock).context("cannot read the clock")?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)

@@ -4,6 +4,7 @@
 //! In: a question, which is such a call, and what it is about. Out: its answer, or `None` after some time. The caller **never**
 //! waits longer: the question is left in a thread of its own, and until it is answered nothing else is asked about the same.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,10 +16,51 @@ use std::time::Duration;
 pub enum About {
     /// A device by its `st_dev`.
     Device(u64),
-    /// A file by its `st_dev` and `st_ino`.
+    /// A file by its `st_dev` and `st_ino`, or what lies below a directory.
     File(u64, u64),
     /// A process.
     Process(u32),
+}
+
+impl About {
+    /// The file system of a file, or the file. A file system without a block device (major 0) may be served by a process, and is
+    /// given up as a whole; on a slow disk only the file is.
+    #[must_use]
+    pub fn file_system(device: u64, inode: u64) -> Self {
+        if libc::major(device) == 0 { Self::Device(device) } else { Self::File(device, inode) }
+    }
+
+    /// Whether nothing can be known of `other` while there is no answer to a question about this.
+    fn covers(self, other: Self) -> bool {
+        self == other || matches!((self, other), (Self::Device(device), Self::File(of, _)) if device == of)
+    }
+}
+
+/// How long a file system may take to open a file and give its headers, or another short answer, while everything else waits.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a file may take to be read; then its file system is taken not to answer. In debug builds `LEAKTRACE_READ_WITHIN` says
+/// another time, in milliseconds.
+#[must_use]
+pub fn read_within() -> Duration {
+    let minute = Duration::from_mins(1);
+    if cfg!(debug_assertions) {
+        let other = std::env::var("LEAKTRACE_READ_WITHIN").ok().and_then(|time| time.parse().ok());
+        return other.map_or(minute, Duration::from_millis);
+    }
+    minute
+}
+
+/// [`within`] the time of a short answer, for questions that may fail: no answer is an error as well.
+///
+/// # Errors
+/// Those of the question, and `TimedOut`.
+pub fn answer<T: Send + 'static>(
+    about: About,
+    question: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    within(ANSWERS_WITHIN, about, question)
+        .unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")))
 }
 
 /// What late questions are about: an entry for each thread that was left behind with its question.
@@ -37,7 +79,7 @@ pub fn within<T: Send + 'static>(
 ) -> Option<T> {
     let is_silent = {
         let silent = silent();
-        silent.contains(&about) || silent.len() >= MAX_LEFT
+        silent.iter().any(|late| late.covers(about)) || silent.len() >= MAX_LEFT
     };
     if is_silent {
         return None;
@@ -89,6 +131,19 @@ mod tests {
         assert_eq!(within(minute, About::Device(u64::MAX), || 7), None);
         assert!(asked.elapsed() < minute);
         assert_eq!(within(minute, About::Device(u64::MAX - 1), || 8), Some(8));
+    }
+
+    #[test]
+    fn a_file_of_a_device_that_does_not_answer_is_not_asked() {
+        let (device, minute) = (u64::MAX - 3, Duration::from_mins(1));
+        let park = move || thread::park_timeout(minute);
+        assert_eq!(within(Duration::from_millis(10), About::Device(device), park), None);
+        assert_eq!(within(minute, About::File(device, 1), || 7), None);
+        assert_eq!(answer(About::File(device, 1), || Ok(7)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // What is known of one file says nothing of the others.
+        assert_eq!(within(Duration::from_millis(10), About::File(device - 1, 1), park), None);
+        assert_eq!(within(minute, About::File(device - 1, 2), || 7), Some(7));
+        assert_eq!(within(minute, About::Device(device - 1), || 7), Some(7));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod archive;
 mod layouts;
+mod rereading;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,7 +22,7 @@ use super::mmap_records::{Record, What};
 use crate::host::clock::monotonic_ns;
 use crate::model::{Pid, RawProcess};
 use crate::process::facts::{self, MemoryUse};
-use crate::process::maps::{AddressSpace, CaptureError, Layout, Mapping, MappingName, Object, ObjectStore};
+use crate::process::maps::{AddressSpace, CaptureError, Mapping, MappingName, Object, ObjectStore};
 use archive::Archive;
 pub use archive::Merged;
 pub use seen::Seen;
@@ -55,6 +56,8 @@ pub struct Processes {
     changed: BTreeSet<Pid>,
     /// Processes in which a thread that is not the first has begun another program.
     orphaned: Vec<Pid>,
+    /// The last life whose mappings were read again.
+    reread: u32,
     archive: Archive,
 }
 
@@ -92,6 +95,7 @@ impl Processes {
             unclaimed: [Vec::new(), Vec::new()],
             changed: BTreeSet::new(),
             orphaned: Vec::new(),
+            reread: 0,
             archive: Archive::default(),
         }
     }
@@ -144,21 +148,6 @@ impl Processes {
         for (number, memory) in memory {
             if let Some(life) = self.lives.get_mut(&number).filter(|life| !life.ended) {
                 life.memory = memory;
-            }
-        }
-    }
-
-    /// Reads what changed without an event: names that compilers give their code. `layout` is the layout of a slot in the
-    /// tables: mappings are read only where every event of them has been applied.
-    pub fn refresh(&mut self, layout: impl Fn(u32) -> Layout) {
-        let is_concerned = |life: &&mut Life| !life.ended && life.is_reported() && life.space.needs_recapture();
-        for life in self.lives.values_mut().filter(is_concerned) {
-            let is_told = |life: &Life| life.slot.is_none_or(|slot| layout(slot) == life.space.layout());
-            let mut space = life.space.clone();
-            // One that has ended stays as last seen.
-            if is_told(life) && space.recapture(&self.store).is_ok() && is_told(life) {
-                life.space = space;
-                self.changed.insert(life.pid);
             }
         }
     }

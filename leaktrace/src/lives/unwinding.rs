@@ -16,6 +16,7 @@ use leaktrace_common::abi::{self, Process};
 use leaktrace_common::unwind::{CHUNK_WORDS, FileKey, ProcessWord};
 
 use crate::elf;
+use crate::host::patience::{self, About};
 use crate::kernel::unwind_maps::UnwindMaps;
 use crate::kernel::{self, Kernel};
 use crate::model::Pid;
@@ -278,13 +279,22 @@ fn build(object: &Arc<Object>) -> Built {
     let began = Instant::now();
     #[cfg(debug_assertions)]
     dawdle();
-    let unreadable = |error: String| TableError::NotElf(error);
-    let table = object
-        .open()
-        .map_err(|error| unreadable(error.to_string()))
-        .and_then(|file| elf::what_is_loaded(&file).map_err(|error| unreadable(error.to_string())))
-        .and_then(|bytes| UnwindTable::build(&bytes));
+    let question = {
+        let object = Arc::clone(object);
+        move || read(&object)
+    };
+    let (device, inode) = object.inode().unwrap_or_default();
+    let table = patience::within(patience::read_within(), About::File(device, inode), question).unwrap_or_else(|| {
+        log::warn!("{} is unwound by frame pointers: its file system does not answer", object.path().display());
+        Err(TableError::NotElf("its file system does not answer".to_owned()))
+    });
     Built { object: Arc::clone(object), table, took: began.elapsed() }
+}
+
+fn read(object: &Object) -> Result<UnwindTable, TableError> {
+    let file = object.open().map_err(|error| TableError::NotElf(error.to_string()))?;
+    let bytes = elf::what_is_loaded(&file).map_err(|error| TableError::NotElf(error.to_string()))?;
+    UnwindTable::build(&bytes)
 }
 
 /// Takes so many seconds longer as `LEAKTRACE_TABLES_DELAY` says: so that tests see what comes of stacks without tables.

@@ -241,8 +241,8 @@ impl Symbolizer {
                         .insert(virtual_address);
                 }
             }
-            if jitted && let Err(error) = space.refresh_jit() {
-                log::debug!("perf map of process {}: {error}", space.pid());
+            if jitted {
+                space.refresh_jit();
             }
         }
 
@@ -253,10 +253,17 @@ impl Symbolizer {
         for (object, addresses) in wanted {
             let known = self.objects.entry(object.id()).or_insert_with(|| {
                 self.next = (self.next + 1) % self.workers.len();
+                // Of a file system that does not answer, the first object is waited for, and not each.
+                let silent = object.await_file_system().err();
+                let hopeless = silent.is_some();
+                if let Some(error) = silent {
+                    let reason = NoteReason::Unreadable(error.to_string());
+                    self.notes.insert(Note { module: object.path().to_path_buf(), reason });
+                }
                 ObjectNames {
                     object: Arc::downgrade(&object),
                     worker: self.next,
-                    hopeless: false,
+                    hopeless,
                     coverage: None,
                     fetched: None,
                     frames: HashMap::new(),

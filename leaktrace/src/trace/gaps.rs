@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::capture::Spaces;
+use crate::host::patience::{self, About};
 use crate::model::{Frame, Snapshot};
 use crate::packages::{self, Advice, Wanting};
 use crate::process::maps::{Object, ObjectId};
@@ -180,8 +181,10 @@ impl Gaps {
 /// Whether a file is the one that this machine has at its path, and not one of a container's.
 fn is_here(object: &Object) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let here = || std::fs::metadata(object.path()).ok().map(|status| (status.dev(), status.ino()));
-    object.root().is_none() && object.inode().is_some() && here() == object.inode()
+    let (None, Some((device, inode))) = (object.root(), object.inode()) else { return false };
+    let path = object.path().to_path_buf();
+    let here = patience::answer(About::file_system(device, inode), move || std::fs::metadata(path));
+    here.is_ok_and(|status| (status.dev(), status.ino()) == (device, inode))
 }
 
 fn file(path: &Path, id: Option<String>, advice: &Advice) -> String {

@@ -201,10 +201,13 @@ impl Trace {
         }
     }
 
-    /// Reads from the processes' mappings what changes without an event.
-    pub(super) fn refresh(&mut self) {
+    /// Reads from the processes' mappings what changes without an event, for about this long.
+    pub(super) fn refresh(&mut self, within: Duration) {
         let kernel = &self.kernel;
-        self.processes.refresh(|slot| kernel.processes.read(slot).map_or(0, |process| process.layout));
+        let layout = |slot| kernel.processes.read(slot).map_or(0, |process| process.layout);
+        let before = self.processes.refresh(within, layout);
+        self.take_in();
+        self.processes.undo_where_over(before);
     }
 
     fn plan_reclaim(&mut self) {

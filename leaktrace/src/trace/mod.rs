@@ -84,6 +84,8 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 const RECLAIM_AFTER: Duration = Duration::from_millis(50);
 /// How long the last report waits for the processes' memory use to be read.
 const MEMORY_WITHIN: Duration = Duration::from_secs(2);
+/// How long the last report reads mappings again: what they have become without a record.
+const REREAD_AT_LAST: Duration = Duration::from_millis(500);
 /// How long the last report waits for files that are being read.
 const PLANNED_WITHIN: Duration = Duration::from_millis(300);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
@@ -337,7 +339,7 @@ impl Trace {
         self.take_in();
         // Records lost from now on, while tables are read and the command ends, do not concern the report.
         self.lost_by_the_end = Some(self.discovery.lost());
-        self.refresh();
+        self.refresh(REREAD_AT_LAST);
         // A process may hold the lock that this needs; then the report has the values read before.
         let memory = self.memory.read(self.processes.reported_alive());
         if let Ok(memory) = timeout(MEMORY_WITHIN, memory).await {

@@ -25,10 +25,11 @@ impl Trace {
     /// While an interim report is read new processes are attached, but none gets the slot of an ended one.
     pub(super) fn read(&mut self, is_final: bool) -> Result<(Capture, Spaces)> {
         self.sequence += 1;
-        if !is_final {
-            self.refresh();
-        }
         self.reclaim()?;
+        if !is_final {
+            self.refresh(TURN);
+            self.tell_replaced();
+        }
         self.make_up_for_lost_records(!is_final)?;
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };

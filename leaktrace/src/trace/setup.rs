@@ -31,10 +31,10 @@ use crate::kernel::selection::Selection;
 use crate::kernel::{Kernel, Limits};
 use crate::lives::processes::{Followed, Processes};
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Pid, Target, Unwind};
+use crate::model::{Pid, Target, TraceMode, Unwind};
 use crate::process::facts;
 use crate::process::launch::{Held, Launched};
-use crate::process::maps::ObjectStore;
+use crate::process::maps::{CaptureError, ObjectStore};
 use crate::process::pidfd::PidFd;
 use crate::sources::allocators::{Found, Prober};
 
@@ -265,8 +265,15 @@ impl Trace {
             if own.contains(&pid) {
                 continue;
             }
-            // Kernel threads have no mappings, others end meanwhile.
-            let Ok(space) = self.processes.look_at(pid) else { continue };
+            let space = match self.processes.look_at(pid) {
+                Ok(space) => space,
+                // Kernel threads have no mappings, others end meanwhile.
+                Err(CaptureError::Ended(_)) => continue,
+                Err(error) => {
+                    self.untraced.unseen(pid, &error);
+                    continue;
+                }
+            };
             if let Err(error) = self.prober.request_all(&mut self.kernel, space, Scope::AllProcesses) {
                 log::warn!("{error:#}");
             }
@@ -389,6 +396,7 @@ fn tables_within() -> Duration {
 fn whom(target: &Target) -> String {
     match (target.command.first(), target.pids.as_slice()) {
         (Some(command), _) => command.clone(),
+        (None, []) if target.mode == TraceMode::Filter => "every process that matches".to_owned(),
         (None, []) => "every process".to_owned(),
         (None, [pid]) => format!("process {pid}"),
         (None, pids) => format!("{} processes", pids.len()),

@@ -6,12 +6,13 @@
 //! A life is whole if every allocator that it mapped was probed from the life's first instruction on, or from its release where
 //! it was held. For a life that ran before, this counts from the beginning of the trace, as its numbers do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::kernel::attach::Scope;
 use crate::lives::processes::Seen;
 use crate::model::{Pid, Untraced};
-use crate::process::maps::AddressSpace;
+use crate::process::facts;
+use crate::process::maps::{AddressSpace, CaptureError};
 use crate::sources::allocators::{Lateness, Prober};
 
 /// Processes of one name and one reason that are listed one by one.
@@ -28,6 +29,8 @@ const PROBED_LATE: &str =
 const NOT_PROBED: &str = "an allocator of it could not be probed";
 const OVER_BEFORE: &str = "it was over before its allocator was probed";
 const UNREAD: &str = "some of its files could not be opened, and in the others there is no allocator that we know";
+const DENIED: &str = "no permission to read its mappings; run as root, or, if that is root, with the rights that a container or a security module denies";
+const UNSEEN: &str = "its mappings could not be read";
 const NAMELESS: &str = "it was over before its mappings were read, and its stacks have no names";
 const STILL_READ: &str = "its files were still being read at the end";
 const NO_SLOT: &str = "no more processes can be told apart at once, and what it allocated, if anything, is missing";
@@ -38,6 +41,8 @@ pub struct UntracedProcesses {
     kinds: Kinds,
     /// Lives that are over, of whose files some were still being read.
     open: Vec<Seen>,
+    /// Processes whose mappings could not be read.
+    unseen: HashSet<Pid>,
     /// When tracing began, by `CLOCK_MONOTONIC`; 0 before.
     begun_ns: u64,
 }
@@ -109,6 +114,15 @@ impl UntracedProcesses {
     /// A process could not be probed, for this reason.
     pub fn refused(&mut self, pid: Pid, comm: &str, reason: String) {
         insert(&mut self.kinds, pid, comm, (reason, false));
+    }
+
+    /// The mappings of a process could not be read, whenever that was tried.
+    pub fn unseen(&mut self, pid: Pid, error: &CaptureError) {
+        if self.unseen.len() < MAX_OPEN && self.unseen.insert(pid) {
+            let comm = facts::identity(pid).map_or_else(String::new, |identity| identity.comm);
+            let reason = if matches!(error, CaptureError::Denied(_)) { DENIED } else { UNSEEN };
+            self.refused(pid, &comm, reason.to_owned());
+        }
     }
 
     /// The list of ended processes and of those present.

@@ -1,5 +1,6 @@
 //! Allocations that fail leave no trace, and leave what was there.
 
+use crate::harness::tracer::{binary, path_str};
 use crate::harness::{Tracer, Victim, trace_command};
 
 #[test]
@@ -20,4 +21,15 @@ fn failed_allocations_leave_no_trace_when_attached() {
 fn failed_allocations_leave_no_trace_when_launched() {
     let (finished, accounts) = trace_command(&[], "failing.c", &[]);
     finished.lossless().assert_equals(&accounts);
+}
+
+#[test]
+fn too_few_open_files_are_said_with_the_limit_to_raise() {
+    let program = binary();
+    for limit in [24, 64] {
+        let script = format!("ulimit -n {limit} && exec {} -d 1", path_str(&program));
+        let mut command = std::process::Command::new("/bin/sh");
+        let finished = Tracer::spawn(command.args(["-c", &script]), tempfile::tempdir().unwrap()).wait();
+        finished.assert_failed_with_line(1, &["os error 24", "ulimit -n", "LimitNOFILE="]);
+    }
 }

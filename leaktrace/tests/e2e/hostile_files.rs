@@ -1,7 +1,8 @@
 //! Files of traced processes that change while they are read: the tracer lives, and what it reports is exact.
 
+use crate::harness::build::Recipe;
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, Victim, build, locks};
+use crate::harness::{Tracer, Victim, build, leaktrace, locks};
 
 /// Enough for the reader to be met in the middle of some file: before files were copied, one of the first twenty did.
 const ROUNDS: &str = "200";
@@ -30,14 +31,22 @@ fn files_that_are_shortened_anywhere_on_the_machine_end_no_tracer() {
     shortens(|_| crate::system_wide::ROOM.map(str::to_owned).to_vec());
 }
 
-/// A process that maps a file which cannot be read, and no other that is special: see the script.
-fn stalling(directories: &[&std::path::Path]) -> Victim {
+/// A process that maps files of a file system that does not answer, or with errors alone: see the script.
+fn stalling(options: &[&str]) -> Victim {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims/stalling.py");
     let mut command = std::process::Command::new("/usr/bin/python3");
-    let victim = Victim::spawn("stalling.py", command.arg(script).args(directories));
+    let victim = Victim::spawn("stalling.py", command.arg(script).args(options));
     victim.wait_until_ready();
     victim
 }
+
+/// Its file system falls silent, and it allocates.
+fn work_in_silence(victim: &mut Victim) {
+    victim.tell_last("work");
+    victim.wait_for_line("\"done\"", |line| line == "done");
+}
+
+const NO_ANSWER: &str = "its file system does not answer";
 
 #[test]
 fn an_overlay_that_cannot_be_read_is_named_and_all_else_is_traced() {
@@ -46,12 +55,12 @@ fn an_overlay_that_cannot_be_read_is_named_and_all_else_is_traced() {
     for directory in &directories {
         std::fs::create_dir(directory).unwrap();
     }
-    let [layer, overlay, empty] = &directories;
-    let mut victim = stalling(&[layer, overlay, empty]);
+    let [layer, overlay, empty] = directories.each_ref().map(|directory| path_str(directory));
+    let mut victim = stalling(&["--overlay", overlay, empty, layer]);
     let tracer = Tracer::attach(&victim, &["--no-follow", "-d", "1"]);
     let finished = tracer.wait();
     finished.assert_success();
-    let told = format!("{} is not probed: ", overlay.join("code").display());
+    let told = format!("{overlay}/code is not probed: ");
     let told = |line: &str| line.contains(&told) && line.contains("Input/output error");
     assert!(finished.stderr.lines().any(told), "{}", finished.stderr);
     assert!(victim.lives());
@@ -61,11 +70,106 @@ fn an_overlay_that_cannot_be_read_is_named_and_all_else_is_traced() {
 #[test]
 fn a_file_system_that_does_not_answer_holds_up_no_tracer() {
     let directory = tempfile::tempdir().unwrap();
-    let mut victim = stalling(&[directory.path()]);
+    let mut victim = stalling(&[path_str(directory.path())]);
     let tracer = Tracer::attach(&victim, &["--no-follow", "-d", "1"]);
     let finished = tracer.wait();
     finished.assert_success();
-    assert!(finished.stderr.contains("code: its file system does not answer"), "{}", finished.stderr);
+    assert!(finished.stderr.contains(&format!("code: {NO_ANSWER}")), "{}", finished.stderr);
+    assert!(victim.lives());
+    victim.finish();
+}
+
+/// A library whose function `plug_run` leaks 100 bytes by way of `leak_stalled`.
+const PLUG: Recipe = Recipe::new("plug-stalled.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=stalled", "-DSIZE=100"]);
+
+/// All of these.
+pub const RECIPES: [Recipe; 1] = [PLUG];
+
+#[test]
+fn files_that_fall_silent_while_their_tables_are_built_hold_up_no_other_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = PLUG.built();
+    // By each of two names it is opened by the victim and to be held; then it is to be read.
+    let options = ["--content", path_str(&content), "--silent", "opened-5", path_str(directory.path())];
+    let mut victim = stalling(&options);
+    let mut command = leaktrace(["-p", &victim.pid().to_string(), "--no-follow", "-vv", "-d", "1"]);
+    // The trace begins when all tables are there or given up; there are as many such files as threads that build.
+    command.env("LEAKTRACE_READ_WITHIN", "1000");
+    let finished = Tracer::spawn(&mut command, tempfile::tempdir().unwrap()).wait();
+    finished.assert_success();
+    for name in ["code", "more"] {
+        let told = format!("{name} is unwound by frame pointers: {NO_ANSWER}");
+        assert!(finished.stderr.contains(&told), "{told}\n{}", finished.stderr);
+    }
+    let built = |line: &str| line.contains("unwind table of ") && line.contains("libc.so.6: ");
+    assert!(finished.stderr.lines().any(built), "{}", finished.stderr);
+    assert!(victim.lives());
+    victim.finish();
+}
+
+#[test]
+fn an_allocator_is_probed_without_opening_its_file_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut ours = Victim::start_with_own_libc("family.c", &[]);
+    let libc = ours.own_libc().join("libc.so.6");
+    // By each of two names it is opened by the victim, to be held, to be planned, and for its table; silent once opened again.
+    let options = ["--content", path_str(&libc), "--silent", "opened-9", path_str(directory.path())];
+    let mut victim = stalling(&options);
+    let tracer = Tracer::attach(&victim, &["--no-follow", "-vv", "-d", "1"]);
+    let finished = tracer.wait();
+    finished.assert_success();
+    let probed = |line: &str| line.contains("/code: ") && line.contains("malloc");
+    assert!(finished.stderr.lines().any(probed), "{}", finished.stderr);
+    assert!(!finished.stderr.contains(NO_ANSWER), "{}", finished.stderr);
+    assert!(victim.lives());
+    victim.finish();
+    ours.work();
+    ours.finish();
+}
+
+#[test]
+fn a_library_whose_file_system_has_fallen_silent_is_shown_by_offset() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = PLUG.built();
+    let content = path_str(&content);
+    let options = ["--use", "library", "--content", content, "--silent", "told", path_str(directory.path())];
+    let mut victim = stalling(&options);
+    let tracer = Tracer::attach(&victim, &["--no-follow", "-v"]);
+    work_in_silence(&mut victim);
+    let finished = tracer.stop();
+    finished.assert_success();
+    let told = |line: &str| line.contains("code") && line.contains(NO_ANSWER);
+    assert!(finished.stderr.lines().any(told), "{}", finished.stderr);
+    let snapshot = finished.snapshot();
+    let code = directory.path().join("code");
+    let mut frames = snapshot.sites.iter().flat_map(|site| &site.stack);
+    assert!(frames.any(|frame| frame.module.as_deref() == code.to_str()), "{}", snapshot.digest());
+    assert!(victim.lives());
+    victim.finish();
+}
+
+#[test]
+fn a_map_of_names_that_is_not_even_found_holds_up_no_tracer() {
+    let mut victim = stalling(&["--use", "names", "/tmp"]);
+    let tracer = Tracer::attach(&victim, &["--no-follow"]);
+    work_in_silence(&mut victim);
+    let finished = tracer.stop();
+    finished.assert_success();
+    let told = format!("perf map of process {}: {NO_ANSWER}", victim.pid());
+    assert_eq!(finished.stderr.matches(&told).count(), 1, "{}", finished.stderr);
+    assert!(victim.lives());
+    victim.finish();
+}
+
+#[test]
+fn names_that_cannot_be_read_any_more_hold_up_no_report() {
+    let mut victim = stalling(&["--use", "names", "--silent", "told", "/tmp"]);
+    let tracer = Tracer::attach(&victim, &["--no-follow"]);
+    work_in_silence(&mut victim);
+    let finished = tracer.stop();
+    finished.assert_success();
+    let told = format!("perf map of process {}: {NO_ANSWER}", victim.pid());
+    assert_eq!(finished.stderr.matches(&told).count(), 1, "{}", finished.stderr);
     assert!(victim.lives());
     victim.finish();
 }

@@ -11,11 +11,16 @@ const PLUGINS: Recipe = Recipe::new("plugins", "plugins.c", &[]);
 const ALPHA: Recipe = Recipe::new("plug-alpha.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=alpha", "-DSIZE=100"]);
 const BETA: Recipe = Recipe::new("plug-beta.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=beta", "-DSIZE=300", "-DPAD"]);
 
+/// As alpha, of other names and sizes.
+const GAMMA: Recipe = Recipe::new("plug-gamma.so", "plug.c", &["-shared", "-fPIC", "-DPLUG=gamma", "-DSIZE=300"]);
+const OVERWRITTEN: Recipe = Recipe::new("overwritten", "plugins.c", &["-DOVER"]);
+
 const REMAPPED: Recipe = Recipe::new("remapped", "remapped.c", &[]);
+const MOVED: Recipe = Recipe::new("moved", "remapped.c", &["-DMOVED"]);
 const REJITTED: Recipe = Recipe::new("rejitted", "rejitted.c", &[]);
 
 /// All of these.
-pub const RECIPES: [Recipe; 5] = [PLUGINS, ALPHA, BETA, REMAPPED, REJITTED];
+pub const RECIPES: [Recipe; 8] = [PLUGINS, ALPHA, BETA, GAMMA, OVERWRITTEN, REMAPPED, MOVED, REJITTED];
 
 /// Loads these one after the other, so many times in all.
 fn traced(rounds: u32, plugs: &[Recipe]) -> (Finished, Accounts) {
@@ -79,6 +84,30 @@ fn a_plug_in_that_is_loaded_again_and_again_is_one_site() {
 }
 
 #[test]
+fn a_plug_in_that_is_overwritten_before_it_is_read_gives_no_certain_wrong_name() {
+    let (program, plugs) = (OVERWRITTEN.built(), [ALPHA, GAMMA].map(|plug| plug.built()));
+    // The tracer may read the file before, in between and afterwards.
+    for _ in 0..8 {
+        let scratch = tempfile::tempdir().unwrap();
+        let over = scratch.path().join("over.so");
+        let files = [&over, &plugs[0], &plugs[1]].map(|file| path_str(file));
+        let command = [&["--", path_str(&program), "run", "2"][..], &files].concat();
+        let finished = Tracer::start_unready(&command).wait();
+        finished.assert_success();
+        let snapshot = finished.snapshot();
+        let sites = |leak| {
+            let passing = snapshot.sites.iter().filter(move |site| site.passes(leak));
+            passing.map(|site| (site.outstanding_bytes, site.outstanding_count, site.stack_state.as_deref()))
+        };
+        let is_sure = |state: Option<&str>| state != Some("unsure");
+        let right = |leak, size| sites(leak).all(|(bytes, count, state)| bytes == count * size || !is_sure(state));
+        assert!(right("leak_alpha", 100) && right("leak_gamma", 300), "{}", snapshot.digest());
+        let last: u64 = sites("leak_gamma").filter(|(.., state)| is_sure(*state)).map(|(bytes, ..)| bytes).sum();
+        assert_eq!(last, 10 * 300, "what was not overwritten has its names\n{}", snapshot.digest());
+    }
+}
+
+#[test]
 fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known() {
     let mut victim = Victim::spawn(REMAPPED.name, Command::new(REMAPPED.built()).arg("wait"));
     victim.wait_until_ready();
@@ -110,6 +139,30 @@ fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known()
     assert!(module.contains("/code-second-"), "{module}");
     let line = "2 stacks with frames in code that was replaced meanwhile; they may be called after what came later";
     assert!(finished.stdout.contains(line), "{}", finished.stdout);
+}
+
+#[test]
+fn stacks_through_text_that_a_program_moves_over_other_text_are_marked() {
+    let mut victim = Victim::spawn(MOVED.name, Command::new(MOVED.built()).arg("wait"));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &["-vv"]);
+    victim.go();
+    victim.wait_for_line("that the second file is moved", |line| line == "remapped");
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    victim.finish();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
+    snapshot.assert_equals(&accounts);
+    let state = |leak: &str| {
+        let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
+        assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
+        sites[0].stack_state.clone().unwrap_or_default()
+    };
+    let states = ["leak_first", "leak_second", "leak_later", "leak_stable"].map(state);
+    assert_eq!(states, ["unsure", "unsure", "unsure", "whole"], "{}", snapshot.digest());
+    assert_eq!(snapshot.loss("stacks_unsure"), 3, "{}", snapshot.digest());
 }
 
 #[test]

@@ -157,6 +157,19 @@ fn system_wide_what_ran_before_is_traced_from_the_beginning_and_what_begins_is_w
 }
 
 #[test]
+fn system_wide_what_may_not_be_read_is_listed() {
+    let _machine = locks::whole_machine();
+    let finished = Tracer::start_unready(&["-d", "1"]).wait();
+    finished.assert_success();
+    let listed = finished.unchecked_snapshot().untraced;
+    // Init, where a virtual machine's host keeps it.
+    let is_denied =
+        std::fs::read("/proc/1/maps").is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    let told = listed.iter().any(|it| it.pid == 1 && it.reason.contains("no permission to read its mappings"));
+    assert_eq!(told, is_denied, "{listed:?}");
+}
+
+#[test]
 fn descendants_that_are_left_out_are_counted() {
     let mut master = Victim::start("prefork.c", &["2"]);
     let tracer = Tracer::attach(&master, &["--no-follow"]);

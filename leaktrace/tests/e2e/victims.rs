@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::build;
-use crate::{command, frames, jitted, replaced_code};
+use crate::{command, frames, hostile_files, jitted, replaced_code};
 
 /// What is built from one source without further libraries.
 const PLAIN: [&str; 27] = [
@@ -52,9 +52,8 @@ fn every_plain_victim_is_built() {
             fs::copy(built, Path::new(directory).join(Path::new(source).file_stem().unwrap())).unwrap();
         }
     }
-    for recipe in
-        frames::RECIPES.into_iter().chain(jitted::RECIPES).chain(replaced_code::RECIPES).chain([command::SANITIZED])
-    {
+    let recipes = frames::RECIPES.into_iter().chain(hostile_files::RECIPES).chain(jitted::RECIPES);
+    for recipe in recipes.chain(replaced_code::RECIPES).chain([command::SANITIZED]) {
         let built = recipe.built();
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();

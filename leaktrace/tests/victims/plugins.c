@@ -2,7 +2,8 @@
  *
  *     plugins wait|run ROUNDS ALPHA.so BETA.so        alpha and beta in turns
  *
- * With one plug-in it is loaded in each round. Between the rounds the program itself leaks.
+ * With one plug-in it is loaded in each round. Between the rounds the program itself leaks. With OVER each is copied over the one
+ * before, in place, and loaded from there: from the file named before them.
  */
 #include "victim.h"
 #include <dlfcn.h>
@@ -40,14 +41,38 @@ SITE_FN static unsigned long with_plug(const char *path, struct site *site)
     return base;
 }
 
+#ifdef OVER
+/* Writes what that file holds into this one. */
+static void copy(const char *from, const char *to)
+{
+    static char bytes[1 << 20];
+    FILE *in = fopen(from, "r"), *out = fopen(to, "w");
+    victim_require(in != NULL && out != NULL, "a plug-in cannot be copied");
+    size_t size = fread(bytes, 1, sizeof bytes, in);
+    victim_require(fwrite(bytes, 1, size, out) == size, "a plug-in cannot be written");
+    fclose(in);
+    fclose(out);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     victim_begin(argc, argv);
     unsigned long rounds = victim_number(argc, argv, 2, 2), first = 0, moved = 0;
     victim_require(argc > 3, "which plug-ins?");
+#ifdef OVER
+    const char *over = argv[3];
+    argv++;
+    argc--;
+#endif
     int plugs = argc - 3;
     for (unsigned long i = 0; i < rounds; i++) {
-        unsigned long base = with_plug(argv[3 + i % plugs], &sites[i % plugs]);
+        const char *plug = argv[3 + i % plugs];
+#ifdef OVER
+        copy(plug, over);
+        plug = over;
+#endif
+        unsigned long base = with_plug(plug, &sites[i % plugs]);
         first = i == 0 ? base : first;
         moved += base != first;
         leak_between();

@@ -2,7 +2,8 @@
  *
  *     remapped wait|run
  *
- * It says "remapped" and waits before it goes on with the second file.
+ * It says "remapped" and waits before it goes on with the second file. With MOVED it maps the second file elsewhere and moves it
+ * over the first, of which the kernel keeps no record.
  */
 #include "made_code.h"
 #include <fcntl.h>
@@ -57,7 +58,12 @@ int main(int argc, char **argv)
         leak_stable();
     char *code = map("code-first", 0, NULL);
     through(code, leak_first);
+#ifdef MOVED
+    char *second = map("code-second", 64, NULL);
+    victim_require(mremap(second, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, code) == code, "mremap");
+#else
     map("code-second", 64, code);
+#endif
     through(code + 64, leak_second);
     victim_say("remapped\n");
     victim_await();

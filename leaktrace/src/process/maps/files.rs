@@ -2,21 +2,26 @@
 //!
 //! A traced process chooses its paths and what lies behind them, so nothing opened here may block (pipes), act
 //! (devices) or lead out of the process' root (absolute links).
+//!
+//! The file system may not answer. What is held for long is therefore a descriptor that only names a file ([`name`]), and what
+//! is asked of it only what the kernel knows ([`status`]): neither these nor the closing of it waits for a file system. FUSE waits
+//! at the closing of a file that was opened for reading.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
+use nix::sys::stat::Mode;
 
 use super::Device;
+use crate::host::clock::{monotonic_ns, realtime_ns};
 
 /// A root directory: this program's or a traced process', which may be a container's.
 #[derive(Debug)]
@@ -40,16 +45,48 @@ impl Root {
     const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
     fn new(dir: OwnedFd) -> io::Result<Self> {
-        let status = nix::sys::stat::fstat(&dir)?;
-        Ok(Self { dir, id: (status.st_dev, status.st_ino) })
+        let stamp = Stamp::of(&dir)?;
+        Ok(Self { dir, id: (stamp.device, stamp.inode) })
     }
 
     /// Opens a regular file for reading; links, absolute ones too, are followed inside this root.
     pub fn open(&self, path: &Path) -> io::Result<File> {
-        let inside: PathBuf = path.components().filter(|part| !matches!(part, Component::RootDir)).collect();
-        let how = OpenHow::new().flags(READ).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        regular(openat2(&self.dir, &inside, how)?)
+        regular(self.resolve(path, READ, ResolveFlag::empty())?)
     }
+
+    /// A descriptor that only names what lies at this path, without asking any file system. The error is `WouldBlock` where the
+    /// kernel does not know enough for that.
+    pub(super) fn find_known(&self, path: &Path) -> io::Result<File> {
+        self.resolve(path, NAME, ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED)).map(File::from)
+    }
+
+    /// The same, and file systems are asked.
+    pub(super) fn find(&self, path: &Path) -> io::Result<File> {
+        self.resolve(path, NAME, ResolveFlag::empty()).map(File::from)
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlag, how: ResolveFlag) -> io::Result<OwnedFd> {
+        let inside: PathBuf = path.components().filter(|part| !matches!(part, Component::RootDir)).collect();
+        let how = how | ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        Ok(openat2(&self.dir, &inside, OpenHow::new().flags(flags).resolve(how))?)
+    }
+}
+
+/// Name it, and neither read nor change it.
+const NAME: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+
+/// A descriptor that only names an open file.
+pub(super) fn name(file: &File) -> io::Result<File> {
+    Ok(File::from(open(own_link(file).as_str(), NAME, Mode::empty())?))
+}
+
+/// A named file, open for reading and with a position of its own. Asks the file system.
+pub(super) fn open_named(file: &File) -> io::Result<File> {
+    File::open(own_link(file))
+}
+
+fn own_link(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Never wait for a pipe's writer, never become a terminal's owner.
@@ -123,8 +160,9 @@ impl ProcessDir {
 
     /// Device and inode behind such a link, without opening it.
     pub(super) fn identify(&self, link: &str) -> io::Result<(u64, u64)> {
-        let status = fstatat(&self.dir, link, AtFlags::empty())?;
-        Ok((status.st_dev, status.st_ino))
+        let link = CString::new(link)?;
+        let stamp = Stamp::from(&status(self.dir.as_fd(), &link, 0)?);
+        Ok((stamp.device, stamp.inode))
     }
 
     /// The other threads of the process, where its first one has ended and took `maps` with it.
@@ -148,14 +186,9 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
-        let status = file.metadata()?;
-        Ok(Self {
-            device: status.dev(),
-            inode: status.ino(),
-            size: status.size(),
-            modified: (status.mtime(), status.mtime_nsec()),
-        })
+    /// As the kernel knows it: no file system is asked.
+    pub(super) fn of(file: &impl AsFd) -> io::Result<Self> {
+        status_of(file).map(|status| Self::from(&status))
     }
 
     /// Whether it is the same file, whatever its content.
@@ -166,6 +199,44 @@ impl Stamp {
     pub(super) fn is_on(&self, device: Device) -> bool {
         self.device == libc::makedev(device.major, device.minor)
     }
+}
+
+impl From<&libc::statx> for Stamp {
+    fn from(status: &libc::statx) -> Self {
+        Self {
+            device: libc::makedev(status.stx_dev_major, status.stx_dev_minor),
+            inode: status.stx_ino,
+            size: status.stx_size,
+            modified: (status.stx_mtime.tv_sec, status.stx_mtime.tv_nsec.into()),
+        }
+    }
+}
+
+/// What the kernel knows of an open file.
+pub(super) fn status_of(file: &impl AsFd) -> io::Result<libc::statx> {
+    status(file.as_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+/// When an open file was last written to, or later, by `CLOCK_MONOTONIC`. `None` where its time is not of this machine's clock, or
+/// not known. Its time of last change counts, which nobody can set, and for a file whose name is gone that of last writing: the
+/// removal was a change, too.
+pub(super) fn written_ns(file: &impl AsFd) -> Option<u64> {
+    let status = status_of(file).ok()?;
+    let then = if status.stx_nlink == 0 { status.stx_mtime } else { status.stx_ctime };
+    let then = u64::try_from(then.tv_sec).ok()?.checked_mul(1_000_000_000)?.checked_add(then.tv_nsec.into())?;
+    let ago = realtime_ns().ok()?.checked_sub(then)?;
+    Some(monotonic_ns().ok()?.saturating_sub(ago))
+}
+
+/// What the kernel knows of a file, which for the kernel's own file systems is all. A file system that is served by somebody is
+/// not asked (`AT_STATX_DONT_SYNC`): the processes of this machine that open a file have it asked.
+fn status(at: BorrowedFd<'_>, path: &CStr, flags: libc::c_int) -> io::Result<libc::statx> {
+    // SAFETY: plain numbers, for which zeros are valid.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = flags | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: an open descriptor, a string that ends, and room for the answer.
+    let result = unsafe { libc::statx(at.as_raw_fd(), path.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut status) };
+    if result == 0 { Ok(status) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How many descriptors may be held for files of traced processes.

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::{Permit, Root, Stamp};
+use super::files::{Permit, Root, Stamp, name, open_named};
 use super::layout::Layout;
 use crate::elf::Segment;
+use crate::host::patience::{self, About};
 
 /// Names an [`Object`] for as long as the program runs; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,12 +23,17 @@ pub struct Object {
     pub(super) source: Source,
     pub(super) layout: Layout,
     pub(super) root: Option<Arc<Root>>,
+    /// When it was last written to, as of the time at which it was found: see [`written_ns`](super::files::written_ns).
+    pub(super) written_ns: Option<u64>,
 }
+
+/// Files' times are those of the last tick of the clock, which is 10 ms apart where the kernel was built with 100 Hz.
+const TICK_NS: u64 = 12_000_000;
 
 /// Where an object's content is.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// Open for as long as this lives.
+    /// Named by a descriptor for as long as this lives.
     Held { file: File, stamp: Stamp, _permit: Permit },
     /// There were too many to hold: found by its path, if that still leads to the same inode.
     Named { stamp: Stamp },
@@ -94,15 +99,16 @@ impl Object {
         self.layout.virtual_address(offset)
     }
 
-    /// Its content as a file of its own position, as long as that is what was mapped.
+    /// Its content as a file of its own position, as long as that is what was mapped. Waits for its file system, for ever if that
+    /// does not answer.
     ///
     /// Errors: the file cannot be found any more, or was written to in place since.
     pub fn open(&self) -> io::Result<File> {
         match &self.source {
             Source::Held { file, stamp, .. } => {
-                self.check(file, stamp)?;
-                // Not dup(2), which would share the position.
-                File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                let file = open_named(file)?;
+                self.check(&file, stamp)?;
+                Ok(file)
             }
             Source::Named { stamp } => {
                 let file = match &self.root {
@@ -121,20 +127,45 @@ impl Object {
         }
     }
 
+    /// A descriptor that names the file to the kernel, and from which nothing can be read. Its file system is asked only where the
+    /// file was written to or is not held, and not for long.
+    ///
+    /// Errors: as for [`open`](Self::open), and `TimedOut`.
+    pub fn name(self: &Arc<Self>) -> io::Result<File> {
+        if let Source::Held { file, stamp, .. } = &self.source
+            && Stamp::of(file)? == *stamp
+        {
+            return file.try_clone();
+        }
+        let (device, inode) = self.inode().unwrap_or_default();
+        let object = Arc::clone(self);
+        patience::answer(About::file_system(device, inode), move || name(&object.open()?))
+    }
+
+    /// Waits until its file system answers, but not for long. Without a block device there may be one that never does.
+    ///
+    /// Errors: `TimedOut` only.
+    pub fn await_file_system(self: &Arc<Self>) -> io::Result<()> {
+        let Some((device, inode)) = self.inode().filter(|(device, _)| libc::major(*device) == 0) else { return Ok(()) };
+        let object = Arc::clone(self);
+        // Whoever reads it learns of other errors.
+        patience::answer(About::file_system(device, inode), move || object.open().map(drop).or(Ok(())))
+    }
+
     /// A new build written over the old one keeps the inode. A mere `touch` keeps the build id as well.
-    pub(super) fn is_same_build(&self, file: &File, now: &Stamp) -> bool {
+    pub(super) fn is_same_build(&self, now: &Stamp, build_id: impl FnOnce() -> Option<Vec<u8>>) -> bool {
         self.stamp().is_some_and(|then| {
             now == then
                 || now.is_same_file(then)
                     && now.size == then.size
                     && self.build_id().is_some()
-                    && Layout::read(file).build_id == self.layout.build_id
+                    && build_id() == self.layout.build_id
         })
     }
 
     fn check(&self, file: &File, then: &Stamp) -> io::Result<()> {
         let now = Stamp::of(file)?;
-        if self.is_same_build(file, &now) {
+        if self.is_same_build(&now, || Layout::read(file).build_id) {
             Ok(())
         } else if now.is_same_file(then) {
             Err(io::Error::other("the file was overwritten after it was mapped"))
@@ -150,6 +181,16 @@ impl Object {
             Source::Named { .. } => false,
             Source::Memory(_) => true,
         }
+    }
+
+    /// Whether it was written to after this moment: what it held then is not known.
+    pub(super) fn is_written_after(&self, time_ns: u64) -> bool {
+        self.written_ns.is_some_and(|written| written > time_ns)
+    }
+
+    /// Whether it was written to so shortly before this moment that it may have been after it, as far as files' times tell.
+    pub(super) fn is_just_written(&self, time_ns: u64) -> bool {
+        self.written_ns.is_some_and(|written| written.saturating_add(TICK_NS) > time_ns)
     }
 
     fn stamp(&self) -> Option<&Stamp> {

@@ -4,17 +4,20 @@
 //! stood in it at a moment, read when they are asked for.
 //!
 //! Never read by the thread that captures mappings: a map may be large, and reading it slow. That thread shares only a list of
-//! open files with the thread that names addresses; only the latter takes the lock.
+//! named files with the thread that names addresses; only the latter takes the lock. The traced process has chosen the file system
+//! of its `/tmp`, which may not answer: neither thread waits longer than `patience` lets them.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::JitSymbols;
-use super::files::{Budget, Permit, ProcessDir, Root, Stamp};
+use super::files::{Budget, Permit, ProcessDir, Root, Stamp, open_named, status_of};
+use crate::host::patience::{self, About};
+use crate::model::Pid;
 
 /// Read at most so much of one file, bytes: a traced process may write without end. Node's maps are some MiB.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
@@ -33,11 +36,14 @@ pub(super) struct PerfMap {
     /// Their sizes, bytes, at the moment whose names are wanted; `None` for the moment of reading.
     known: Option<Arc<[u64]>>,
     names: Arc<Mutex<Names>>,
+    /// Whether the user was told that its file system does not answer.
+    is_told: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct Source {
-    file: File,
+    /// Only named.
+    file: Arc<File>,
     stamp: Stamp,
     /// Read so far, bytes; always at a line's start. Written with the lock held.
     position: AtomicU64,
@@ -68,29 +74,34 @@ impl Names {
 }
 
 impl PerfMap {
-    /// Opens the process' map if there is one, or a new one that took its place.
+    /// Finds the process' map if there is one, or a new one that took its place.
     pub(super) fn follow(&mut self, process: &ProcessDir, budget: &Arc<Budget>) -> io::Result<()> {
         let path = map_path(process)?;
-        let file = match Root::of(process)?.open(&path) {
+        let file = match find(Root::of(process)?, path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        let status = status_of(&file)?;
+        if u32::from(status.stx_mode) & libc::S_IFMT != libc::S_IFREG {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
         // In /tmp anybody may write a file of that name. perf believes root's and its own user's (`dso__load_perf_map`).
-        let (owner, user) = (file.metadata()?.uid(), process.user()?);
+        let (owner, user) = (status.stx_uid, process.user()?);
         if owner != 0 && owner != user {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 format!("it belongs to user {owner}, not to {user}"),
             ));
         }
-        let stamp = Stamp::of(&file)?;
+        let stamp = Stamp::from(&status);
         if self.files.last().is_some_and(|held| held.stamp.is_same_file(&stamp)) {
             return Ok(());
         }
         let Some(permit) = budget.take() else {
             return Err(io::Error::other("no descriptor left to hold it"));
         };
+        let file = Arc::new(file);
         self.add(Source { file, stamp, position: AtomicU64::new(0), total: AtomicU64::new(0), _permit: permit });
         Ok(())
     }
@@ -108,7 +119,7 @@ impl PerfMap {
     /// With the names that stand in the maps now, whenever they are read.
     #[must_use]
     pub(super) fn as_of_now(&self) -> Self {
-        let sizes = self.files.iter().map(|source| source.file.metadata().map_or(0, |file| file.len()));
+        let sizes = self.files.iter().map(|source| source.size().unwrap_or(0));
         Self { known: Some(sizes.collect()), ..self.clone() }
     }
 
@@ -119,9 +130,19 @@ impl PerfMap {
         names.is_late = false;
         for (index, source) in self.files.iter().enumerate() {
             let known = self.known.as_ref().map(|sizes| sizes.get(index).copied().unwrap_or(0));
-            names.is_late |= !source.read(known, &mut names.symbols)?;
+            // Names that cannot be read may be newer than those that were.
+            let is_whole = source.read(known, &mut names.symbols).inspect_err(|_| names.is_late = true)?;
+            names.is_late |= !is_whole;
         }
         Ok(())
+    }
+
+    /// Logs why there are no names, or no new ones. Its functions show as anonymous memory then, which says enough, except where
+    /// their names are lost to a file system that does not answer.
+    pub(super) fn tell(&self, pid: Pid, error: &io::Error) {
+        let is_news = error.kind() == io::ErrorKind::TimedOut && !self.is_told.swap(true, Ordering::Relaxed);
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "perf map of process {pid}: {error}");
     }
 
     /// What was read. Waits for a reading that is under way.
@@ -134,7 +155,7 @@ impl Source {
     /// Reads what is new, up to the end or up to the size that the file had at the moment wanted. `false` where it was
     /// rewritten since, so that its content at that moment is lost, or where there is more than is read.
     fn read(&self, known: Option<u64>, symbols: &mut JitSymbols) -> io::Result<bool> {
-        let size = self.file.metadata()?.len();
+        let size = self.size()?;
         if known.is_some_and(|known| size < known) {
             return Ok(false);
         }
@@ -150,10 +171,8 @@ impl Source {
             && !symbols.is_full()
         {
             let kept = chunk.len();
-            let wanted = CHUNK.min(end - position - kept as u64);
-            chunk.resize(kept + wanted as usize, 0);
-            let read = self.file.read_at(&mut chunk[kept..], position + kept as u64)?;
-            chunk.truncate(kept + read);
+            let more = self.read_at(position + kept as u64, CHUNK.min(end - position - kept as u64) as usize)?;
+            chunk.extend_from_slice(&more);
             // An unfinished line is left for the next time, unless it is longer than any line is.
             let whole = match chunk.iter().rposition(|&byte| byte == b'\n') {
                 Some(newline) => newline + 1,
@@ -165,7 +184,7 @@ impl Source {
             self.position.store(position, Ordering::Relaxed);
             self.total.fetch_add(whole as u64, Ordering::Relaxed);
             chunk.drain(..whole);
-            if read == 0 {
+            if more.is_empty() {
                 break;
             }
         }
@@ -176,10 +195,39 @@ impl Source {
         Ok(is_whole)
     }
 
+    /// Up to `length` bytes.
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let file = Arc::clone(&self.file);
+        patience::answer(About::file_system(self.stamp.device, self.stamp.inode), move || {
+            let mut bytes = vec![0; length];
+            let read = open_named(&file)?.read_at(&mut bytes, offset)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        })
+    }
+
+    /// Bytes.
+    fn size(&self) -> io::Result<u64> {
+        Stamp::of(&*self.file).map(|stamp| stamp.size)
+    }
+
     /// Whether nothing is left to read.
     fn is_read(&self) -> bool {
-        let size = self.file.metadata().map_or(0, |file| file.len());
+        let size = self.size().unwrap_or(0);
         self.position.load(Ordering::Relaxed) >= size.min(MAX_FILE)
+    }
+}
+
+/// What lies at the path. A file system is asked, by a thread of its own, only where the kernel does not know: for a map that it
+/// has not seen yet, and on tmpfs also where there is none.
+fn find(root: Root, path: PathBuf) -> io::Result<File> {
+    match root.find_known(&path) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // Which file system it is on is not known.
+            let (device, inode) = root.id;
+            patience::answer(About::File(device, inode), move || root.find(&path))
+        }
+        found => found,
     }
 }
 
@@ -209,8 +257,8 @@ mod tests {
     }
 
     fn source(path: &Path) -> Source {
-        let file = File::open(path).expect("open");
-        let (stamp, permit) = (Stamp::of(&file).expect("stamp"), Budget::new(1).take().expect("one"));
+        let file = Arc::new(super::super::files::name(&File::open(path).expect("open")).expect("named"));
+        let (stamp, permit) = (Stamp::of(&*file).expect("stamp"), Budget::new(1).take().expect("one"));
         Source { file, stamp, position: AtomicU64::new(0), total: AtomicU64::new(0), _permit: permit }
     }
 

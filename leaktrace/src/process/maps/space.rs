@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::files::ProcessDir;
 use super::object::{Object, ObjectId};
@@ -13,6 +14,7 @@ use super::perf_map::PerfMap;
 use super::store::ObjectStore;
 use super::{Mapping, MappingName, parse};
 use crate::host::clock::monotonic_ns;
+use crate::host::patience::{self, About};
 use crate::model::{Address, Pid};
 use layouts::Layouts;
 pub use layouts::{Layout, Settler};
@@ -21,6 +23,8 @@ pub use layouts::{Layout, Settler};
 const MAX_RETIRED: usize = 4096;
 /// Mappings taken note of before the process is looked at again.
 const MAX_NOTED: usize = 1024;
+/// Mappings remembered of files that had just been written to.
+const MAX_JUST_WRITTEN: usize = 64;
 
 /// Where a process' code lies, and where code that it has unmapped lay.
 ///
@@ -40,6 +44,9 @@ pub struct AddressSpace {
     noted_jit: bool,
     /// When each file was mapped first, by `CLOCK_MONOTONIC`, where that was recorded.
     first_mapped: Arc<BTreeMap<ObjectId, u64>>,
+    /// When files were mapped that had just been written to, and may have been written to again in the same tick of the clock:
+    /// by file and offset.
+    just_written: BTreeMap<(ObjectId, u64), u64>,
     layouts: Layouts,
 }
 
@@ -109,6 +116,7 @@ impl AddressSpace {
             noted: 0,
             noted_jit: false,
             first_mapped: Arc::default(),
+            just_written: BTreeMap::new(),
             layouts: Layouts::default(),
         }
     }
@@ -132,22 +140,36 @@ impl AddressSpace {
     ///
     /// Errors leave everything as it was.
     pub fn recapture(&mut self, store: &ObjectStore) -> Result<bool, CaptureError> {
+        let read = read_maps(self.pid.0);
+        self.take_over(read, store)
+    }
+
+    /// [`recapture`](Self::recapture) that waits no longer than this for the mappings: a process that maps from a file system
+    /// that does not answer may hold its lock on them.
+    pub fn recapture_within(&mut self, time: Duration, store: &ObjectStore) -> Result<bool, CaptureError> {
+        let pid = self.pid.0;
+        let read = patience::within(time, About::Process(pid), move || read_maps(pid));
+        self.take_over(read.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())), store)
+    }
+
+    fn take_over(
+        &mut self,
+        read: io::Result<(ProcessDir, Vec<u8>)>,
+        store: &ObjectStore,
+    ) -> Result<bool, CaptureError> {
         let fail = |error: io::Error| match error.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => CaptureError::Ended(self.pid),
             Some(libc::EACCES | libc::EPERM) => CaptureError::Denied(self.pid),
             _ => CaptureError::Read(self.pid, error),
         };
-        let (process, text) = read_maps(self.pid.0).map_err(fail)?;
+        let (process, text) = read.map_err(fail)?;
         if text.is_empty() {
             return Err(CaptureError::Ended(self.pid));
         }
         self.captures += 1;
         let (current, jitted) = regions(&process, &text, store, self.captures);
-        if jitted {
-            // Without the map its functions show as anonymous memory, which says enough.
-            if let Err(error) = self.jit.follow(&process, store.budget()) {
-                log::debug!("perf map of process {}: {error}", self.pid);
-            }
+        if jitted && let Err(error) = self.jit.follow(&process, store.budget()) {
+            self.jit.tell(self.pid, &error);
         }
         let changed = current.iter().any(|region| !self.has(region, self.captures - 1));
         if changed {
@@ -171,7 +193,12 @@ impl AddressSpace {
         if !mapping.permissions.execute {
             return (None, false);
         }
-        let (module, object) = store.recorded(self.pid.0, mapping);
+        let (module, found) = store.recorded(self.pid.0, mapping);
+        // Overwritten since, a file would give the names of what it holds now.
+        let object = found.clone().filter(|object| !object.is_written_after(time_ns));
+        if let Some(object) = &object {
+            self.disown_overwritten(object, mapping.offset, time_ns);
+        }
         let (start, end) = (mapping.start.0, mapping.end.0);
         let region = Region { start, end, offset: mapping.offset, module, object: object.clone(), seen: self.captures };
         let is_new = !self.has(&region, self.captures);
@@ -182,10 +209,31 @@ impl AddressSpace {
             overlay(Arc::make_mut(&mut self.regions), region);
         }
         // Also for a file that a capture has found before the record was read.
-        if let Some(object) = &object {
+        if let Some(object) = &found {
             self.note_first(object.id(), time_ns);
         }
-        (object, is_new)
+        (found, is_new)
+    }
+
+    /// A file is mapped at this moment. Where it was mapped before, so shortly after it was written that it may have been written
+    /// again in between, what was mapped before is not known.
+    fn disown_overwritten(&mut self, object: &Object, offset: u64, time_ns: u64) {
+        let key = (object.id(), offset);
+        if self.just_written.remove(&key).is_some_and(|before| before < time_ns) {
+            let is_it = |region: &Region| {
+                region.offset == offset && region.object.as_ref().is_some_and(|known| known.id() == object.id())
+            };
+            let disown = |regions: &mut Arc<Vec<Region>>| {
+                for region in Arc::make_mut(regions).iter_mut().filter(|region| is_it(region)) {
+                    region.object = None;
+                }
+            };
+            disown(&mut self.regions);
+            self.layouts.past_regions().for_each(disown);
+        }
+        if object.is_just_written(time_ns) && self.just_written.len() < MAX_JUST_WRITTEN {
+            self.just_written.insert(key, time_ns);
+        }
     }
 
     fn note_first(&mut self, object: ObjectId, time_ns: u64) {
@@ -256,8 +304,10 @@ impl AddressSpace {
     }
 
     /// Reads what the just-in-time compiler has written since the last time, which works after the process' end as well.
-    pub fn refresh_jit(&self) -> io::Result<()> {
-        self.jit.refresh()
+    pub fn refresh_jit(&self) {
+        if let Err(error) = self.jit.refresh() {
+            self.jit.tell(self.pid, &error);
+        }
     }
 
     fn location<'a>(&'a self, region: &'a Region, address: u64) -> Location<'a> {

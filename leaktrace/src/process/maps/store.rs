@@ -10,9 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use super::files::{Budget, ProcessDir, Root, Stamp};
+use super::files::{Budget, ProcessDir, Root, Stamp, name, written_ns};
 use super::layout::Layout;
 use super::object::{Object, ObjectId, Source};
 use super::{Device, Mapping, MappingName};
@@ -54,8 +53,6 @@ impl Index {
 /// An object under one of its paths.
 type Named = (Arc<Path>, Arc<Object>);
 
-/// How long a file system may take to open a file and give its headers, while everything else waits.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// Problems kept for the user; more of them say nothing new.
 const MAX_PROBLEMS: usize = 64;
 
@@ -158,7 +155,7 @@ impl ObjectStore {
         }
         let identity = (stamp.device, stamp.inode);
         let object = match known.by_file.get(&identity) {
-            Some(object) if object.is_same_build(&file, &stamp) => Arc::clone(object),
+            Some(object) if object.is_same_build(&stamp, || layout.build_id.clone()) => Arc::clone(object),
             _ => {
                 let object = Arc::new(self.hold(&mut known, process, Arc::clone(&path), (file, stamp, layout)));
                 known.by_file.insert(identity, Arc::clone(&object));
@@ -179,6 +176,7 @@ impl ObjectStore {
         (file, stamp, layout): (File, Stamp, Layout),
     ) -> Object {
         let root = process.and_then(|process| foreign_root(known, process));
+        let written_ns = written_ns(&file);
         let permit = self.budget.take().or_else(|| {
             forget_unused(known);
             self.budget.take()
@@ -197,14 +195,21 @@ impl ObjectStore {
             );
             Source::Named { stamp }
         };
-        Object { id: self.new_id(), path, source, layout, root }
+        Object { id: self.new_id(), path, source, layout, root, written_ns }
     }
 
     /// An object of which nothing can be read.
     #[cfg(test)]
     pub(super) fn for_tests(&self, path: &Path) -> Arc<Object> {
         let source = Source::Memory(Vec::new());
-        Arc::new(Object { id: self.new_id(), path: Arc::from(path), source, layout: Layout::default(), root: None })
+        Arc::new(Object {
+            id: self.new_id(),
+            path: Arc::from(path),
+            source,
+            layout: Layout::default(),
+            root: None,
+            written_ns: None,
+        })
     }
 
     fn new_id(&self) -> ObjectId {
@@ -218,7 +223,8 @@ impl ObjectStore {
             let bytes = own_vdso()?;
             let layout = Layout::parse(&bytes);
             let path = Arc::from(Path::new("[vdso]"));
-            let object = Object { id: self.new_id(), path, source: Source::Memory(bytes), layout, root: None };
+            let object =
+                Object { id: self.new_id(), path, source: Source::Memory(bytes), layout, root: None, written_ns: None };
             known.vdso = Some(Arc::new(object));
         }
         let object = known.vdso.as_ref()?;
@@ -290,7 +296,7 @@ fn is_what_was_mapped(process: &ProcessDir, mapping: &Mapping<'_>, link: &str, f
         && process.target(link).is_ok_and(|target| shown(&target) == shown(&mapping.name.display()))
 }
 
-/// [`open_mapped`] and the file's headers, unless its file system does not answer.
+/// [`open_mapped`], of which a name is kept, and the file's headers, unless its file system does not answer.
 fn open_in_time(
     process: Option<&ProcessDir>,
     mapping: &Mapping<'_>,
@@ -302,16 +308,12 @@ fn open_in_time(
     let mapping = mapping.to_owned();
     let path = Arc::clone(path);
     let Device { major, minor } = mapping.device;
-    let device = libc::makedev(major, minor);
-    // A file system without a block device (major 0) may be served by a process, and is given up as a whole; on a slow disk
-    // only the file is.
-    let about = if major == 0 { About::Device(device) } else { About::File(device, mapping.inode) };
-    let answer = patience::within(ANSWERS_WITHIN, about, move || {
+    let about = About::file_system(libc::makedev(major, minor), mapping.inode);
+    patience::answer(about, move || {
         let (file, stamp) = open_mapped(process.as_ref(), &mapping, &path, &link, ambiguous)?;
         let layout = Layout::read(&file);
-        Ok((file, stamp, layout))
-    });
-    answer.unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")))
+        Ok((name(&file)?, stamp, layout))
+    })
 }
 
 /// Opens what is mapped, by the kernel's own link to it or else by a path that leads to the same inode. Where the process has

@@ -5,10 +5,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use memmap2::MmapOptions;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
+
+use crate::host::patience::{self, About};
 
 /// What the kernel puts where a probe is: `int3`.
 const BREAKPOINT: u8 = 0xcc;
@@ -21,7 +24,7 @@ pub struct Probed(Vec<Identity>);
 
 /// What two identities of one file have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
+pub struct Identity {
     inode: u64,
     size: u64,
     modified: (i64, i64),
@@ -29,7 +32,11 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(file: &File) -> io::Result<Self> {
+    /// Asks its file system.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             inode: metadata.ino() & INODE_BITS,
@@ -56,20 +63,32 @@ pub enum Standing {
 }
 
 impl Probed {
-    /// Whether the file, to be probed at these offsets in bytes, is probed already.
-    pub fn look_up(&self, file: &File, mut offsets: impl Iterator<Item = u64>) -> Standing {
-        match Identity::of(file) {
-            Ok(identity) if self.0.iter().any(|other| identity.may_be(other)) => {
-                let probed = offsets.all(|offset| has_breakpoint(file, offset).unwrap_or(false));
-                if probed { Standing::Probed } else { Standing::Maybe }
-            }
-            _ => Standing::New,
+    /// Whether a file of this identity, to be probed at these offsets in bytes, is probed already. `file` may be only named;
+    /// `inode` is its device and inode number.
+    ///
+    /// # Errors
+    /// It may be, and its file system does not answer.
+    pub fn look_up(
+        &self,
+        identity: Option<&Identity>,
+        file: &File,
+        inode: (u64, u64),
+        offsets: impl Iterator<Item = u64>,
+    ) -> io::Result<Standing> {
+        if !identity.is_some_and(|identity| self.0.iter().any(|other| identity.may_be(other))) {
+            return Ok(Standing::New);
         }
+        let (file, offsets) = (file.try_clone()?, offsets.collect::<Vec<_>>());
+        patience::answer(About::file_system(inode.0, inode.1), move || {
+            let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            let probed = offsets.iter().all(|offset| has_breakpoint(&file, *offset).unwrap_or(false));
+            Ok(if probed { Standing::Probed } else { Standing::Maybe })
+        })
     }
 
     /// Takes note of a file that is going to be probed.
-    pub fn add(&mut self, file: &File) {
-        self.0.extend(Identity::of(file));
+    pub fn add(&mut self, identity: Option<Identity>) {
+        self.0.extend(identity);
     }
 }
 

@@ -7,10 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 
 use anyhow::Result;
 
+use super::layers::Identity;
 use crate::elf;
 use crate::elf::ElfError;
 use crate::host::patience::{self, About};
@@ -23,9 +23,6 @@ use crate::workers;
 /// More than a small machine has CPUs: small files need not wait for large ones.
 const THREADS: usize = 4;
 
-/// How long a file may take to be read; then its file system is taken not to answer.
-const READ_WITHIN: Duration = Duration::from_mins(1);
-
 /// A planned file.
 #[derive(Debug)]
 pub struct Planned {
@@ -33,6 +30,8 @@ pub struct Planned {
     pub path: PathBuf,
     /// Its probes.
     pub plan: Plan,
+    /// To recognize it under another identity; `None` where its file system does not say.
+    pub identity: Option<Identity>,
 }
 
 impl Planned {
@@ -115,7 +114,7 @@ fn outcome(wanted: &Wanted, object: &Arc<Object>) -> Result<Arc<Planned>, Unplan
         move || object.open().map_err(anyhow::Error::from).and_then(|file| wanted.plan(&file, object.path()))
     };
     let (device, inode) = object.inode().unwrap_or_default();
-    patience::within(READ_WITHIN, About::File(device, inode), question)
+    patience::within(patience::read_within(), About::File(device, inode), question)
         .unwrap_or_else(|| {
             log::warn!("{} is not probed: its file system does not answer", object.path().display());
             Err(anyhow::anyhow!("its file system does not answer"))
@@ -173,7 +172,7 @@ impl Wanted {
                 plan.role = more.role;
             }
         }
-        Ok(Planned { path: path.to_path_buf(), plan })
+        Ok(Planned { path: path.to_path_buf(), plan, identity: Identity::of(file).ok() })
     }
 
     /// What the user named and none of these files has, a sentence each.

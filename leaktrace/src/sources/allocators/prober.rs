@@ -59,6 +59,8 @@ pub struct Prober {
 /// A file to be attached for all processes, or not.
 struct Waiting {
     file: File,
+    /// Its device and inode.
+    inode: (u64, u64),
     planned: Arc<Planned>,
     mapped_ns: u64,
 }
@@ -328,17 +330,15 @@ impl Prober {
             return Ok(());
         }
         let key = (object.id(), *scope);
-        let file = object.open().and_then(|file| {
-            let status = file.metadata()?;
-            Ok((file, (status.dev(), status.ino())))
-        });
-        if let Ok((_, inode)) = file {
+        let named = object.name();
+        let inode = object.inode().unwrap_or_default();
+        if named.is_ok() {
             self.replace(inode, object.id());
         }
-        let asked = Asked { object: Arc::clone(object), file: file.as_ref().ok().map(|(_, inode)| *inode) };
+        let asked = Asked { object: Arc::clone(object), file: named.is_ok().then_some(inode) };
         self.attached.insert(key, asked);
-        match file {
-            Ok((file, _)) => self.attach(kernel, file, planned, *scope, *mapped_ns),
+        match named {
+            Ok(file) => self.attach(kernel, (file, inode), planned, *scope, *mapped_ns),
             // The file's owner can cause this, so it must not end the trace of other files.
             Err(error) => {
                 log::warn!("{} is not probed: {error}", planned.path.display());
@@ -358,8 +358,10 @@ impl Prober {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
+        let inode = file.metadata().with_context(|| format!("cannot look at --object {}", path.display()))?;
+        let inode = (inode.dev(), inode.ino());
         // Each program that a command executes names it again.
-        if file.metadata().is_ok_and(|inode| self.files.contains_key(&(inode.dev(), inode.ino(), scope))) {
+        if self.files.contains_key(&(inode.0, inode.1, scope)) {
             return Ok(());
         }
         let planned =
@@ -371,48 +373,57 @@ impl Prober {
             }
             bail!("--object {path} has no allocation function that we know, nor one with the prefix {prefixes}");
         }
-        self.attach(kernel, file, &Arc::new(planned), scope, 0)
+        self.attach(kernel, (file, inode), &Arc::new(planned), scope, 0)
     }
 
+    /// `file` may be only named; with it its device and inode.
     fn attach(
         &mut self,
         kernel: &mut Kernel,
-        file: File,
+        (file, inode): (File, (u64, u64)),
         planned: &Arc<Planned>,
         scope: Scope,
         mapped_ns: u64,
     ) -> Result<()> {
-        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
-        let key = (inode.dev(), inode.ino(), scope);
+        let key = (inode.0, inode.1, scope);
         if self.files.contains_key(&key) {
             return Ok(());
         }
         self.files.insert(key, Place::OnTheWay);
         if scope == Scope::AllProcesses {
-            return self.attach_layered(kernel, Waiting { file, planned: Arc::clone(planned), mapped_ns }, 0);
+            return self.attach_layered(kernel, Waiting { file, inode, planned: Arc::clone(planned), mapped_ns }, 0);
         }
-        self.attach_new(kernel, file, planned, scope, mapped_ns)
+        self.attach_new(kernel, (file, inode), planned, scope, mapped_ns)
     }
 
     /// Attaches a file for all processes, unless it is one that is attached already under another identity: since `placed_ns` at
     /// the latest.
     fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting, placed_ns: u64) -> Result<()> {
-        let Waiting { file, planned, mapped_ns } = waiting;
-        match self.probed.look_up(&file, planned.offsets()) {
+        let Waiting { file, inode, planned, mapped_ns } = waiting;
+        let key = (inode.0, inode.1, Scope::AllProcesses);
+        let standing = match self.probed.look_up(planned.identity.as_ref(), &file, inode, planned.offsets()) {
+            Ok(standing) => standing,
+            // As in `attach_once`.
+            Err(error) => {
+                log::warn!("{} is not probed: {error}", planned.path.display());
+                self.files.insert(key, Place::Never);
+                return Ok(());
+            }
+        };
+        match standing {
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
-                let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
-                self.files.insert((inode.dev(), inode.ino(), Scope::AllProcesses), Place::Since(placed_ns));
+                self.files.insert(key, Place::Since(placed_ns));
                 Ok(())
             }
             // A file that is being attached may be this one.
             Standing::Maybe if self.attaching > 0 => {
-                self.waiting.push(Waiting { file, planned, mapped_ns });
+                self.waiting.push(Waiting { file, inode, planned, mapped_ns });
                 Ok(())
             }
             Standing::Maybe | Standing::New => {
-                self.probed.add(&file);
-                self.attach_new(kernel, file, &planned, Scope::AllProcesses, mapped_ns)
+                self.probed.add(planned.identity);
+                self.attach_new(kernel, (file, inode), &planned, Scope::AllProcesses, mapped_ns)
             }
         }
     }
@@ -420,7 +431,7 @@ impl Prober {
     fn attach_new(
         &mut self,
         kernel: &mut Kernel,
-        file: File,
+        (file, inode): (File, (u64, u64)),
         planned: &Planned,
         scope: Scope,
         mapped_ns: u64,
@@ -443,8 +454,6 @@ impl Prober {
             );
         }
         let probes = probe::of(plan);
-        let inode = file.metadata().with_context(|| format!("cannot look at {}", planned.path.display()))?;
-        let inode = (inode.dev(), inode.ino());
         let about = About { path: planned.path.clone(), file: inode, mapped_ns };
         if let Programs::ByHand(programs) = &kernel.programs {
             let (holder, programs) = (Arc::clone(&kernel.holder), Arc::clone(programs));

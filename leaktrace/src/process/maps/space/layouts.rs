@@ -228,7 +228,9 @@ impl<'a> Settler<'a> {
         let Some(object) = &region.object else {
             let is_memory_now = super::at(&present, at).is_none_or(|now| now.object.is_none());
             let code = || Code::Memory(Arc::clone(&region.module), region.start);
-            return if is_memory_now { at } else { self.elsewhere(code(), Some(region), at - region.start) };
+            // In a file that could not be opened, or is not what was mapped, the offset is all that is known.
+            let into = if region.module.is_absolute() { region.offset_of(at) } else { at - region.start };
+            return if is_memory_now { at } else { self.elsewhere(code(), Some(region), into) };
         };
         // Devices may be mapped at their last offsets.
         let offset = region.offset.wrapping_add(at - region.start);
@@ -260,6 +262,11 @@ impl<'a> Settler<'a> {
 }
 
 impl Layouts {
+    /// What was mapped in earlier layouts.
+    pub(super) fn past_regions(&mut self) -> impl Iterator<Item = &mut Arc<Vec<Region>>> {
+        Arc::make_mut(&mut self.past).values_mut().map(|past| &mut past.regions)
+    }
+
     /// What lies at an address that [`Settler::settle`] has given to code that lies nowhere any more.
     pub(super) fn elsewhere(&self, address: u64) -> Option<&Region> {
         if address < ELSEWHERE { None } else { super::at(&self.elsewhere.regions, address) }

@@ -99,7 +99,7 @@ fn what_records_tell_is_what_the_maps_file_shows() {
     let text = std::fs::read("/proc/self/maps").expect("own mappings");
     let mut told = AddressSpace::empty(Pid(std::process::id()));
     for mapping in parse(&text).flatten() {
-        told.note(&mapping, 1, &store);
+        told.note(&mapping, now(), &store);
     }
     assert_eq!(shape(&told.regions), shape(&shown.regions));
     let objects = |space: &AddressSpace| -> Vec<_> {
@@ -118,16 +118,16 @@ fn what_is_recorded_again_is_new_only_where_it_had_gone() {
     let text = std::fs::read("/proc/self/maps").expect("own mappings");
     let is_code = |mapping: &Mapping<'_>| mapping.permissions.execute && mapping.name.is_file();
     let code = parse(&text).flatten().find(is_code).expect("own code");
-    assert!(!space.note(&code, 1, &store).1, "it was captured");
+    assert!(!space.note(&code, now(), &store).1, "it was captured");
     // The same file where nothing lies.
     let elsewhere = Mapping { start: Address(0x1_0000), end: Address(0x1_1000), ..code };
-    assert!(space.note(&elsewhere, 1, &store).1);
-    assert!(!space.note(&elsewhere, 1, &store).1);
+    assert!(space.note(&elsewhere, now(), &store).1);
+    assert!(!space.note(&elsewhere, now(), &store).1);
     let is_mapped = |space: &AddressSpace| space.locate(Address(0x1_0000)).expect("remembered").mapped;
     assert!(is_mapped(&space));
     space.recapture(&store).expect("own mappings");
     assert!(!is_mapped(&space), "it is not there");
-    assert!(space.note(&elsewhere, 1, &store).1, "a plugin that is loaded again");
+    assert!(space.note(&elsewhere, now(), &store).1, "a plugin that is loaded again");
     assert!(is_mapped(&space));
 }
 
@@ -235,6 +235,45 @@ fn a_process_that_has_ended_is_said_to_have_ended() {
     child.wait().expect("reaped");
     let error = AddressSpace::capture(pid, &ObjectStore::new()).expect_err("gone");
     assert!(matches!(error, CaptureError::Ended(ended) if ended == pid), "{error}");
+}
+
+fn now() -> u64 {
+    monotonic_ns().expect("the clock")
+}
+
+#[test]
+fn what_a_file_held_before_it_was_overwritten_is_not_known() {
+    use std::os::unix::fs::MetadataExt;
+    let file = tempfile::NamedTempFile::new().expect("scratch");
+    let status = file.as_file().metadata().expect("just made");
+    let name = MappingName::File { path: file.path().into(), deleted: false };
+    let text = std::fs::read("/proc/self/maps").expect("own mappings");
+    let code = parse(&text).flatten().find(|mapping| mapping.permissions.execute).expect("own code");
+    let device =
+        super::super::Device { major: libc::major(status.dev()) as u32, minor: libc::minor(status.dev()) as u32 };
+    let at = |start| Mapping {
+        start: Address(start),
+        end: Address(start + 0x1000),
+        device,
+        inode: status.ino(),
+        name: name.clone(),
+        ..code.clone()
+    };
+    let store = ObjectStore::new();
+    let mut space = AddressSpace::empty(Pid(std::process::id()));
+    let tick = 12_000_000;
+    let written = now();
+    let is_known = |space: &AddressSpace, start| space.locate(Address(start)).expect("it is mapped").object.is_some();
+    assert!(space.note(&at(0x1000), written - 10 * tick, &store).0.is_some(), "its allocator is probed all the same");
+    assert!(!is_known(&space, 0x1000), "it was written to later");
+    // As far as the file's time tells this may have been before the last writing.
+    space.note(&at(0x2000), written, &store);
+    assert!(is_known(&space, 0x2000));
+    space.note(&at(0x3000), written + 1, &store);
+    assert!(is_known(&space, 0x3000) && !is_known(&space, 0x2000), "the writing may have come in between");
+    space.note(&at(0x4000), written + 10 * tick, &store);
+    space.note(&at(0x5000), written + 10 * tick + 1, &store);
+    assert!(is_known(&space, 0x4000) && is_known(&space, 0x5000), "nothing has changed since");
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Prober {
         for request in self.written.requests.remove(&file).unwrap_or_default() {
             let Some(Planning::Done(Ok(planned))) = self.plans.get(&request.object.id()) else { continue };
             // What was written is found as another object when it is mapped.
-            if request.object.open().is_err() {
+            if request.object.name().is_err() {
                 continue;
             }
             let planned = Arc::clone(planned);
