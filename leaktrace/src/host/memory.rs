@@ -6,13 +6,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use procfs::ProcessCGroup;
 use procfs::process::{MountInfo, Process};
-use procfs::{Current as _, Meminfo, ProcessCGroup};
 
 /// Bytes that can be had without anybody else's being swapped out; `None` where the kernel does not tell.
 pub fn available() -> Option<u64> {
-    let machine = Meminfo::current().ok()?.mem_available?;
+    let machine = parse(&fs::read_to_string("/proc/meminfo").ok()?)?;
     Some(groups().iter().flat_map(Group::levels).filter_map(|level| level.room()).fold(machine, u64::min))
+}
+
+/// The line `MemAvailable` of `proc_meminfo(5)`, in bytes.
+fn parse(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The control groups whose limits on memory hold for this process.
@@ -145,6 +151,13 @@ mod tests {
         let rooms: Vec<_> = group.levels().map(|level| level.room()).collect();
         fs::remove_dir_all(&top).unwrap();
         assert_eq!(rooms, [None, Some(800_000), None]);
+    }
+
+    #[test]
+    fn available_memory_is_read_as_the_kernel_writes_it() {
+        let meminfo = "MemTotal:       24683520 kB\nMemFree:         5361664 kB\nMemAvailable:   21837824 kB\n";
+        assert_eq!(parse(meminfo), Some(21_837_824 * 1024));
+        assert_eq!(parse("MemTotal: 1 kB\n"), None);
     }
 
     #[test]
