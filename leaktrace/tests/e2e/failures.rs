@@ -26,10 +26,9 @@ fn failed_allocations_leave_no_trace_when_launched() {
 #[test]
 fn too_few_open_files_are_said_with_the_limit_to_raise() {
     let program = binary();
-    for limit in [24, 64] {
-        let script = format!("ulimit -n {limit} && exec {} -d 1", path_str(&program));
-        let mut command = std::process::Command::new("/bin/sh");
-        let finished = Tracer::spawn(command.args(["-c", &script]), tempfile::tempdir().unwrap()).wait();
-        finished.assert_failed_with_line(1, &["os error 24", "ulimit -n", "LimitNOFILE="]);
-    }
+    // Fewer than there are tables. With a few more, a trace by perf events warns of files that it cannot probe.
+    let script = format!("ulimit -n 24 && exec {} -d 1", path_str(&program));
+    let mut command = std::process::Command::new("/bin/sh");
+    let finished = Tracer::spawn(command.args(["-c", &script]), tempfile::tempdir().unwrap()).wait();
+    finished.assert_failed_with_line(1, &["os error 24", "ulimit -n", "LimitNOFILE="]);
 }
