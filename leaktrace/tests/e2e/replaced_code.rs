@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use crate::harness::build::Recipe;
+use crate::harness::snapshot::Site;
 use crate::harness::tracer::path_str;
 use crate::harness::{Accounts, Finished, Snapshot, Tracer, Victim};
 
@@ -107,6 +108,17 @@ fn a_plug_in_that_is_overwritten_before_it_is_read_gives_no_certain_wrong_name()
     }
 }
 
+/// The site of a leak that has one.
+fn only_site<'a>(snapshot: &'a Snapshot, accounts: &Accounts, leak: &str) -> &'a Site {
+    let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
+    assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
+    sites[0]
+}
+
+fn state(site: &Site) -> String {
+    site.stack_state.clone().unwrap_or_default()
+}
+
 #[test]
 fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known() {
     let mut victim = Victim::spawn(REMAPPED.name, Command::new(REMAPPED.built()).arg("wait"));
@@ -123,12 +135,11 @@ fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known()
     snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
     snapshot.assert_equals(&accounts);
     let site = |leak: &str| {
-        let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
-        assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
-        assert!(sites[0].passes("main"), "{}", sites[0].path());
-        sites[0]
+        let site = only_site(&snapshot, &accounts, leak);
+        assert!(site.passes("main"), "{}", site.path());
+        site
     };
-    let state = |leak: &str| site(leak).stack_state.clone().unwrap_or_default();
+    let state = |leak: &str| state(site(leak));
     let states = ["leak_first", "leak_second", "leak_stable"].map(state);
     assert_eq!(states, ["unsure", "unsure", "whole"], "{}", snapshot.digest());
     // That the file has no table may not have been known yet.
@@ -155,11 +166,7 @@ fn stacks_through_text_that_a_program_moves_over_other_text_are_marked() {
     let snapshot = finished.snapshot();
     snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
     snapshot.assert_equals(&accounts);
-    let state = |leak: &str| {
-        let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
-        assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
-        sites[0].stack_state.clone().unwrap_or_default()
-    };
+    let state = |leak: &str| state(only_site(&snapshot, &accounts, leak));
     let states = ["leak_first", "leak_second", "leak_later", "leak_stable"].map(state);
     assert_eq!(states, ["unsure", "unsure", "unsure", "whole"], "{}", snapshot.digest());
     assert_eq!(snapshot.loss("stacks_unsure"), 3, "{}", snapshot.digest());
@@ -177,11 +184,7 @@ fn stacks_through_code_made_at_run_time_whose_place_was_used_again_are_marked() 
     let snapshot = finished.snapshot();
     snapshot.assert_lossless_but(&["stacks_unsure"]);
     snapshot.assert_equals(&accounts);
-    let state = |leak: &str| {
-        let sites = snapshot.sites_through(accounts.site(leak).pid, leak);
-        assert_eq!(sites.len(), 1, "{leak}\n{}", snapshot.digest());
-        sites[0].stack_state.clone().unwrap_or_default()
-    };
+    let state = |leak: &str| state(only_site(&snapshot, &accounts, leak));
     // The walk through code made at run time follows frame pointers, which may pass callers by.
     assert_eq!(["leak_old", "leak_new", "leak_stays"].map(state), ["unsure", "unsure", "gap"]);
     assert_eq!(snapshot.loss("stacks_unsure"), 2, "{}", snapshot.digest());
