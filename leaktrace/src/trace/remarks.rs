@@ -65,15 +65,15 @@ impl Found {
     }
 }
 
-/// What to say of files that lost their probes to whoever writes to them.
+/// What to say of files that have no probes while somebody writes to them.
 pub fn of_written<'a>(paths: impl ExactSizeIterator<Item = &'a PathBuf>) -> Option<String> {
     let more = paths.len().saturating_sub(NAMED);
     let named: Vec<_> = paths.take(NAMED).map(|path| path.display().to_string()).collect();
     let others = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!named.is_empty()).then(|| {
         format!(
-            "opened for writing while they had probes: {}{others}; the probes were removed first, and what running processes \
-             allocated and freed by these files until they were set again is missing",
+            "no probes were in these files while somebody had them open for writing: {}{others}; what running processes allocated \
+             and freed by them meanwhile is missing",
             named.join(", ")
         )
     })

@@ -49,7 +49,7 @@ fn a_program_that_is_written_over_runs_as_if_nobody_had_traced_the_old_one() {
     }
     let finished = tracer.stop();
     finished.assert_success();
-    let said = format!("opened for writing while they had probes: {}", program.display());
+    let said = format!("while somebody had them open for writing: {}", program.display());
     assert!(finished.stdout.contains(&said), "{}", finished.stdout);
 }
 
@@ -65,7 +65,7 @@ fn a_library_that_was_opened_for_writing_is_probed_again_and_the_gap_is_said() {
     tracer.wait_for_message("probes again", probed);
     let accounts = victim.work();
     let finished = tracer.stop();
-    assert!(finished.stdout.contains("opened for writing while they had probes"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("while somebody had them open for writing"), "{}", finished.stdout);
     finished.exact().assert_equals(&accounts);
     victim.finish();
 }
