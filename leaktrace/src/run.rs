@@ -11,6 +11,7 @@ use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
 use crate::holder;
+use crate::host::errno;
 use crate::model::{Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
@@ -45,11 +46,7 @@ pub fn main() -> ExitCode {
 
 /// What to do about an error that the kernel gives wherever files are opened.
 fn next_step(error: &anyhow::Error) -> &'static str {
-    let number = |cause: &(dyn std::error::Error + 'static)| {
-        let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        of_io.or_else(|| cause.downcast_ref::<nix::Error>().map(|number| *number as i32))
-    };
-    match error.chain().find_map(number) {
+    match errno::of(error) {
         Some(libc::EMFILE) => "; raise the limit on open files (ulimit -n, or LimitNOFILE= of a service)",
         Some(libc::ENFILE) => "; the machine has no room for more open files (sysctl fs.file-max)",
         _ => "",

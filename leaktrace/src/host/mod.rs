@@ -8,6 +8,7 @@ pub mod bpf;
 pub(crate) mod btf;
 pub(crate) mod clock;
 pub(crate) mod cpus;
+pub(crate) mod errno;
 pub(crate) mod features;
 pub(crate) mod fields;
 pub(crate) mod limits;

@@ -14,8 +14,8 @@ mod sampling;
 pub(crate) mod selection;
 pub(crate) mod unwind_maps;
 
+use std::process;
 use std::sync::{Arc, OnceLock};
-use std::{io, process};
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, MapData, Queue};
@@ -30,6 +30,7 @@ use leaktrace_common::wide::WideBlock;
 
 use crate::holder::Holder;
 use crate::host::clock::monotonic_ns;
+use crate::host::errno;
 use crate::host::fields::Fields;
 use crate::model::Pid;
 use mapped::MappedArray;
@@ -167,7 +168,8 @@ impl Kernel {
             loader.override_global(name, value, true);
         }
         let ebpf = loader.load(object).map_err(anyhow::Error::from).map_err(|error| {
-            let next = if is_out_of_memory(&error) { memory::LACKING } else { "cannot load the BPF object" };
+            let next =
+                if errno::of(&error) == Some(libc::ENOMEM) { memory::LACKING } else { "cannot load the BPF object" };
             error.context(next)
         })?;
 
@@ -294,11 +296,6 @@ impl Kernel {
     fn control(&self) -> Result<*mut Control> {
         self.control.pointer(0).context("the BPF object's map CONTROL is empty")
     }
-}
-
-fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    let numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
-    numbers.into_iter().any(|number| number == libc::ENOMEM)
 }
 
 /// The first slot for a process. In debug builds `LEAKTRACE_SLOTS` limits the number of slots, so that tests can exceed it: the

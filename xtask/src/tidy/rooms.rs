@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// [`GROUND`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["run"]),
-    ("run", &["cli", "config", "doctor", "holder", "logging", "outcome", "report", "show", "trace"]),
+    ("run", &["cli", "config", "doctor", "holder", "host", "logging", "outcome", "report", "show", "trace"]),
     ("cli", &["probes"]),
     ("config", &["cli", "host", "probes", "report", "symbolize"]),
     ("config_tests", &["cli"]),

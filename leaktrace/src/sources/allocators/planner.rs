@@ -13,6 +13,7 @@ use anyhow::Result;
 use super::layers::Identity;
 use crate::elf;
 use crate::elf::ElfError;
+use crate::host::errno;
 use crate::host::patience::{self, About};
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
@@ -121,16 +122,11 @@ fn outcome(wanted: &Wanted, object: &Arc<Object>) -> Result<Arc<Planned>, Unplan
         })
         .inspect_err(|error| {
             // Most are no programs. In one that its file system cannot read there may be an allocator.
-            let level = if is_failed_reading(error) { log::Level::Warn } else { log::Level::Debug };
+            let level = if errno::of(error) == Some(libc::EIO) { log::Level::Warn } else { log::Level::Debug };
             log::log!(level, "{} is not probed: {error}", object.path().display());
         })
         .map(Arc::new)
         .map_err(|error| Unplanned::of(&error))
-}
-
-fn is_failed_reading(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.any(|cause| cause.raw_os_error() == Some(libc::EIO))
 }
 
 /// Panics or does not come back where `LEAKTRACE_PLAN_PANICS` or `LEAKTRACE_PLAN_HANGS` names a part of the path: so that tests

@@ -3,7 +3,6 @@
 //! In: what the holder says, and objects found in place of others. Out: what is to be probed again, and a warning for the report.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Asked, Planning, Prober, Progress, Request};
+use crate::host::errno;
 use crate::kernel::Kernel;
 use crate::kernel::attach::{Inode, Scope};
 use crate::process::maps::ObjectId;
@@ -60,8 +60,7 @@ impl Written {
 
 /// Whether the holder set no probe since somebody has the file open for writing.
 pub fn is_written_to(error: &anyhow::Error) -> bool {
-    let mut numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
-    numbers.any(|number| number == libc::ETXTBSY)
+    errno::of(error) == Some(libc::ETXTBSY)
 }
 
 impl Prober {
