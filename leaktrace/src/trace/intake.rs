@@ -201,13 +201,16 @@ impl Trace {
         }
     }
 
-    /// Reads from the processes' mappings what changes without an event, for about this long.
-    pub(super) fn refresh(&mut self, within: Duration) {
+    /// Reads from the processes' mappings what changes without an event, for about this long: how many processes are left
+    /// out.
+    pub(super) fn refresh(&mut self, within: Duration) -> usize {
         let kernel = &self.kernel;
         let layout = |slot| kernel.processes.read(slot).map_or(0, |process| process.layout);
         let before = self.processes.refresh(within, layout);
+        let left_out = before.left_out;
         self.take_in();
         self.processes.undo_where_over(before);
+        left_out
     }
 
     fn plan_reclaim(&mut self) {

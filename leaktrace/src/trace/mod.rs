@@ -339,7 +339,13 @@ impl Trace {
         self.take_in();
         // Records lost from now on, while tables are read and the command ends, do not concern the report.
         self.lost_by_the_end = Some(self.discovery.lost());
-        self.refresh(REREAD_AT_LAST);
+        let left_out = self.refresh(REREAD_AT_LAST);
+        if left_out > 0 {
+            self.warnings.push(format!(
+                "the mappings of {left_out} processes were not read again at the end, for want of time: code that they moved without \
+                 a record (mremap) may be called after what lay there before"
+            ));
+        }
         // A process may hold the lock that this needs; then the report has the values read before.
         let memory = self.memory.read(self.processes.reported_alive());
         if let Ok(memory) = timeout(MEMORY_WITHIN, memory).await {

@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 
 use super::Processes;
 use crate::lives::life::Life;
-use crate::process::maps::{AddressSpace, Layout};
+use crate::process::maps::{AddressSpace, CaptureError, Layout};
 
 /// How long one process may keep the others waiting.
 const ONE_WITHIN: Duration = Duration::from_millis(100);
 
 /// Address spaces before they were read again, by the number of their life.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[must_use]
-pub struct Before(Vec<(u32, AddressSpace)>);
+pub struct Before {
+    spaces: Vec<(u32, AddressSpace)>,
+    /// Lives that there was no time for, or whose mappings could not be read.
+    pub left_out: usize,
+}
 
 impl Processes {
     /// Reads the mappings of reported lives again, for about this long: first those that need it, then the others from where the
@@ -33,40 +37,44 @@ impl Processes {
         let in_turn = concerned[from..].iter().chain(&concerned[..from]).copied();
         let needs = |number: &u32| self.lives.get(number).is_some_and(|life| life.space.needs_recapture());
         let (first, others): (Vec<u32>, Vec<u32>) = in_turn.partition(needs);
-        let (mut before, mut read) = (Before::default(), 0);
+        let (mut before, mut read) = (Before { spaces: Vec::new(), left_out: concerned.len() }, 0);
         for (index, number) in first.iter().chain(&others).copied().enumerate() {
             let is_urgent = index < first.len();
             if !is_urgent && began.elapsed() >= within {
                 break;
             }
             let Some(life) = self.lives.get_mut(&number) else { continue };
+            read += 1;
             let is_told = |life: &Life| life.slot.is_none_or(|slot| layout(slot) == life.space.layout());
             let mut space = life.space.clone();
             if is_told(life) {
                 match space.recapture_within(ONE_WITHIN, &self.store) {
                     Ok(has_changed) if is_told(life) => {
-                        before.0.push((number, std::mem::replace(&mut life.space, space)));
+                        before.spaces.push((number, std::mem::replace(&mut life.space, space)));
                         if has_changed || is_urgent {
                             self.changed.insert(life.pid);
                         }
                     }
                     Ok(_) => {}
                     // One that has ended stays as last seen.
-                    Err(error) => log::debug!("not read again: {:#}", anyhow::Error::from(error)),
+                    Err(error) => {
+                        read -= usize::from(!matches!(error, CaptureError::Ended(_)));
+                        log::debug!("not read again: {:#}", anyhow::Error::from(error));
+                    }
                 }
             }
-            read += 1;
             if !is_urgent {
                 self.reread = number;
             }
         }
         log::debug!("mappings of {read} of {} processes read again in {:.1?}", concerned.len(), began.elapsed());
+        before.left_out -= read;
         before
     }
 
     /// Forgets what was read again of lives that another program of their process has followed: it was that program's.
     pub fn undo_where_over(&mut self, before: Before) {
-        for (number, space) in before.0 {
+        for (number, space) in before.spaces {
             let Some(life) = self.lives.get_mut(&number).filter(|life| life.ended) else { continue };
             let is_last = self.by_pid.get(&life.pid).is_some_and(|numbers| numbers.last() == Some(&number));
             if !is_last {
