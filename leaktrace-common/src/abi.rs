@@ -240,8 +240,15 @@ pub struct Thread {
     pub place: u32,
     /// Way to go to the next hit, in the units of `sampling::GAP_SHIFT`; 0 before the first draw.
     pub gap: u64,
-    /// Frees of blocks we do not know that the C library has made since the last call of another kind.
-    pub library_frees: u64,
+    /// Frees of blocks we do not know, made from one place in the allocator itself and by nothing else since: the thread's
+    /// cache, if the thread ends now.
+    pub cache_frees: u32,
+    /// Where the first of them returned to, the lower half.
+    pub cache_freed_from: u32,
+    /// The block that was freed last.
+    pub freed_address: u64,
+    /// Stack pointer at the entry of that call; 0 where an allocation function was called since.
+    pub freed_sp: u64,
 }
 
 /// The call returns the address of a new block.
@@ -417,6 +424,9 @@ pub const COOKIE_LEAF: u64 = 1 << 40;
 /// gets past a return probe. Probes on its ways out see its returns.
 pub const COOKIE_EXITS: u64 = 1 << 41;
 
+/// Set in the cookie of a `free` that its own allocator calls at a thread's end, for the blocks that it has kept for the thread.
+pub const COOKIE_THREAD_CACHE: u64 = 1 << 42;
+
 /// Stands for the kernel function `bpf_session_cookie` in the object; the loader puts its BTF id there.
 pub const KFUNC_SESSION_COOKIE: u32 = 0x7ea0_0001;
 
@@ -457,7 +467,7 @@ const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 120);
-    assert!(size_of::<Thread>() == 96);
+    assert!(size_of::<Thread>() == 112);
     assert!(size_of::<Losses>() == 80);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);

@@ -60,8 +60,11 @@ const NO_TICKET: u64 = 0;
 /// only blocks that were mapped one by one, of 128 KiB and more by default, may come to that.
 const SMALL: u64 = 64 << 10;
 
-/// More than the code of a C library takes, and less than what lies between it and a program's.
-const LIBRARY_BYTES: u64 = 2 << 20;
+/// More than lies between `free` and any other function of its source file: it calls itself from no further away.
+const ALLOCATOR_BYTES: u64 = 32 << 10;
+/// More than lies between two calls in the function that empties a thread's cache, and less than that function is away from
+/// others that free.
+const CACHE_BYTES: u32 = 256;
 
 /// An allocation function's arguments, whatever the function.
 pub struct Request {
@@ -192,7 +195,8 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
     }
     // SAFETY: the thread's own state.
     unsafe {
-        (*thread).library_frees = 0;
+        (*thread).cache_frees = 0;
+        (*thread).freed_sp = 0;
         let mut old = Block { size: 0, site: 0, time: 0 };
         if request.old != 0
             // Taken aside before its address can be handed out again.
@@ -245,24 +249,46 @@ fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
         return;
     }
     let Some(thread) = threads::current(Id::current()) else { return };
+    let sp = entry.sp();
     // SAFETY: the thread's own state.
-    let (process, pending) = unsafe { ((*thread).process, (*thread).sp) };
-    // SAFETY: as above.
-    let library_frees = unsafe { &mut (*thread).library_frees };
+    let (process, pending, again) = unsafe {
+        let again = (*thread).freed_sp == sp && (*thread).freed_address == address;
+        (*thread).freed_sp = sp;
+        (*thread).freed_address = address;
+        ((*thread).process, (*thread).sp, again)
+    };
     if let Some(record) = blocks::take(process, address) {
-        *library_frees = 0;
+        // SAFETY: as above.
+        unsafe { (*thread).cache_frees = 0 };
         accounts::settle(process, &record);
-    } else if entry.sp() >= pending {
-        // Not from inside an allocation function, which may free memory of its own.
+    } else if sp >= pending && !(again && config::records_every_block()) {
+        // Not from inside an allocation function, which may free memory of its own. Nor a call that has jumped to its own
+        // beginning: glibc 2.43's in a thread that has no cache yet. Where not all blocks are recorded, a loop may free one
+        // address again and again.
         count_untracked(process);
-        *library_frees = if is_called_from_near(entry) { *library_frees + 1 } else { 0 };
+        note_cache(entry, thread);
     }
 }
 
-/// Whether a function was called from its own library, as far as nearness tells.
+/// Notes a free of a block that we do not know, which the allocator may have kept for the thread.
 #[inline(always)]
-fn is_called_from_near<P: Placement>(entry: &Entry<'_, P>) -> bool {
-    entry.return_address().wrapping_sub(entry.ip()).wrapping_add(LIBRARY_BYTES) < 2 * LIBRARY_BYTES
+fn note_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
+    let from = entry.return_address();
+    let near = from.wrapping_sub(entry.ip()).wrapping_add(ALLOCATOR_BYTES) < 2 * ALLOCATOR_BYTES;
+    // SAFETY: the thread's own state.
+    unsafe {
+        if !near || !entry.empties_thread_cache() {
+            (*thread).cache_frees = 0;
+            return;
+        }
+        let from = from as u32;
+        let distance = from.wrapping_sub((*thread).cache_freed_from).wrapping_add(CACHE_BYTES);
+        if (*thread).cache_frees == 0 || distance >= 2 * CACHE_BYTES {
+            (*thread).cache_frees = 0;
+            (*thread).cache_freed_from = from;
+        }
+        (*thread).cache_frees += 1;
+    }
 }
 
 /// A probed function returns: what it gave is booked.
@@ -348,12 +374,12 @@ pub fn leave(thread: *mut Thread, by_itself: bool) {
             abandon(thread);
         }
         // glibc's last act in a thread is to free the blocks that it had kept for it, which the program had freed before, and
-        // where it had kept them.
+        // where it had kept them. All of that is done in one function, whose last call is the thread's last.
         if by_itself
-            && (*thread).library_frees != 0
+            && (*thread).cache_frees != 0
             && let Some(process) = PROCESSES.get_ptr_mut((*thread).process)
         {
-            atomic::add(&raw mut (*process).thread_end_frees, (*thread).library_frees);
+            atomic::add(&raw mut (*process).thread_end_frees, u64::from((*thread).cache_frees));
         }
     }
 }

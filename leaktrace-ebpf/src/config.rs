@@ -86,6 +86,12 @@ globals! {
     HAS_GROUP_DEAD has_group_dead: u32;
 }
 
+/// Whether every block is recorded, not those of some sizes or a sample.
+#[inline(always)]
+pub fn records_every_block() -> bool {
+    sample_bytes() == 0 && min_size() <= 1 && max_size() == u64::MAX
+}
+
 /// The largest block recorded, bytes.
 #[inline(always)]
 pub fn max_size() -> u64 {

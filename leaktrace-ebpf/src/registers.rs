@@ -63,6 +63,14 @@ impl<'a, P: Placement> Entry<'a, P> {
         P::MAPPED && self.cookie & abi::COOKIE_EXITS != 0
     }
 
+    /// Whether the allocator calls this function itself at a thread's end. Asked seldom, so that plain probes need no cookie.
+    #[inline(always)]
+    pub fn empties_thread_cache(&self) -> bool {
+        // SAFETY: the helper takes the context and nothing else.
+        let cookie = if P::MAPPED { self.cookie } else { unsafe { bpf_get_attach_cookie(self.ctx.as_ptr()) } };
+        cookie & abi::COOKIE_THREAD_CACHE != 0
+    }
+
     #[inline(always)]
     pub fn ctx(&self) -> &ProbeContext {
         self.ctx

@@ -54,7 +54,8 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
             (*thread).returned_sp = 0;
             (*thread).old_address = 0;
             (*thread).gap = 0;
-            (*thread).library_frees = 0;
+            (*thread).cache_frees = 0;
+            (*thread).freed_sp = 0;
             (*thread).process = process;
             (*thread).tid = tid as u32;
             (*thread).tgid = tgid as u32;

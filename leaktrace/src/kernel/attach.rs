@@ -207,7 +207,15 @@ mod tests {
     use super::*;
 
     fn probe(function: &str, kind: u32, placement: Option<u64>) -> Probe {
-        Probe { function: function.to_owned(), kind, offset: 0x1000, placement, leaf: true, has_exits: false }
+        Probe {
+            function: function.to_owned(),
+            kind,
+            offset: 0x1000,
+            placement,
+            leaf: true,
+            has_exits: false,
+            empties_thread_cache: false,
+        }
     }
 
     fn order(technique: Technique) -> Vec<(String, bool)> {

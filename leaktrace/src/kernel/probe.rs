@@ -26,6 +26,8 @@ pub struct Probe {
     pub leaf: bool,
     /// Whether probes at the function's exits see its returns: a return probe would break exceptions that it throws.
     pub has_exits: bool,
+    /// Whether the function's own allocator calls it at a thread's end, for the blocks that it has kept for the thread.
+    pub empties_thread_cache: bool,
 }
 
 impl Probe {
@@ -38,20 +40,22 @@ impl Probe {
             placement: cookie::encode([Register::RAX; 3], 0),
             leaf: false,
             has_exits: false,
+            empties_thread_cache: false,
         }
     }
 
     /// The program that serves it, and the cookie that tells the program what it needs to know.
     pub fn program(&self) -> (&'static str, u64) {
+        let cache = if self.empties_thread_cache { abi::COOKIE_THREAD_CACHE } else { 0 };
         match (self.kind, self.placement) {
             (abi::FUNCTION_MALLOC, None) if self.leaf && !self.has_exits => ("malloc", 0),
-            (abi::FUNCTION_FREE, None) => ("free", 0),
+            (abi::FUNCTION_FREE, None) => ("free", cache),
             (abi::FUNCTION_LINKER, distance) => ("linker", distance.unwrap_or(0)),
             (function, placement) => {
                 let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
                 let leaf = if self.leaf { abi::COOKIE_LEAF } else { 0 };
                 let exits = if self.has_exits { abi::COOKIE_EXITS } else { 0 };
-                ("call", placement | leaf | exits | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
+                ("call", placement | leaf | exits | cache | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
             }
         }
     }
@@ -101,6 +105,7 @@ fn of_linker(probe: &LinkerProbe) -> Probe {
         placement: Some(probe.state_distance),
         leaf: false,
         has_exits: false,
+        empties_thread_cache: false,
     }
 }
 
@@ -124,6 +129,7 @@ fn of_function(plan: &Plan, probe: &plan::PlannedProbe) -> Option<Probe> {
         placement,
         leaf: is_leaf(plan.role, probe.kind, probe.calls_another),
         has_exits: !probe.exits.is_empty(),
+        empties_thread_cache: probe.kind == Kind::Free && allocator(plan.role) == Some(Allocator::Glibc),
     })
 }
 
@@ -151,6 +157,14 @@ fn placement(probe: &plan::PlannedProbe) -> Option<u64> {
     cookie::encode(read, probe.site.stack_shift)
 }
 
+/// The allocator that an object of this role is.
+fn allocator(role: Role) -> Option<Allocator> {
+    match role {
+        Role::Libc(allocator) | Role::Allocator(allocator) | Role::Program(allocator) => Some(allocator),
+        Role::CxxRuntime | Role::DynamicLinker | Role::None => None,
+    }
+}
+
 /// Whether a function of this allocator calls no other that is probed; a `realloc`, while it is given a block and a
 /// size. Where we cannot know it does.
 fn is_leaf(role: Role, kind: Kind, calls_another: bool) -> bool {
@@ -160,10 +174,7 @@ fn is_leaf(role: Role, kind: Kind, calls_another: bool) -> bool {
     if kind == Kind::Xallocx {
         return false;
     }
-    let allocator = match role {
-        Role::Libc(allocator) | Role::Allocator(allocator) | Role::Program(allocator) => allocator,
-        Role::CxxRuntime | Role::DynamicLinker | Role::None => return false,
-    };
+    let Some(allocator) = allocator(role) else { return false };
     match allocator {
         // Its calls of malloc and free are for NULL and for size 0, and for large blocks: see `SMALL` in the programs.
         Allocator::Glibc if kind == Kind::Realloc => true,
@@ -213,6 +224,7 @@ mod tests {
             placement: None,
             leaf: true,
             has_exits: false,
+            empties_thread_cache: false,
         };
         assert_eq!(malloc.program(), ("malloc", 0));
         let wrapper = Probe { leaf: false, ..malloc };

@@ -99,6 +99,13 @@ fn blocks_from_before_the_trace_are_counted_when_freed_and_booked_when_reallocat
     assert_eq!(untracked, frees + accounts.fact("early_reallocs"), "of which {frees} by free");
 }
 
+/// Each of its calls of `free` jumps to the function's beginning once, where the probe is.
+#[test]
+fn a_free_that_begins_again_is_one() {
+    let (snapshot, accounts, pid) = attached("restarting.c", &[]);
+    assert_eq!(snapshot.process(pid).untracked_frees, accounts.fact("early_frees"));
+}
+
 #[test]
 fn nothing_is_untracked_in_a_process_traced_from_its_start() {
     // The same victim: its early blocks are known here, and so its totals are not the whole.

@@ -1,8 +1,11 @@
 //! Many threads at once: blocks change hands, addresses come again at once, threads come and go.
 
+use std::process::Command;
+
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::harness::build::Recipe;
 use crate::harness::{Tracer, Victim, trace_command};
 
 /// Calls of the allocator in a large run; `LEAKTRACE_TEST_OPERATIONS` changes it for slow machines.
@@ -54,26 +57,70 @@ fn many_threads_are_booked_exactly_when_launched() {
     finished.lossless().assert_equals(&accounts);
 }
 
-/// glibc keeps small blocks that a thread frees for the thread, and frees them and its list of them at the thread's end.
-#[test]
-fn what_the_c_library_frees_at_a_threads_end_is_told_from_blocks_of_the_time_before() {
-    let threads = 6;
-    let mut victim = Victim::start("ending_threads.c", &[&threads.to_string()]);
-    let tracer = Tracer::attach(&victim, &[]);
+/// How many threads end in `ending_threads.c`.
+const ENDING: u64 = 6;
+
+const ENDING_STATIC: Recipe = Recipe::new("ending-threads-static", "ending_threads.c", &["-static"]);
+const ENDING_MUSL: Recipe =
+    Recipe { compiler: Some("musl-gcc"), ..Recipe::new("ending-threads-musl", "ending_threads.c", &["-static"]) };
+
+/// All of these.
+pub const RECIPES: [Recipe; 2] = [ENDING_STATIC, ENDING_MUSL];
+
+/// Where an allocator frees blocks at a thread's end that it has kept for it, it frees at least one for each.
+fn assert_ends_are_told_from_early_frees(victim: &mut Victim, keeps: bool) {
+    let tracer = Tracer::attach(victim, &[]);
     let accounts = victim.work();
-    let snapshot = tracer.stop().lossless();
+    // musl comes without unwind tables.
+    let snapshot = tracer.stop().exact();
     snapshot.assert_equals(&accounts);
     let process = snapshot.process(victim.pid());
     // The last that each thread does is to free blocks from before the trace.
     assert_eq!(process.untracked_frees, accounts.fact("early_frees"));
-    assert!(process.thread_end_frees >= threads, "{}", process.thread_end_frees);
-    victim.finish();
+    if keeps {
+        assert!(process.thread_end_frees >= ENDING, "{}", process.thread_end_frees);
+    } else {
+        assert_eq!(process.thread_end_frees, 0);
+    }
+}
 
-    let (finished, accounts) = trace_command(&[], "ending_threads.c", &[&threads.to_string()]);
+fn ending(recipe: &Recipe, how: &str) -> Victim {
+    let program = recipe.built();
+    let victim = Victim::spawn(recipe.name, Command::new(program).args(["wait", &ENDING.to_string(), how]));
+    victim.wait_until_ready();
+    victim
+}
+
+/// glibc keeps small blocks that a thread frees for the thread, and frees them and its list of them at the thread's end.
+#[test]
+fn what_the_c_library_frees_at_a_threads_end_is_told_from_blocks_of_the_time_before() {
+    for how in ["free", "fclose"] {
+        let mut victim = Victim::start("ending_threads.c", &[&ENDING.to_string(), how]);
+        assert_ends_are_told_from_early_frees(&mut victim, true);
+        victim.finish();
+    }
+    let (finished, accounts) = trace_command(&[], "ending_threads.c", &[&ENDING.to_string()]);
     let snapshot = finished.lossless();
     let process = snapshot.process(accounts.sites[0].pid);
     assert_eq!(process.untracked_frees, 0, "traced from its start");
-    assert!(process.thread_end_frees >= threads, "{}", process.thread_end_frees);
+    assert!(process.thread_end_frees >= ENDING, "{}", process.thread_end_frees);
+}
+
+/// There the program's own code lies beside the C library's.
+#[test]
+fn what_a_static_program_frees_at_a_threads_end_is_told_from_blocks_of_the_time_before() {
+    for how in ["free", "fclose"] {
+        let mut victim = ending(&ENDING_STATIC, how);
+        assert_ends_are_told_from_early_frees(&mut victim, true);
+        victim.finish();
+    }
+}
+
+#[test]
+fn a_c_library_that_keeps_nothing_for_a_thread_frees_nothing_at_its_end() {
+    let mut victim = ending(&ENDING_MUSL, "free");
+    assert_ends_are_told_from_early_frees(&mut victim, false);
+    victim.finish();
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::build;
-use crate::{command, frames, hostile_files, jitted, replaced_code};
+use crate::{command, frames, hostile_files, jitted, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 27] = [
+const PLAIN: [&str; 28] = [
     "abandoned.c",
     "braid.c",
     "changing.c",
@@ -33,6 +33,7 @@ const PLAIN: [&str; 27] = [
     "prefixed.c",
     "puppet.c",
     "reallocs.c",
+    "restarting.c",
     "rust_leaks.rs",
     "spawning.c",
     "stacks.c",
@@ -53,7 +54,7 @@ fn every_plain_victim_is_built() {
         }
     }
     let recipes = frames::RECIPES.into_iter().chain(hostile_files::RECIPES).chain(jitted::RECIPES);
-    for recipe in recipes.chain(replaced_code::RECIPES).chain([command::SANITIZED]) {
+    for recipe in recipes.chain(replaced_code::RECIPES).chain(threads::RECIPES).chain([command::SANITIZED]) {
         let built = recipe.built();
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();
