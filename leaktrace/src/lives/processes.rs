@@ -13,6 +13,7 @@ mod rereading;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use leaktrace_common::abi::{PROCESS_ALIVE, Process};
@@ -422,6 +423,12 @@ impl Processes {
     /// known.
     pub fn environment(&self, life: u32) -> Option<&[(&'static str, String)]> {
         self.lives.get(&life)?.environment.as_deref()
+    }
+
+    /// The files of code in an address space that are there and could not be opened, with why.
+    pub fn unopened<'a>(&'a self, space: &'a AddressSpace) -> impl Iterator<Item = (&'a Path, String)> {
+        let without = space.mappings().filter(|location| location.object.is_none()).map(|location| &**location.module);
+        without.filter(|path| path.is_absolute()).filter_map(|path| Some((path, self.store.unopened(path)?)))
     }
 
     /// The address space of a life by its number in [`RawProcess::life`].

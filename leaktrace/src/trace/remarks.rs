@@ -1,7 +1,7 @@
 //! Remarks of a report on what cannot be traced in its processes.
 //!
 //! In: the processes of a capture, their mappings, the plans of what they map. Out: notes, for runtimes that keep heaps of
-//! their own, and warnings, for allocators that are there and cannot be found.
+//! their own, and warnings, for allocators that are there and cannot be found and for code that cannot be read.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ const NAMED: usize = 4;
 pub struct Remarks {
     /// One for each runtime.
     pub notes: Vec<String>,
-    /// One for each file with an allocator that has no names.
+    /// One for each file with an allocator that has no names, and for each that cannot be opened.
     pub warnings: Vec<String>,
 }
 
@@ -31,6 +31,7 @@ pub struct Remarks {
 pub struct Found {
     runtimes: BTreeMap<Runtime, BTreeSet<Pid>>,
     hidden: BTreeMap<String, BTreeSet<Pid>>,
+    unopened: BTreeMap<String, BTreeSet<Pid>>,
 }
 
 impl Found {
@@ -50,6 +51,10 @@ impl Found {
             let what = format!("{allocator} in {} has no symbols to find it by", path.display());
             self.hidden.entry(what).or_default().insert(process.pid);
         }
+        for (path, error) in processes.unopened(space) {
+            let what = format!("{} cannot be opened ({error})", path.display());
+            self.unopened.entry(what).or_default().insert(process.pid);
+        }
     }
 
     /// What there is to say of it.
@@ -58,10 +63,14 @@ impl Found {
         let warning = |(what, pids)| {
             format!("{what}: what it allocates is not seen ({}); trace a build that is not stripped", named(&pids))
         };
-        Remarks {
-            notes: self.runtimes.into_iter().map(note).collect(),
-            warnings: self.hidden.into_iter().map(warning).collect(),
-        }
+        let unopened = |(what, pids)| {
+            format!(
+                "{what}: its functions have no names, and what an allocator in it gives is not seen ({})",
+                named(&pids)
+            )
+        };
+        let warnings = self.hidden.into_iter().map(warning).chain(self.unopened.into_iter().map(unopened));
+        Remarks { notes: self.runtimes.into_iter().map(note).collect(), warnings: warnings.collect() }
     }
 }
 

@@ -67,6 +67,22 @@ fn an_overlay_that_cannot_be_read_is_named_and_all_else_is_traced() {
     victim.finish();
 }
 
+/// root's included.
+#[test]
+fn a_file_that_lets_nobody_but_its_user_in_is_named_in_the_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut victim = stalling(&["--silent", "never", "--user", "65534", path_str(directory.path())]);
+    let tracer = Tracer::attach(&victim, &["--no-follow", "-d", "1"]);
+    let finished = tracer.wait();
+    finished.assert_success();
+    let warnings = finished.snapshot().warnings;
+    let told = format!("{}/code cannot be opened (Permission denied", directory.path().display());
+    let pid = victim.pid().to_string();
+    assert!(warnings.iter().any(|it| it.starts_with(&told) && it.contains(&pid)), "{warnings:?}");
+    assert!(victim.lives());
+    victim.finish();
+}
+
 #[test]
 fn a_file_system_that_does_not_answer_holds_up_no_tracer() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 """A process that maps a file of a file system that does not answer any more, or with errors alone: FUSE, served by a child of it.
 
-    stalling.py [--overlay OVERLAY EMPTY] [--content FILE] [--silent WHEN] [--use HOW] DIRECTORY
+    stalling.py [--overlay OVERLAY EMPTY] [--content FILE] [--silent WHEN] [--use HOW] [--user UID] DIRECTORY
 
 Mounts on DIRECTORY a file system with a few names for one file ("code", "more", "perf-PID.map"), which has the content of FILE,
 uses it, says "ready", and ends when its standard input ends. A line of standard input before that has it do its work and say
@@ -18,6 +18,8 @@ Then the connection ends only with the server, and with it whoever waits. The fi
     names       the names of code made at run time, in a mount namespace where DIRECTORY is /tmp; the work is a call of malloc
                 from there, whose result is kept
 
+With --user the file system lets in nobody but that user, whom the process becomes.
+
 With --overlay the file is mapped by way of an overlay of DIRECTORY over EMPTY, and every reading of it fails.
 """
 import argparse, ctypes, errno, mmap, os, signal, struct, sys
@@ -28,6 +30,7 @@ parser.add_argument("--overlay", nargs=2)
 parser.add_argument("--content")
 parser.add_argument("--silent", default="opened")
 parser.add_argument("--use", default="code")
+parser.add_argument("--user", type=int, default=0)
 arguments = parser.parse_args()
 
 FAILS = arguments.overlay is not None
@@ -114,10 +117,10 @@ def require(result, what):
 
 
 MS_REC_PRIVATE, CLONE_NEWNS, MNT_DETACH = 0x44000, 0x20000, 2
-if arguments.use == "names":
+if arguments.use == "names" or arguments.user:
     require(libc.unshare(CLONE_NEWNS), "unshare")
     require(libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None), "private")
-options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+options = f"fd={device},rootmode=40000,user_id={arguments.user},group_id={arguments.user}".encode()
 require(libc.mount(b"stalling", arguments.directory.encode(), b"fuse", 0, options), "mount")
 server = os.fork()
 if server == 0:
@@ -130,6 +133,9 @@ if server == 0:
     sys.stdin.read()
     os._exit(0)
 os.close(device)
+if arguments.user:
+    os.setresgid(*[arguments.user] * 3)
+    os.setresuid(*[arguments.user] * 3)
 mounts = [arguments.directory]
 if FAILS:
     overlay, empty = arguments.overlay
@@ -182,6 +188,9 @@ if sys.stdin.readline().strip() == "work":
     work()
     print("done", flush=True)
     sys.stdin.read()
+if arguments.user:
+    # The server is root's: it ends with this process, and so does the mount.
+    sys.exit(0)
 os.kill(server, signal.SIGKILL)
 os.waitpid(server, 0)
 for mount in reversed(mounts):

@@ -37,8 +37,10 @@ struct Index {
     roots: HashMap<(u64, u64), Arc<Root>>,
     own_root: Option<(u64, u64)>,
     vdso: Option<Arc<Object>>,
-    /// Files that could not be held or opened, with why.
-    problems: HashMap<PathBuf, String>,
+    /// Files of code that are there and could not be opened, with why.
+    unopened: HashMap<PathBuf, String>,
+    /// Files that could not be held.
+    unheld: HashSet<PathBuf>,
 }
 
 impl Index {
@@ -53,7 +55,7 @@ impl Index {
 /// An object under one of its paths.
 type Named = (Arc<Path>, Arc<Object>);
 
-/// Problems kept for the user; more of them say nothing new.
+/// Paths kept of files that could not be opened or held; more of them say nothing new.
 const MAX_PROBLEMS: usize = 64;
 
 impl ObjectStore {
@@ -78,13 +80,16 @@ impl ObjectStore {
         self.budget.taken()
     }
 
-    /// What went wrong in opening and holding files, one sentence each, for `-v`.
+    /// Why a file of code that is there could not be opened, by the path that mappings show; `None` where it was, or was gone.
     #[must_use]
-    pub fn problems(&self) -> Vec<String> {
-        let known = self.lock();
-        let mut all: Vec<_> = known.problems.iter().map(|(path, why)| format!("{}: {why}", path.display())).collect();
-        all.sort();
-        all
+    pub fn unopened(&self, path: &Path) -> Option<String> {
+        self.lock().unopened.get(path).cloned()
+    }
+
+    /// Files that could not be kept open, as too many are.
+    #[cfg(test)]
+    pub(super) fn unheld(&self) -> Vec<PathBuf> {
+        self.lock().unheld.iter().cloned().collect()
     }
 
     /// Lets go of objects that no address space refers to.
@@ -142,11 +147,7 @@ impl ObjectStore {
         let (file, stamp, layout) = match open_in_time(process, mapping, &path, link, ambiguous) {
             Ok(opened) => opened,
             Err(error) => {
-                let is_new = known.problems.len() < MAX_PROBLEMS && !known.problems.contains_key(&*path);
-                if error.kind() == io::ErrorKind::TimedOut && is_new {
-                    log::warn!("{}: {error}; it goes without names and probes", path.display());
-                }
-                complain(&mut known, &path, format!("cannot be opened ({error}); its code is shown by offset"));
+                note_unopened(&mut known, &path, &error);
                 return (path, None);
             }
         };
@@ -185,14 +186,13 @@ impl ObjectStore {
             Source::Held { file, stamp, _permit: permit }
         } else {
             let limit = self.budget.limit();
-            complain(
-                known,
-                &path,
-                format!(
-                    "not kept open, as {limit} files are already; its functions keep their names only while it stays \
-                     in place (raise the limit on open files: ulimit -n)"
-                ),
-            );
+            if known.unheld.len() < MAX_PROBLEMS && known.unheld.insert(path.to_path_buf()) {
+                log::info!(
+                    "{}: not kept open, as {limit} files are already; its functions keep their names only while it stays \
+                     in place (raise the limit on open files: ulimit -n)",
+                    path.display()
+                );
+            }
             Source::Named { stamp }
         };
         Object { id: self.new_id(), path, source, layout, root, written_ns }
@@ -277,9 +277,15 @@ fn foreign_root(known: &mut Index, process: &ProcessDir) -> Option<Arc<Root>> {
     Some(root)
 }
 
-fn complain(known: &mut Index, path: &Path, why: String) {
-    if known.problems.len() < MAX_PROBLEMS {
-        known.problems.entry(path.to_path_buf()).or_insert(why);
+/// Keeps why a file cannot be opened, unless it is gone with its process, or no file of code at all (a device).
+fn note_unopened(known: &mut Index, path: &Path, error: &io::Error) {
+    let is_gone = error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH);
+    if is_gone || error.kind() == io::ErrorKind::InvalidInput {
+        log::debug!("{}: cannot be opened ({error}); its code is shown by offset", path.display());
+    } else if known.unopened.len() < MAX_PROBLEMS && !known.unopened.contains_key(path) {
+        let level = if error.kind() == io::ErrorKind::TimedOut { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, "{}: {error}; it goes without names and probes", path.display());
+        known.unopened.insert(path.to_path_buf(), error.to_string());
     }
 }
 
