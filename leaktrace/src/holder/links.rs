@@ -11,16 +11,18 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{mem, thread};
 
 use nix::sys::signal::{SigSet, Signal};
 use procfs::process::Process;
 
-use super::{Inode, Number};
+use super::Number;
 use crate::host::bpf;
+use crate::host::file_id::{self, FileId};
 
 /// All links, by the numbers that the other side knows them by.
 #[derive(Default)]
@@ -30,15 +32,15 @@ pub struct Links(Mutex<State>);
 struct State {
     links: HashMap<Number, Link>,
     last: Number,
-    leases: HashMap<Inode, Lease>,
-    /// Where to tell whose probes were removed for a writer.
-    watchers: Vec<UnixStream>,
+    leases: HashMap<FileId, Lease>,
+    /// Whom to tell whose probes were removed for a writer.
+    watchers: Vec<Sender<FileId>>,
 }
 
 struct Link {
     descriptor: OwnedFd,
     /// Its file, if there is a lease on it.
-    leased: Option<Inode>,
+    leased: Option<FileId>,
 }
 
 struct Lease {
@@ -96,10 +98,15 @@ impl Links {
     }
 
     /// Has a stream told of the files whose probes are removed for a writer: device and inode, a line each.
-    pub fn watch(&self, stream: UnixStream) -> io::Result<()> {
-        // Whoever does not read must not hold up the writer.
-        stream.set_nonblocking(true)?;
-        self.lock().watchers.push(stream);
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn watch(&self, mut stream: UnixStream) -> io::Result<()> {
+        let (watcher, removed) = mpsc::channel::<FileId>();
+        // Whoever does not read holds up this thread alone, and no writer.
+        let tell = move || removed.into_iter().try_for_each(|(device, inode)| writeln!(stream, "{device} {inode}"));
+        thread::Builder::new().spawn(tell)?;
+        self.lock().watchers.push(watcher);
         Ok(())
     }
 
@@ -115,8 +122,7 @@ impl Links {
                 let count = links.len();
                 close_each(links);
                 let mut state = self.lock();
-                let line = format!("{} {}\n", inode.0, inode.1);
-                state.watchers.retain_mut(|watcher| watcher.write_all(line.as_bytes()).is_ok());
+                state.watchers.retain(|watcher| watcher.send(inode).is_ok());
                 state.give_up(inode, count);
             }
         }
@@ -127,7 +133,7 @@ impl Links {
     ///
     /// # Errors
     /// `ETXTBSY`: somebody has opened the file for writing.
-    fn lease(&self, file: BorrowedFd<'_>) -> io::Result<Option<Inode>> {
+    fn lease(&self, file: BorrowedFd<'_>) -> io::Result<Option<FileId>> {
         if asks_a_server(file.as_raw_fd()) {
             return Ok(None);
         }
@@ -136,8 +142,7 @@ impl Links {
         let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) else {
             return Ok(None);
         };
-        let metadata = file.metadata()?;
-        let inode = (metadata.dev(), metadata.ino());
+        let inode = file_id::of(&file.metadata()?);
         let mut state = self.lock();
         if let Some(lease) = state.leases.get_mut(&inode) {
             if lease.is_broken {
@@ -160,7 +165,7 @@ impl Links {
     }
 
     fn close(&self, links: Vec<Link>) {
-        let leased: Vec<Inode> = links.iter().filter_map(|link| link.leased).collect();
+        let leased: Vec<FileId> = links.iter().filter_map(|link| link.leased).collect();
         close_each(links);
         let mut state = self.lock();
         for inode in leased {
@@ -175,7 +180,7 @@ impl Links {
 
 impl State {
     /// The next file for which somebody waits, and the links to be removed from it.
-    fn take_broken(&mut self) -> Option<(Inode, Vec<Link>)> {
+    fn take_broken(&mut self) -> Option<(FileId, Vec<Link>)> {
         let (inode, lease) = self.leases.iter_mut().find(|(_, lease)| !lease.is_broken && lease.is_awaited())?;
         lease.is_broken = true;
         let inode = *inode;
@@ -184,7 +189,7 @@ impl State {
     }
 
     /// So many links are gone from a file. With the last the lease is given up.
-    fn give_up(&mut self, inode: Inode, links: usize) {
+    fn give_up(&mut self, inode: FileId, links: usize) {
         let Some(lease) = self.leases.get_mut(&inode) else { return };
         lease.links = lease.links.saturating_sub(links);
         if lease.links == 0 {
@@ -236,4 +241,25 @@ fn close_each(links: Vec<Link>) {
             let _ = thread::Builder::new().spawn_scoped(scope, move || drop(descriptor));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    #[test]
+    fn a_watcher_that_does_not_read_misses_nothing() {
+        const FILES: u64 = 10_000;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let links = Links::default();
+        links.watch(theirs).unwrap();
+        for inode in 1..=FILES {
+            links.lock().watchers[0].send((7, inode)).unwrap();
+        }
+        drop(links);
+        let told: Vec<_> = BufReader::new(ours).lines().map(Result::unwrap).collect();
+        assert_eq!(told, (1..=FILES).map(|inode| format!("7 {inode}")).collect::<Vec<_>>());
+    }
 }

@@ -13,6 +13,7 @@ mod links;
 mod process;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::iter;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -29,6 +30,7 @@ use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockTy
 use serde::{Deserialize, Serialize};
 
 use crate::host::bpf::{AttachType, Places};
+use crate::host::file_id::FileId;
 use crate::model::Pid;
 pub use process::{NAME, main};
 
@@ -55,9 +57,6 @@ enum Request {
 
 /// Stands for a link; none is given out twice.
 type Number = u32;
-
-/// The device and the inode of a file.
-type Inode = (u64, u64);
 
 /// A number for what was made, or the kernel's error number.
 type Answer = Result<Number, i32>;
@@ -200,12 +199,20 @@ impl Holder {
     ///
     /// # Errors
     /// The holder does not answer.
-    pub fn written(&self) -> io::Result<impl Iterator<Item = Inode> + use<>> {
+    pub fn written(self: &Arc<Self>) -> io::Result<impl Iterator<Item = FileId> + use<>> {
         let lines = BufReader::new(self.send(&Request::Watch, &[])?).lines();
-        Ok(lines.map_while(Result::ok).filter_map(|line| {
+        let files = lines.map_while(Result::ok).filter_map(|line| {
             let (device, inode) = line.split_once(' ')?;
             Some((device.parse().ok()?, inode.parse().ok()?))
-        }))
+        });
+        let holder = Arc::clone(self);
+        let end = iter::from_fn(move || {
+            if !holder.is_over() && holder.ended().is_none() {
+                log::warn!("files that lose their probes from now on, since they are written to, are in no report");
+            }
+            None
+        });
+        Ok(files.chain(end))
     }
 
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>], within: Option<Duration>) -> io::Result<Number> {

@@ -11,6 +11,7 @@ pub(crate) mod cpus;
 pub(crate) mod errno;
 pub(crate) mod features;
 pub(crate) mod fields;
+pub(crate) mod file_id;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod patience;

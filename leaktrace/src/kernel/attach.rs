@@ -13,10 +13,8 @@ use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
 use crate::holder::{Held, Holder};
 use crate::host::bpf::Places;
+use crate::host::file_id::FileId;
 use crate::model::Pid;
-
-/// The device and the inode of a file.
-pub type Inode = (u64, u64);
 
 /// The processes in which a file's probes take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,7 +61,7 @@ fn warn_of_layouts(error: &anyhow::Error) {
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
-    held: Vec<(Scope, Inode, Held)>,
+    held: Vec<(Scope, FileId, Held)>,
 }
 
 impl Attachments {
@@ -74,7 +72,7 @@ impl Attachments {
     pub fn open(
         &mut self,
         kernel: &mut Kernel,
-        (file, inode): (BorrowedFd<'_>, Inode),
+        (file, inode): (BorrowedFd<'_>, FileId),
         probes: &[Probe],
         scope: Scope,
     ) -> Result<()> {
@@ -88,14 +86,14 @@ impl Attachments {
     }
 
     /// Keeps the links that [`links`] returned.
-    pub fn hold(&mut self, links: Vec<Held>, scope: Scope, inode: Inode) {
+    pub fn hold(&mut self, links: Vec<Held>, scope: Scope, inode: FileId) {
         self.held.extend(links.into_iter().map(|link| (scope, inode, link)));
     }
 
     fn open_perf_events(
         &mut self,
         kernel: &mut Kernel,
-        (file, inode): (BorrowedFd<'_>, Inode),
+        (file, inode): (BorrowedFd<'_>, FileId),
         step: &Step<'_>,
         scope: Scope,
     ) -> Result<()> {
@@ -121,7 +119,7 @@ impl Attachments {
 
     /// Takes out the probes of this file.
     #[must_use]
-    pub fn take_file(&mut self, inode: Inode) -> Self {
+    pub fn take_file(&mut self, inode: FileId) -> Self {
         Self { held: self.held.extract_if(.., |(_, of, _)| *of == inode).collect() }
     }
 }

@@ -18,6 +18,7 @@ use super::probe::Probe;
 use super::programs::ByHand;
 use crate::holder::{Held, Holder};
 use crate::host::clock::monotonic_ns;
+use crate::host::file_id::FileId;
 use crate::workers;
 
 /// They wait for the kernel, not for processors.
@@ -45,7 +46,7 @@ pub struct About {
     /// Its path.
     pub path: PathBuf,
     /// Its device and inode.
-    pub file: (u64, u64),
+    pub file: FileId,
     /// When it was mapped, by `CLOCK_MONOTONIC`; 0 if that is long ago.
     pub mapped_ns: u64,
 }

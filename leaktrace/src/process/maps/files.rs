@@ -22,13 +22,14 @@ use nix::sys::stat::Mode;
 
 use super::Device;
 use crate::host::clock::{monotonic_ns, realtime_ns};
+use crate::host::file_id::FileId;
 
 /// A root directory: this program's or a traced process', which may be a container's.
 #[derive(Debug)]
 pub struct Root {
     dir: OwnedFd,
     /// Device and inode of the directory, to tell roots apart.
-    pub(super) id: (u64, u64),
+    pub(super) id: FileId,
 }
 
 impl Root {
@@ -159,7 +160,7 @@ impl ProcessDir {
     }
 
     /// Device and inode behind such a link, without opening it.
-    pub(super) fn identify(&self, link: &str) -> io::Result<(u64, u64)> {
+    pub(super) fn identify(&self, link: &str) -> io::Result<FileId> {
         let link = CString::new(link)?;
         let stamp = Stamp::from(&status(self.dir.as_fd(), &link, 0)?);
         Ok((stamp.device, stamp.inode))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::files::{Permit, Root, Stamp, name, open_named};
 use super::layout::Layout;
 use crate::elf::Segment;
+use crate::host::file_id::FileId;
 use crate::host::patience::{self, About};
 
 /// Names an [`Object`] for as long as the program runs; never used twice.
@@ -57,7 +58,7 @@ impl Object {
     /// Device and inode (`st_dev`, `st_ino`): two objects that agree are two contents of one file, overwritten in place.
     /// `None` for the `[vdso]`.
     #[must_use]
-    pub fn inode(&self) -> Option<(u64, u64)> {
+    pub fn inode(&self) -> Option<FileId> {
         self.stamp().map(|stamp| (stamp.device, stamp.inode))
     }
 

@@ -15,6 +15,7 @@ use super::files::{Budget, ProcessDir, Root, Stamp, name, written_ns};
 use super::layout::Layout;
 use super::object::{Object, ObjectId, Source};
 use super::{Device, Mapping, MappingName};
+use crate::host::file_id::FileId;
 use crate::host::patience::{self, About};
 
 /// Holds the objects of all processes. Share one, in an [`Arc`], among all [`super::AddressSpace`]s.
@@ -31,11 +32,11 @@ struct Index {
     /// By what `maps` shows, so that a file seen before costs no look-up in `/proc`.
     by_mapping: HashMap<(Device, u64), Vec<Named>>,
     /// By `st_dev` and `st_ino`.
-    by_file: HashMap<(u64, u64), Arc<Object>>,
+    by_file: HashMap<FileId, Arc<Object>>,
     /// Devices that `maps` and `stat` number differently (overlayfs, btrfs): there the numbers in `maps` do not name a file.
     ambiguous: HashSet<Device>,
-    roots: HashMap<(u64, u64), Arc<Root>>,
-    own_root: Option<(u64, u64)>,
+    roots: HashMap<FileId, Arc<Root>>,
+    own_root: Option<FileId>,
     vdso: Option<Arc<Object>>,
     /// Files of code that are there and could not be opened, with why.
     unopened: HashMap<PathBuf, String>,

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use memmap2::MmapOptions;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
 
+use crate::host::file_id::FileId;
 use crate::host::patience::{self, About};
 
 /// What the kernel puts where a probe is: `int3`.
@@ -72,7 +73,7 @@ impl Probed {
         &self,
         identity: Option<&Identity>,
         file: &File,
-        inode: (u64, u64),
+        inode: FileId,
         offsets: impl Iterator<Item = u64>,
     ) -> io::Result<Standing> {
         if !identity.is_some_and(|identity| self.0.iter().any(|other| identity.may_be(other))) {

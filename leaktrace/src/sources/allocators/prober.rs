@@ -8,7 +8,7 @@ mod written;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -19,8 +19,9 @@ use anyhow::{Context, Result, bail};
 use super::layers::{Probed, Standing};
 use super::planner::{self, PlanResult, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
+use crate::host::file_id::{self, FileId};
 use crate::kernel::Kernel;
-use crate::kernel::attach::{Attachments, Inode, Scope};
+use crate::kernel::attach::{Attachments, Scope};
 use crate::kernel::attacher::{self, About, Attached, Order};
 use crate::kernel::probe;
 use crate::kernel::programs::Programs;
@@ -46,7 +47,7 @@ pub struct Prober {
     /// Objects whose probes were asked for; held, so that none is forgotten and attached again as another object.
     attached: HashMap<(ObjectId, Scope), Asked>,
     /// By device and inode: a file that is named as well as mapped must not be probed twice.
-    files: HashMap<(u64, u64, Scope), Place>,
+    files: HashMap<(FileId, Scope), Place>,
     /// To recognize files that are known by several devices and inodes, for the same reason.
     probed: Probed,
     /// Files that may be the same as one that is being attached; they wait until nothing is.
@@ -60,7 +61,7 @@ pub struct Prober {
 struct Waiting {
     file: File,
     /// Its device and inode.
-    inode: (u64, u64),
+    inode: FileId,
     planned: Arc<Planned>,
     mapped_ns: u64,
 }
@@ -69,7 +70,7 @@ struct Waiting {
 struct Asked {
     object: Arc<Object>,
     /// Device and inode of its file; `None` where that could not be opened.
-    file: Option<(u64, u64)>,
+    file: Option<FileId>,
 }
 
 /// How far the probes of a file are.
@@ -109,9 +110,9 @@ pub enum Progress {
     /// A file has its probes.
     Attached(Attached),
     /// A file has lost them, since somebody is going to write to it.
-    Lost(Inode),
+    Lost(FileId),
     /// It may have been written by now.
-    Again(Inode),
+    Again(FileId),
 }
 
 /// What there is to probe in a process.
@@ -251,7 +252,7 @@ impl Prober {
             Progress::Planned(outcome) => outcome,
             Progress::Attached(Attached { about, scope, took, placed_ns, links }) => {
                 let place = if links.is_ok() { Place::Since(placed_ns) } else { Place::Never };
-                self.files.insert((about.file.0, about.file.1, scope), place);
+                self.files.insert((about.file, scope), place);
                 let result = match links {
                     Ok(links) => {
                         self.attachments.hold(links, scope, about.file);
@@ -358,10 +359,10 @@ impl Prober {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
-        let inode = file.metadata().with_context(|| format!("cannot look at --object {}", path.display()))?;
-        let inode = (inode.dev(), inode.ino());
+        let metadata = file.metadata().with_context(|| format!("cannot look at --object {}", path.display()))?;
+        let inode = file_id::of(&metadata);
         // Each program that a command executes names it again.
-        if self.files.contains_key(&(inode.0, inode.1, scope)) {
+        if self.files.contains_key(&(inode, scope)) {
             return Ok(());
         }
         let planned =
@@ -380,12 +381,12 @@ impl Prober {
     fn attach(
         &mut self,
         kernel: &mut Kernel,
-        (file, inode): (File, (u64, u64)),
+        (file, inode): (File, FileId),
         planned: &Arc<Planned>,
         scope: Scope,
         mapped_ns: u64,
     ) -> Result<()> {
-        let key = (inode.0, inode.1, scope);
+        let key = (inode, scope);
         if self.files.contains_key(&key) {
             return Ok(());
         }
@@ -400,7 +401,7 @@ impl Prober {
     /// the latest.
     fn attach_layered(&mut self, kernel: &mut Kernel, waiting: Waiting, placed_ns: u64) -> Result<()> {
         let Waiting { file, inode, planned, mapped_ns } = waiting;
-        let key = (inode.0, inode.1, Scope::AllProcesses);
+        let key = (inode, Scope::AllProcesses);
         let standing = match self.probed.look_up(planned.identity.as_ref(), &file, inode, planned.offsets()) {
             Ok(standing) => standing,
             // As in `attach_once`.
@@ -431,7 +432,7 @@ impl Prober {
     fn attach_new(
         &mut self,
         kernel: &mut Kernel,
-        (file, inode): (File, (u64, u64)),
+        (file, inode): (File, FileId),
         planned: &Planned,
         scope: Scope,
         mapped_ns: u64,
@@ -460,14 +461,14 @@ impl Prober {
             if self.attacher.send(Order { holder, programs, file, probes, scope, about }).is_ok() {
                 self.attaching += 1;
             } else {
-                self.files.insert((inode.0, inode.1, scope), Place::Never);
+                self.files.insert((inode, scope), Place::Never);
             }
             return Ok(());
         }
         let began = Instant::now();
         let opened = self.attachments.open(kernel, (file.as_fd(), inode), &probes, scope);
         let place = if opened.is_ok() { Place::Since(monotonic_ns().unwrap_or(u64::MAX)) } else { Place::Never };
-        self.files.insert((inode.0, inode.1, scope), place);
+        self.files.insert((inode, scope), place);
         if opened.as_ref().is_err_and(is_written_to) {
             self.lose(inode);
             return Ok(());
@@ -480,7 +481,7 @@ impl Prober {
     /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
     pub fn forget(&mut self, scope: Scope) {
         self.attached.retain(|(_, of), _| *of != scope);
-        self.files.retain(|(_, _, of), _| *of != scope);
+        self.files.retain(|(_, of), _| *of != scope);
         self.written.forget(scope);
         drop(self.attachments.take(scope));
     }

@@ -31,7 +31,7 @@ impl Prober {
         // What a file that was named (`--object`) and not mapped has is not kept.
         let is_mapped = |inode| self.attached.values().any(|asked| asked.file == Some(inode));
         let planned: Vec<_> = planned.into_iter().flatten().collect();
-        if planned.is_empty() || !self.files.keys().all(|(device, inode, _)| is_mapped((*device, *inode))) {
+        if planned.is_empty() || !self.files.keys().all(|(file, _)| is_mapped(*file)) {
             return Vec::new();
         }
         self.wanted.missing_in(&planned)
@@ -51,7 +51,7 @@ impl Prober {
                 }
             }
             let place = match self.attached.get(&(object.id(), scope)) {
-                Some(Asked { file: Some((device, inode)), .. }) => self.files.get(&(*device, *inode, scope)),
+                Some(Asked { file: Some(file), .. }) => self.files.get(&(*file, scope)),
                 Some(Asked { file: None, .. }) => Some(&Place::Never),
                 None => None,
             };

@@ -12,8 +12,9 @@ use anyhow::{Context, Result};
 
 use super::{Asked, Planning, Prober, Progress, Request};
 use crate::host::errno;
+use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
-use crate::kernel::attach::{Inode, Scope};
+use crate::kernel::attach::Scope;
 use crate::process::maps::ObjectId;
 
 /// How long after its probes were removed a file is looked at again: by then most writers are done.
@@ -23,9 +24,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub struct Written {
     results: async_channel::Sender<Progress>,
     /// What was probed in them, to be probed again where it is still there.
-    requests: HashMap<Inode, Vec<Request>>,
+    requests: HashMap<FileId, Vec<Request>>,
     /// Those that were asked to be probed again, until they are.
-    asked: HashSet<Inode>,
+    asked: HashSet<FileId>,
     paths: BTreeSet<PathBuf>,
 }
 
@@ -35,7 +36,7 @@ impl Written {
     }
 
     /// Has a file looked at again after a while.
-    fn ask_again(&self, file: Inode) {
+    fn ask_again(&self, file: FileId) {
         let results = self.results.clone();
         let ask = move || {
             thread::sleep(AGAIN_AFTER);
@@ -46,7 +47,7 @@ impl Written {
     }
 
     /// A file has its probes.
-    pub fn probed(&mut self, file: Inode, path: &Path) {
+    pub fn probed(&mut self, file: FileId, path: &Path) {
         if self.asked.remove(&file) {
             log::info!("{}: probed again", path.display());
         }
@@ -68,7 +69,7 @@ impl Prober {
     ///
     /// # Errors
     /// No thread can be made.
-    pub fn heed_writers(&self, files: impl Iterator<Item = Inode> + Send + 'static) -> Result<()> {
+    pub fn heed_writers(&self, files: impl Iterator<Item = FileId> + Send + 'static) -> Result<()> {
         let results = self.written.results.clone();
         let tell = move || {
             for file in files {
@@ -88,13 +89,13 @@ impl Prober {
     }
 
     /// Takes note that the probes of a file are gone, or cannot be set while somebody writes to it.
-    pub(super) fn lose(&mut self, file: Inode) {
+    pub(super) fn lose(&mut self, file: FileId) {
         self.drop_probes(file);
         self.written.ask_again(file);
     }
 
-    fn drop_probes(&mut self, file: Inode) {
-        self.files.retain(|(device, inode, _), _| (*device, *inode) != file);
+    fn drop_probes(&mut self, file: FileId) {
+        self.files.retain(|(other, _), _| *other != file);
         // The holder has removed them; this drops what stands for them.
         drop(self.attachments.take_file(file));
         let lost = self.attached.extract_if(|_, asked| asked.file == Some(file));
@@ -107,7 +108,7 @@ impl Prober {
     }
 
     /// Probes what is still there of a file that has lost its probes.
-    pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: Inode) -> Result<()> {
+    pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: FileId) -> Result<()> {
         for request in self.written.requests.remove(&file).unwrap_or_default() {
             let Some(Planning::Done(Ok(planned))) = self.plans.get(&request.object.id()) else { continue };
             // What was written is found as another object when it is mapped.
@@ -123,7 +124,7 @@ impl Prober {
 
     /// Removes the probes of another object that had this file, in whose place there is a new one: written over where no lease
     /// was to be had.
-    pub(super) fn replace(&mut self, file: Inode, by: ObjectId) {
+    pub(super) fn replace(&mut self, file: FileId, by: ObjectId) {
         let is_other = |((id, _), asked): (&(ObjectId, Scope), &Asked)| *id != by && asked.file == Some(file);
         if self.attached.iter().any(is_other) {
             self.drop_probes(file);
