@@ -1,4 +1,4 @@
-//! Whether the allocators of a process were probed when it could first call them, and whether what the user named was found at all.
+//! Whether the allocators of a process were probed when it could first call them.
 //!
 //! In: its mappings, and when it began to run in them. Out: the worst result among its allocators.
 
@@ -20,23 +20,6 @@ pub enum Lateness {
 }
 
 impl Prober {
-    /// What the user named by `--alloc-symbols` and `--symbols-prefix` and no file has, a sentence each; none as long as it is not
-    /// known of every file.
-    pub fn missing(&self) -> Vec<String> {
-        let planned = self.plans.values().map(|planning| match planning {
-            Planning::Done(planned) => Some(planned.as_deref().ok()),
-            Planning::Pending(_) => None,
-        });
-        let Some(planned) = planned.collect::<Option<Vec<_>>>() else { return Vec::new() };
-        // What a file that was named (`--object`) and not mapped has is not kept.
-        let is_mapped = |inode| self.attached.values().any(|asked| asked.file == Some(inode));
-        let planned: Vec<_> = planned.into_iter().flatten().collect();
-        if planned.is_empty() || !self.files.keys().all(|(file, _)| is_mapped(*file)) {
-            return Vec::new();
-        }
-        self.wanted.missing_in(&planned)
-    }
-
     /// The worst result among the allocators of a process. `since` turns the time at which an allocator was first mapped, where
     /// that is known, into the time from which on the process can have called it; both by `CLOCK_MONOTONIC`.
     pub fn lateness(&self, space: &AddressSpace, scope: Scope, since: impl Fn(Option<u64>) -> u64) -> Lateness {

@@ -1,0 +1,105 @@
+//! What there is to probe in a process, why nothing is, and what the user named and no file has.
+//!
+//! In: its mappings, and the plans of what they map. Out: facts for reports and refusals.
+
+use std::path::PathBuf;
+
+use super::{Planned, Planning, Prober, Unplanned, objects};
+use crate::probes::plan::{self, Allocator, Runtime};
+use crate::process::maps::AddressSpace;
+
+/// What there is to probe in a process.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Files with allocation functions.
+    pub objects: Vec<PathBuf>,
+    /// Allocators that are there but have no names to find them by.
+    pub hidden: Vec<(PathBuf, Allocator)>,
+    /// Runtimes that keep heaps of their own.
+    pub runtimes: Vec<Runtime>,
+    /// LeakSanitizer is in it.
+    pub leak_sanitizer: bool,
+    /// Its machine or word size, if that is not ours.
+    pub foreign: Option<String>,
+    /// Files that could not be read, with the reason.
+    pub unreadable: Vec<(PathBuf, String)>,
+    /// Whether some of its files are still being read.
+    pub is_pending: bool,
+}
+
+impl Found {
+    /// Why nothing of the process can be traced, as half a sentence; `None` where something can, or where that is not known yet.
+    #[must_use]
+    pub fn untraceable(&self) -> Option<String> {
+        if !self.objects.is_empty() || self.is_pending {
+            return None;
+        }
+        if let Some(machine) = &self.foreign {
+            return Some(format!(
+                "it is a program of {machine}, and leaktrace traces 64-bit programs of this machine only"
+            ));
+        }
+        if let Some((path, allocator)) = self.hidden.first() {
+            return Some(format!("{allocator} in {} has no symbols to find it by", path.display()));
+        }
+        if let Some(runtime) = self.runtimes.first() {
+            return Some(format!("it is run by {runtime}, which has a heap of its own"));
+        }
+        if let Some((path, error)) = self.unreadable.first() {
+            return Some(format!("{} cannot be read ({error})", path.display()));
+        }
+        Some("no allocator that we know was found in it".to_owned())
+    }
+}
+
+impl Prober {
+    /// What there is to probe in a process, as far as it is planned.
+    pub fn found(&self, space: &AddressSpace) -> Found {
+        let mut found = Found::default();
+        let planned: Vec<&Planned> = objects(space)
+            .into_iter()
+            .filter_map(|object| match self.plans.get(&object.id())? {
+                Planning::Done(planned) => planned.as_deref().ok(),
+                Planning::Pending(_) => None,
+            })
+            .collect();
+        for object in objects(space) {
+            match self.plans.get(&object.id()) {
+                Some(Planning::Done(Err(Unplanned::Foreign(machine)))) => found.foreign = Some(machine.clone()),
+                Some(Planning::Done(Err(Unplanned::Unreadable(error)))) => {
+                    found.unreadable.push((object.path().to_path_buf(), error.clone()));
+                }
+                Some(Planning::Done(Ok(_))) => {}
+                Some(Planning::Pending(_)) | None => found.is_pending = true,
+            }
+        }
+        for planned in &planned {
+            if let Some(allocator) = planned.plan.hidden {
+                found.hidden.push((planned.path.clone(), allocator));
+            }
+            found.runtimes.extend(planned.plan.runtime);
+            found.leak_sanitizer |= planned.plan.leak_sanitizer;
+        }
+        found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        found
+    }
+    /// What the user named by `--alloc-symbols` and `--symbols-prefix` and no file has, a sentence each; none as long as it is not
+    /// known of every file.
+    pub fn missing(&self) -> Vec<String> {
+        let planned = self.plans.values().map(|planning| match planning {
+            Planning::Done(planned) => Some(planned.as_deref().ok()),
+            Planning::Pending(_) => None,
+        });
+        let Some(planned) = planned.collect::<Option<Vec<_>>>() else { return Vec::new() };
+        // What a file that was named (`--object`) and not mapped has is not kept.
+        let is_mapped = |inode| self.attached.values().any(|asked| asked.file == Some(inode));
+        let planned: Vec<_> = planned.into_iter().flatten().collect();
+        if planned.is_empty() || !self.files.keys().all(|(file, _)| is_mapped(*file)) {
+            return Vec::new();
+        }
+        self.wanted.missing_in(&planned)
+    }
+}
