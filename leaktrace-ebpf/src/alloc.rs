@@ -18,7 +18,7 @@ use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
 use crate::stretch::GOES_ON;
-use crate::{accounts, blocks, config, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
+use crate::{accounts, blocks, config, frees, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
 
 #[inline(always)]
 fn control() -> Option<*mut Control> {
@@ -60,12 +60,6 @@ const NO_TICKET: u64 = 0;
 /// only blocks that were mapped one by one, of 128 KiB and more by default, may come to that.
 const SMALL: u64 = 64 << 10;
 
-/// More than lies between `free` and any other function of its source file: it calls itself from no further away.
-const ALLOCATOR_BYTES: u64 = 32 << 10;
-/// More than lies between two calls in the function that empties a thread's cache, and less than that function is away from
-/// others that free.
-const CACHE_BYTES: u32 = 256;
-
 /// An allocation function's arguments, whatever the function.
 pub struct Request {
     /// One of the `CALL_` constants.
@@ -96,7 +90,7 @@ pub fn call(ctx: &ProbeContext) -> u32 {
         let mut request = Request { call: CALL_ALLOCATE, size: a, out: 0, old: 0 };
         match entry.function() {
             abi::FUNCTION_FREE => {
-                release(entry, a);
+                frees::release(entry, a);
                 return NO_TICKET;
             }
             abi::FUNCTION_EXIT => {
@@ -165,7 +159,7 @@ fn session(ctx: &ProbeContext, enter: impl FnOnce() -> u64) -> u32 {
 /// `free` is entered with everything in its standard place.
 #[inline(always)]
 pub fn free(entry: &Entry<'_, Standard>) -> u32 {
-    release(entry, entry.a());
+    frees::release(entry, entry.a());
     forbid_private_stack(entry.ctx(), &TAILS);
     NOTHING
 }
@@ -208,7 +202,7 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
         let site = if hit { site(entry, thread, request.size) } else { 0 };
         if config::sessions() != 0 && site == 0 && entry.is_leaf() && gives_nothing_to_book(request, &old) {
             if request.old != 0 {
-                count_untracked((*thread).process);
+                frees::count_untracked((*thread).process);
             }
             return NO_TICKET;
         }
@@ -240,55 +234,6 @@ fn gives_nothing_to_book(request: &Request, old: &Block) -> bool {
 #[inline(always)]
 fn is_wanted(size: u64) -> bool {
     size >= config::min_size() && size <= config::max_size()
-}
-
-/// A block is about to be freed: off the table before its address can be handed out again.
-#[inline(always)]
-fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
-    if address == 0 || stopped() {
-        return;
-    }
-    let Some(thread) = threads::current(Id::current()) else { return };
-    let sp = entry.sp();
-    // SAFETY: the thread's own state.
-    let (process, pending, again) = unsafe {
-        let again = (*thread).freed_sp == sp && (*thread).freed_address == address;
-        (*thread).freed_sp = sp;
-        (*thread).freed_address = address;
-        ((*thread).process, (*thread).sp, again)
-    };
-    if let Some(record) = blocks::take(process, address) {
-        // SAFETY: as above.
-        unsafe { (*thread).cache_frees = 0 };
-        accounts::settle(process, &record);
-    } else if sp >= pending && !(again && config::records_every_block()) {
-        // Not from inside an allocation function, which may free memory of its own. Nor a call that has jumped to its own
-        // beginning: glibc 2.43's in a thread that has no cache yet. Where not all blocks are recorded, a loop may free one
-        // address again and again.
-        count_untracked(process);
-        note_cache(entry, thread);
-    }
-}
-
-/// Notes a free of a block that we do not know, which the allocator may have kept for the thread.
-#[inline(always)]
-fn note_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
-    let from = entry.return_address();
-    let near = from.wrapping_sub(entry.ip()).wrapping_add(ALLOCATOR_BYTES) < 2 * ALLOCATOR_BYTES;
-    // SAFETY: the thread's own state.
-    unsafe {
-        if !near || !entry.empties_thread_cache() {
-            (*thread).cache_frees = 0;
-            return;
-        }
-        let from = from as u32;
-        let distance = from.wrapping_sub((*thread).cache_freed_from).wrapping_add(CACHE_BYTES);
-        if (*thread).cache_frees == 0 || distance >= 2 * CACHE_BYTES {
-            (*thread).cache_frees = 0;
-            (*thread).cache_freed_from = from;
-        }
-        (*thread).cache_frees += 1;
-    }
 }
 
 /// A probed function returns: what it gave is booked.
@@ -443,14 +388,6 @@ fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u
     site
 }
 
-#[inline(always)]
-fn count_untracked(process: u32) {
-    if let Some(process) = PROCESSES.get_ptr_mut(process) {
-        // SAFETY: an element of the map; the counter is written by atomics alone.
-        unsafe { atomic::add(&raw mut (*process).untracked_frees, 1) };
-    }
-}
-
 /// The highest address that a block can have: above, mmap(2) and what is modelled on it tell errors.
 const MAX_ADDRESS: u64 = u64::MAX - 4095;
 
@@ -524,7 +461,7 @@ fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) -> u64 
         let gone = result != 0 || size == 0;
         if record.site == 0 {
             if gone {
-                count_untracked(process);
+                frees::count_untracked(process);
             }
         } else if gone {
             bytes = accounts::settle_site(&record);

@@ -16,6 +16,7 @@ mod accounts;
 mod alloc;
 mod blocks;
 mod config;
+mod frees;
 mod kfunc;
 mod lifecycle;
 mod linker;

@@ -1,0 +1,74 @@
+//! What frees do to the books, and which of those that are of no block we know are the allocator's own.
+
+use leaktrace_common::abi::Thread;
+use leaktrace_common::atomic;
+
+use crate::alloc::stopped;
+use crate::maps::PROCESSES;
+use crate::process::Id;
+use crate::registers::{Entry, Placement};
+use crate::{accounts, blocks, config, threads};
+
+/// More than lies between `free` and any other function of its source file: it calls itself from no further away.
+const ALLOCATOR_BYTES: u64 = 32 << 10;
+/// More than lies between two calls in the function that empties a thread's cache, and less than that function is away from
+/// others that free.
+const CACHE_BYTES: u32 = 256;
+
+/// A block is about to be freed: off the table before its address can be handed out again.
+#[inline(always)]
+pub fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
+    if address == 0 || stopped() {
+        return;
+    }
+    let Some(thread) = threads::current(Id::current()) else { return };
+    let sp = entry.sp();
+    // SAFETY: the thread's own state.
+    let (process, pending, again) = unsafe {
+        let again = (*thread).freed_sp == sp && (*thread).freed_address == address;
+        (*thread).freed_sp = sp;
+        (*thread).freed_address = address;
+        ((*thread).process, (*thread).sp, again)
+    };
+    if let Some(record) = blocks::take(process, address) {
+        // SAFETY: as above.
+        unsafe { (*thread).cache_frees = 0 };
+        accounts::settle(process, &record);
+    } else if sp >= pending && !(again && config::records_every_block()) {
+        // Not from inside an allocation function, which may free memory of its own. Nor a call that has jumped to its own
+        // beginning: glibc 2.43's in a thread that has no cache yet. Where not all blocks are recorded, a loop may free one
+        // address again and again.
+        count_untracked(process);
+        note_cache(entry, thread);
+    }
+}
+
+/// Notes a free of a block that we do not know, which the allocator may have kept for the thread.
+#[inline(always)]
+fn note_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
+    let from = entry.return_address();
+    let near = from.wrapping_sub(entry.ip()).wrapping_add(ALLOCATOR_BYTES) < 2 * ALLOCATOR_BYTES;
+    // SAFETY: the thread's own state.
+    unsafe {
+        if !near || !entry.empties_thread_cache() {
+            (*thread).cache_frees = 0;
+            return;
+        }
+        let from = from as u32;
+        let distance = from.wrapping_sub((*thread).cache_freed_from).wrapping_add(CACHE_BYTES);
+        if (*thread).cache_frees == 0 || distance >= 2 * CACHE_BYTES {
+            (*thread).cache_frees = 0;
+            (*thread).cache_freed_from = from;
+        }
+        (*thread).cache_frees += 1;
+    }
+}
+
+/// A free of a block that we do not know.
+#[inline(always)]
+pub fn count_untracked(process: u32) {
+    if let Some(process) = PROCESSES.get_ptr_mut(process) {
+        // SAFETY: an element of the map; the counter is written by atomics alone.
+        unsafe { atomic::add(&raw mut (*process).untracked_frees, 1) };
+    }
+}
