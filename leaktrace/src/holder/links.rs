@@ -20,9 +20,9 @@ use std::{mem, thread};
 use nix::sys::signal::{SigSet, Signal};
 use procfs::process::Process;
 
-use super::Number;
+use super::{Condition, Number};
 use crate::host::bpf;
-use crate::host::file_id::{self, FileId};
+use crate::host::file_id::{self, FileId, Version};
 
 /// All links, by the numbers that the other side knows them by.
 #[derive(Default)]
@@ -59,13 +59,24 @@ pub fn notice() -> SigSet {
 
 impl Links {
     /// Makes a link in a file by `link`. The number stands for it from then on.
-    pub fn add(&self, file: BorrowedFd<'_>, link: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Number> {
+    pub fn add(
+        &self,
+        file: BorrowedFd<'_>,
+        Condition { version, beside }: &Condition,
+        link: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<Number> {
         let leased = self.lease(file)?;
-        let made = link();
+        // Under the lease, so that it stays so. Somebody may have written to it since it was analysed, and be done.
+        let made = match Version::of(&file) {
+            Ok(found) if found == *version => link(),
+            Ok(_) => Err(written_to()),
+            Err(error) => Err(error),
+        };
         let mut state = self.lock();
         let is_broken = leased.and_then(|inode| state.leases.get(&inode)).is_some_and(|lease| lease.is_broken);
+        let is_alone = beside.is_some_and(|other| !state.links.contains_key(&other));
         match made {
-            Ok(descriptor) if !is_broken => {
+            Ok(descriptor) if !is_broken && !is_alone => {
                 state.last += 1;
                 let number = state.last;
                 state.links.insert(number, Link { descriptor, leased });
@@ -246,8 +257,55 @@ fn close_each(links: Vec<Link>) {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
+    use std::os::fd::AsFd;
 
     use super::*;
+
+    /// What a link is to be made in, and its present content.
+    fn file() -> (File, Condition) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"analysed").unwrap();
+        let condition = Condition { version: Version::of(&file).unwrap(), beside: None };
+        // Whoever has it open for writing keeps leases away.
+        let read_only = File::open(bpf::path_of(file.as_raw_fd()).to_str().unwrap()).unwrap();
+        (read_only, condition)
+    }
+
+    fn add(links: &Links, file: &File, condition: &Condition) -> io::Result<Number> {
+        links.add(file.as_fd(), condition, || file.try_clone().map(OwnedFd::from))
+    }
+
+    fn is_refused(added: &io::Result<Number>) -> bool {
+        added.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_since_it_was_analysed_gets_no_link() {
+        let links = Links::default();
+        let (file, condition) = file();
+        let number = add(&links, &file, &condition).unwrap();
+        links.remove(&[number]);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let mut writer = OpenOptions::new().write(true).open(bpf::path_of(file.as_raw_fd()).to_str().unwrap()).unwrap();
+        writer.write_all(b"replaced").unwrap();
+        drop(writer);
+        let unmade = || unreachable!("the file has changed");
+        assert!(is_refused(&links.add(file.as_fd(), &condition, unmade)));
+        assert!(links.lock().leases.is_empty() && links.lock().links.is_empty());
+    }
+
+    #[test]
+    fn a_link_is_made_beside_others_only_while_they_are_there() {
+        let links = Links::default();
+        let (file, condition) = file();
+        let first = add(&links, &file, &condition).unwrap();
+        let beside = Condition { beside: Some(first), ..condition };
+        let second = add(&links, &file, &beside).unwrap();
+        links.remove(&[first]);
+        assert!(is_refused(&add(&links, &file, &beside)));
+        links.remove(&[second]);
+        assert!(links.lock().leases.is_empty() && links.lock().links.is_empty());
+    }
 
     #[test]
     fn a_watcher_that_does_not_read_misses_nothing() {

@@ -30,7 +30,7 @@ use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockTy
 use serde::{Deserialize, Serialize};
 
 use crate::host::bpf::{AttachType, Places};
-use crate::host::file_id::FileId;
+use crate::host::file_id::{FileId, Version};
 use crate::model::Pid;
 pub use process::{NAME, main};
 
@@ -45,14 +45,23 @@ const LAST_SIGNAL: libc::c_int = 64;
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     /// A link of the first descriptor, a program, to places in the second, a file.
-    Link(AttachType, Places),
+    Link(AttachType, Places, Condition),
     /// A perf event that runs the first descriptor, a program, at the only place in the second, a file.
-    PerfEvent(Places),
+    PerfEvent(Places, Condition),
     /// The end of what these numbers stand for.
     Remove(Vec<Number>),
     /// Device and inode of each file whose probes are removed since somebody is going to write to it, a line each, until the
     /// stream is closed.
     Watch,
+}
+
+/// What must hold for a link to be made; otherwise the error is `ETXTBSY`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Condition {
+    /// The content that its places are for.
+    version: Version,
+    /// A link in the same file that must still be there: all of a file's probes are in place, or none.
+    beside: Option<Number>,
 }
 
 /// Stands for a link; none is given out twice.
@@ -146,31 +155,35 @@ impl Holder {
         }
     }
 
-    /// Attaches a program of that attach type to places in a file.
+    /// Attaches a program of that attach type to places in a file with this content, `beside` others that are there already.
     ///
     /// # Errors
-    /// The kernel refuses it, or the holder is gone.
+    /// `ETXTBSY`: the file is written to, or was since. Or the kernel refuses it, or the holder is gone.
     pub fn link(
         self: &Arc<Self>,
         program: BorrowedFd<'_>,
         attach_type: AttachType,
-        file: BorrowedFd<'_>,
+        (file, version): (BorrowedFd<'_>, Version),
         places: Places,
+        beside: Option<&Held>,
     ) -> io::Result<Held> {
-        self.hold(&Request::Link(attach_type, places), program, file)
+        let condition = Condition { version, beside: beside.and_then(|held| held.number) };
+        self.hold(&Request::Link(attach_type, places, condition), program, file)
     }
 
-    /// Attaches a program to one place in a file by a perf event.
+    /// Attaches a program to one place in a file by a perf event, under the same conditions.
     ///
     /// # Errors
-    /// The kernel refuses it, or the holder is gone.
+    /// As for [`Self::link`].
     pub fn perf_event(
         self: &Arc<Self>,
         program: BorrowedFd<'_>,
-        file: BorrowedFd<'_>,
+        (file, version): (BorrowedFd<'_>, Version),
         place: Places,
+        beside: Option<&Held>,
     ) -> io::Result<Held> {
-        self.hold(&Request::PerfEvent(place), program, file)
+        let condition = Condition { version, beside: beside.and_then(|held| held.number) };
+        self.hold(&Request::PerfEvent(place, condition), program, file)
     }
 
     fn hold(self: &Arc<Self>, request: &Request, program: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<Held> {

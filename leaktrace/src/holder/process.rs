@@ -105,13 +105,13 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
 
 fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Result<Number> {
     match request {
-        Request::Link(attach_type, places) => {
+        Request::Link(attach_type, places, condition) => {
             let (program, file) = program_and_file(descriptors)?;
-            links.add(file, || bpf::link(program, attach_type, &bpf::path_of(file.as_raw_fd()), &places))
+            links.add(file, &condition, || bpf::link(program, attach_type, &bpf::path_of(file.as_raw_fd()), &places))
         }
-        Request::PerfEvent(place) => {
+        Request::PerfEvent(place, condition) => {
             let (program, file) = program_and_file(descriptors)?;
-            links.add(file, || link_event(program, file, &place))
+            links.add(file, &condition, || link_event(program, file, &place))
         }
         Request::Remove(numbers) => {
             links.remove(&numbers);

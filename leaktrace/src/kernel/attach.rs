@@ -13,7 +13,7 @@ use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
 use crate::holder::{Held, Holder};
 use crate::host::bpf::Places;
-use crate::host::file_id::FileId;
+use crate::host::file_id::{FileId, Version};
 use crate::model::Pid;
 
 /// The processes in which a file's probes take effect.
@@ -58,6 +58,9 @@ fn warn_of_layouts(error: &anyhow::Error) {
     log::warn!("code that is unloaded cannot be told from what is loaded in its place: {error:#}");
 }
 
+/// An open file, and the content that probes are planned for.
+pub type Content<'a> = (BorrowedFd<'a>, Version);
+
 /// Probes in place.
 #[derive(Default)]
 pub struct Attachments {
@@ -72,12 +75,13 @@ impl Attachments {
     pub fn open(
         &mut self,
         kernel: &mut Kernel,
-        (file, inode): (BorrowedFd<'_>, FileId),
+        (file, inode): (Content<'_>, FileId),
         probes: &[Probe],
         scope: Scope,
     ) -> Result<()> {
+        let first = self.held.len();
         for step in steps(probes, Technique::PerfEvents) {
-            match self.open_perf_events(kernel, (file, inode), &step, scope) {
+            match self.open_perf_events(kernel, (file, inode), &step, scope, first) {
                 Err(error) if step.tells_layouts() => warn_of_layouts(&error),
                 opened => opened?,
             }
@@ -93,9 +97,10 @@ impl Attachments {
     fn open_perf_events(
         &mut self,
         kernel: &mut Kernel,
-        (file, inode): (BorrowedFd<'_>, FileId),
+        (file, inode): (Content<'_>, FileId),
         step: &Step<'_>,
         scope: Scope,
+        first: usize,
     ) -> Result<()> {
         let holder = Arc::clone(&kernel.holder);
         let program = load_by_aya(&mut kernel.ebpf, step.program)?.fd()?.as_fd();
@@ -103,7 +108,8 @@ impl Attachments {
             let cookie = if step.returns { 0 } else { probe.program().1 };
             let (offsets, cookies) = (vec![probe.offset], vec![cookie]);
             let place = Places { offsets, cookies, pid: scope.pid(), returns: step.returns };
-            let held = holder.perf_event(program, file, place).with_context(|| {
+            let beside = self.held.get(first).map(|(_, _, held)| held);
+            let held = holder.perf_event(program, file, place, beside).with_context(|| {
                 format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
             })?;
             self.held.push((scope, inode, held));
@@ -138,24 +144,24 @@ impl Drop for Attachments {
 pub fn links(
     holder: &Arc<Holder>,
     programs: &ByHand,
-    file: BorrowedFd<'_>,
+    file: Content<'_>,
     probes: &[Probe],
     scope: Scope,
 ) -> Result<Vec<Held>> {
     let technique = programs.technique();
-    let link = |step: Step<'_>| {
+    let link = |step: Step<'_>, beside: Option<&Held>| {
         let attach_type = technique.attach_type(step.program, step.in_session).context("perf events are no links")?;
         let offsets = step.probes.iter().map(|probe| probe.offset).collect();
         let cookies = step.probes.iter().map(|probe| probe.program().1).collect();
         let places = Places { offsets, cookies, pid: scope.pid(), returns: step.returns };
         holder
-            .link(programs.program(step.program, attach_type)?.as_fd(), attach_type, file, places)
+            .link(programs.program(step.program, attach_type)?.as_fd(), attach_type, file, places, beside)
             .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
     };
     let mut links = Vec::new();
     for step in steps(probes, technique) {
         let tells = step.tells_layouts();
-        match link(step) {
+        match link(step, links.first()) {
             Ok(made) => links.push(made),
             Err(error) if tells && !holder.is_over() => warn_of_layouts(&error),
             Err(error) => return Err(error),

@@ -18,7 +18,7 @@ use super::probe::Probe;
 use super::programs::ByHand;
 use crate::holder::{Held, Holder};
 use crate::host::clock::monotonic_ns;
-use crate::host::file_id::FileId;
+use crate::host::file_id::{FileId, Version};
 use crate::workers;
 
 /// They wait for the kernel, not for processors.
@@ -32,6 +32,8 @@ pub struct Order {
     pub programs: Arc<ByHand>,
     /// The file.
     pub file: File,
+    /// The content that the probes are for.
+    pub version: Version,
     /// What to set in it.
     pub probes: Vec<Probe>,
     /// The processes in which the probes take effect.
@@ -49,6 +51,8 @@ pub struct About {
     pub file: FileId,
     /// When it was mapped, by `CLOCK_MONOTONIC`; 0 if that is long ago.
     pub mapped_ns: u64,
+    /// Tells this order from others.
+    pub order: u64,
 }
 
 /// A file that was attached, or was not.
@@ -77,7 +81,8 @@ pub fn start<R: From<Attached> + Send + 'static>(results: &async_channel::Sender
     };
     let work = move |order: &Order| {
         let began = Instant::now();
-        let links = links(&order.holder, &order.programs, order.file.as_fd(), &order.probes, order.scope);
+        let links =
+            links(&order.holder, &order.programs, (order.file.as_fd(), order.version), &order.probes, order.scope);
         done(order, began.elapsed(), links)
     };
     let failed = move |order: &Order, panic| done(order, Duration::ZERO, Err(anyhow!("attaching failed ({panic})")));

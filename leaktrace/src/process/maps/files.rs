@@ -9,10 +9,10 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use nix::sys::stat::Mode;
 
 use super::Device;
 use crate::host::clock::{monotonic_ns, realtime_ns};
-use crate::host::file_id::FileId;
+use crate::host::file_id::{FileId, status};
 
 /// A root directory: this program's or a traced process', which may be a container's.
 #[derive(Debug)]
@@ -227,17 +227,6 @@ pub(super) fn written_ns(file: &impl AsFd) -> Option<u64> {
     let then = u64::try_from(then.tv_sec).ok()?.checked_mul(1_000_000_000)?.checked_add(then.tv_nsec.into())?;
     let ago = realtime_ns().ok()?.checked_sub(then)?;
     Some(monotonic_ns().ok()?.saturating_sub(ago))
-}
-
-/// What the kernel knows of a file, which for the kernel's own file systems is all. A file system that is served by somebody is
-/// not asked (`AT_STATX_DONT_SYNC`): the processes of this machine that open a file have it asked.
-fn status(at: BorrowedFd<'_>, path: &CStr, flags: libc::c_int) -> io::Result<libc::statx> {
-    // SAFETY: plain numbers, for which zeros are valid.
-    let mut status: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = flags | libc::AT_STATX_DONT_SYNC;
-    // SAFETY: an open descriptor, a string that ends, and room for the answer.
-    let result = unsafe { libc::statx(at.as_raw_fd(), path.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut status) };
-    if result == 0 { Ok(status) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How many descriptors may be held for files of traced processes.

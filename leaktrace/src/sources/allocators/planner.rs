@@ -14,6 +14,7 @@ use super::layers::Identity;
 use crate::elf;
 use crate::elf::ElfError;
 use crate::host::errno;
+use crate::host::file_id::Version;
 use crate::host::patience::{self, About};
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
@@ -31,6 +32,8 @@ pub struct Planned {
     pub path: PathBuf,
     /// Its probes.
     pub plan: Plan,
+    /// The content that this holds for.
+    pub version: Version,
     /// To recognize it under another identity; `None` where its file system does not say.
     pub identity: Option<Identity>,
 }
@@ -149,6 +152,7 @@ impl Wanted {
     pub fn plan(&self, file: &File, path: &Path) -> Result<Planned> {
         #[cfg(debug_assertions)]
         misbehave(path);
+        let version = Version::of(file)?;
         let bytes = elf::what_is_loaded(file)?;
         let options = |prefix| PlanOptions { prefix, symbols: &self.symbols, emulation: self.emulation };
         let mut plan = plan::plan(&bytes, &options(None))?;
@@ -168,7 +172,7 @@ impl Wanted {
                 plan.role = more.role;
             }
         }
-        Ok(Planned { path: path.to_path_buf(), plan, identity: Identity::of(file).ok() })
+        Ok(Planned { path: path.to_path_buf(), plan, version, identity: Identity::of(file).ok() })
     }
 
     /// What the user named and none of these files has, a sentence each.

@@ -35,6 +35,8 @@ pub struct Prober {
     attacher: Sender<Order>,
     /// Files that are being attached.
     attaching: usize,
+    /// The number of the last order to attach a file.
+    last_order: u64,
     planner: Sender<Arc<Object>>,
     results: async_channel::Receiver<Progress>,
     wanted: Wanted,
@@ -64,8 +66,8 @@ struct Asked {
 /// How far the probes of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Being attached.
-    OnTheWay,
+    /// Being attached, by the order of this number.
+    OnTheWay(u64),
     /// In place since then, by `CLOCK_MONOTONIC`; 0 where they were there before we asked.
     Since(u64),
     /// They could not be attached.
@@ -118,6 +120,7 @@ impl Prober {
             planner: planner::start(&wanted, &sender).context("cannot start the threads that read programs")?,
             results,
             attaching: 0,
+            last_order: 0,
             wanted,
             plans: HashMap::new(),
             pending: 0,
@@ -195,9 +198,14 @@ impl Prober {
         let (id, planned) = match progress {
             Progress::Planned(outcome) => outcome,
             Progress::Attached(Attached { about, scope, took, placed_ns, links }) => {
-                let place = if links.is_ok() { Place::Since(placed_ns) } else { Place::Never };
-                self.files.insert((about.file, scope), place);
+                let is_wanted = self.files.get(&(about.file, scope)) == Some(&Place::OnTheWay(about.order));
+                if is_wanted {
+                    let place = if links.is_ok() { Place::Since(placed_ns) } else { Place::Never };
+                    self.files.insert((about.file, scope), place);
+                }
                 let result = match links {
+                    // Removed since for a writer, of which we were told first, or no longer asked for: this drops what is left.
+                    _ if !is_wanted => Ok(()),
                     Ok(links) => {
                         self.attachments.hold(links, scope, about.file);
                         self.written.probed(about.file, &about.path);

@@ -15,7 +15,7 @@ use super::super::layers::Standing;
 use super::written::is_written_to;
 use super::{Asked, Place, Planned, Prober, Request};
 use crate::host::clock::monotonic_ns;
-use crate::host::file_id::{self, FileId};
+use crate::host::file_id::{self, FileId, Version};
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
 use crate::kernel::attacher::{About, Order};
@@ -47,6 +47,16 @@ impl Prober {
         let asked = Asked { object: Arc::clone(object), file: named.is_ok().then_some(inode) };
         self.attached.insert(key, asked);
         match named {
+            // Written to, or only touched, since it was planned.
+            Ok(file) if Version::of(&file).is_ok_and(|found| found != planned.version) => {
+                self.plans.remove(&object.id());
+                if !self.written.may_be_planned_anew(object.id()) {
+                    self.lose(inode);
+                    return Ok(());
+                }
+                self.attached.remove(&(object.id(), *scope));
+                self.request(kernel, request.clone())
+            }
             Ok(file) => self.attach(kernel, (file, inode), planned, *scope, *mapped_ns),
             // The file's owner can cause this, so it must not end the trace of other files.
             Err(error) => {
@@ -98,7 +108,7 @@ impl Prober {
         if self.files.contains_key(&key) {
             return Ok(());
         }
-        self.files.insert(key, Place::OnTheWay);
+        self.files.insert(key, Place::OnTheWay(self.last_order));
         if scope == Scope::AllProcesses {
             return self.attach_layered(kernel, Waiting { file, inode, planned: Arc::clone(planned), mapped_ns }, 0);
         }
@@ -163,10 +173,14 @@ impl Prober {
             );
         }
         let probes = probe::of(plan);
-        let about = About { path: planned.path.clone(), file: inode, mapped_ns };
+        self.last_order += 1;
+        let order = self.last_order;
+        self.files.insert((inode, scope), Place::OnTheWay(order));
+        let version = planned.version;
+        let about = About { path: planned.path.clone(), file: inode, mapped_ns, order };
         if let Programs::ByHand(programs) = &kernel.programs {
             let (holder, programs) = (Arc::clone(&kernel.holder), Arc::clone(programs));
-            if self.attacher.send(Order { holder, programs, file, probes, scope, about }).is_ok() {
+            if self.attacher.send(Order { holder, programs, file, version, probes, scope, about }).is_ok() {
                 self.attaching += 1;
             } else {
                 self.files.insert((inode, scope), Place::Never);
@@ -174,7 +188,7 @@ impl Prober {
             return Ok(());
         }
         let began = Instant::now();
-        let opened = self.attachments.open(kernel, (file.as_fd(), inode), &probes, scope);
+        let opened = self.attachments.open(kernel, ((file.as_fd(), version), inode), &probes, scope);
         let place = if opened.is_ok() { Place::Since(monotonic_ns().unwrap_or(u64::MAX)) } else { Place::Never };
         self.files.insert((inode, scope), place);
         if opened.as_ref().is_err_and(is_written_to) {

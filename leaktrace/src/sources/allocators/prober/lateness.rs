@@ -41,8 +41,9 @@ impl Prober {
             match place {
                 Some(Place::Since(placed_ns)) if *placed_ns <= since(first_mapped) => {}
                 Some(Place::Never) => worst = Lateness::Never,
-                Some(Place::Since(_) | Place::OnTheWay) if worst == Lateness::InTime => worst = Lateness::Late,
-                Some(Place::Since(_) | Place::OnTheWay) => {}
+                Some(Place::Since(_) | Place::OnTheWay(_)) if worst == Lateness::InTime => worst = Lateness::Late,
+                Some(Place::Since(_) | Place::OnTheWay(_)) => {}
+                None if object.inode().is_some_and(|file| self.has_lost(file)) => worst = Lateness::Never,
                 None => is_open = true,
             }
         }

@@ -4,13 +4,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Planning, Prober, Progress, Request};
+use super::{Asked, Prober, Progress, Request};
 use crate::host::errno;
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
@@ -20,6 +19,9 @@ use crate::process::maps::ObjectId;
 /// How long after its probes were removed a file is looked at again: by then most writers are done.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How often an object is planned anew at once: a file that changes at each look would keep us busy.
+const AT_ONCE: u32 = 3;
+
 /// What is known of such files.
 pub struct Written {
     results: async_channel::Sender<Progress>,
@@ -28,11 +30,26 @@ pub struct Written {
     /// Those that were asked to be probed again, until they are.
     asked: HashSet<FileId>,
     paths: BTreeSet<PathBuf>,
+    /// How often objects were planned anew, as their files had changed meanwhile.
+    planned_anew: HashMap<ObjectId, u32>,
 }
 
 impl Written {
     pub fn new(results: async_channel::Sender<Progress>) -> Self {
-        Self { results, requests: HashMap::new(), asked: HashSet::new(), paths: BTreeSet::new() }
+        Self {
+            results,
+            requests: HashMap::new(),
+            asked: HashSet::new(),
+            paths: BTreeSet::new(),
+            planned_anew: HashMap::new(),
+        }
+    }
+
+    /// Whether an object whose file has changed since it was planned is to be planned anew at once, and not after a while.
+    pub fn may_be_planned_anew(&mut self, object: ObjectId) -> bool {
+        let times = self.planned_anew.entry(object).or_default();
+        *times += 1;
+        *times <= AT_ONCE
     }
 
     /// Has a file looked at again after a while.
@@ -84,8 +101,13 @@ impl Prober {
     }
 
     /// The files that lost their probes since they were written to, or only opened for that.
-    pub fn written(&self) -> impl ExactSizeIterator<Item = &PathBuf> {
+    pub fn written(&self) -> impl Iterator<Item = &PathBuf> {
         self.written.paths.iter()
+    }
+
+    /// Whether a file has no probes since it was written to.
+    pub(super) fn has_lost(&self, file: FileId) -> bool {
+        self.written.requests.contains_key(&file)
     }
 
     /// Takes note that the probes of a file are gone, or cannot be set while somebody writes to it.
@@ -101,7 +123,8 @@ impl Prober {
         let lost = self.attached.extract_if(|_, asked| asked.file == Some(file));
         for ((_, scope), Asked { object, .. }) in lost {
             if self.written.paths.insert(object.path().to_path_buf()) {
-                log::warn!("{} is opened for writing and has no probes meanwhile", object.path().display());
+                // Whether it concerns the report shows only there.
+                log::info!("{} is opened for writing and has no probes meanwhile", object.path().display());
             }
             self.written.requests.entry(file).or_default().push(Request { object, scope, mapped_ns: 0 });
         }
@@ -110,14 +133,12 @@ impl Prober {
     /// Probes what is still there of a file that has lost its probes.
     pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: FileId) -> Result<()> {
         for request in self.written.requests.remove(&file).unwrap_or_default() {
-            let Some(Planning::Done(Ok(planned))) = self.plans.get(&request.object.id()) else { continue };
             // What was written is found as another object when it is mapped.
             if request.object.name().is_err() {
                 continue;
             }
-            let planned = Arc::clone(planned);
             self.written.asked.insert(file);
-            self.attach_once(kernel, &request, &planned)?;
+            self.request(kernel, request)?;
         }
         Ok(())
     }
