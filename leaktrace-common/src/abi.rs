@@ -240,8 +240,8 @@ pub struct Thread {
     pub place: u32,
     /// Way to go to the next hit, in the units of `sampling::GAP_SHIFT`; 0 before the first draw.
     pub gap: u64,
-    /// Frees of blocks we do not know, made from one place in the allocator itself and by nothing else since: the thread's
-    /// cache, if the thread ends now.
+    /// Frees of blocks we do not know that were made from one place in the allocator itself, since the last allocation: the
+    /// thread's cache, if no other such place follows before the thread's end. Counted in the process' too.
     pub cache_frees: u32,
     /// Where the first of them returned to, the lower half.
     pub cache_freed_from: u32,

@@ -189,8 +189,7 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
     }
     // SAFETY: the thread's own state.
     unsafe {
-        (*thread).cache_frees = 0;
-        (*thread).freed_sp = 0;
+        frees::begin_anew(thread);
         let mut old = Block { size: 0, site: 0, time: 0 };
         if request.old != 0
             // Taken aside before its address can be handed out again.
@@ -309,22 +308,13 @@ fn is_tail_call<P: Placement>(entry: &Entry<'_, P>) -> bool {
     address != 0 && address & 0xfff == 0
 }
 
-/// A thread ends: a block that `realloc` had taken aside stays with its process. `by_itself` says that the thread has left, its
-/// process goes on.
+/// A thread ends: a block that `realloc` had taken aside stays with its process.
 #[inline(always)]
-pub fn leave(thread: *mut Thread, by_itself: bool) {
+pub fn leave(thread: *mut Thread) {
     // SAFETY: the thread's own state, and its process' element.
     unsafe {
         if (*thread).sp != 0 {
             abandon(thread);
-        }
-        // glibc's last act in a thread is to free the blocks that it had kept for it, which the program had freed before, and
-        // where it had kept them. All of that is done in one function, whose last call is the thread's last.
-        if by_itself
-            && (*thread).cache_frees != 0
-            && let Some(process) = PROCESSES.get_ptr_mut((*thread).process)
-        {
-            atomic::add(&raw mut (*process).thread_end_frees, u64::from((*thread).cache_frees));
         }
     }
 }

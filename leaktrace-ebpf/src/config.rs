@@ -59,8 +59,6 @@ globals! {
     TASK_SIGNAL task_signal: u32;
     /// Where `signal_struct` counts the threads that are alive, bytes; 0 where the kernel does not tell.
     SIGNAL_LIVE signal_live: u32;
-    /// `signal_struct.flags`
-    SIGNAL_FLAGS signal_flags: u32;
     /// Nonzero where the kernel can be asked what is mapped at an address: it has `bpf_find_vma`, and the fields below are
     /// where they say, bytes.
     KNOWS_VMA knows_vma: u32;

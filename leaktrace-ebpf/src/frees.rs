@@ -31,36 +31,64 @@ pub fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
         ((*thread).process, (*thread).sp, again)
     };
     if let Some(record) = blocks::take(process, address) {
-        // SAFETY: as above.
-        unsafe { (*thread).cache_frees = 0 };
         accounts::settle(process, &record);
     } else if sp >= pending && !(again && config::records_every_block()) {
         // Not from inside an allocation function, which may free memory of its own. Nor a call that has jumped to its own
         // beginning: glibc 2.43's in a thread that has no cache yet. Where not all blocks are recorded, a loop may free one
         // address again and again.
         count_untracked(process);
-        note_cache(entry, thread);
+        count_cache(entry, thread);
     }
 }
 
-/// Notes a free of a block that we do not know, which the allocator may have kept for the thread.
+/// Counts a free of a block that we do not know as the allocator's own, if it may be.
+///
+/// At a thread's end glibc frees the blocks that it had kept for it, which the program had freed before, and where it had kept them,
+/// all of that in one function. After that it may free stacks of other threads, or run the process' exit handlers, but it allocates
+/// nothing.
 #[inline(always)]
-fn note_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
+fn count_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
     let from = entry.return_address();
     let near = from.wrapping_sub(entry.ip()).wrapping_add(ALLOCATOR_BYTES) < 2 * ALLOCATOR_BYTES;
     // SAFETY: the thread's own state.
     unsafe {
         if !near || !entry.empties_thread_cache() {
-            (*thread).cache_frees = 0;
             return;
         }
         let from = from as u32;
         let distance = from.wrapping_sub((*thread).cache_freed_from).wrapping_add(CACHE_BYTES);
         if (*thread).cache_frees == 0 || distance >= 2 * CACHE_BYTES {
-            (*thread).cache_frees = 0;
+            retract(thread);
             (*thread).cache_freed_from = from;
         }
         (*thread).cache_frees += 1;
+        if let Some(process) = PROCESSES.get_ptr_mut((*thread).process) {
+            atomic::add(&raw mut (*process).thread_end_frees, 1);
+        }
+    }
+}
+
+/// An allocation function is called: what was freed before was not at the thread's end.
+#[inline(always)]
+pub fn begin_anew(thread: *mut Thread) {
+    // SAFETY: the thread's own state.
+    unsafe {
+        (*thread).freed_sp = 0;
+        if (*thread).cache_frees != 0 {
+            retract(thread);
+        }
+    }
+}
+
+/// Other frees of the thread are its cache's, if any are.
+#[inline(always)]
+fn retract(thread: *mut Thread) {
+    // SAFETY: the thread's own state, and an element of the map.
+    unsafe {
+        if let Some(process) = PROCESSES.get_ptr_mut((*thread).process) {
+            atomic::add(&raw mut (*process).thread_end_frees, 0u64.wrapping_sub(u64::from((*thread).cache_frees)));
+        }
+        (*thread).cache_frees = 0;
     }
 }
 

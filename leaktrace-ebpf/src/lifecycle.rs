@@ -50,7 +50,7 @@ pub fn exit(ctx: &RawTracePointContext) {
     // The last reading takes what is in flight from the threads.
     if !alloc::stopped() {
         if let Some(thread) = threads::existing(id) {
-            alloc::leave(thread, leaves_by_itself(ctx, id));
+            alloc::leave(thread);
         }
         threads::remove(id.tid());
     }
@@ -58,26 +58,6 @@ pub fn exit(ctx: &RawTracePointContext) {
         whom::forget(id.tgid() as u32);
         end(ctx, id, PROCESS_EXITED, EVENT_EXIT);
     }
-}
-
-/// Whether a thread ends that is not its process' first, and its process goes on; false where the kernel does not tell.
-#[inline(always)]
-fn leaves_by_itself(ctx: &RawTracePointContext, id: Id) -> bool {
-    /// The process ends, by exit or a signal (linux/sched/signal.h).
-    const SIGNAL_GROUP_EXIT: u32 = 4;
-    if id.tid() == id.tgid() || config::task_signal() == 0 || config::signal_flags() == 0 {
-        return false;
-    }
-    // SAFETY: the context of a raw tracepoint is an array of its arguments, the first is the task; the helper checks what it
-    // reads; userspace looked up where the fields are.
-    let flags = unsafe {
-        let task = *ctx.as_ptr().cast::<*const u8>();
-        let signal = task.wrapping_add(config::task_signal() as usize).cast::<*const u8>();
-        bpf_probe_read_kernel(signal).and_then(|signal| {
-            bpf_probe_read_kernel(signal.wrapping_add(config::signal_flags() as usize).cast::<u32>())
-        })
-    };
-    flags.is_ok_and(|flags| flags & SIGNAL_GROUP_EXIT == 0)
 }
 
 /// Whether no thread of the process is left.

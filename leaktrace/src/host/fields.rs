@@ -20,7 +20,6 @@ pub struct Fields {
     task_signal: u32,
     /// `signal_struct.live`
     signal_live: u32,
-    signal_flags: u32,
     mappings: Mappings,
 }
 
@@ -71,21 +70,19 @@ impl Fields {
             task_group_leader: field("task_struct", "group_leader"),
             task_signal: field("task_struct", "signal"),
             signal_live: field("signal_struct", "live"),
-            signal_flags: field("signal_struct", "flags"),
             mappings: Mappings::read(&btf).filter(|_| features::finds_mappings()).unwrap_or_default(),
         })
     }
 
     /// The globals of the BPF object and their values.
-    pub fn globals(&self) -> [(&'static str, &u32); 16] {
-        let Self { task_tgid, task_comm, task_group_leader, task_signal, signal_live, signal_flags, mappings } = self;
+    pub fn globals(&self) -> [(&'static str, &u32); 15] {
+        let Self { task_tgid, task_comm, task_group_leader, task_signal, signal_live, mappings } = self;
         [
             ("TASK_TGID", task_tgid),
             ("TASK_COMM", task_comm),
             ("TASK_GROUP_LEADER", task_group_leader),
             ("TASK_SIGNAL", task_signal),
             ("SIGNAL_LIVE", signal_live),
-            ("SIGNAL_FLAGS", signal_flags),
             ("KNOWS_VMA", &mappings.known),
             ("VMA_START", &mappings.vma_start),
             ("VMA_PGOFF", &mappings.vma_pgoff),

@@ -95,13 +95,12 @@ pub struct Process {
     /// Allocations freed again of those.
     #[serde(default)]
     pub free_count: u64,
-    /// Frees of blocks that were not recorded: allocated before tracing began, filtered out, or lost.
+    /// Frees of blocks that were not recorded: allocated before tracing began, by the parent before a fork, filtered out, or lost.
     #[serde(default)]
     pub untracked_frees: u64,
     /// Frees by which the C library, when a thread ends, releases what it has cached for the thread: small blocks that the
-    /// program had already freed, and the list of them. These are not the program's blocks. They are recognised as a
-    /// thread's last frees of unknown blocks, called from within 2 MiB of `free`. In a statically linked program, whose own
-    /// code is as near, its own last frees of blocks from before the trace are counted here too.
+    /// program had already freed, and the list of them. These are not the program's blocks. They are recognised by where they
+    /// are called from: one place in the source file of glibc's own `free`.
     #[serde(default)]
     pub thread_end_frees: u64,
     /// Calls of allocation functions that never returned to their caller (longjmp, exception, thread ended).

@@ -106,6 +106,19 @@ fn what_the_c_library_frees_at_a_threads_end_is_told_from_blocks_of_the_time_bef
     assert!(process.thread_end_frees >= ENDING, "{}", process.thread_end_frees);
 }
 
+/// Detached ones that end at the same time, whose stacks the C library frees; and one that ends as the last of its process.
+#[test]
+fn what_the_c_library_frees_at_other_ends_of_threads_is_no_block_of_the_time_before() {
+    let many = (4 * ENDING).to_string();
+    for arguments in [[many.as_str(), "detached"], ["1", "last"]] {
+        let (finished, accounts) = trace_command(&[], "ending_threads.c", &arguments);
+        let snapshot = finished.lossless();
+        let process = snapshot.process(accounts.sites[0].pid);
+        assert_eq!(process.untracked_frees, 0, "{arguments:?}");
+        assert!(process.thread_end_frees > 0, "{arguments:?}");
+    }
+}
+
 /// There the program's own code lies beside the C library's.
 #[test]
 fn what_a_static_program_frees_at_a_threads_end_is_told_from_blocks_of_the_time_before() {
