@@ -10,3 +10,9 @@ pub fn allow_many_descriptors() {
         log::debug!("the limit of open files stays as it is: {error}");
     }
 }
+
+/// Makes a limit on the size of files (`RLIMIT_FSIZE`) an error of whoever writes, and not the end of the program.
+pub fn outlive_file_size() {
+    // SAFETY: no handler is set. What a command inherits was read before `main`.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
