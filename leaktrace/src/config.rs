@@ -248,6 +248,20 @@ impl Config {
             follow: self.follow,
         }
     }
+
+    /// What to say where a sample may miss leaks that the threshold of failure is below.
+    pub fn unseen_leaks(&self) -> Option<String> {
+        let (fail_from, mean) = (self.gate.fail_from?, self.recording.sample_bytes?);
+        // Of three times the mean distance nothing is hit with a probability of 5 %.
+        let seen = mean.saturating_mul(3);
+        (fail_from < seen).then(|| {
+            format!(
+                "--fail-on-leak={fail_from} is below what a sample of one byte in {mean} finds 95 times in 100, {seen} bytes; \
+                 sample one byte in {} or fewer",
+                (fail_from / 3).max(1)
+            )
+        })
+    }
 }
 
 impl Recording {
@@ -264,6 +278,14 @@ impl Recording {
         {
             return Err(UsageError::new(format!(
                 "--min-size {min_size} is above --max-size {max_size}, so that no allocation could be recorded; swap them"
+            )));
+        }
+        if let (Some(duration), Some(older_than)) = (args.duration, output.older_than)
+            && older_than > duration
+        {
+            return Err(UsageError::new(format!(
+                "--older-than {older_than:?} is above --duration {duration:?}, and blocks from before are not known: none could be \
+                 that old; trace for longer"
             )));
         }
         if args.count.is_some() && args.interval.is_none() {

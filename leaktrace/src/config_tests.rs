@@ -156,15 +156,18 @@ fn equal_sizes_are_a_range_and_a_failure_threshold_may_be_given_or_not() {
 
 #[test]
 fn contradictions_are_one_line_with_the_next_step() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 25] = [
         (&["-z", "2k", "-Z", "1k"], "--min-size 2048 is above --max-size 1024"),
         (&["-p", "1", "--", "ls"], "--pid and a COMMAND cannot be traced together; leave one"),
         (&["-n", "3"], "give --interval too, such as -i 10s"),
+        (&["-d", "2s", "--older-than", "30s"], "none could be that old; trace for longer"),
         (&["-p", "0"], "0 is no process; name one"),
         (&["-p", "x"], "\"x\" is no pid; pidof finds"),
         (&["-p", ""], "is the program running?"),
         (&["-p", "12", "34"], "join pids by commas, -p 12,34"),
         (&["ls"], "a command to trace comes after --: leaktrace -- ls"),
+        (&["docter"], "a similar subcommand exists: doctor"),
+        (&["--fail-on-leak", "1M", "--", "ls"], "write optional values with =, --fail-on-leak=1M"),
         (&["-d", "soon"], "write it as 500ms, 30s"),
         (&["-d", "0"], "above zero"),
         (&["--sample-bytes", "0"], "it must be at least 1"),

@@ -11,7 +11,7 @@ use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
 use crate::holder;
-use crate::host::errno;
+use crate::host::{errno, limits};
 use crate::model::{Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
@@ -66,9 +66,13 @@ fn invocation() -> Result<Option<Invocation>, UsageError> {
 }
 
 fn run(invocation: &Invocation) -> anyhow::Result<u8> {
+    limits::outlive_file_size();
     match invocation {
         Invocation::Trace(config) => {
             logging::start(config.messages);
+            if let Some(warning) = config.unseen_leaks() {
+                log::warn!("{warning}");
+            }
             trace_and_report(config)
         }
         Invocation::Report(config) => {
@@ -133,6 +137,12 @@ impl Sink for Outputs<'_> {
     fn show(&mut self, status: &Status) {
         if let Some(line) = &self.line {
             line.show(status);
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(line) = &self.line {
+            line.say("making the report; Ctrl-C again ends without it");
         }
     }
 }

@@ -1,6 +1,10 @@
 //! What is wrong with a command line, in one line with the next step.
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::Cli;
+use super::values::parse_bytes;
 
 /// A command line that cannot be followed. Exit status 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,9 +56,24 @@ fn own_tip(error: &clap::Error) -> Option<String> {
     if word.starts_with('-') || error.kind() == ErrorKind::InvalidValue || word == "help" {
         return None;
     }
-    Some(if word.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
+    Some(if let Some(name) = similar_subcommand(word) {
+        format!("a similar subcommand exists: {name}")
+    } else if is_number {
         format!("join pids by commas, -p 12,34, and write optional values with =, --fail-on-leak={word}")
+    } else if parse_bytes(word).is_ok() {
+        format!("write optional values with =, --fail-on-leak={word}")
     } else {
         format!("a command to trace comes after --: leaktrace -- {word}")
     })
+}
+
+/// The subcommand that somebody may have meant, by the measure that clap has for options.
+fn similar_subcommand(word: &str) -> Option<String> {
+    const SIMILAR: f64 = 0.8;
+    let command = Cli::command();
+    let names = command.get_subcommands().map(clap::Command::get_name);
+    let measured = names.map(|name| (strsim::jaro(word, name), name));
+    let nearest = measured.max_by(|one, other| one.0.total_cmp(&other.0))?;
+    (nearest.0 > SIMILAR).then(|| nearest.1.to_owned())
 }

@@ -85,7 +85,11 @@ impl fmt::Display for Silence {
             Self::NoneMatched(filters) => write!(f, ": no process was seen that matches {filters}"),
             Self::Unexplained { ended } => {
                 let longer = if *ended { "" } else { "trace for longer, or " };
-                write!(f, ", which does not mean that nothing leaks; {longer}name the allocator with --object")
+                write!(
+                    f,
+                    ", which does not mean that nothing leaks: either none was made, or by functions that have no probes (-v lists \
+                     those that have); {longer}name the allocator with --object"
+                )
             }
         }
     }
@@ -110,7 +114,7 @@ mod tests {
         let running = Silence::of(&silent("}]")).to_string();
         assert!(running.ends_with("; trace for longer, or name the allocator with --object"), "{running}");
         let ended = Silence::of(&silent(r#","exited":true}]"#)).to_string();
-        assert!(ended.ends_with("leaks; name the allocator with --object"), "{ended}");
+        assert!(ended.ends_with("that have); name the allocator with --object"), "{ended}");
     }
 
     #[test]

@@ -33,4 +33,7 @@ pub trait Sink: Send {
 
     /// Takes the state of the trace, once a second.
     fn show(&mut self, _status: &Status) {}
+
+    /// Takes note that the trace is over and its last report is being made.
+    fn close(&mut self) {}
 }

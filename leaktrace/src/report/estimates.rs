@@ -18,6 +18,12 @@ pub fn allocations(count: u64, sampled: bool) -> String {
     format!("{}{}", if sampled { "~" } else { "" }, counted(count, "allocation"))
 }
 
+/// What may be outstanding though no byte of it was hit: less than this 95 times in 100. A byte in `mean` is hit, each by itself,
+/// so that nothing of so many is with probability e^(-n/mean), which is 5 % for 3 times the mean.
+pub fn unseen(snapshot: &Snapshot) -> Option<u64> {
+    snapshot.options.sample_bytes.filter(|_| snapshot.sampled).map(|mean| mean.saturating_mul(3))
+}
+
 /// A note that the numbers are estimates, and of what kind of sample; `None` if they are exact.
 pub fn note(snapshot: &Snapshot) -> Option<String> {
     snapshot.sampled.then(|| match snapshot.options.sample_bytes {

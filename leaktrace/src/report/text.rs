@@ -67,7 +67,11 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
         let sites = counted(totals.sites as u64, "site");
         parts.push(format!("{bytes} outstanding in {count} at {sites} {traced}"));
     } else {
-        parts.push(format!("nothing outstanding {traced}"));
+        match estimates::unseen(snapshot) {
+            Some(unseen) => parts
+                .push(format!("of what is outstanding nothing was hit (95%: less than {}) {traced}", Bytes(unseen))),
+            None => parts.push(format!("nothing outstanding {traced}")),
+        }
         if totals.alloc_count > 0 && older_than.is_zero() {
             parts.push(format!("freed again: {}", estimates::allocations(totals.alloc_count, snapshot.sampled)));
         }

@@ -1,5 +1,6 @@
 //! The status line shown on a terminal while tracing: numbers in, one line of text out.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -28,7 +29,12 @@ impl StatusLine {
     /// Draws it.
     pub fn show(&self, status: &Status) {
         let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(WIDTH, |(width, _)| usize::from(width.0));
-        self.0.set_message(line(status, width.saturating_sub(1)));
+        self.say(line(status, width.saturating_sub(1)));
+    }
+
+    /// Has this in its place.
+    pub fn say(&self, text: impl Into<Cow<'static, str>>) {
+        self.0.set_message(text);
         self.0.tick();
     }
 

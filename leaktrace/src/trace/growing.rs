@@ -13,6 +13,7 @@ use super::Trace;
 use crate::config::{Filters, Whom};
 use crate::kernel::selection;
 use crate::lives::life::{Beginning, Life};
+use crate::lives::processes::Processes;
 use crate::model::Pid;
 use crate::process::growth::Resident;
 
@@ -103,6 +104,12 @@ impl Trace {
         }
         *is_thorough = true;
     }
+}
+
+/// The running processes that the filters choose.
+pub(super) fn chosen<'a>(filters: &Filters, processes: &'a Processes) -> Vec<&'a Life> {
+    let groups = filters.cgroups.iter().flat_map(|path| selection::members(path)).collect();
+    processes.going_on().filter(|life| passes(filters, life, &groups)).collect()
 }
 
 /// Whether a process passes the filters as they are applied at its first event; `groups` are the processes of the control groups.

@@ -188,9 +188,14 @@ async fn trace_with(
     trace.begin(held)?;
     let follow = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports);
     let over = noting_long_turns(follow).await?;
+    if stop.is_none() && signals.is_taken() {
+        reports.close();
+    }
     let last = trace.finish(over, launched, ends, reports);
     match stop {
-        None => last.await,
+        None if signals.is_taken() => last.await,
+        // The first may have been meant for the trace, which has just ended by itself.
+        None => Box::pin(signals.one_more(last, || ())).await,
         // Fetching debug information may take minutes: one more signal asks for the report without it.
         Some(stop) => Box::pin(signals.one_more(last, || stop.store(true, Ordering::Relaxed))).await,
     }

@@ -1,6 +1,7 @@
 //! Reads what a report says: the tables, and what is known of the processes. Between pieces of an interim report the trace
 //! handles its events; the last report is read in one go.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -9,7 +10,7 @@ use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
 use super::remarks::{self, Found, Remarks};
 use crate::kernel::drain;
-use crate::model::{Capture, Silence, TraceMode};
+use crate::model::{Capture, RawProcess, Silence, TraceMode};
 
 /// How long an interim report is read before pending events are handled.
 const TURN: Duration = Duration::from_millis(3);
@@ -41,6 +42,7 @@ impl Trace {
             self.attend(&mut attention);
         }
         let Remarks { notes, warnings } = found.remarks();
+        let written = self.written_to(&draft.processes);
         let (mut capture, spaces) = draft.finish(&occasion, &self.target, &self.options);
         capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
@@ -57,7 +59,7 @@ impl Trace {
         }
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
-        capture.warnings.extend(remarks::of_written(self.prober.written()));
+        capture.warnings.extend(remarks::of_written(&written));
         if is_final {
             let missing = self.prober.missing();
             // Where standard output has no text report, the warnings of the last report go to standard error anyway.
@@ -70,6 +72,17 @@ impl Trace {
         }
         capture.losses.events_lost += self.lost_records - self.made_up_records;
         Ok((capture, spaces))
+    }
+
+    /// The files that lost their probes since they were written to. Where processes are chosen by filters, probes are in all, and
+    /// only files that the chosen map concern the report.
+    fn written_to(&self, processes: &[RawProcess]) -> Vec<PathBuf> {
+        let is_mapped = |path: &Path| {
+            let mut spaces = processes.iter().filter_map(|process| self.processes.space(process.life));
+            spaces.any(|space| space.mappings().any(|location| **location.module == *path))
+        };
+        let concerns = |path: &&PathBuf| self.target.mode != TraceMode::Filter || is_mapped(path);
+        self.prober.written().filter(concerns).cloned().collect()
     }
 
     fn read_tables(&mut self, occasion: &Occasion, attention: &mut Attention) -> Result<Draft> {

@@ -75,9 +75,9 @@ impl Found {
 }
 
 /// What to say of files that have no probes while somebody writes to them.
-pub fn of_written<'a>(paths: impl ExactSizeIterator<Item = &'a PathBuf>) -> Option<String> {
+pub fn of_written(paths: &[PathBuf]) -> Option<String> {
     let more = paths.len().saturating_sub(NAMED);
-    let named: Vec<_> = paths.take(NAMED).map(|path| path.display().to_string()).collect();
+    let named: Vec<_> = paths.iter().take(NAMED).map(|path| path.display().to_string()).collect();
     let others = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!named.is_empty()).then(|| {
         format!(

@@ -22,6 +22,7 @@ enum Job {
     Report(Box<Capture>, Spaces, Phases),
     Last(Box<Capture>, Spaces, Phases),
     Status(Status),
+    Close,
 }
 
 /// What it has done.
@@ -87,6 +88,11 @@ impl Reports {
         let _ = self.jobs.send(Job::Status(status));
     }
 
+    /// Has the sink say that the last report is being made.
+    pub fn close(&self) {
+        let _ = self.jobs.send(Job::Close);
+    }
+
     /// Waits for the report that was ordered. May be cancelled.
     ///
     /// # Errors
@@ -128,6 +134,10 @@ impl Desk<'_> {
                 Job::Status(status) => {
                     // After one panic status lines stop: each later one would panic, too.
                     shows = shows && guarded(|| self.sink.show(&status)).is_ok();
+                    continue;
+                }
+                Job::Close => {
+                    shows = shows && guarded(|| self.sink.close()).is_ok();
                     continue;
                 }
                 Job::Report(capture, spaces, phases) => {

@@ -149,7 +149,17 @@ impl Trace {
                     self.probe_descendants(&pids).await;
                 }
             }
-            Whom::Filtered(_) | Whom::System => self.probe_system().await?,
+            Whom::System => self.probe_system().await?,
+            Whom::Filtered(_) => {
+                self.probe_system().await?;
+                let config = Arc::clone(&self.config);
+                let Whom::Filtered(filters) = &config.whom else { return Ok(()) };
+                // Before those of all others, for which nobody waits.
+                for life in growing::chosen(filters, &self.processes) {
+                    self.unwinding.follow(&self.kernel, life.pid, &life.space);
+                }
+                self.until_tables_are_built().await?;
+            }
         }
         self.follow_mappings();
         if self.config.whom.is_named() {

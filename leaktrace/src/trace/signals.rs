@@ -38,6 +38,11 @@ impl Signals {
         Ok(Self { interrupt, terminate, hangup, taken: false, handlers })
     }
 
+    /// Whether one was taken: the next ends the program.
+    pub fn is_taken(&self) -> bool {
+        self.taken
+    }
+
     /// The first. Any later one, of whichever kind, ends the program at once.
     pub async fn next(&mut self) -> libc::c_int {
         let first = self.receive().await;

@@ -68,6 +68,7 @@ struct Head {
 
 impl Snapshot {
     /// Reads what `--json` wrote. Fields that this version does not know are ignored.
+    /// Of several, a line each as `--json -` writes interval reports, the last.
     ///
     /// # Errors
     /// A [`SnapshotError`] that says which of the ways not to be a snapshot this is.
@@ -75,6 +76,7 @@ impl Snapshot {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(SnapshotError::Empty);
         }
+        let bytes = last_line(bytes);
         // The schema determines how the rest is read, so it is read alone first.
         let unreadable = |error: serde_json::Error| unreadable(&error, bytes);
         if !is_object(bytes) {
@@ -239,6 +241,14 @@ fn look_up(table: &[Arc<Frame>], site: usize, stack: &[u32]) -> Result<Vec<Arc<F
 
 fn is_object(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"{")
+}
+
+/// The last of several interval reports, which are a line each and cumulative; or all of it.
+fn last_line(bytes: &[u8]) -> &[u8] {
+    let text = bytes.trim_ascii_end();
+    let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    // A document that is laid out in lines ends with a brace of its own.
+    if last.starts_with(b"{") { last } else { bytes }
 }
 
 fn unreadable(error: &serde_json::Error, bytes: &[u8]) -> SnapshotError {
