@@ -11,7 +11,7 @@ const MAX_NAME: usize = 16 * 1024;
 pub(super) fn demangle(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let name = &name[..name.floor_char_boundary(MAX_NAME)];
-    let plain = rust(name).or_else(|| cpp(name));
+    let plain = rust(name).or_else(|| cpp(name)).or_else(|| cpp_without_types(name));
     printable(plain.as_deref().unwrap_or(name))
 }
 
@@ -34,7 +34,18 @@ fn cpp(name: &str) -> Option<String> {
     let symbol = cpp_demangle::Symbol::new(name).ok()?;
     let mut out = Bounded::default();
     symbol.structured_demangle(&mut out, &cpp_demangle::DemangleOptions::default()).ok()?;
-    Some(out.text)
+    // cpp_demangle writes what stands around a pack of no arguments.
+    Some(out.text.replace(", >", ">").replace("(&&)", "()").replace(", &&)", ")"))
+}
+
+/// A C++ function's name without its return type and parameters: some expressions in those are unknown to `cpp_demangle`,
+/// as in `std::make_shared`.
+fn cpp_without_types(name: &str) -> Option<String> {
+    /// Ends of the name that are tried: each costs as much as the name is long.
+    const TRIES: usize = 64;
+    // The arguments of a template, and a name of several parts, end with an E.
+    let ends = name.match_indices('E').map(|(at, end)| at + end.len());
+    ends.rev().take(TRIES).find_map(|end| cpp(&name[..end]))
 }
 
 fn printable(name: &str) -> String {
@@ -71,6 +82,15 @@ mod tests {
                 "void std::vector<int, std::allocator<int> >::_M_realloc_insert<int>(__gnu_cxx::__normal_iterator<int*, std::vector<int, std::allocator<int> > >, int&&)",
             ),
             ("_ZN3FooC4Ev", "Foo::Foo()"),
+            (
+                "_ZSt11make_uniqueI1SJEENSt8__detail9_MakeUniqIT_E15__single_objectEDpOT0_",
+                "std::__detail::_MakeUniq<S>::__single_object std::make_unique<S>()",
+            ),
+            // Not as c++filt: its types have an expression that the crate does not know.
+            (
+                "_ZSt11make_sharedIN4shop4ItemEJEESt10shared_ptrINSt9enable_ifIXntsrSt8is_arrayIT_E5valueES5_E4typeEEDpOT0_",
+                "std::make_shared<shop::Item>",
+            ),
             ("_Znwm", "operator new(unsigned long)"),
             ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
             ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
