@@ -6,7 +6,7 @@ use inferno::flamegraph::color::BasicPalette;
 use inferno::flamegraph::{self, Options, Palette};
 
 use super::estimates;
-use super::human::Span;
+use super::human::{Span, counted};
 use super::notices::{notices, whole_stacks};
 use super::{Measure, folded, names};
 use crate::model::Snapshot;
@@ -75,6 +75,14 @@ fn subtitle(snapshot: &Snapshot) -> String {
     let losses: Vec<String> = notices(snapshot).into_iter().filter(|it| it.is_loss).map(|it| it.short).collect();
     if !losses.is_empty() {
         parts.push(format!("lost: {}", losses.join(", ")));
+    }
+    // Of these there is no room for the reasons: they stand in the text, the JSON and the folded stacks.
+    let untraced = snapshot.untraced.iter().fold(0u64, |sum, it| sum.saturating_add(it.more).saturating_add(1));
+    if untraced > 0 {
+        parts.push(format!("{} not traced, or in part", counted(untraced, "process")));
+    }
+    if !snapshot.warnings.is_empty() {
+        parts.push(format!("{} in the text report", counted(snapshot.warnings.len() as u64, "warning")));
     }
     if snapshot.saw_nothing() {
         parts.push("not one allocation was seen".to_owned());
