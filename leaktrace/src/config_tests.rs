@@ -155,6 +155,19 @@ fn equal_sizes_are_a_range_and_a_failure_threshold_may_be_given_or_not() {
 }
 
 #[test]
+fn a_sample_that_is_too_coarse_for_the_threshold_is_warned_of() {
+    let warned = |arguments: &[&str]| {
+        let all = [arguments, &["--", "true"]].concat();
+        config(&all).unseen_leaks()
+    };
+    let warning = warned(&["--fail-on-leak=100k", "--sample-bytes", "10M"]).unwrap();
+    assert!(warning.contains("31457280 bytes") && warning.contains("one byte in 34133 or fewer"), "{warning}");
+    assert_eq!(warned(&["--fail-on-leak=100M", "--sample-bytes", "10M"]), None);
+    assert_eq!(warned(&["--fail-on-leak=100k"]), None);
+    assert_eq!(warned(&["--sample-bytes", "10M"]), None);
+}
+
+#[test]
 fn contradictions_are_one_line_with_the_next_step() {
     let cases: [(&[&str], &str); 25] = [
         (&["-z", "2k", "-Z", "1k"], "--min-size 2048 is above --max-size 1024"),

@@ -16,7 +16,7 @@ use need::Need;
 #[cfg(test)]
 use need::Verdict;
 
-/// Writes one line per need; says whether tracing would work.
+/// Writes one line per need and what follows from them; says whether tracing would work.
 ///
 /// # Errors
 /// Those of `out`.
@@ -25,7 +25,13 @@ pub fn run(out: &mut dyn Write) -> io::Result<bool> {
     for need in &needs {
         writeln!(out, "{need}")?;
     }
-    Ok(!needs.iter().any(Need::is_in_the_way))
+    let obstacles = needs.iter().filter(|need| need.is_in_the_way()).count();
+    match obstacles {
+        0 => writeln!(out, "\nleaktrace can trace here")?,
+        1 => writeln!(out, "\nleaktrace cannot trace here: one thing stands in the way")?,
+        many => writeln!(out, "\nleaktrace cannot trace here: {many} things stand in the way")?,
+    }
+    Ok(obstacles == 0)
 }
 
 /// What makes a trace impossible.

@@ -12,6 +12,7 @@ fn every_need_is_named_and_met_here() {
     for need in ["kernel", "btf", "cap", "perf_event_paranoid", "lockdown", "uprobe", "memory"] {
         assert!(text.contains(need), "{need} is not named:\n{}", finished.stdout);
     }
+    assert!(text.ends_with("\nleaktrace can trace here\n"), "{text}");
 }
 
 #[test]
@@ -21,6 +22,7 @@ fn what_is_missing_is_said_with_the_next_step() {
     let finished = Finished::of(&mut command);
     assert_eq!(finished.status.code(), Some(1), "{}", finished.stdout);
     assert!(finished.stdout.contains("sudo") || finished.stdout.contains("root"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("\nleaktrace cannot trace here: "), "{}", finished.stdout);
 
     let mut command = leaktrace(["doctor"]);
     with_hidden(&mut command, "/sys/bus/event_source/devices");

@@ -296,6 +296,15 @@ mod tests {
     }
 
     #[test]
+    fn of_several_reports_the_last_is_read() {
+        let line = MINIMAL.replace('\n', " ");
+        let lines = [line.clone(), line.replace("1.5", "2.5"), line.replace("1.5", "3.5")].join("\n") + "\n";
+        assert_eq!(Snapshot::from_json(lines.as_bytes()).unwrap().elapsed, std::time::Duration::from_millis(3500));
+        let cut = &lines[..lines.len() - 10];
+        assert!(matches!(error(cut), SnapshotError::Truncated { .. }), "{}", error(cut));
+    }
+
+    #[test]
     fn unknown_fields_modes_and_trends_are_read_past() {
         let text = MINIMAL
             .replace("\"mode\":\"system\"", "\"mode\":\"telepathy\",\"host\":\"a\"")
