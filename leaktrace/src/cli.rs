@@ -45,7 +45,7 @@ Sizes are bytes, with 1024-based units: 4096, 4k, 1M, 1MiB.
 Notes:
   With nobody named, every process is traced, also those that start later.
   Any number of output files can be written together; - is standard output, in the place of the text report.
-  Standard output carries reports only; progress, warnings and errors go to standard error.
+  Standard output carries reports only, beside what COMMAND writes there; progress, warnings and errors go to standard error.
   Whatever could not be recorded is counted and said in every report. No loss, no estimate: the numbers are exact.
   A program named like a subcommand is traced as any other: leaktrace -- doctor
 

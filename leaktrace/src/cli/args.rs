@@ -231,6 +231,8 @@ pub struct OutputArgs {
     pub flamegraph_by: MeasureArg,
 
     /// Write folded stacks: comm-pid;outermost;...;innermost bytes
+    ///
+    /// Lines that begin with # say what is missing or uncertain.
     #[arg(long, value_name = "FILE")]
     pub folded: Option<PathBuf>,
 
