@@ -91,6 +91,11 @@ impl Probed {
     pub fn add(&mut self, identity: Option<Identity>) {
         self.0.extend(identity);
     }
+
+    /// Takes note that a file has lost its probes: breakpoints that are found there later are somebody else's.
+    pub fn remove(&mut self, identity: &Identity) {
+        self.0.retain(|other| other != identity);
+    }
 }
 
 /// Whether a breakpoint is at this offset of the file where it is mapped privately, as code is, but not in the file itself.

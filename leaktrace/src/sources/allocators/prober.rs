@@ -66,7 +66,7 @@ struct Asked {
 /// How far the probes of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Being attached, by the order of this number.
+    /// Being attached, by the order of this number; 0 where that is still to be given.
     OnTheWay(u64),
     /// In place since then, by `CLOCK_MONOTONIC`; 0 where they were there before we asked.
     Since(u64),

@@ -108,7 +108,7 @@ impl Prober {
         if self.files.contains_key(&key) {
             return Ok(());
         }
-        self.files.insert(key, Place::OnTheWay(self.last_order));
+        self.files.insert(key, Place::OnTheWay(0));
         if scope == Scope::AllProcesses {
             return self.attach_layered(kernel, Waiting { file, inode, planned: Arc::clone(planned), mapped_ns }, 0);
         }

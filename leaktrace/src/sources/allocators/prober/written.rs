@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Prober, Progress, Request};
+use super::{Asked, Planning, Prober, Progress, Request};
 use crate::host::errno;
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
@@ -125,6 +125,11 @@ impl Prober {
             if self.written.paths.insert(object.path().to_path_buf()) {
                 // Whether it concerns the report shows only there.
                 log::info!("{} is opened for writing and has no probes meanwhile", object.path().display());
+            }
+            if let Some(Planning::Done(Ok(planned))) = self.plans.get(&object.id())
+                && let Some(identity) = &planned.identity
+            {
+                self.probed.remove(identity);
             }
             self.written.requests.entry(file).or_default().push(Request { object, scope, mapped_ns: 0 });
         }
