@@ -61,6 +61,7 @@ use waiting::{Ends, next_event, noting_long_turns, tick, until};
 /// # Errors
 /// One line each that names what stands in the way and the next step.
 pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
+    limits::require_descriptors().context("cannot start the runtime")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let namer = Namer::start(config.debuginfod).context("cannot start the threads that name addresses")?;
