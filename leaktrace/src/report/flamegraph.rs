@@ -6,7 +6,7 @@ use inferno::flamegraph::color::BasicPalette;
 use inferno::flamegraph::{self, Options, Palette};
 
 use super::estimates;
-use super::human::{Span, counted};
+use super::human::{Bytes, Span, counted};
 use super::notices::{notices, whole_stacks};
 use super::{Measure, folded, names};
 use crate::model::Snapshot;
@@ -20,7 +20,11 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
     let title = title(snapshot, measure);
     let subtitle = subtitle(snapshot);
     if stacks.is_empty() {
-        return write_empty(&title, &subtitle, out);
+        let empty = match estimates::unseen(snapshot) {
+            Some(unseen) => format!("Nothing was hit: less than {} is outstanding (95%).", Bytes(unseen)),
+            None => "Nothing is outstanding.".to_owned(),
+        };
+        return write_empty(&title, &subtitle, &empty, out);
     }
     let mut options = Options::default();
     options.colors = Palette::Basic(BasicPalette::Mem);
@@ -91,8 +95,8 @@ fn subtitle(snapshot: &Snapshot) -> String {
 }
 
 /// For a graph without samples inferno returns an error and draws a picture that says so. Nothing outstanding is no error.
-fn write_empty(title: &str, subtitle: &str, out: &mut dyn Write) -> io::Result<()> {
-    let (title, subtitle) = (escape_xml(title), escape_xml(subtitle));
+fn write_empty(title: &str, subtitle: &str, empty: &str, out: &mut dyn Write) -> io::Result<()> {
+    let (title, subtitle, empty) = (escape_xml(title), escape_xml(subtitle), escape_xml(empty));
     writeln!(
         out,
         r##"<?xml version="1.0" standalone="no"?>
@@ -101,7 +105,7 @@ fn write_empty(title: &str, subtitle: &str, out: &mut dyn Write) -> io::Result<(
 <g font-family="monospace" font-size="12" text-anchor="middle">
 <text id="title" x="50%" y="30" font-size="17">{title}</text>
 <text id="subtitle" x="50%" y="55">{subtitle}</text>
-<text x="50%" y="90">Nothing is outstanding.</text>
+<text x="50%" y="90">{empty}</text>
 </g>
 </svg>"##
     )
