@@ -23,6 +23,8 @@ pub enum Silence {
     DescendantsLeftOut,
     /// Perhaps no block had a size within `--min-size` and `--max-size`.
     SizesFiltered,
+    /// Perhaps none was hit by the sample.
+    Sampled,
     /// None of the processes could be traced; the reasons are in the list of untraced processes.
     NoneTraced,
     /// No process was seen that passes these filters, in words.
@@ -47,6 +49,8 @@ impl Silence {
         };
         if has(&is_untraced) {
             Self::NoneTraced
+        } else if snapshot.sampled {
+            Self::Sampled
         } else if snapshot.options.filters_sizes() {
             Self::SizesFiltered
         } else {
@@ -79,6 +83,10 @@ impl fmt::Display for Silence {
             Self::SizesFiltered => {
                 f.write_str(", which does not mean that nothing leaks; trace again without --min-size and --max-size")
             }
+            Self::Sampled => f.write_str(
+                ", which does not mean that nothing leaks: perhaps none was hit by the sample; trace for longer, or give a smaller \
+                 --sample-bytes",
+            ),
             Self::NoneTraced => {
                 f.write_str(": none of the processes could be traced, for the reasons given as \"not traced\"")
             }
@@ -134,5 +142,13 @@ mod tests {
         let target = Target { comms: vec!["nginx".to_owned()], uids: vec![33], ..Target::new(TraceMode::Filter) };
         let said = "not one allocation was seen: no process was seen that matches --comm nginx --uid 33";
         assert_eq!(Silence::none_matched(&target).to_string(), said);
+    }
+
+    #[test]
+    fn a_sample_may_have_hit_none() {
+        let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":2,"sampled":true,
+            "target":{"mode":"command","pids":[7]},"processes":[]}"#;
+        let silence = Silence::of(&Snapshot::from_json(text.as_bytes()).unwrap()).to_string();
+        assert!(silence.ends_with("give a smaller --sample-bytes"), "{silence}");
     }
 }
