@@ -41,7 +41,7 @@ pub fn process(snapshot: &Snapshot, site: &Site) -> String {
 
 /// What was traced: `server (pid 12)`, `./a.out -x (pid 12)`, `every process (17 seen)`.
 pub fn target(snapshot: &Snapshot) -> String {
-    let seen: u64 = snapshot.processes.iter().map(|process| process.merged.max(1)).sum();
+    let seen = snapshot.processes.iter().fold(0u64, |sum, process| sum.saturating_add(process.merged.max(1)));
     match snapshot.target.mode {
         TraceMode::Command => {
             let command = elide(&snapshot.target.command.join(" "), LONGEST_COMMAND);

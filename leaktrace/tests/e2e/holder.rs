@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -142,7 +143,13 @@ fn asked(program: &File, file: &File, offset: u64) -> String {
     let message = [ControlMessage::ScmRights(&rights)];
     sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&[0])], &message, MsgFlags::empty(), None).unwrap();
     drop(other);
-    write!(stream, r#"{{"PerfEvent":{{"offsets":[{offset}],"cookies":[0],"pid":0,"returns":false}}}}"#).unwrap();
+    let place = format!(r#"{{"offsets":[{offset}],"cookies":[0],"pid":0,"returns":false}}"#);
+    // The file's content as it is.
+    let status = file.metadata().unwrap();
+    let (modified, changed) = ((status.mtime(), status.mtime_nsec()), (status.ctime(), status.ctime_nsec()));
+    let times = format!(r#""modified":[{},{}],"changed":[{},{}]"#, modified.0, modified.1, changed.0, changed.1);
+    let condition = format!(r#"{{"version":{{"size":{},{times}}},"beside":null}}"#, status.len());
+    write!(stream, r#"{{"PerfEvent":[{place},{condition}]}}"#).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
