@@ -87,7 +87,7 @@ globals! {
 /// Whether every block is recorded, not those of some sizes or a sample.
 #[inline(always)]
 pub fn records_every_block() -> bool {
-    sample_bytes() == 0 && min_size() <= 1 && max_size() == u64::MAX
+    sample_bytes() == 0 && min_size() == 0 && max_size() == u64::MAX
 }
 
 /// The largest block recorded, bytes.
