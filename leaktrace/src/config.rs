@@ -15,7 +15,7 @@ use crate::cli::{
     WhomArgs,
 };
 use crate::host::memory;
-use crate::model::{Options, SortKey, Target, TraceMode, Unwind};
+use crate::model::{Options, SortKey, Target, TraceMode, Unwind, sampling};
 use crate::probes::functions::AllocSymbol;
 use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
@@ -252,13 +252,11 @@ impl Config {
     /// What to say where a sample may miss leaks that the threshold of failure is below.
     pub fn unseen_leaks(&self) -> Option<String> {
         let (fail_from, mean) = (self.gate.fail_from?, self.recording.sample_bytes?);
-        // Of three times the mean distance nothing is hit with a probability of 5 %.
-        let seen = mean.saturating_mul(3);
-        (fail_from < seen).then(|| {
+        let overlooked = sampling::overlooked(mean);
+        (fail_from < overlooked).then(|| {
             format!(
-                "--fail-on-leak={fail_from} is below what a sample of one byte in {mean} finds 95 times in 100, {seen} bytes; \
-                 sample one byte in {} or fewer",
-                (fail_from / 3).max(1)
+                "--fail-on-leak={fail_from} is below what a sample of one byte in {mean} may overlook, {overlooked} bytes (95%); give \
+                 a smaller --sample-bytes"
             )
         })
     }

@@ -161,7 +161,7 @@ fn a_sample_that_is_too_coarse_for_the_threshold_is_warned_of() {
         config(&all).unseen_leaks()
     };
     let warning = warned(&["--fail-on-leak=100k", "--sample-bytes", "10M"]).unwrap();
-    assert!(warning.contains("31457280 bytes") && warning.contains("one byte in 34133 or fewer"), "{warning}");
+    assert!(warning.contains("may overlook, 31457280 bytes"), "{warning}");
     assert_eq!(warned(&["--fail-on-leak=100M", "--sample-bytes", "10M"]), None);
     assert_eq!(warned(&["--fail-on-leak=100k"]), None);
     assert_eq!(warned(&["--sample-bytes", "10M"]), None);

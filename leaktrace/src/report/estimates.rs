@@ -2,7 +2,7 @@
 //! holds the truth 95 times in 100.
 
 use super::human::{Bytes, counted};
-use crate::model::Snapshot;
+use crate::model::{Snapshot, sampling};
 
 /// An amount in words: `1.2 MiB`; for a sample `~1.2 MiB (95%: 1.0 MiB to 1.5 MiB)`, with the interval if it is known.
 pub fn bytes(bytes: u64, sampled: bool, interval: Option<[u64; 2]>) -> String {
@@ -18,10 +18,9 @@ pub fn allocations(count: u64, sampled: bool) -> String {
     format!("{}{}", if sampled { "~" } else { "" }, counted(count, "allocation"))
 }
 
-/// What may be outstanding though no byte of it was hit: less than this 95 times in 100. A byte in `mean` is hit, each by itself,
-/// so that nothing of so many is with probability e^(-n/mean), which is 5 % for 3 times the mean.
+/// What may be outstanding though no byte of it was hit: less than this 95 times in 100. `None` if nothing can be.
 pub fn unseen(snapshot: &Snapshot) -> Option<u64> {
-    snapshot.options.sample_bytes.filter(|_| snapshot.sampled).map(|mean| mean.saturating_mul(3))
+    snapshot.options.sample_bytes.filter(|_| snapshot.sampled).map(sampling::overlooked)
 }
 
 /// A note that the numbers are estimates, and of what kind of sample; `None` if they are exact.
