@@ -139,21 +139,20 @@ impl Trace {
 
     /// Probes the allocators of those that are to be traced, and has their unwind tables built.
     async fn probe_targets(&mut self) -> Result<()> {
-        match &self.config.whom {
+        let config = Arc::clone(&self.config);
+        match &config.whom {
             Whom::Command(_) | Whom::Pids(_) => {
                 let pids = self.target.pids.clone();
                 for pid in &pids {
                     self.probe_process(*pid).await?;
                 }
-                if matches!(self.config.whom, Whom::Pids(_)) {
+                if matches!(config.whom, Whom::Pids(_)) {
                     self.probe_descendants(&pids).await;
                 }
             }
             Whom::System => self.probe_system().await?,
-            Whom::Filtered(_) => {
+            Whom::Filtered(filters) => {
                 self.probe_system().await?;
-                let config = Arc::clone(&self.config);
-                let Whom::Filtered(filters) = &config.whom else { return Ok(()) };
                 // Before those of all others, for which nobody waits.
                 for life in growing::chosen(filters, &self.processes) {
                     self.unwinding.follow(&self.kernel, life.pid, &life.space);
@@ -162,7 +161,7 @@ impl Trace {
             }
         }
         self.follow_mappings();
-        if self.config.whom.is_named() {
+        if config.whom.is_named() {
             // A command waits meanwhile, so that its first allocations have whole stacks; others run, unrecorded.
             self.until_tables_are_built().await?;
         }
