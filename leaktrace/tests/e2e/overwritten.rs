@@ -69,3 +69,21 @@ fn a_library_that_was_opened_for_writing_is_probed_again_and_the_gap_is_said() {
     finished.exact().assert_equals(&accounts);
     victim.finish();
 }
+
+/// A byte more at its end makes it another file, which nobody maps yet: the process goes on without probes.
+#[test]
+fn a_process_whose_library_is_another_now_is_listed() {
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
+    let library = victim.own_libc().join("libc.so.6");
+    let tracer = Tracer::attach(&victim, &["-v"]);
+    shell("echo >> $1", &library);
+    tracer.wait_for_message("its probes are gone", |line| line.contains("libc.so.6 is opened for writing"));
+    // It is looked at again after a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    victim.work();
+    let finished = tracer.stop();
+    finished.assert_success();
+    let untraced = finished.unchecked_snapshot().untraced;
+    assert!(untraced.iter().any(|it| it.pid == victim.pid()), "{untraced:?}\n{}", finished.stdout);
+    victim.finish();
+}

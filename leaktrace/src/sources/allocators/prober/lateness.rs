@@ -43,7 +43,7 @@ impl Prober {
                 Some(Place::Never) => worst = Lateness::Never,
                 Some(Place::Since(_) | Place::OnTheWay(_)) if worst == Lateness::InTime => worst = Lateness::Late,
                 Some(Place::Since(_) | Place::OnTheWay(_)) => {}
-                None if object.inode().is_some_and(|file| self.has_lost(file)) => worst = Lateness::Never,
+                None if self.has_lost(object.id()) => worst = Lateness::Never,
                 None => is_open = true,
             }
         }

@@ -30,6 +30,8 @@ pub struct Written {
     /// Those that were asked to be probed again, until they are.
     asked: HashSet<FileId>,
     paths: BTreeSet<PathBuf>,
+    /// Those that ever lost their probes.
+    lost: HashSet<ObjectId>,
     /// How often objects were planned anew, as their files had changed meanwhile.
     planned_anew: HashMap<ObjectId, u32>,
 }
@@ -41,6 +43,7 @@ impl Written {
             requests: HashMap::new(),
             asked: HashSet::new(),
             paths: BTreeSet::new(),
+            lost: HashSet::new(),
             planned_anew: HashMap::new(),
         }
     }
@@ -105,9 +108,9 @@ impl Prober {
         self.written.paths.iter()
     }
 
-    /// Whether a file has no probes since it was written to.
-    pub(super) fn has_lost(&self, file: FileId) -> bool {
-        self.written.requests.contains_key(&file)
+    /// Whether an object lost its probes since its file was written to. It may have got them again.
+    pub(super) fn has_lost(&self, object: ObjectId) -> bool {
+        self.written.lost.contains(&object)
     }
 
     /// Takes note that the probes of a file are gone, or cannot be set while somebody writes to it.
@@ -126,6 +129,7 @@ impl Prober {
                 // Whether it concerns the report shows only there.
                 log::info!("{} is opened for writing and has no probes meanwhile", object.path().display());
             }
+            self.written.lost.insert(object.id());
             if let Some(Planning::Done(Ok(planned))) = self.plans.get(&object.id())
                 && let Some(identity) = &planned.identity
             {
