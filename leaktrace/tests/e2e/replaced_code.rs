@@ -119,6 +119,17 @@ fn state(site: &Site) -> String {
     site.stack_state.clone().unwrap_or_default()
 }
 
+/// The end of a trace in which nothing was lost but what frames in replaced code are called.
+fn unsure(tracer: Tracer, victim: Victim, accounts: &Accounts) -> (Finished, Snapshot) {
+    let finished = tracer.stop();
+    victim.finish();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
+    snapshot.assert_equals(accounts);
+    (finished, snapshot)
+}
+
 #[test]
 fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known() {
     let mut victim = Victim::spawn(REMAPPED.name, Command::new(REMAPPED.built()).arg("wait"));
@@ -128,12 +139,7 @@ fn stacks_through_text_that_a_program_maps_over_are_marked_until_that_is_known()
     victim.wait_for_line("that the second file is mapped", |line| line == "remapped");
     tracer.wait_for_message("that it has seen that", |line| line.contains("other code than before"));
     let accounts = victim.work();
-    let finished = tracer.stop();
-    victim.finish();
-    finished.assert_success();
-    let snapshot = finished.snapshot();
-    snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
-    snapshot.assert_equals(&accounts);
+    let (finished, snapshot) = unsure(tracer, victim, &accounts);
     let site = |leak: &str| {
         let site = only_site(&snapshot, &accounts, leak);
         assert!(site.passes("main"), "{}", site.path());
@@ -160,12 +166,7 @@ fn stacks_through_text_that_a_program_moves_over_other_text_are_marked() {
     victim.go();
     victim.wait_for_line("that the second file is moved", |line| line == "remapped");
     let accounts = victim.work();
-    let finished = tracer.stop();
-    victim.finish();
-    finished.assert_success();
-    let snapshot = finished.snapshot();
-    snapshot.assert_lossless_but(&["stacks_unsure", "unwind_failed", "unwind_failures"]);
-    snapshot.assert_equals(&accounts);
+    let (_, snapshot) = unsure(tracer, victim, &accounts);
     let state = |leak: &str| state(only_site(&snapshot, &accounts, leak));
     let states = ["leak_first", "leak_second", "leak_later", "leak_stable"].map(state);
     assert_eq!(states, ["unsure", "unsure", "unsure", "whole"], "{}", snapshot.digest());
