@@ -258,6 +258,7 @@ fn close_each(links: Vec<Link>) {
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -275,6 +276,18 @@ mod tests {
         links.add(file.as_fd(), condition, || file.try_clone().map(OwnedFd::from))
     }
 
+    /// The first takes the lease, which cannot be had while a child that another test starts has a copy of the writer's descriptor.
+    fn add_first(links: &Links, file: &File, condition: &Condition) -> Number {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match add(links, file, condition) {
+                Ok(number) => return number,
+                refused => assert!(is_refused(&refused) && Instant::now() < until, "{refused:?}"),
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn is_refused(added: &io::Result<Number>) -> bool {
         added.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
     }
@@ -283,9 +296,10 @@ mod tests {
     fn a_file_that_was_written_to_since_it_was_analysed_gets_no_link() {
         let links = Links::default();
         let (file, condition) = file();
-        let number = add(&links, &file, &condition).unwrap();
+        let number = add_first(&links, &file, &condition);
         links.remove(&[number]);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        // Longer than a tick of files' times.
+        thread::sleep(Duration::from_millis(20));
         let mut writer = OpenOptions::new().write(true).open(bpf::path_of(file.as_raw_fd()).to_str().unwrap()).unwrap();
         writer.write_all(b"replaced").unwrap();
         drop(writer);
@@ -298,7 +312,7 @@ mod tests {
     fn a_link_is_made_beside_others_only_while_they_are_there() {
         let links = Links::default();
         let (file, condition) = file();
-        let first = add(&links, &file, &condition).unwrap();
+        let first = add_first(&links, &file, &condition);
         let beside = Condition { beside: Some(first), ..condition };
         let second = add(&links, &file, &beside).unwrap();
         links.remove(&[first]);
