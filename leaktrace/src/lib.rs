@@ -3,6 +3,7 @@
 //! The flow is one-way: BPF programs -> maps -> kernel -> trace -> [`model`] -> [`report`]. Each room says in its first lines
 //! what it is for; `cargo xtask tidy` knows which room may name which.
 
+pub mod analysis;
 pub mod clean;
 pub mod cli;
 pub mod config;

@@ -101,6 +101,7 @@ fn verdict(blocks: &[Block]) -> Verdict {
             Some(Reachability::IndirectlyLost) => verdict.indirectly_lost.add(block.size),
             Some(Reachability::PossiblyLost) => verdict.possibly_lost.add(block.size),
             Some(Reachability::StillReachable) => verdict.still_reachable.add(block.size),
+            Some(Reachability::Undecided) => verdict.undecided.add(block.size),
             Some(Reachability::Unknown) | None => {}
         }
     }

@@ -196,6 +196,8 @@ pub enum Reachability {
     PossiblyLost,
     /// A pointer to its start was found.
     StillReachable,
+    /// The only pointers to it were found in memory that tells nothing for certain: blocks from before the trace, free memory.
+    Undecided,
     /// A finding that this version does not know.
     #[serde(other)]
     Unknown,
@@ -213,6 +215,8 @@ pub struct Verdict {
     pub possibly_lost: Tally,
     /// Blocks of which a pointer to their start was found.
     pub still_reachable: Tally,
+    /// Blocks that only memory of which nothing is known points at.
+    pub undecided: Tally,
 }
 
 /// Some blocks, summed.

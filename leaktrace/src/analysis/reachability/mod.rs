@@ -1,0 +1,24 @@
+//! Which blocks a program can still reach, in the sense of Valgrind's memcheck ("Memory leak detection" in its manual).
+//!
+//! In: the outstanding blocks of one process, its memory as regions of words, and words from outside of memory such as
+//! registers. Out: for each block whether it is lost. In two steps, since a stopped process waits for the first alone: [`scan`]
+//! reads every word once and keeps which block points to which; [`judge`] follows these pointers.
+//!
+//! A word of a block speaks for what it points to only if the block itself can be reached. A word outside of all blocks has
+//! its region's [`Standing`]: variables and stacks vouch; memory between blocks, which the allocator owns, does not.
+
+mod blocks;
+mod edges;
+mod heuristics;
+mod marking;
+mod pointers;
+mod scanning;
+
+pub use blocks::{Blocks, TooFar};
+pub use edges::Edges;
+pub use heuristics::Heuristics;
+pub use marking::{Judgement, NOBODY, ROOT, judge};
+pub use scanning::{Memory, Place, Region, Root, Rules, Scan, Standing, Vtable, scan};
+
+#[cfg(test)]
+mod tests;

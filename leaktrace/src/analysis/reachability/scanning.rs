@@ -1,0 +1,383 @@
+//! One pass over a process' memory, which keeps what its words point to.
+//!
+//! Memory is read in pieces by several threads, each word once, so that the process need not be stopped for longer than reading
+//! takes. What belongs together (a block may lie in several pieces) is joined afterwards.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::blocks::Blocks;
+use super::edges::{Edges, Part, Piece as EdgesOfPiece};
+use super::heuristics::Heuristics;
+use super::pointers::{Reader, Target};
+
+/// Bytes that one thread reads at once: they fit into a processor's second cache.
+const PIECE: u64 = 1 << 20;
+/// The smallest piece of memory that can be read or not.
+const PAGE: u64 = 4096;
+const WORD: u64 = 8;
+/// How many words of a block are kept as possible addresses of vtables.
+const MAX_VTABLES: usize = 8;
+/// Pointers point to several places in a block.
+pub(super) const SEVERAL: u32 = u32::MAX;
+
+/// The memory of a process.
+pub trait Memory: Sync {
+    /// Copies memory from `address` on, a multiple of 8 bytes. Returns how many of the words from the first on were read; the
+    /// rest is undefined.
+    fn read(&self, address: u64, words: &mut [u64]) -> usize;
+}
+
+/// What words outside of blocks say of the blocks that they point to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// They can be reached: variables, stacks, memory that the program mapped itself.
+    Vouches,
+    /// Nothing certain: memory of the allocator in which there may be blocks from before the trace.
+    Undecided,
+    /// Nothing: memory of the allocator in which all blocks are known.
+    Ignored,
+}
+
+/// Readable memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// Its addresses, multiples of 8 bytes.
+    pub range: Range<u64>,
+    /// What words outside of blocks say.
+    pub outside: Standing,
+    /// The C library's allocator keeps pointers here to free memory behind blocks, which by its layout begin in the last 8 bytes
+    /// of a block (glibc's `main_arena`): such a pointer says nothing of the block.
+    pub holds_chunks: bool,
+}
+
+/// How words are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Which pointers into a block are as good as one to its start.
+    pub heuristics: Heuristics,
+    /// glibc's `pointer_chk_guard`, with which it mangles pointers in a `jmp_buf`.
+    pub guard: Option<u64>,
+    /// Where vtables may be.
+    pub vtables: &'a [Range<u64>],
+    /// How many threads read.
+    pub threads: usize,
+}
+
+/// What was found of a block in the pass, a bit each.
+pub(super) mod found {
+    /// A word that vouches points to its start.
+    pub const START: u8 = 1;
+    /// 8 bytes behind.
+    pub const AT_8: u8 = 1 << 1;
+    /// 24 bytes behind.
+    pub const AT_24: u8 = 1 << 2;
+    /// To another byte, or doubtfully.
+    pub const INSIDE: u8 = 1 << 3;
+    /// A word that says nothing certain points to it.
+    pub const UNDECIDED: u8 = 1 << 4;
+    /// By its own words, a pointer 8 bytes behind its start is as good as one to it.
+    pub const IS_8: u8 = 1 << 5;
+    /// The same for 24 bytes.
+    pub const IS_24: u8 = 1 << 6;
+}
+
+/// A word outside of blocks that vouches for a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Root {
+    /// The block's position.
+    pub block: u32,
+    /// Where the word is.
+    pub at: Place,
+}
+
+/// Where a word outside of blocks is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In memory at this address.
+    Memory(u64),
+    /// The word of this position among those from outside of memory.
+    Given(usize),
+}
+
+/// A word of a block that is, or may be, the address of a vtable. The first word of the block is one, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vtable {
+    /// The block's position.
+    pub block: u32,
+    /// Where in the block, bytes.
+    pub offset: u32,
+    /// The word.
+    pub address: u64,
+}
+
+/// What a pass over memory found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Which blocks point to which.
+    pub edges: Edges,
+    /// For each block the first root of each kind that was met.
+    pub roots: Vec<Root>,
+    /// Bytes that were read.
+    pub scanned: u64,
+    /// Bytes that could not be read.
+    pub unread: u64,
+    /// Blocks that begin with the address of a vtable, in ascending order.
+    pub vtables: Vec<Vtable>,
+    /// What was found of each block.
+    pub(super) found: Vec<u8>,
+    /// For each block the one place, in bytes from its start, that all pointers of [`Part::Inside`] point to; 0 if there is no
+    /// such pointer, [`SEVERAL`]. Empty if this is not needed.
+    pub(super) inner: Vec<u32>,
+}
+
+/// Reads all regions, disjoint and in ascending order, once. `given` are words from outside of memory, such as registers, which
+/// vouch.
+pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Memory, rules: &Rules<'_>) -> Scan {
+    let pieces = pieces(regions);
+    let found: Vec<AtomicU8> = std::iter::repeat_with(AtomicU8::default).take(blocks.len()).collect();
+    let with_inner = rules.heuristics.multipleinheritance && !rules.vtables.is_empty();
+    let inner = if with_inner { blocks.len() } else { 0 };
+    let inner: Vec<AtomicU32> = std::iter::repeat_with(AtomicU32::default).take(inner).collect();
+    let reader = Reader::new(blocks, rules.guard);
+    let scanner = Scanner { blocks, memory, rules, reader, found: &found, inner: &inner };
+
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(pieces.len())));
+    let work = || {
+        let mut buffer = vec![0; (PIECE / WORD) as usize + 1];
+        let mut own = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = pieces.get(number) else { break };
+            own.push((number, scanner.piece(piece, &mut buffer)));
+        }
+        done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
+    };
+    thread::scope(|scope| {
+        for _ in 1..rules.threads.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+
+    let mut scan = Scan::default();
+    reader.read(None, given, |position, target| scanner.root(target, Place::Given(position), &mut scan.roots));
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(number, _)| *number);
+    let mut edges = Vec::with_capacity(done.len());
+    for (_, mut contents) in done {
+        scan.roots.append(&mut contents.roots);
+        scan.vtables.append(&mut contents.vtables);
+        scan.scanned += contents.scanned;
+        scan.unread += contents.unread;
+        edges.push(contents.edges);
+    }
+    scan.edges = Edges::join(edges, blocks.len());
+    scan.found = found.into_iter().map(AtomicU8::into_inner).collect();
+    scan.inner = inner.into_iter().map(AtomicU32::into_inner).collect();
+    scan
+}
+
+/// A part of a region.
+struct Piece {
+    range: Range<u64>,
+    /// The region goes on before it.
+    has_word_before: bool,
+    outside: Standing,
+    holds_chunks: bool,
+}
+
+fn pieces(regions: &[Region]) -> Vec<Piece> {
+    let cut = |region: &Region| {
+        let Region { range: Range { start, end }, outside, holds_chunks } = *region;
+        let piece = move |from| Piece {
+            range: from..end.min(from.saturating_add(PIECE)),
+            has_word_before: from > start,
+            outside,
+            holds_chunks,
+        };
+        (start..end).step_by(PIECE as usize).map(piece)
+    };
+    regions.iter().flat_map(cut).collect()
+}
+
+/// What a piece of memory holds.
+#[derive(Default)]
+struct Contents {
+    edges: EdgesOfPiece,
+    roots: Vec<Root>,
+    vtables: Vec<Vtable>,
+    scanned: u64,
+    unread: u64,
+}
+
+struct Scanner<'a> {
+    blocks: &'a Blocks,
+    memory: &'a dyn Memory,
+    rules: &'a Rules<'a>,
+    reader: Reader<'a>,
+    found: &'a [AtomicU8],
+    inner: &'a [AtomicU32],
+}
+
+impl Scanner<'_> {
+    /// Reads a piece. `buffer` has room for it and the word before.
+    fn piece(&self, piece: &Piece, buffer: &mut [u64]) -> Contents {
+        let mut contents = Contents::default();
+        let (mut at, end) = (piece.range.start, piece.range.end);
+        let mut lead = piece.has_word_before;
+        while at < end {
+            let words = &mut buffer[..usize::from(lead) + ((end - at) / WORD) as usize];
+            let read = self.memory.read(at - u64::from(lead) * WORD, words);
+            let (before, words) = match (lead, &words[..read]) {
+                (true, []) => {
+                    // The page before cannot be read.
+                    lead = false;
+                    continue;
+                }
+                (true, [before, words @ ..]) => (Some(*before), words),
+                (false, words) => (None, words),
+            };
+            lead = false;
+            let until = at + words.len() as u64 * WORD;
+            self.stretches(piece, at, before, words, &mut contents);
+            contents.scanned += until - at;
+            // What cannot be read ends with the page at the latest.
+            at = if until < end { (until + 1).next_multiple_of(PAGE).min(end) } else { end };
+            contents.unread += at - until;
+        }
+        contents
+    }
+
+    /// Words that follow each other in memory, by turns inside and outside of blocks. `before` is the word before the first.
+    fn stretches(&self, piece: &Piece, from: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+        let end = from + words.len() as u64 * WORD;
+        let position = |address: u64| ((address - from) / WORD) as usize;
+        let (mut at, mut next) = (from, self.blocks.first_behind(from));
+        while at < end {
+            let before = before.filter(|_| at == from);
+            let is_last = next == self.blocks.len();
+            let block = next as u32;
+            // Words that a block has in part are outside.
+            let start = if is_last { end } else { self.blocks.start(block).next_multiple_of(WORD).clamp(at, end) };
+            if at < start {
+                self.outside(piece, at, before, &words[position(at)..position(start)], contents);
+                at = start;
+                continue;
+            }
+            next += 1;
+            // Only a record that is stale has the start of another block within.
+            let limit = if next < self.blocks.len() { self.blocks.start(next as u32) } else { u64::MAX };
+            let stop = (self.blocks.end(block).min(limit) / WORD * WORD).clamp(at, end);
+            if at < stop {
+                self.inside(block, at, before, &words[position(at)..position(stop)], contents);
+                at = stop;
+            }
+        }
+    }
+
+    fn inside(&self, block: u32, at: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+        if at == self.blocks.start(block) {
+            self.judge_own(block, words);
+            self.vtables(block, words, &mut contents.vtables);
+        }
+        contents.edges.begin(block);
+        let edges = &mut contents.edges;
+        self.reader.read(before, words, |_, target| {
+            self.note_offset(target);
+            edges.push(target.block, target.part());
+        });
+    }
+
+    /// Keeps the vtables of a block that begins with the address of one.
+    fn vtables(&self, block: u32, words: &[u64], vtables: &mut Vec<Vtable>) {
+        let is_vtable = |word: u64| self.rules.vtables.iter().any(|range| range.contains(&word));
+        if !is_vtable(words[0]) {
+            return;
+        }
+        let places = words.iter().enumerate().filter(|(_, word)| is_vtable(**word)).take(MAX_VTABLES);
+        vtables.extend(places.map(|(at, word)| Vtable { block, offset: at as u32 * WORD as u32, address: *word }));
+    }
+
+    /// Notes where in a block a pointer points to, if all point to one place.
+    fn note_offset(&self, target: Target) {
+        let Some(noted) = self.inner.get(target.block as usize) else { return };
+        if target.part() != Part::Inside {
+            return;
+        }
+        let offset = match u32::try_from(target.offset) {
+            Ok(offset) if !target.doubtful && offset > 0 => offset,
+            _ => SEVERAL,
+        };
+        if let Err(other) = noted.compare_exchange(0, offset, Ordering::Relaxed, Ordering::Relaxed)
+            && other != offset
+            && other != SEVERAL
+        {
+            noted.store(SEVERAL, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether pointers to certain places of a block are as good as one to its start.
+    fn judge_own(&self, block: u32, words: &[u64]) {
+        let (heuristics, size) = (self.rules.heuristics, self.blocks.size(block));
+        let mut own = 0;
+        if heuristics.accepts_8(size, words[0]) {
+            own |= found::IS_8;
+        }
+        if let [length, capacity, ..] = *words
+            && heuristics.accepts_24(size, [length, capacity])
+        {
+            own |= found::IS_24;
+        }
+        if own != 0 {
+            self.found[block as usize].fetch_or(own, Ordering::Relaxed);
+        }
+    }
+
+    fn outside(&self, piece: &Piece, at: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+        let is_chunk = |target| piece.holds_chunks && self.is_chunk(target);
+        match piece.outside {
+            Standing::Ignored => {}
+            Standing::Undecided => self.reader.read(before, words, |_, target| {
+                if !is_chunk(target) {
+                    self.mark(target.block, found::UNDECIDED);
+                }
+            }),
+            Standing::Vouches => self.reader.read(before, words, |position, target| {
+                if !is_chunk(target) {
+                    self.root(target, Place::Memory(at + position as u64 * WORD), &mut contents.roots);
+                }
+            }),
+        }
+    }
+
+    /// Notes a pointer of a word that vouches.
+    fn root(&self, target: Target, at: Place, roots: &mut Vec<Root>) {
+        self.note_offset(target);
+        let kind = match target.part() {
+            Part::Start => found::START,
+            Part::At8 => found::AT_8,
+            Part::At24 => found::AT_24,
+            Part::Inside => found::INSIDE,
+        };
+        if self.mark(target.block, kind) {
+            roots.push(Root { block: target.block, at });
+        }
+    }
+
+    /// Sets a bit; whether it was not set before.
+    fn mark(&self, block: u32, bit: u8) -> bool {
+        let bits = &self.found[block as usize];
+        // Most are set already, and reading is cheaper.
+        bits.load(Ordering::Relaxed) & bit == 0 && bits.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// Whether a pointer is to the header of the chunk that follows a block in glibc's heap (malloc/malloc.c, "Chunks"): a header
+    /// begins at a multiple of 16 bytes, and its first 8 bytes belong to the block before.
+    fn is_chunk(&self, target: Target) -> bool {
+        let left = self.blocks.size(target.block) - target.offset;
+        target.offset > 0 && target.offset.is_multiple_of(16) && left <= WORD
+    }
+}
