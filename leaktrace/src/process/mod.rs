@@ -9,3 +9,5 @@ pub(crate) mod growth;
 pub mod launch;
 pub mod maps;
 pub(crate) mod pidfd;
+mod ptrace;
+mod threads;

@@ -14,9 +14,7 @@ mod command;
 mod inherited;
 mod jobs;
 mod linker;
-mod ptrace;
 mod spawn;
-mod threads;
 mod tracer;
 
 use std::ffi::OsString;
@@ -31,9 +29,9 @@ use crate::process::pidfd::PidFd;
 use command::Executable;
 use tracer::{Notice, Word};
 
+pub use super::ptrace::Ending;
 pub use command::CommandError;
 pub use linker::HeldAt;
-pub use ptrace::Ending;
 
 /// Why there is no held command. Each text is one line that names the next step.
 #[derive(Debug, thiserror::Error)]

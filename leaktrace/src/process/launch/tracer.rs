@@ -19,9 +19,10 @@ use libc::{c_int, pid_t};
 use super::command::Executable;
 use super::jobs::JobControl;
 use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
-use super::ptrace::{self, Change, Ending, Memory};
-use super::{LaunchError, LaunchOptions, Started, inherited, spawn, threads};
+use super::{LaunchError, LaunchOptions, Started, inherited, spawn};
 use crate::elf::Ident;
+use crate::process::ptrace::{self, Change, Ending, Memory};
+use crate::process::threads;
 
 /// What the thread reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

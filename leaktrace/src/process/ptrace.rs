@@ -1,4 +1,4 @@
-//! The few ptrace and wait requests that holding a command needs, as safe functions with typed results.
+//! The ptrace and wait requests that holding a command and stopping a process need, as safe functions with typed results.
 //!
 //! In: thread ids. Out: what became of them. Raw requests rather than nix's, whose `Signal` knows no real-time signals
 //! and so could neither report nor pass one on.

@@ -49,8 +49,8 @@ fn pending(status: &str) -> u64 {
     line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// The ids of all threads of `pid` that the kernel still lists.
-fn all(pid: pid_t) -> Vec<pid_t> {
+/// The ids of all threads of `pid` that the kernel still lists; none where the process is gone.
+pub(super) fn ids(pid: pid_t) -> Vec<pid_t> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
@@ -58,12 +58,12 @@ fn all(pid: pid_t) -> Vec<pid_t> {
 /// The threads of `pid` that are not on their way out.
 pub(super) fn alive(pid: pid_t) -> Vec<pid_t> {
     let alive = |&tid: &pid_t| Thread::read(pid, tid).is_some_and(|thread| !thread.is_dying());
-    all(pid).into_iter().filter(alive).collect()
+    ids(pid).into_iter().filter(alive).collect()
 }
 
 /// Whether the whole process ends, given that its thread `tid` is in its exit stop.
 pub(super) fn process_ends_with(pid: pid_t, tid: pid_t) -> bool {
-    let others = all(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));
+    let others = ids(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));
     ends(Thread::read(pid, tid), others)
 }
 
