@@ -10,4 +10,6 @@ pub mod launch;
 pub mod maps;
 pub(crate) mod pidfd;
 mod ptrace;
+pub mod registers;
+pub mod stop;
 mod threads;

@@ -1,6 +1,6 @@
-//! Which threads of a process are still alive, and whether one that is about to exit takes the process with it.
+//! The threads of a process: which there are, which are still alive, and whether one that is about to exit takes the process with it.
 //!
-//! In: `/proc/PID/task/*/{stat,status}`. Out: a verdict.
+//! In: `/proc/PID/task/*/{stat,status,comm}`. Out: ids, states and names, and a verdict.
 
 use std::fs;
 
@@ -53,6 +53,25 @@ fn pending(status: &str) -> u64 {
 pub(super) fn ids(pid: pid_t) -> Vec<pid_t> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The kernel's short name of a thread; empty where it is gone.
+pub(super) fn comm(pid: pid_t, tid: pid_t) -> String {
+    let name = fs::read(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned()
+}
+
+/// The state of a thread as `proc_pid_stat(5)` lists the letters; `None` where it is gone.
+pub(super) fn state(pid: pid_t, tid: pid_t) -> Option<char> {
+    Stat::from_read(fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?.as_slice()).ok().map(|stat| stat.state)
+}
+
+/// Who traces a thread: the id of the tracer, as `TracerPid` in `proc_pid_status(5)`.
+pub(super) fn tracer(pid: pid_t, tid: pid_t) -> Option<pid_t> {
+    let status = fs::read(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (tracer != 0).then_some(tracer)
 }
 
 /// The threads of `pid` that are not on their way out.

@@ -198,13 +198,13 @@ impl Tracer {
         let word = self.await_word()?;
         self.released = true;
         // If it was killed while it was held, it may be stopped at its exit by now, which must not be passed over.
-        if ptrace::has_changed(tid)? {
+        if ptrace::change_of(tid)?.is_some() {
             return Ok(());
         }
         if word == Word::LeaveAlone {
             // Its stops are not seen any more: the terminal's are to reach us as they reach it.
             self.jobs = None;
-            return Ok(ptrace::detach(tid)?);
+            return Ok(ptrace::detach(tid, 0)?);
         }
         self.resume(tid, 0)
     }
@@ -241,7 +241,7 @@ impl Tracer {
         }
         // The process outlives its first thread. Let that go before another is taken up: if the other one is executing a
         // program, it holds a lock that seizing needs until the first has gone.
-        ptrace::detach(tid)?;
+        ptrace::detach(tid, 0)?;
         self.follow_another(tid);
         Ok(())
     }
@@ -272,7 +272,7 @@ impl Tracer {
         match self.jobs.as_ref().filter(|jobs| jobs.concerns(self.pid, signal)) {
             // While we are stopped nobody could tend the command, so it is left to itself until we go on.
             Some(jobs) if self.linking.is_none() => {
-                ptrace::detach(tid)?;
+                ptrace::detach(tid, 0)?;
                 jobs.stop_ourselves(self.pid);
                 if let Err(error) = ptrace::seize(tid) {
                     // It went on with us and has ended by now, or a debugger was quicker. Its end is seen in any case.

@@ -1,0 +1,8 @@
+//! Stopping and reading processes on the real kernel: compiled programs, stopped, read and let go.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod job_control;
+mod signals;
+mod stopping;
+mod support;
+mod survival;
