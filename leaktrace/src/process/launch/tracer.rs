@@ -22,13 +22,17 @@ use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
 use super::{LaunchError, LaunchOptions, Started, inherited, spawn};
 use crate::elf::Ident;
 use crate::process::ptrace::{self, Change, Ending, Memory};
+use crate::process::registers::{Room, StoppedThread};
 use crate::process::threads;
 
 /// What the thread reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
     /// The command is held here, and waits for a [`Word`].
     Held(HeldAt),
+    /// The command is about to exit, and waits for a [`Word`] with this thread in its exit stop. `None` where its registers
+    /// could not be read.
+    Exiting(Option<Box<StoppedThread>>),
     /// It has ended; nothing follows.
     Ended(Ending),
 }
@@ -234,7 +238,9 @@ impl Tracer {
     fn at_exit(&mut self, tid: pid_t) -> Result<(), Stopped> {
         self.linking = None;
         if threads::process_ends_with(self.pid, tid) {
-            self.tell(Notice::Held(HeldAt::Exit));
+            let thread = StoppedThread::read(tid, threads::comm(self.pid, tid), &mut Room::new());
+            let thread = thread.inspect_err(|error| log::debug!("no registers of the exiting thread {tid}: {error}"));
+            self.tell(Notice::Exiting(thread.ok().map(Box::new)));
             // Without a listener there is no report to wait for.
             let _ = self.words.recv();
             return self.resume(tid, 0);
