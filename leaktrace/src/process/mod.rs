@@ -8,6 +8,7 @@ pub(crate) mod facts;
 pub(crate) mod growth;
 pub mod launch;
 pub mod maps;
+pub mod memory;
 pub(crate) mod pidfd;
 mod ptrace;
 pub mod registers;
