@@ -6,6 +6,7 @@
 pub(crate) mod candidate;
 pub(crate) mod facts;
 pub(crate) mod growth;
+pub mod kernel_roots;
 pub mod launch;
 pub mod maps;
 pub mod memory;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod job_control;
+mod kernel_roots;
 mod memory;
 mod signals;
 mod stopping;
