@@ -6,6 +6,12 @@
 pub(crate) mod candidate;
 pub(crate) mod facts;
 pub(crate) mod growth;
+pub mod kernel_roots;
 pub mod launch;
 pub mod maps;
+pub mod memory;
 pub(crate) mod pidfd;
+mod ptrace;
+pub mod registers;
+pub mod stop;
+mod threads;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use leaktrace::process::launch::{Ending, Event};
+use leaktrace::process::stop::{Limits, Stopped};
 
 use super::support::{Fifo, Programs, await_state, await_tracer, hold, maps, see_through, threads, wait_for, words};
 
@@ -88,4 +89,28 @@ fn a_program_executed_by_another_thread_is_seen_to_its_end() {
         assert_eq!(ending, Ending::Exited(3));
         assert!(events.len() <= 2 && events.iter().filter(|&&event| event == "exiting").count() <= 1, "{events:?}");
     }
+}
+
+#[test]
+fn the_registers_of_the_exiting_thread_are_those_of_its_last_call() {
+    let programs = Programs::new();
+    let program = programs.build("cc", "ending.c", "ending", &["-pthread"]);
+    wait_for(async {
+        let (mut launched, held) = hold(&[program.into(), "return".into()]).await;
+        assert!(held.registers().is_none());
+        held.release();
+        let Event::Exiting(held) = launched.next_event().await else { panic!("it does not exit") };
+        // The number of exit_group and its argument: orig_rax and rdi, or x8 and x0.
+        let (number, argument) = if cfg!(target_arch = "aarch64") { (8, 0) } else { (15, 14) };
+        let general = held.registers().unwrap().general();
+        assert_eq!((general[number], general[argument]), (libc::SYS_exit_group as u64, 3));
+        let exiting = held.exiting().unwrap().clone();
+        assert_eq!((exiting.tid, exiting.comm.as_str()), (launched.pid(), "ending"));
+        // Another thread of ours traces it, and its memory can be read as that of any stopped process.
+        let stopped = Stopped::stop_beside(exiting.clone(), launched.pid(), Limits::default()).unwrap();
+        assert_eq!(stopped.threads(), [exiting]);
+        drop(stopped);
+        held.release();
+        assert_eq!(see_through(&mut launched).await, (vec![], Ending::Exited(3)));
+    });
 }

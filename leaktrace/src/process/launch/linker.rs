@@ -13,8 +13,8 @@
 
 use std::ops::Range;
 
-use super::ptrace::SyscallEntry;
 use crate::elf::{self, DYNAMIC_ENTRY_SIZE, Dynamic, HEADER_SIZE, Header, PROGRAM_HEADER_SIZE, Segment, SegmentKind};
+use crate::process::ptrace::SyscallEntry;
 
 /// Where in its life a program is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

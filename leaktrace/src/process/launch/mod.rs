@@ -14,9 +14,7 @@ mod command;
 mod inherited;
 mod jobs;
 mod linker;
-mod ptrace;
 mod spawn;
-mod threads;
 mod tracer;
 
 use std::ffi::OsString;
@@ -28,12 +26,13 @@ use async_channel::Receiver as Notices;
 
 use crate::model::Pid;
 use crate::process::pidfd::PidFd;
+use crate::process::registers::{Registers, StoppedThread};
 use command::Executable;
 use tracer::{Notice, Word};
 
+pub use super::ptrace::Ending;
 pub use command::CommandError;
 pub use linker::HeldAt;
-pub use ptrace::Ending;
 
 /// Why there is no held command. Each text is one line that names the next step.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +103,7 @@ pub enum Event {
 pub struct Held {
     words: Sender<Word>,
     at: HeldAt,
+    exiting: Option<Box<StoppedThread>>,
 }
 
 impl Held {
@@ -111,6 +111,19 @@ impl Held {
     #[must_use]
     pub fn at(&self) -> HeldAt {
         self.at
+    }
+
+    /// At an exit, the thread that is held, with its registers. It is the first one, unless that has ended long before, and
+    /// need not be the one that called `exit`. The others are being killed then, and their registers are gone.
+    #[must_use]
+    pub fn exiting(&self) -> Option<&StoppedThread> {
+        self.exiting.as_deref()
+    }
+
+    /// The registers of [`Held::exiting`].
+    #[must_use]
+    pub fn registers(&self) -> Option<&Registers> {
+        self.exiting().map(|thread| &thread.registers)
     }
 
     /// Lets it go on.
@@ -195,10 +208,10 @@ impl Launched {
         if let Some(ending) = self.ended {
             return Event::Ended(ending);
         }
-        let held = |at| Held { words: self.words.clone(), at };
+        let held = |at, exiting| Held { words: self.words.clone(), at, exiting };
         match self.notices.recv().await {
-            Ok(Notice::Held(HeldAt::Exit)) => Event::Exiting(held(HeldAt::Exit)),
-            Ok(Notice::Held(at)) => Event::Held(held(at)),
+            Ok(Notice::Exiting(thread)) => Event::Exiting(held(HeldAt::Exit, thread)),
+            Ok(Notice::Held(at)) => Event::Held(held(at, None)),
             Ok(Notice::Ended(ending)) => {
                 self.ended = Some(ending);
                 Event::Ended(ending)

@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use super::LaunchError;
 use super::command::{CommandError, Executable};
 use super::inherited::Inherited;
-use super::ptrace::{self, Change, Ending};
+use crate::process::ptrace::{self, Change, Ending};
 
 /// What an unstarted child exits with; nobody sees it, because the error came through the pipe.
 const NOT_STARTED: c_int = 127;

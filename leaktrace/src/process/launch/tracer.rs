@@ -19,15 +19,20 @@ use libc::{c_int, pid_t};
 use super::command::Executable;
 use super::jobs::JobControl;
 use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
-use super::ptrace::{self, Change, Ending, Memory};
-use super::{LaunchError, LaunchOptions, Started, inherited, spawn, threads};
+use super::{LaunchError, LaunchOptions, Started, inherited, spawn};
 use crate::elf::Ident;
+use crate::process::ptrace::{self, Change, Ending, Memory};
+use crate::process::registers::{Room, StoppedThread};
+use crate::process::threads;
 
 /// What the thread reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
     /// The command is held here, and waits for a [`Word`].
     Held(HeldAt),
+    /// The command is about to exit, and waits for a [`Word`] with this thread in its exit stop. `None` where its registers
+    /// could not be read.
+    Exiting(Option<Box<StoppedThread>>),
     /// It has ended; nothing follows.
     Ended(Ending),
 }
@@ -197,13 +202,13 @@ impl Tracer {
         let word = self.await_word()?;
         self.released = true;
         // If it was killed while it was held, it may be stopped at its exit by now, which must not be passed over.
-        if ptrace::has_changed(tid)? {
+        if ptrace::change_of(tid)?.is_some() {
             return Ok(());
         }
         if word == Word::LeaveAlone {
             // Its stops are not seen any more: the terminal's are to reach us as they reach it.
             self.jobs = None;
-            return Ok(ptrace::detach(tid)?);
+            return Ok(ptrace::detach(tid, 0)?);
         }
         self.resume(tid, 0)
     }
@@ -233,14 +238,16 @@ impl Tracer {
     fn at_exit(&mut self, tid: pid_t) -> Result<(), Stopped> {
         self.linking = None;
         if threads::process_ends_with(self.pid, tid) {
-            self.tell(Notice::Held(HeldAt::Exit));
+            let thread = StoppedThread::read(tid, threads::comm(self.pid, tid), &mut Room::new());
+            let thread = thread.inspect_err(|error| log::debug!("no registers of the exiting thread {tid}: {error}"));
+            self.tell(Notice::Exiting(thread.ok().map(Box::new)));
             // Without a listener there is no report to wait for.
             let _ = self.words.recv();
             return self.resume(tid, 0);
         }
         // The process outlives its first thread. Let that go before another is taken up: if the other one is executing a
         // program, it holds a lock that seizing needs until the first has gone.
-        ptrace::detach(tid)?;
+        ptrace::detach(tid, 0)?;
         self.follow_another(tid);
         Ok(())
     }
@@ -271,7 +278,7 @@ impl Tracer {
         match self.jobs.as_ref().filter(|jobs| jobs.concerns(self.pid, signal)) {
             // While we are stopped nobody could tend the command, so it is left to itself until we go on.
             Some(jobs) if self.linking.is_none() => {
-                ptrace::detach(tid)?;
+                ptrace::detach(tid, 0)?;
                 jobs.stop_ourselves(self.pid);
                 if let Err(error) = ptrace::seize(tid) {
                     // It went on with us and has ended by now, or a debugger was quicker. Its end is seen in any case.

@@ -1,4 +1,4 @@
-//! The few ptrace and wait requests that holding a command needs, as safe functions with typed results.
+//! The ptrace and wait requests that holding a command and stopping a process need, as safe functions with typed results.
 //!
 //! In: thread ids. Out: what became of them. Raw requests rather than nix's, whose `Signal` knows no real-time signals
 //! and so could neither report nor pass one on.
@@ -118,11 +118,14 @@ pub(super) fn wait_any() -> io::Result<(pid_t, Change)> {
     wait(libc::P_ALL, 0, libc::WNOWAIT)
 }
 
-/// Whether `pid` has changed since its last change was taken.
-pub(super) fn has_changed(pid: pid_t) -> io::Result<bool> {
-    let seen = wait(libc::P_PID, pid, libc::WNOWAIT | libc::WNOHANG)?;
+/// What has become of `tid` since its last change was taken, without taking it or waiting for it.
+///
+/// # Errors
+/// `ECHILD` where this very thread has no such child or tracee, or none any more.
+pub(super) fn change_of(tid: pid_t) -> io::Result<Option<Change>> {
+    let (changed, change) = wait(libc::P_PID, tid, libc::WNOWAIT | libc::WNOHANG)?;
     // With WNOHANG the number stays 0 where nothing has changed.
-    Ok(seen.0 != 0)
+    Ok((changed != 0).then_some(change))
 }
 
 /// Takes the change of `pid` that was seen: an end, so that the number may be used again, or an `exec`, which the kernel
@@ -132,9 +135,27 @@ pub(super) fn take(pid: pid_t) -> io::Result<()> {
     wait(libc::P_PID, pid, 0).map(|_| ())
 }
 
+/// Takes the end of `tid`, which another thread of this process traces, if it has ended.
+///
+/// # Errors
+/// `ECHILD` where no thread of this process has such a child or tracee.
+pub(super) fn take_end_for_another(tid: pid_t) -> io::Result<()> {
+    let flags = libc::WEXITED | libc::__WALL | libc::WNOHANG;
+    // A stop would be taken as well, and with it the signal that waits in it.
+    let (changed, change) = wait_with(libc::P_PID, tid, flags | libc::WNOWAIT)?;
+    if changed != 0 && matches!(change, Change::Ended(_)) {
+        wait_with(libc::P_PID, tid, flags)?;
+    }
+    Ok(())
+}
+
 /// waitid(2) for ends and ptrace stops; job-control stops of children that are not traced are not asked for.
 fn wait(kind: libc::idtype_t, pid: pid_t, flags: c_int) -> io::Result<(pid_t, Change)> {
-    let flags = libc::WEXITED | libc::__WALL | libc::__WNOTHREAD | flags;
+    // ptrace stops are reported without WSTOPPED as well (`wait_task_stopped` in kernel/exit.c).
+    wait_with(kind, pid, libc::WEXITED | libc::__WALL | libc::__WNOTHREAD | flags)
+}
+
+fn wait_with(kind: libc::idtype_t, pid: pid_t, flags: c_int) -> io::Result<(pid_t, Change)> {
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: `info` is writable and as large as the kernel expects.
@@ -159,9 +180,20 @@ fn request(request: libc::c_uint, tid: pid_t, data: c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Starts tracing `tid` without stopping it.
+/// Starts tracing `tid`, a command's thread, without stopping it.
 pub(super) fn seize(tid: pid_t) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, OPTIONS)
+}
+
+/// Starts tracing `tid` without stopping it and without any option: nothing that it does stops it by itself but a signal.
+/// Waits while the process executes a program.
+pub(super) fn seize_plainly(tid: pid_t) -> io::Result<()> {
+    request(libc::PTRACE_SEIZE, tid, 0)
+}
+
+/// Stops a seized `tid` as soon as it leaves the kernel or an interruptible wait. The stop is seen by [`change_of`].
+pub(super) fn interrupt(tid: pid_t) -> io::Result<()> {
+    request(libc::PTRACE_INTERRUPT, tid, 0)
 }
 
 /// Lets a stopped `tid` run, delivering `signal` (0: none).
@@ -179,9 +211,21 @@ pub(super) fn listen(tid: pid_t) -> io::Result<()> {
     request(libc::PTRACE_LISTEN, tid, 0)
 }
 
-/// Ends the tracing of a stopped `tid`, which goes on as it would have.
-pub(super) fn detach(tid: pid_t) -> io::Result<()> {
-    request(libc::PTRACE_DETACH, tid, 0)
+/// Ends the tracing of a stopped `tid`, which goes on as it would have, delivering `signal` (0: none).
+pub(super) fn detach(tid: pid_t, signal: c_int) -> io::Result<()> {
+    request(libc::PTRACE_DETACH, tid, signal)
+}
+
+/// Reads a set of registers of a stopped `tid` by its note type (`NT_PRSTATUS` and so on, include/uapi/linux/elf.h) and
+/// gives the number of bytes that the kernel wrote.
+///
+/// # Errors
+/// `ESRCH` where the thread is not stopped any more, `ENODEV` or `EINVAL` where the processor has no such registers.
+pub(super) fn register_set(tid: pid_t, note: c_int, words: &mut [u64]) -> io::Result<usize> {
+    let mut place = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: mem::size_of_val(words) };
+    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which are the words, and their number to `iov_len`.
+    let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, c_long::from(note), &raw mut place) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(place.iov_len) }
 }
 
 /// A system call that is about to be made.

@@ -1,6 +1,6 @@
-//! Which threads of a process are still alive, and whether one that is about to exit takes the process with it.
+//! The threads of a process: which there are, which are still alive, and whether one that is about to exit takes the process with it.
 //!
-//! In: `/proc/PID/task/*/{stat,status}`. Out: a verdict.
+//! In: `/proc/PID/task/*/{stat,status,comm}`. Out: ids, states and names, and a verdict.
 
 use std::fs;
 
@@ -49,21 +49,40 @@ fn pending(status: &str) -> u64 {
     line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// The ids of all threads of `pid` that the kernel still lists.
-fn all(pid: pid_t) -> Vec<pid_t> {
+/// The ids of all threads of `pid` that the kernel still lists; none where the process is gone.
+pub(super) fn ids(pid: pid_t) -> Vec<pid_t> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The kernel's short name of a thread; empty where it is gone.
+pub(super) fn comm(pid: pid_t, tid: pid_t) -> String {
+    let name = fs::read(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned()
+}
+
+/// The state of a thread as `proc_pid_stat(5)` lists the letters; `None` where it is gone.
+pub(super) fn state(pid: pid_t, tid: pid_t) -> Option<char> {
+    Stat::from_read(fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?.as_slice()).ok().map(|stat| stat.state)
+}
+
+/// Who traces a thread: the id of the tracer, as `TracerPid` in `proc_pid_status(5)`.
+pub(super) fn tracer(pid: pid_t, tid: pid_t) -> Option<pid_t> {
+    let status = fs::read(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (tracer != 0).then_some(tracer)
 }
 
 /// The threads of `pid` that are not on their way out.
 pub(super) fn alive(pid: pid_t) -> Vec<pid_t> {
     let alive = |&tid: &pid_t| Thread::read(pid, tid).is_some_and(|thread| !thread.is_dying());
-    all(pid).into_iter().filter(alive).collect()
+    ids(pid).into_iter().filter(alive).collect()
 }
 
 /// Whether the whole process ends, given that its thread `tid` is in its exit stop.
 pub(super) fn process_ends_with(pid: pid_t, tid: pid_t) -> bool {
-    let others = all(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));
+    let others = ids(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));
     ends(Thread::read(pid, tid), others)
 }
 

@@ -1,0 +1,186 @@
+//! Why a process could not be stopped, and how that is found out.
+//!
+//! In: what the kernel answered, and `/proc`. Out: one line that names the cause and the next step.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libc::pid_t;
+use procfs::process::Process;
+
+use crate::model::Pid;
+use crate::process::threads;
+
+/// Why a process could not be stopped. Whatever of it had been stopped already runs again.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// There is nothing left to stop.
+    #[error("process {0} has ended, or is about to: its memory is no longer there")]
+    Ended(Pid),
+    /// That would be us.
+    #[error("{0} is leaktrace itself, which cannot look at itself while it is stopped")]
+    Ourselves(Pid),
+    /// The kernel permits one tracer.
+    #[error("process {pid} is already traced by `{name}` (process {tracer}); detach that first, then try again")]
+    Traced {
+        /// The process.
+        pid: Pid,
+        /// Its tracer, a thread's id in some cases.
+        tracer: Pid,
+        /// The tracer's short name.
+        name: String,
+    },
+    /// The kernel refuses.
+    #[error(
+        "no permission to stop process {pid} ({error}); run leaktrace as root, or, if that is root, check what denies ptrace: \
+         kernel.yama.ptrace_scope, the seccomp profile of a container, a security module"
+    )]
+    Permission {
+        /// The process.
+        pid: Pid,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Its control group is frozen in a way that ptrace cannot end.
+    #[error("process {pid} is frozen by its control group {}; thaw that first, then try again", .group.display())]
+    Frozen {
+        /// The process.
+        pid: Pid,
+        /// The directory of the group.
+        group: PathBuf,
+    },
+    /// A thread is in the kernel and cannot be interrupted there.
+    #[error(
+        "thread {tid} (`{comm}`) of process {pid} did not stop within {} ms: {}; the process runs on, try again later",
+        .within.as_millis(), waiting(*.state)
+    )]
+    Late {
+        /// The process.
+        pid: Pid,
+        /// The thread.
+        tid: Pid,
+        /// The thread's short name.
+        comm: String,
+        /// Its state as `proc_pid_stat(5)` lists the letters, if it is still there.
+        state: Option<char>,
+        /// How long it had.
+        within: Duration,
+    },
+    /// The kernel lets nobody trace a process that executes a program, and this takes long.
+    #[error("process {0} was not stopped: it is executing another program; try again later")]
+    Executing(Pid),
+    /// What was stopped is no longer the program that was asked for.
+    #[error("process {0} executed another program while it was being stopped, and runs on; try again")]
+    Replaced(Pid),
+    /// Its registers are not read.
+    #[error("process {0} runs 32-bit code, which leaktrace does not trace; look at a 64-bit process")]
+    WordSize(Pid),
+    /// Something that should not fail did.
+    #[error("cannot stop process {pid}: {doing} failed ({error}); it runs on")]
+    Kernel {
+        /// The process.
+        pid: Pid,
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Not even begun.
+    #[error("cannot start a thread to stop the process with: {0}; close other programs, then try again")]
+    Thread(#[source] io::Error),
+}
+
+/// What a thread's state says about why it does not stop.
+fn waiting(state: Option<char>) -> &'static str {
+    match state {
+        Some('D') => {
+            "it is in an uninterruptible wait (state D), for a disk, a file system or a child that shares its memory"
+        }
+        Some('R') => "it has had no processor time, or is busy in the kernel (state R)",
+        None | Some('Z' | 'X') => "it is ending",
+        _ => "new threads were created faster than they could be stopped",
+    }
+}
+
+/// Makes sure that `pid` can be traced, before anything of it is stopped.
+pub(super) fn check(pid: pid_t) -> Result<(), StopError> {
+    let of = Pid(pid as u32);
+    if of.0 == std::process::id() {
+        return Err(StopError::Ourselves(of));
+    }
+    if matches!(threads::state(pid, pid), None | Some('X')) {
+        return Err(StopError::Ended(of));
+    }
+    already_traced(pid, pid).map_or(Ok(()), Err)
+}
+
+/// The error for a thread that somebody else traces.
+fn already_traced(pid: pid_t, tid: pid_t) -> Option<StopError> {
+    let tracer = threads::tracer(pid, tid)?;
+    Some(StopError::Traced { pid: Pid(pid as u32), tracer: Pid(tracer as u32), name: threads::comm(tracer, tracer) })
+}
+
+/// What the kernel's refusal of thread `tid` means; `None` where the thread has ended.
+pub(super) fn refusal(pid: pid_t, tid: pid_t, error: io::Error) -> Option<StopError> {
+    let of = Pid(pid as u32);
+    if matches!(threads::state(pid, tid), None | Some('Z' | 'X')) {
+        return None;
+    }
+    Some(already_traced(pid, tid).unwrap_or(StopError::Permission { pid: of, error }))
+}
+
+/// What it means that thread `tid` has not stopped in time.
+pub(super) fn lateness(pid: pid_t, tid: pid_t, within: Duration) -> StopError {
+    let of = Pid(pid as u32);
+    match frozen_group(pid) {
+        Some(group) => StopError::Frozen { pid: of, group },
+        None => StopError::Late {
+            pid: of,
+            tid: Pid(tid as u32),
+            comm: threads::comm(pid, tid),
+            state: threads::state(pid, tid),
+            within,
+        },
+    }
+}
+
+/// The control group that keeps a process frozen, by the freezer of version 1, whose threads wait uninterruptibly. That of
+/// version 2 lets its threads be traced.
+fn frozen_group(pid: pid_t) -> Option<PathBuf> {
+    let groups = Process::new(pid).ok()?.cgroups().ok()?;
+    let group = groups.0.into_iter().find(|group| group.controllers.iter().any(|name| name == "freezer"))?;
+    let mounts = Process::myself().ok()?.mountinfo().ok()?;
+    let mount =
+        mounts.into_iter().find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("freezer"))?;
+    // What is mounted may be a part of the hierarchy.
+    let below = Path::new(&group.pathname).strip_prefix(&mount.root).ok()?;
+    let directory = mount.mount_point.join(below);
+    let state = std::fs::read_to_string(directory.join("freezer.state")).ok()?;
+    (state.trim() != "THAWED").then_some(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_thread_is_named_with_what_it_waits_for() {
+        let late = |state| {
+            let within = Duration::from_millis(500);
+            StopError::Late { pid: Pid(7), tid: Pid(8), comm: "io".to_owned(), state, within }.to_string()
+        };
+        assert!(
+            late(Some('D')).starts_with("thread 8 (`io`) of process 7 did not stop within 500 ms: it is in an uninter")
+        );
+        assert!(late(Some('R')).contains("no processor time"));
+        assert!(late(None).contains("it is ending"));
+    }
+
+    #[test]
+    fn this_process_and_those_that_are_gone_are_refused() {
+        assert!(matches!(check(std::process::id() as pid_t), Err(StopError::Ourselves(_))));
+        // The kernel's limit is 4,194,304 (PID_MAX_LIMIT).
+        assert!(matches!(check(4_194_305), Err(StopError::Ended(_))));
+    }
+}
