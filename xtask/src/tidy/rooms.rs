@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("sources", &["elf", "host", "kernel", "probes", "process", "workers"]),
     ("lives", &["elf", "host", "kernel", "process", "unwind_tables", "workers"]),
-    ("analysis", &[]),
+    ("analysis", &["process"]),
     ("symbolize", &["elf", "process", "workers"]),
     ("packages", &[]),
     ("kernel", &["config", "holder", "host", "probes", "workers"]),

@@ -13,11 +13,13 @@ mod heuristics;
 mod marking;
 mod pointers;
 mod scanning;
+mod standing;
 
 pub use blocks::{Blocks, TooFar};
 pub use edges::Edges;
 pub use heuristics::Heuristics;
 pub use marking::{Judgement, NOBODY, ROOT, judge};
+pub use standing::{Circumstances, regions};
 pub use scanning::{Memory, Place, Region, Root, Rules, Scan, Standing, Vtable, scan};
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub trait Memory: Sync {
 pub enum Standing {
     /// They can be reached: variables, stacks, memory that the program mapped itself.
     Vouches,
+    /// They may be reached: memory that the program cannot read at the moment.
+    Doubts,
     /// Nothing certain: memory of the allocator in which there may be blocks from before the trace.
     Undecided,
     /// Nothing: memory of the allocator in which all blocks are known.
@@ -345,8 +347,9 @@ impl Scanner<'_> {
                     self.mark(target.block, found::UNDECIDED);
                 }
             }),
-            Standing::Vouches => self.reader.read(before, words, |position, target| {
+            Standing::Vouches | Standing::Doubts => self.reader.read(before, words, |position, mut target| {
                 if !is_chunk(target) {
+                    target.doubtful |= piece.outside == Standing::Doubts;
                     self.root(target, Place::Memory(at + position as u64 * WORD), &mut contents.roots);
                 }
             }),

@@ -137,6 +137,8 @@ fn memory_between_blocks_says_nothing_or_nothing_certain() {
     assert_eq!(process.kinds(), [DefinitelyLost, DefinitelyLost, IndirectlyLost, StillReachable]);
     process.between = Standing::Undecided;
     assert_eq!(process.kinds(), [DefinitelyLost, Undecided, Undecided, StillReachable]);
+    process.between = Standing::Doubts;
+    assert_eq!(process.kinds(), [DefinitelyLost, PossiblyLost, PossiblyLost, StillReachable]);
     process.between = Standing::Vouches;
     assert_eq!(process.kinds(), [DefinitelyLost, StillReachable, StillReachable, StillReachable]);
 }
