@@ -1,8 +1,8 @@
 //! A buffer for words of another process, at the beginning of a page.
 //!
 //! The kernel copies page by page. Where source and destination differ by a few bytes modulo 4 KiB, the processor takes each load
-//! for one that depends on a store just before it, and copying takes three times as long: 1.4 instead of 4.4 GB/s were measured
-//! for buffers of 512 KiB that glibc had placed 16 bytes into a page.
+//! for one that depends on a store just before it, and copying takes almost three times as long: 0.52 instead of 0.19 s of
+//! processor time for 1 GB, with buffers of 512 KiB that glibc had placed 16 bytes into a page.
 
 use std::mem;
 use std::ops::{Deref, DerefMut};
