@@ -2,8 +2,8 @@
 //!
 //! In: the id of a process, which is stopped if what is read is to belong together. Out: [`Region`]s, [`Run`]s of pages, words.
 //! **Never** a page that is not there: it would be made (which counts as the process' memory), filled by a file system that may
-//! not answer, or asked of a thread of the process (userfaultfd), which may be stopped. Never the memory of a device, where
-//! reading can have an effect.
+//! not answer, or asked of a thread of the process (userfaultfd), which may be stopped. Only [`Reader::read_exact`] does not care:
+//! it is for programs that are about to begin. Never the memory of a device, where reading can have an effect.
 //!
 //! - [`regions()`] reads and judges the list of mappings.
 //! - [`Pages`] asks the kernel for the pages of a region, [`Survey`] for those of all regions.
