@@ -1,7 +1,8 @@
-//! Other processes: whether they can be traced, what lies where in them, and how a COMMAND is started and held.
+//! Other processes: whether they can be traced, what lies where in them, what is in their memory and registers while they are
+//! stopped, and how a COMMAND is started and held.
 //!
-//! In: process ids and command lines. Out: descriptors, address spaces, facts of `/proc`, a command under our hand. Knows
-//! nothing of BPF, and believes nothing that a process could have written.
+//! In: process ids and command lines. Out: descriptors, address spaces, words of memory, facts of `/proc`, a command under our
+//! hand. Knows nothing of BPF, and believes nothing that a process could have written. **Never** writes to a process.
 
 pub(crate) mod candidate;
 pub(crate) mod facts;

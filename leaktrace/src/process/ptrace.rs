@@ -5,10 +5,8 @@
 //!
 //! Every request must come from the thread that seized: the kernel keeps ptrace relations per thread.
 
-use std::fs::File;
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use libc::{c_int, c_long, pid_t};
@@ -262,21 +260,6 @@ pub(super) fn syscall_entry(tid: pid_t) -> io::Result<Option<SyscallEntry>> {
     // SAFETY: `op` says which member of the union was written.
     let entry = unsafe { info.u.entry };
     Ok(Some(SyscallEntry { number: entry.nr, args: entry.args, ip: info.instruction_pointer }))
-}
-
-/// The memory of a stopped process.
-pub(super) struct Memory(File);
-
-impl Memory {
-    /// Opens it for reading.
-    pub(super) fn of(pid: pid_t) -> io::Result<Self> {
-        File::open(format!("/proc/{pid}/mem")).map(Self)
-    }
-
-    /// Fills `buffer` from `address` on.
-    pub(super) fn read(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, address)
-    }
 }
 
 #[cfg(test)]

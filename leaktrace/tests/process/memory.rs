@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use leaktrace::model::{Address, Pid};
-use leaktrace::process::memory::{Batches, Filled, Reader, RegionKind, Survey};
+use leaktrace::process::memory::{Batches, Buffer, Filled, Reader, RegionKind, Survey};
 use leaktrace::process::stop::Stopped;
 
 use super::support::{PATIENT, Victim};
@@ -69,14 +69,14 @@ fn every_word_that_a_process_has_is_read_and_no_page_is_made() {
     let before = page_table(victim.pid(), &pieces);
     let survey = Survey::of(victim.pid()).unwrap();
     let reader = Reader::open(victim.pid()).unwrap();
-    let batches = Batches::of(&survey.runs, 64 * 1024);
-    let mut buffer = vec![0; 8 * 1024];
+    let mut buffer = Buffer::new(64 * 1024);
+    let batches = Batches::of(&survey.runs, buffer.bytes());
     let mut sums = vec![0_u64; pieces.len()];
     let mut filled = Filled::default();
     for index in 0..batches.len() {
         let batch = batches.get(index).unwrap();
         filled += reader.fill(batch, &mut buffer);
-        let mut words = buffer.as_slice();
+        let mut words = &buffer[..];
         for run in batch {
             let (own, rest) = words.split_at(run.bytes() as usize / 8);
             words = rest;

@@ -160,6 +160,17 @@ fn a_thread_that_cannot_be_interrupted_is_named_and_the_others_go_on() {
     drop(Stopped::stop(victim.pid(), PATIENT).unwrap());
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_32_bit_process_is_refused_and_goes_on() {
+    let options = ["-m32", "-nostdlib", "-static", "-ffreestanding", "-fno-pie", "-no-pie"];
+    let mut victim = Victim::start_silent("victims/i386.c", &options, &["wait"]);
+    let error = Stopped::stop(victim.pid(), PATIENT).unwrap_err();
+    assert!(matches!(&error, StopError::WordSize(_)), "{error}");
+    drop(victim.child().stdin.take());
+    assert!(victim.child().wait().unwrap().success());
+}
+
 #[test]
 fn processes_that_end_or_have_ended_are_refused() {
     let (mut victim, _) = Victim::puppet(9);

@@ -27,11 +27,11 @@ pub struct Victim {
     _home: tempfile::TempDir,
 }
 
-/// Builds tests/process/programs/`source` in `home`.
-fn build(home: &Path, source: &str) -> PathBuf {
+/// Builds tests/`source` in `home`.
+fn build(home: &Path, source: &str, options: &[&str]) -> PathBuf {
     let output = home.join("program");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/process/programs").join(source);
-    let status = Command::new("cc").args(["-O1", "-pthread"]).arg(source).arg("-o").arg(&output).status().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(source);
+    let status = Command::new("cc").arg("-O1").args(options).arg(source).arg("-o").arg(&output).status().unwrap();
     assert!(status.success(), "cc failed");
     output
 }
@@ -39,14 +39,19 @@ fn build(home: &Path, source: &str) -> PathBuf {
 impl Victim {
     /// Builds and starts a program, and waits for its first line, which it gives.
     pub fn start(source: &str, arguments: &[&str]) -> (Self, String) {
+        let mut victim = Self::start_silent(&format!("process/programs/{source}"), &["-pthread"], arguments);
+        let line = victim.line();
+        (victim, line)
+    }
+
+    /// Builds and starts a program of tests/, which says nothing.
+    pub fn start_silent(source: &str, options: &[&str], arguments: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let program = build(home.path(), source);
+        let program = build(home.path(), source, options);
         let mut child =
             Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut victim = Self { child, output, _home: home };
-        let line = victim.line();
-        (victim, line)
+        Self { child, output, _home: home }
     }
 
     /// A puppet of so many threads, and their ids.

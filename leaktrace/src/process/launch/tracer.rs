@@ -21,7 +21,9 @@ use super::jobs::JobControl;
 use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
 use super::{LaunchError, LaunchOptions, Started, inherited, spawn};
 use crate::elf::Ident;
-use crate::process::ptrace::{self, Change, Ending, Memory};
+use crate::model::{Address, Pid};
+use crate::process::memory::Reader;
+use crate::process::ptrace::{self, Change, Ending};
 use crate::process::registers::{Room, StoppedThread};
 use crate::process::threads;
 
@@ -306,8 +308,8 @@ fn plan(pid: pid_t) -> Plan {
             return Ok(Plan::HoldNow);
         }
         let auxv = Auxv::parse(&std::fs::read(format!("/proc/{pid}/auxv"))?);
-        let memory = Memory::of(pid)?;
-        Ok(linker::plan(&auxv, |address, buffer| memory.read(address, buffer).is_ok()))
+        let memory = Reader::open(Pid(pid as u32)).map_err(io::Error::other)?;
+        Ok(linker::plan(&auxv, |address, buffer| memory.read_exact(Address(address), buffer).is_ok()))
     };
     look().unwrap_or(Plan::HoldNow)
 }

@@ -2,12 +2,12 @@
 //!
 //! In: the id of a process, which is stopped if what is read is to belong together. Out: [`Region`]s, [`Run`]s of pages, words.
 //! **Never** a page that is not there: it would be made (which counts as the process' memory), filled by a file system that may
-//! not answer, or asked of a thread of the process (userfaultfd), which may be stopped. Never the memory of a device, where
-//! reading can have an effect.
+//! not answer, or asked of a thread of the process (userfaultfd), which may be stopped. Only [`Reader::read_exact`] does not care:
+//! it is for programs that are about to begin. Never the memory of a device, where reading can have an effect.
 //!
 //! - [`regions()`] reads and judges the list of mappings.
 //! - [`Pages`] asks the kernel for the pages of a region, [`Survey`] for those of all regions.
-//! - [`Batches`] cuts runs into portions of the size of a buffer, and [`Reader`] fills a buffer.
+//! - [`Batches`] cuts runs into portions of the size of a [`Buffer`], and [`Reader`] fills it.
 //!
 //! Can reading block? The pages that a stopped process has in memory are copied at once, and swapped ones are read from the swap
 //! device, as they are for the process itself. In a process that runs, a page may go between the survey and the reading; then
@@ -16,6 +16,7 @@
 //! of the reading (`stop::Limits::hold_at_most`), and whoever has to be in time reads in a thread through `host::patience`.
 
 mod batches;
+mod buffer;
 mod pages;
 mod reader;
 mod regions;
@@ -23,6 +24,7 @@ mod regions;
 use std::io;
 
 pub use batches::Batches;
+pub use buffer::Buffer;
 pub use pages::{Pages, Run};
 pub use reader::{Filled, Reader};
 pub use regions::{Region, RegionKind, regions};

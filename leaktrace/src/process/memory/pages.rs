@@ -121,7 +121,9 @@ impl Pages {
 
     /// By the system call that lists ranges.
     fn scan(&mut self, region: &Region, runs: &mut Found<'_>) -> io::Result<()> {
-        let unwanted = if region.permissions.shared { IS_ZERO } else { IS_ZERO | IS_FILE };
+        // Without a file there are no pages of one, and asking would have the kernel look at each page's descriptor.
+        let has_file = region.name.is_file() && !region.permissions.shared;
+        let unwanted = if has_file { IS_ZERO | IS_FILE } else { IS_ZERO };
         let mut arguments = ScanArguments {
             size: mem::size_of::<ScanArguments>() as u64,
             start: region.start.0,
@@ -203,20 +205,22 @@ pub(super) fn page_size() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use memmap2::{MmapMut, MmapOptions};
 
     use super::*;
     use crate::process::maps::{MappingName, Permissions};
 
     /// The runs of a mapping as offsets in pages, by each of both ways.
-    fn runs(map: &MmapMut, shared: bool) -> [Vec<(u64, u64)>; 2] {
+    fn runs(map: &MmapMut, name: MappingName<'static>, shared: bool) -> [Vec<(u64, u64)>; 2] {
         let start = map.as_ptr() as u64;
         let region = Region {
             start: Address(start),
             end: Address(start + map.len() as u64),
-            kind: RegionKind::Anonymous,
+            kind: RegionKind::Data,
             permissions: Permissions { read: true, write: true, execute: false, shared },
-            name: MappingName::Anonymous,
+            name,
         };
         let mut pages = Pages::of(Pid(std::process::id())).unwrap();
         let (mut scanned, mut read) = (Vec::new(), Vec::new());
@@ -240,23 +244,24 @@ mod tests {
         }
         let entries = ENTRIES as u64;
         let expected = vec![(0, 2), (5, 6), (entries - 1, entries + 1), (entries + 9, entries + 10)];
-        assert_eq!(runs(&map, false), [expected.clone(), expected]);
+        assert_eq!(runs(&map, MappingName::Anonymous, false), [expected.clone(), expected]);
     }
 
     #[test]
     fn of_a_file_only_the_pages_that_were_written_are_there() {
         let page = page_size() as usize;
         let file = tempfile::tempfile().unwrap();
+        let name = MappingName::File { path: Path::new("/tmp/file").into(), deleted: true };
         file.set_len(8 * page as u64).unwrap();
         // SAFETY: nobody else has the file.
         let mut map = unsafe { MmapOptions::new().map_copy(&file) }.unwrap();
         map[3 * page] = 1;
         assert_eq!(map[5 * page], 0, "only read");
-        assert_eq!(runs(&map, false), [[(3, 4)], [(3, 4)]]);
+        assert_eq!(runs(&map, name.clone(), false), [[(3, 4)], [(3, 4)]]);
         // SAFETY: as above.
         let mut map = unsafe { MmapOptions::new().map_mut(&file) }.unwrap();
         map[4 * page] = 1;
-        assert!(runs(&map, true).iter().all(|runs| runs.iter().any(|run| (run.0..run.1).contains(&4))));
+        assert!(runs(&map, name, true).iter().all(|runs| runs.iter().any(|run| (run.0..run.1).contains(&4))));
     }
 
     #[test]

@@ -98,6 +98,14 @@ impl Reader {
         self.fill(&[Run { start: address, end, swapped: false, forced: false }], words)
     }
 
+    /// Fills `bytes` from `address` on, also from pages that are not there yet: for what a program's file contains.
+    ///
+    /// # Errors
+    /// Some of it cannot be read.
+    pub fn read_exact(&self, address: Address, bytes: &mut [u8]) -> io::Result<()> {
+        self.memory.read_exact_at(bytes, address.0)
+    }
+
     /// Copies from `place` on until something cannot be read, and gives the number of bytes.
     fn read(&self, pieces: &[Run], place: &Place, buffer: &mut [u8]) -> io::Result<usize> {
         let first = &pieces[place.piece];
@@ -109,8 +117,8 @@ impl Reader {
                 other => return other,
             }
         }
-        // It reads also what the process itself may not, and devices: those are not among the regions, and pages that have
-        // become unreadable since are not tried in this way.
+        // This reads also what the process itself may not (from Linux 6.12 on some kernels permit that only to the thread that
+        // traces it), and devices. Those are not among the regions, and pages that have become unreadable are not tried again.
         let length = ((first.end.0 - place.address) as usize).min(buffer.len());
         self.memory.read_at(&mut buffer[..length], place.address)
     }
@@ -222,6 +230,10 @@ mod tests {
         assert_eq!(few, [0, 2, 4]);
         assert_eq!(reader.read_at(Address(start + 80), &mut few), Filled { read: 24, unreadable: 0 });
         assert_eq!(few, [10, 11, 12]);
+        let mut bytes = [0; 10];
+        reader.read_exact(Address(start + 8), &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        assert!(reader.read_exact(Address(8), &mut bytes).is_err());
     }
 
     #[test]
