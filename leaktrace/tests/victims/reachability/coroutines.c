@@ -1,4 +1,5 @@
-/* Coroutines: stacks in blocks and in mapped memory, suspended and running, of the program's own kind and of the C library's.
+/* Coroutines: stacks in blocks and in mapped memory, suspended and running, of the program's own kind and of the C
+ * library's.
  *
  * The first thread ends the process on a coroutine's stack, so that its stack pointer lies in a block then too.
  */
@@ -102,8 +103,9 @@ SITE_FN static void suspend_inside(void)
 }
 #endif
 
-/* In the frame of the one that runs at the end, whose block nothing but the stack pointer points into; and in frames that it has
- * left. Undecided: in a block that is a stack the words under the stack pointer are as dead as on any stack. */
+/* In the frame of the one that runs at the end, whose block nothing but the stack pointer points into; and in frames
+ * that it has left. Undecided: in a block that is a stack the words under the stack pointer are as dead as on any
+ * stack. */
 SITE_FN static void fill_dead_frames(uintptr_t block)
 {
     void *volatile dead[64];

@@ -1,8 +1,8 @@
 /* Pointers in other forms than an aligned word with the address of a block's start.
  *
- * What a pass over unaligned words and words without their tag bits finds is possibly lost, and so is what it points at.
- * memcheck and LeakSanitizer look at aligned whole words only: a low tag is a pointer into the middle to them, and all else is
- * not seen.
+ * What a pass over unaligned words and words without their tag bits finds is possibly lost, and so is what it points
+ * at. memcheck and LeakSanitizer look at aligned whole words only: a low tag is a pointer into the middle to them, and
+ * all else is not seen.
  */
 #include "expect.h"
 

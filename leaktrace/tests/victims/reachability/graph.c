@@ -167,8 +167,8 @@ SITE_FN static void lost_and_possibly_lost(void)
     forget(leader);
 }
 
-/* A cycle that leads into the middle of another, at lower addresses. Undecided: by reachability all of the other is indirect,
- * and memcheck, which goes once through the blocks by address, has that cycle lead itself. */
+/* A cycle that leads into the middle of another, at lower addresses. Undecided: by reachability all of the other is
+ * indirect, and memcheck, which goes once through the blocks by address, has that cycle lead itself. */
 SITE_FN static void cycle_into_a_cycle(void)
 {
     struct node *blocks[4] = {MEMBER(1161), MEMBER(1162), MEMBER(1163), MEMBER(1164)};

@@ -1,4 +1,5 @@
-/* Words in the allocator's memory that must not hold a block: in freed chunks, behind what was asked for, and the allocator's own.
+/* Words in the allocator's memory that must not hold a block: in freed chunks, behind what was asked for, and the
+ * allocator's own.
  *
  * The sizes are those of glibc's chunks; with other allocators the same must come out.
  */
@@ -86,8 +87,8 @@ SITE_FN static void hold_behind_the_end(void)
     roomy = holder;
 }
 
-/* A block that is handed out again with what it held. It is a live block, and nobody but memcheck knows that its owner has not
- * written that word; memcheck hands out no such block. */
+/* A block that is handed out again with what it held. It is a live block, and nobody but memcheck knows that its owner
+ * has not written that word; memcheck hands out no such block. */
 static void *volatile reused;
 
 SITE_FN static void hold_in_a_reused_block(void)

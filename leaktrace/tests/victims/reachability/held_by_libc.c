@@ -49,8 +49,8 @@ SITE_FN static void hold_as_an_argument(void)
     start_with(NULL, forget_argument, BLOCK(1011, REACHABLE NO_DESCRIPTORS));
 }
 
-/* What a thread returned that nobody has joined yet; it stands in the descriptor as well, of a thread that is no more. Undecided:
- * of a thread that was joined everything there is dead, and the two look alike but for the library's lists. */
+/* What a thread returned that nobody has joined yet; it stands in the descriptor as well, of a thread that is no more.
+ * Undecided: of a thread that was joined everything there is dead, and the two look alike but for the library's lists. */
 static volatile int returning;
 
 static void *give_back(void *argument)

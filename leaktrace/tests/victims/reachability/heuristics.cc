@@ -1,7 +1,7 @@
 // Blocks that C++ keeps by a pointer into their middle: Valgrind's four leak-check heuristics, each with a near miss.
 //
-// Without heuristics each is possibly lost. What a heuristic takes as kept is as good as reached by its start: what the block
-// points at is reachable too.
+// Without heuristics each is possibly lost. What a heuristic takes as kept is as good as reached by its start: what the
+// block points at is reachable too.
 #include "expect.h"
 
 static constexpr const char *KEPT = POSSIBLE " heuristics=" REACHABLE;

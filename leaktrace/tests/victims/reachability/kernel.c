@@ -103,8 +103,8 @@ SITE_FN static void lose_in_a_file(void)
     write_to(file, BLOCK(1027, LOST));
 }
 
-/* Where only the kernel knows that the block is a signal stack. Undecided: it is in use as soon as a signal comes, but that is
- * not told in /proc. */
+/* Where only the kernel knows that the block is a signal stack. Undecided: it is in use as soon as a signal comes, but
+ * that is not told in /proc. */
 SITE_FN static void lose_a_signal_stack(void)
 {
     stack_t stack = {.ss_sp = BLOCK(65537, LOST), .ss_size = 65536};

@@ -109,8 +109,8 @@ SITE_FN static void hold_in_a_page_not_for_copies(void)
     hold_in(page, BLOCK(1029, REACHABLE LSAN));
 }
 
-/* Beside a block so big that the allocator maps it: the kernel makes one mapping of both where they meet. The program's own part
- * holds, and the block's part does not: nobody has a pointer to it. */
+/* Beside a block so big that the allocator maps it: the kernel makes one mapping of both where they meet. The program's
+ * own part holds, and the block's part does not: nobody has a pointer to it. */
 #define BIG ((size_t)1 << 20)
 
 SITE_FN static void hold_beside_a_big_block(void)

@@ -113,8 +113,8 @@ SITE_FN static void hold_on_given_stacks(void)
     start_on(mapped, STACK, in_a_frame_of_a_mapping);
 }
 
-/* On the alternate stack of a thread that waits in a handler: the handler's frame there, and the frame that was interrupted, and
- * the register that was interrupted, which the kernel put on the alternate stack. */
+/* On the alternate stack of a thread that waits in a handler: the handler's frame there, and the frame that was
+ * interrupted, and the register that was interrupted, which the kernel put on the alternate stack. */
 static char alternate[4 * DEAD_STACK];
 static volatile uintptr_t inverted_interrupted;
 

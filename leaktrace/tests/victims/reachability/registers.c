@@ -1,7 +1,7 @@
 /* Pointers in registers of threads that wait in a system call, and in what setjmp() saved of registers.
  *
- * Such a thread takes its block from a variable that holds the address inverted and inverts it in the register: it never is in
- * memory. At the end of the process these threads end in their system calls.
+ * Such a thread takes its block from a variable that holds the address inverted and inverts it in the register: it
+ * never is in memory. At the end of the process these threads end in their system calls.
  */
 #include "waiting.h"
 
@@ -48,8 +48,8 @@ static void *in_xmm7(void *unused)
 /* In the upper half of what AVX added. */
 static void *in_ymm8(void *unused)
 {
-    WAIT_WITH(INVERTED_IN("xmm9") "\n\tvinsertf128 $1, %%xmm9, %%ymm8, %%ymm8\n\tvpxor %%xmm9, %%xmm9, %%xmm9", "xmm1", "xmm8",
-              "xmm9");
+    WAIT_WITH(INVERTED_IN("xmm9") "\n\tvinsertf128 $1, %%xmm9, %%ymm8, %%ymm8\n\tvpxor %%xmm9, %%xmm9, %%xmm9",
+              "xmm1", "xmm8", "xmm9");
     return unused;
 }
 

@@ -23,8 +23,8 @@ SITE_FN static void hold_in_the_first_threads(void)
     uninitial = BLOCK(1003, REACHABLE);
 }
 
-/* The first 32 keys have their room in the thread's descriptor, the others in a block that the C library allocates. Undecided:
- * where libc allocates that block itself, it is a block as any other. */
+/* The first 32 keys have their room in the thread's descriptor, the others in a block that the C library allocates.
+ * Undecided: where libc allocates that block itself, it is a block as any other. */
 SITE_FN static void hold_by_key(void)
 {
     pthread_setspecific(keys[0], BLOCK(1011, REACHABLE));
@@ -67,7 +67,7 @@ static void *run(void *unused)
     return NULL;
 }
 
-#define CACHED " valgrind=still_reachable # the C library keeps the stack of a thread that ended, until memcheck has it free that"
+#define CACHED " valgrind=still_reachable # the C library keeps the memory of a thread that has ended"
 
 /* A thread that has ended lost what its variables held. */
 static void *end(void *unused)

@@ -1,5 +1,5 @@
-/* A library for tls.c to load: its thread-local variables hold two blocks. The big one gives the library more of them than what
- * ld.so keeps free for libraries that are loaded later. */
+/* A library for tls.c to load: its thread-local variables hold two blocks. The big one gives the library more of them
+ * than what ld.so keeps free for libraries that are loaded later. */
 static __thread void *volatile small;
 static __thread void *volatile big[1024];
 
