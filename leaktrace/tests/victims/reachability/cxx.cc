@@ -58,7 +58,6 @@ using HashMap = std::unordered_map<int, Payload<SIZE>, std::hash<int>, std::equa
 // Held by objects with the life of the program.
 static Vector<2001> vector(Expecting<Payload<2001>>{REACHABLE});
 static List<2101> list(Expecting<Payload<2101>>{REACHABLE});
-static Deque<2201> deque(Expecting<Payload<2201>>{REACHABLE});
 static Map<2301> map(Expecting<std::pair<const int, Payload<2301>>>{REACHABLE});
 static HashMap<2401> hash_map(Expecting<std::pair<const int, Payload<2401>>>{REACHABLE});
 static std::unique_ptr<Payload<2501>> unique;
@@ -71,6 +70,8 @@ SITE_FN static void hold_in_containers()
     vector.emplace_back();
     list.emplace_back();
     list.emplace_back();
+    // Unlike the others it allocates when it is constructed.
+    static Deque<2201> deque(Expecting<Payload<2201>>{REACHABLE});
     deque.emplace_back();
     map[1] = {};
     map[2] = {};

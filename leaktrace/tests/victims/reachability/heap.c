@@ -1,90 +1,34 @@
 /* Words in the allocator's memory that must not hold a block: in freed chunks, behind what was asked for, and the
  * allocator's own.
  *
- * The sizes are those of glibc's chunks; with other allocators the same must come out.
+ * First everything is allocated, then it is freed, and nothing is allocated after that: so the words stay. The sizes are
+ * those of glibc's chunks; with other allocators the same must come out.
  */
 #include "expect.h"
 
 #include <malloc.h>
 #include <pthread.h>
 
-/* Keeps chunks from merging with those before and behind them. */
+/* Keeps a chunk from merging with the one behind it. */
 static void *volatile guards[16];
-static int guard;
+static int guard_count;
 
 static void put_guard(void)
 {
-    guards[guard++] = filled(malloc(24), 24);
+    guards[guard_count++] = filled(malloc(24), 24);
 }
 
-/* Stores the pointer at this offset of a chunk, which is then freed. What free() writes itself lies before. */
-static void hold_in_freed(size_t chunk, size_t offset, void *block)
+/* A chunk that will be freed, and holds the block at this offset, behind what free() writes itself. */
+static uintptr_t holding(size_t chunk, size_t offset, void *block)
 {
     char *holder = filled(malloc(chunk), chunk);
-    put_guard();
     memcpy(holder + offset, &block, sizeof block);
-    __asm__ volatile("" : : "r"(holder) : "memory");
-    free(holder);
+    return masked(holder);
 }
 
-/* Into the cache of the thread, which a chunk of up to 1,032 bytes gets into. */
-SITE_FN static void hold_in_a_cached_chunk(void)
+static void release(uintptr_t holder)
 {
-    hold_in_freed(500, 64, BLOCK(1001, LOST));
-}
-
-/* Into a fastbin, where the eighth small chunk goes. */
-SITE_FN static void hold_in_a_fast_chunk(void)
-{
-    void *chunks[8];
-    for (int i = 0; i < 8; i++)
-        chunks[i] = filled(malloc(100), 100);
-    put_guard();
-    ((void **)chunks[7])[8] = BLOCK(1011, LOST);
-    for (int i = 0; i < 8; i++)
-        free(chunks[i]);
-}
-
-/* Into the unsorted list, which glibc's main_arena points at. */
-SITE_FN static void hold_in_a_big_chunk(void)
-{
-    hold_in_freed(5000, 640, BLOCK(1021, LOST));
-}
-
-/* At the end of the heap, where the chunk becomes a part of the top. */
-SITE_FN static void hold_in_the_top(void)
-{
-    void *block = BLOCK(1031, LOST);
-    char *holder = filled(malloc(6000), 6000);
-    ((void **)holder)[100] = block;
-    __asm__ volatile("" : : "r"(holder) : "memory");
-    free(holder);
-}
-
-/* What realloc() cut off. */
-static void *volatile shrunk;
-
-SITE_FN static void hold_in_what_was_cut_off(void)
-{
-    void **holder = filled(malloc(4000), 4000);
-    put_guard();
-    holder[300] = BLOCK(1041, LOST);
-    shrunk = realloc(holder, 1043);
-    EXPECT(1043, REACHABLE);
-}
-
-/* Between the size that was asked for and the size of the chunk. */
-static void *volatile roomy;
-
-SITE_FN static void hold_behind_the_end(void)
-{
-    char *holder = BLOCK(1049, REACHABLE);
-    size_t usable = malloc_usable_size(holder), word = 1056;
-    if (usable >= word + sizeof(void *)) {
-        void *block = BLOCK(1053, LOST);
-        memcpy(holder + word, &block, sizeof block);
-    }
-    roomy = holder;
+    free((void *)~holder);
 }
 
 /* A block that is handed out again with what it held. It is a live block, and nobody but memcheck knows that its owner
@@ -103,23 +47,75 @@ SITE_FN static void hold_in_a_reused_block(void)
     EXPECT(1061, masked(reused) == address ? REACHABLE " lsan=definitely_lost # its allocator fills new blocks" : LOST);
 }
 
-/* A lost block of no bytes. */
+/* For the cache of the thread, which a chunk of up to 1,032 bytes gets into. */
+static uintptr_t cached;
+
+SITE_FN static void hold_in_a_cached_chunk(void)
+{
+    cached = holding(500, 64, BLOCK(1001, LOST));
+    put_guard();
+}
+
+/* For a fastbin, where the eighth small chunk goes. */
+static uintptr_t fast[8];
+
+SITE_FN static void hold_in_a_fast_chunk(void)
+{
+    for (int i = 0; i < 7; i++)
+        fast[i] = masked(filled(malloc(100), 100));
+    fast[7] = holding(100, 64, BLOCK(1011, LOST));
+    put_guard();
+}
+
+/* For the unsorted list. main_arena points at its chunks, and so at the last 8 bytes of a block of 16 n + 8 bytes that
+ * lies before one. */
+static uintptr_t big;
+
+SITE_FN static void hold_in_a_big_chunk(void)
+{
+    void *held = BLOCK(1021, LOST);
+    forget(BLOCK(2008, LOST));
+    big = holding(5000, 640, held);
+    put_guard();
+}
+
+/* For what realloc() cuts off. */
+static uintptr_t long_one;
+static void *volatile shrunk;
+
+SITE_FN static void hold_in_what_is_cut_off(void)
+{
+    long_one = holding(4000, 2400, BLOCK(1041, LOST));
+    put_guard();
+}
+
+SITE_FN static void cut_off(void)
+{
+    shrunk = realloc((void *)~long_one, 1043);
+    EXPECT(1043, REACHABLE);
+}
+
+/* Between the size that was asked for and the size of the chunk. */
+static void *volatile roomy;
+
+SITE_FN static void hold_behind_the_end(void)
+{
+    char *holder = BLOCK(1049, REACHABLE);
+    size_t usable = malloc_usable_size(holder), word = 1056;
+    if (usable >= word + sizeof(void *)) {
+        void *block = BLOCK(1053, LOST);
+        memcpy(holder + word, &block, sizeof block);
+    }
+    roomy = holder;
+}
+
 SITE_FN static void of_no_bytes(void)
 {
     forget(malloc(0));
     EXPECT(0, LOST);
 }
 
-/* Before a free chunk: main_arena's list of free chunks points at the last 8 bytes of a block of 16 n + 8 bytes. */
-SITE_FN static void before_a_free_chunk(void)
-{
-    void *block = BLOCK(2008, LOST), *freed = filled(malloc(3000), 3000);
-    put_guard();
-    forget(block);
-    free(freed);
-}
-
-/* The last of a thread's arena. */
+/* The last of a thread's arena, before its top. */
 static void *allocate_last(void *unused)
 {
     (void)unused;
@@ -135,26 +131,40 @@ SITE_FN static void last_of_an_arena(void)
     pthread_join(thread, NULL);
 }
 
-/* The last before the top, at which main_arena points: at the last 8 bytes of the block. Nothing is allocated behind it. */
-SITE_FN static void last_of_all(void)
+/* For the top of the heap. When the chunk has become a part of that, main_arena's pointer to the top is one to the last 8
+ * bytes of the block before it. */
+static uintptr_t last;
+
+SITE_FN static void hold_in_the_top(void)
 {
+    void *held = BLOCK(1031, LOST);
     forget(BLOCK(2040, LOST));
+    last = holding(6000, 800, held);
+}
+
+SITE_FN static void free_all(void)
+{
+    release(last);
+    release(big);
+    cut_off();
+    release(cached);
+    for (int i = 0; i < 8; i++)
+        release(fast[i]);
 }
 
 int main(int argc, char **argv)
 {
     victim_begin(argc, argv);
     CASE(hold_in_a_reused_block);
-    CASE(hold_in_the_top);
     CASE(hold_in_a_cached_chunk);
     CASE(hold_in_a_fast_chunk);
     CASE(hold_in_a_big_chunk);
-    CASE(hold_in_what_was_cut_off);
+    CASE(hold_in_what_is_cut_off);
     CASE(hold_behind_the_end);
     CASE(of_no_bytes);
-    CASE(before_a_free_chunk);
     CASE(last_of_an_arena);
-    CASE(last_of_all);
+    CASE(hold_in_the_top);
+    CASE(free_all);
     judged();
     return 0;
 }
