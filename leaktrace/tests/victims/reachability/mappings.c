@@ -109,14 +109,18 @@ SITE_FN static void hold_in_a_page_not_for_copies(void)
     hold_in(page, BLOCK(1029, REACHABLE LSAN));
 }
 
-/* Beside a block so big that the allocator maps it: the kernel makes one mapping of both where they meet. The program's
+/* Beside a block so big that the allocator maps it: the kernel makes one mapping of both. The program's
  * own part holds, and the block's part does not: nobody has a pointer to it. */
 #define BIG ((size_t)1 << 20)
 
 SITE_FN static void hold_beside_a_big_block(void)
 {
     void **big = BLOCK(BIG + 1, LOST);
-    void *beside = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    void *before = (char *)((uintptr_t)big & ~(uintptr_t)(PAGE - 1)) - PAGE;
+    void *beside = mmap(before, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    /* Other allocators have something of theirs there. */
+    if (beside != before)
+        beside = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     big[1000] = BLOCK(1031, INDIRECT);
     hold_in(beside, BLOCK(1033, REACHABLE LSAN));
     forget(big);
