@@ -39,11 +39,12 @@ SITE_FN static void hold_in_the_red_zone(void)
     start(in_the_red_zone);
 }
 
-/* In frames that are left. Neither of the stacks is scrubbed: the words are all still there. */
+/* In frames that were left, farther below than the red zone. This stack is not scrubbed: the words are all there. */
 SITE_FN static void fill_dead_frames(uintptr_t inverted)
 {
     void *volatile dead[1000];
-    for (int i = 0; i < 1000; i++)
+    /* The highest words are left to the red zone. */
+    for (int i = 0; i < 900; i++)
         dead[i] = (void *)~inverted;
     forget(dead[0]);
 }
@@ -163,9 +164,10 @@ int main(int argc, char **argv)
     CASE(hold_in_a_frame);
     CASE(hold_in_the_red_zone);
     CASE(hold_in_dead_frames);
-    CASE(hold_on_an_ended_threads_stack);
     CASE(hold_on_given_stacks);
     CASE(hold_on_an_alternate_stack);
+    /* The last thread of all: the next would use its stack again. */
+    CASE(hold_on_an_ended_threads_stack);
     hold_in_the_first_threads_frame();
     return 0;
 }
