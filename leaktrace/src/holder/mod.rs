@@ -107,6 +107,9 @@ impl Holder {
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
+                // Should somebody have stopped it by the time that we die, it goes on and ends. Forgotten where the program has
+                // rights of its own (file capabilities).
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
                 for number in 1..=LAST_SIGNAL {
                     // Exec keeps ignored signals ignored. Two cannot be ignored, and the C library reserves two.
                     libc::signal(number, libc::SIG_IGN);
