@@ -26,7 +26,11 @@ use crate::host::file_id::{self, FileId, Version};
 
 /// All links, by the numbers that the other side knows them by.
 #[derive(Default)]
-pub struct Links(Mutex<State>);
+pub struct Links {
+    state: Mutex<State>,
+    /// Held while links are removed for a writer.
+    removing: Mutex<()>,
+}
 
 #[derive(Default)]
 struct State {
@@ -108,6 +112,13 @@ impl Links {
         self.close(all.into_values().collect());
     }
 
+    /// Removes all, and waits for what is being removed for a writer, before the process ends: the kernel would leave the
+    /// breakpoints of a removal that its end interrupts. No more is removed for writers then.
+    pub fn end(&self) {
+        self.remove_all();
+        mem::forget(self.removing.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Has a stream told of the files whose probes are removed for a writer: device and inode, a line each.
     ///
     /// # Errors
@@ -127,6 +138,7 @@ impl Links {
             if notice().wait().is_err() {
                 return;
             }
+            let _removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
                 let broken = self.lock().take_broken();
                 let Some((inode, links)) = broken else { break };
@@ -185,7 +197,7 @@ impl Links {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

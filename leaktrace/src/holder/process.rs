@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
         serve(socket.as_fd(), links)
     });
     // Links that another thread was still making when the first thread ended.
-    links.remove_all();
+    links.end();
     match served {
         Ok(()) => ExitCode::SUCCESS,
         // Standard input is no such socket: somebody has started the program by this name.
