@@ -13,7 +13,7 @@ use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
 use crate::holder::{Held, Holder};
 use crate::host::bpf::Places;
-use crate::host::file_id::{FileId, Version};
+use crate::host::file_id::{self, FileId};
 use crate::model::Pid;
 
 /// The processes in which a file's probes take effect.
@@ -59,7 +59,7 @@ fn warn_of_layouts(error: &anyhow::Error) {
 }
 
 /// An open file, and the content that probes are planned for.
-pub type Content<'a> = (BorrowedFd<'a>, Version);
+pub type Content<'a> = (BorrowedFd<'a>, &'a file_id::Content);
 
 /// Probes in place.
 #[derive(Default)]

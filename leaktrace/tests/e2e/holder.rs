@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -11,14 +11,18 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::Pid;
 
+use crate::harness::build::{self, Recipe};
 use crate::harness::memory::{Code, breakpoints};
 use crate::harness::tracer::path_str;
 use crate::harness::{DEADLINE, Tracer, Victim, leaktrace, locks};
 use crate::lifecycle::{children, eventually};
+
+const STATIC: Recipe = Recipe::new("holder-static", "portable.c", &["-static"]);
 
 /// The process that holds a tracer's probes.
 fn holder(tracer: u32) -> Option<u32> {
@@ -41,6 +45,18 @@ impl Crowd {
         for process in &crowd.0 {
             let waits = || std::fs::read_to_string(format!("/proc/{}/wchan", process.id())).unwrap();
             eventually("it sleeps", || waits().contains("nanosleep"));
+        }
+        crowd
+    }
+
+    /// Processes that wait for input; `program` is what they run, and is linked statically.
+    fn of_static(program: &Path, size: usize) -> Self {
+        let mut command = Command::new(program);
+        command.arg("wait").stdin(Stdio::piped()).stdout(Stdio::null());
+        let crowd = Self((0..size).map(|_| command.spawn().unwrap()).collect());
+        for process in &crowd.0 {
+            let waits = || std::fs::read_to_string(format!("/proc/{}/wchan", process.id())).unwrap();
+            eventually("it waits for input", || waits().contains("pipe_read"));
         }
         crowd
     }
@@ -108,6 +124,53 @@ fn a_trace_whose_probes_are_taken_away_ends_and_says_so() {
     victim.finish();
 }
 
+/// A static program is the only file with probes: nothing else takes the holder longer than this removal.
+#[test]
+fn a_tracer_that_is_killed_while_a_writer_waits_leaves_no_probe() {
+    let _machine = locks::whole_machine();
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("program");
+    build::copied(&STATIC.built(), &program);
+    let crowd = Crowd::of_static(&program, CROWD);
+    let code: Vec<Code> = crowd.0.iter().map(|process| Code::of(process.id(), path_str(&program))).collect();
+    let mut met = 0;
+    for _ in 0..ROUNDS {
+        let tracer = Tracer::start(&["-p", &crowd.0[0].id().to_string()]);
+        eventually("the crowd has probes", || code.iter().all(Code::is_changed));
+        let mut writer = Command::new("sh").args(["-c", ": >> $1", "sh"]).arg(&program).spawn().unwrap();
+        let end = Instant::now() + DEADLINE;
+        // The kernel goes from process to process.
+        let mut left = code.len();
+        while left == code.len() {
+            assert!(Instant::now() < end, "the probes are not removed for the writer");
+            left = code.iter().filter(|code| code.is_changed()).count();
+        }
+        tracer.signal(Signal::SIGKILL);
+        assert_eq!(tracer.wait().status.signal(), Some(9));
+        assert!(writer.wait().unwrap().success());
+        eventually("no breakpoint is left", || !code.iter().any(Code::is_changed));
+        met += usize::from(left > 0);
+        if met == 3 {
+            return;
+        }
+    }
+    panic!("the moment was met {met} times in {ROUNDS} rounds");
+}
+
+#[test]
+fn a_tracer_that_is_killed_while_its_holder_is_stopped_leaves_no_probe() {
+    let _machine = locks::no_system_wide_trace();
+    let victim = Victim::start_with_own_libc("idle.c", &[]);
+    let tracer = Tracer::attach(&victim, &[]);
+    let holder = holder(tracer.pid()).expect("a process holds the probes");
+    assert!(!breakpoints(victim.pid()).is_empty());
+    kill(Pid::from_raw(holder as i32), Signal::SIGSTOP).unwrap();
+    tracer.signal(Signal::SIGKILL);
+    assert_eq!(tracer.wait().status.signal(), Some(9));
+    eventually("it has ended", || !is_holder(holder));
+    eventually("no breakpoint is left", || breakpoints(victim.pid()).is_empty());
+}
+
 /// A holder that is sent these signals: the trace is as exact as ever, and the holder ends with it.
 fn withstands(signals: &[Signal]) {
     let mut victim = Victim::start("family.c", &[]);
@@ -134,27 +197,35 @@ fn signals_to_everybody_do_not_end_the_holder() {
     withstands(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXCPU, SIGIO]);
 }
 
-/// Asks a holder of ours for a probe by a perf event at the beginning of a file's code: its answer.
-fn asked(program: &File, file: &File, offset: u64) -> String {
+/// A holder of ours with so many descriptors at most, and the socket by which it is asked.
+fn holder_of_ours(descriptors: u64) -> (Child, OwnedFd) {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    let mut holder = leaktrace::<&str>([]).arg0("probe-holder").stdin(theirs).spawn().unwrap();
+    let mut command = leaktrace::<&str>([]);
+    // SAFETY: one system call.
+    unsafe {
+        command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?));
+    }
+    (command.arg0("probe-holder").stdin(theirs).spawn().unwrap(), ours)
+}
+
+/// Asks it for a probe by a perf event at the beginning of a file's code: its answer.
+fn ask(holder: &OwnedFd, program: &File, file: &File, offset: u64) -> String {
     let (mut stream, other) = UnixStream::pair().unwrap();
     let rights = [other.as_raw_fd(), program.as_raw_fd(), file.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&rights)];
-    sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&[0])], &message, MsgFlags::empty(), None).unwrap();
+    sendmsg::<()>(holder.as_raw_fd(), &[IoSlice::new(&[0])], &message, MsgFlags::empty(), None).unwrap();
     drop(other);
     let place = format!(r#"{{"offsets":[{offset}],"cookies":[0],"pid":0,"returns":false}}"#);
     // The file's content as it is.
     let status = file.metadata().unwrap();
     let (modified, changed) = ((status.mtime(), status.mtime_nsec()), (status.ctime(), status.ctime_nsec()));
     let times = format!(r#""modified":[{},{}],"changed":[{},{}]"#, modified.0, modified.1, changed.0, changed.1);
-    let condition = format!(r#"{{"version":{{"size":{},{times}}},"beside":null}}"#, status.len());
+    let version = format!(r#"{{"size":{},{times}}}"#, status.len());
+    let condition = format!(r#"{{"version":{version},"excerpts":[],"is_served":false,"beside":null}}"#);
     write!(stream, r#"{{"PerfEvent":[{place},{condition}]}}"#).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    drop(ours);
-    assert!(holder.wait().unwrap().success());
     answer
 }
 
@@ -165,10 +236,28 @@ fn a_holder_puts_no_breakpoint_where_no_program_is_to_run() {
     let library = victim.own_libc().join("libc.so.6");
     let code = Code::of(victim.pid(), path_str(&library));
     let nothing = File::open("/dev/null").unwrap();
-    let answer = asked(&nothing, &File::open(&library).unwrap(), code.offset);
+    let (mut holder, socket) = holder_of_ours(1024);
+    let answer = ask(&socket, &nothing, &File::open(&library).unwrap(), code.offset);
+    drop(socket);
+    assert!(holder.wait().unwrap().success());
     // EPERM: whoever has such a program may have probes.
     assert_eq!(answer, r#"{"Err":1}"#);
     assert!(!code.is_changed());
+}
+
+#[test]
+fn a_holder_without_room_for_descriptors_says_so_and_keeps_none() {
+    let nothing = File::open("/dev/null").unwrap();
+    // Three are its standard streams, and one or two of the three that come with a request have room.
+    for limit in [4, 5] {
+        let (mut holder, socket) = holder_of_ours(limit);
+        for _ in 0..3 {
+            // EMFILE
+            assert_eq!(ask(&socket, &nothing, &nothing, 0), r#"{"Err":24}"#);
+        }
+        drop(socket);
+        assert!(holder.wait().unwrap().success());
+    }
 }
 
 #[test]

@@ -33,9 +33,14 @@ fn files_that_are_shortened_anywhere_on_the_machine_end_no_tracer() {
 
 /// A process that maps files of a file system that does not answer, or with errors alone: see the script.
 fn stalling(options: &[&str]) -> Victim {
+    stalling_by(&[], options)
+}
+
+/// The same, started by these words.
+fn stalling_by(starter: &[&str], options: &[&str]) -> Victim {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims/stalling.py");
-    let mut command = std::process::Command::new("/usr/bin/python3");
-    let victim = Victim::spawn("stalling.py", command.arg(script).args(options));
+    let words = [starter, &["/usr/bin/python3", path_str(&script)], options].concat();
+    let victim = Victim::spawn("stalling.py", std::process::Command::new(words[0]).args(&words[1..]));
     victim.wait_until_ready();
     victim
 }
@@ -127,6 +132,16 @@ fn files_that_fall_silent_while_their_tables_are_built_hold_up_no_other_table() 
 
 #[test]
 fn an_allocator_is_probed_without_opening_its_file_again() {
+    assert_probed_unopened(&[]);
+}
+
+/// While a file of a silent server is opened there, no process of the machine can fork.
+#[test]
+fn an_allocator_in_a_container_is_probed_without_opening_its_file_again() {
+    assert_probed_unopened(&["/usr/bin/unshare", "--mount"]);
+}
+
+fn assert_probed_unopened(starter: &[&str]) {
     // Its openings would be counted, too.
     let _machine = locks::no_system_wide_trace();
     let directory = tempfile::tempdir().unwrap();
@@ -134,7 +149,7 @@ fn an_allocator_is_probed_without_opening_its_file_again() {
     let libc = ours.own_libc().join("libc.so.6");
     // By each of two names it is opened by the victim, to be held, to be planned, and for its table; silent once opened again.
     let options = ["--content", path_str(&libc), "--silent", "opened-9", path_str(directory.path())];
-    let mut victim = stalling(&options);
+    let mut victim = stalling_by(starter, &options);
     let tracer = Tracer::attach(&victim, &["--no-follow", "-vv", "-d", "1"]);
     let finished = tracer.wait();
     finished.assert_success();

@@ -1,15 +1,18 @@
 //! Files that are written to after they were probed. A probe stays with its inode: in what is written there it would be
 //! somewhere inside other code.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::build::{self, Recipe};
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, Victim, locks};
+use crate::harness::{Tracer, Victim, leaktrace, locks};
 
 const STATIC: Recipe = Recipe::new("overwritten-static", "portable.c", &["-static"]);
+const ALLOCATOR: Recipe = Recipe::new("rewriting-allocator", "rewriting.c", &["-shared", "-fPIC", "-DALLOCATOR"]);
+const OTHER: Recipe = Recipe::new("rewriting-other", "rewriting.c", &["-shared", "-fPIC", "-DOTHER"]);
 /// Writers wait until the probes are out: as long as the kernel takes, and far less than the 45 s after which it would go on.
 const WAITS: Duration = Duration::from_secs(10);
 
@@ -51,6 +54,43 @@ fn a_program_that_is_written_over_runs_as_if_nobody_had_traced_the_old_one() {
     finished.assert_success();
     let said = format!("while somebody had them open for writing: {}", program.display());
     assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+}
+
+/// A mapping's writer changes the file's times at its first writing to a page, and not when it writes other code there later.
+#[test]
+fn a_library_that_is_written_over_through_a_mapping_runs_as_if_nobody_had_traced_the_old_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let library = directory.path().join("library.so");
+    let other = OTHER.built();
+    build::copied(&ALLOCATOR.built(), &library);
+    // A mapping cannot make the file longer.
+    shell(&format!("truncate -s {} $1", other.metadata().unwrap().len()), &library);
+    let mut program = Command::new(build::victim("rewriting.c"));
+    let program = program.arg(&library).arg(&other).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    let (mut asks, mut answers) =
+        (program.stdin.take().unwrap(), BufReader::new(program.stdout.take().unwrap()).lines());
+    assert_eq!(answers.next().unwrap().unwrap(), "ready");
+    let mut ask = |what: &str| {
+        asks.write_all(what.as_bytes()).unwrap();
+        answers.next().unwrap().unwrap()
+    };
+
+    let tracer = Tracer::spawn(&mut leaktrace(["-vv", "-p", &program.id().to_string()]), tempfile::tempdir().unwrap());
+    tracer.wait_until_tracing();
+    assert_eq!(ask("load\n"), "0");
+    tracer.wait_for_message("no probes as long as somebody may write", |line| {
+        line.contains("library.so is opened for writing and has no probes")
+    });
+    assert_eq!(ask("rewrite\n"), "done");
+    // It is looked at again a second later.
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert_eq!(ask("load\n"), "0", "how a child ended that ran the new content");
+    }
+    drop(asks);
+    assert!(program.wait().unwrap().success());
+    tracer.stop().assert_success();
 }
 
 #[test]

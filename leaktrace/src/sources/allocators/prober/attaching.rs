@@ -48,7 +48,7 @@ impl Prober {
         self.attached.insert(key, asked);
         match named {
             // Written to, or only touched, since it was planned.
-            Ok(file) if Version::of(&file).is_ok_and(|found| found != planned.version) => {
+            Ok(file) if Version::of(&file).is_ok_and(|found| found != planned.content.version) => {
                 self.plans.remove(&object.id());
                 if !self.written.may_be_planned_anew(object.id()) {
                     self.lose(inode);
@@ -176,11 +176,11 @@ impl Prober {
         self.last_order += 1;
         let order = self.last_order;
         self.files.insert((inode, scope), Place::OnTheWay(order));
-        let version = planned.version;
+        let content = Arc::clone(&planned.content);
         let about = About { path: planned.path.clone(), file: inode, mapped_ns, order };
         if let Programs::ByHand(programs) = &kernel.programs {
             let (holder, programs) = (Arc::clone(&kernel.holder), Arc::clone(programs));
-            if self.attacher.send(Order { holder, programs, file, version, probes, scope, about }).is_ok() {
+            if self.attacher.send(Order { holder, programs, file, content, probes, scope, about }).is_ok() {
                 self.attaching += 1;
             } else {
                 self.files.insert((inode, scope), Place::Never);
@@ -188,7 +188,7 @@ impl Prober {
             return Ok(());
         }
         let began = Instant::now();
-        let opened = self.attachments.open(kernel, ((file.as_fd(), version), inode), &probes, scope);
+        let opened = self.attachments.open(kernel, ((file.as_fd(), &*content), inode), &probes, scope);
         let place = if opened.is_ok() { Place::Since(monotonic_ns().unwrap_or(u64::MAX)) } else { Place::Never };
         self.files.insert((inode, scope), place);
         if opened.as_ref().is_err_and(is_written_to) {
