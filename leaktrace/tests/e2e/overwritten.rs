@@ -1,6 +1,7 @@
 //! Files that are written to after they were probed. A probe stays with its inode: in what is written there it would be
 //! somewhere inside other code.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::build::{self, Recipe};
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, Victim, leaktrace, locks};
+use crate::harness::{Tracer, Victim, leaktrace, locks, memory};
+use crate::places::{Tree, chroot};
 
 const STATIC: Recipe = Recipe::new("overwritten-static", "portable.c", &["-static"]);
 const ALLOCATOR: Recipe = Recipe::new("rewriting-allocator", "rewriting.c", &["-shared", "-fPIC", "-DALLOCATOR"]);
@@ -125,5 +127,31 @@ fn a_process_whose_library_is_another_now_is_listed() {
     finished.assert_success();
     let untraced = finished.unchecked_snapshot().untraced;
     assert!(untraced.iter().any(|it| it.pid == victim.pid()), "{untraced:?}\n{}", finished.stdout);
+    victim.finish();
+}
+
+/// The report says that this file had no probes for a while.
+fn assert_gap_is_said(report: &str, file: &Path) {
+    let line = report.lines().find(|line| line.contains("while somebody had them open for writing"));
+    assert!(line.is_some_and(|line| line.contains(path_str(file))), "{report}");
+}
+
+#[test]
+fn a_dynamic_linker_that_is_open_for_writing_at_first_is_probed_afterwards() {
+    let _machine = locks::no_system_wide_trace();
+    let tree = Tree::new(&build::victim("family.c"));
+    let mut victim = Victim::spawn("chroot", chroot(tree.root()).arg("wait"));
+    victim.wait_until_ready();
+    let linker = tree.path("lib64/ld-linux-x86-64.so.2");
+    let writer = File::options().append(true).open(&linker).unwrap();
+    let tracer = Tracer::attach(&victim, &["-vv"]);
+    drop(writer);
+    tracer.wait_for_message("its probes", |line| line.contains("ld-linux-x86-64.so.2: probed again"));
+    let breakpoints = memory::breakpoints(victim.pid());
+    assert!(breakpoints.iter().any(|place| place.starts_with(path_str(&linker))), "{breakpoints:?}");
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.exact().assert_equals(&accounts);
+    assert_gap_is_said(&finished.stdout, Path::new("/lib64/ld-linux-x86-64.so.2"));
     victim.finish();
 }

@@ -55,10 +55,10 @@ fn a_static_program_of_another_c_library() {
 }
 
 /// A root directory with the victim and what it links to, and nothing else.
-struct Tree(tempfile::TempDir);
+pub struct Tree(tempfile::TempDir);
 
 impl Tree {
-    fn new(victim: &Path) -> Self {
+    pub fn new(victim: &Path) -> Self {
         let tree = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         fs::set_permissions(tree.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
         build::copied(victim, &tree.path("victim"));
@@ -75,12 +75,17 @@ impl Tree {
         tree
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
     }
 }
 
-fn chroot(root: &Path) -> Command {
+/// Runs the victim of a tree that has this root.
+pub fn chroot(root: &Path) -> Command {
     let mut command = Command::new("chroot");
     command.args([root, Path::new("/victim")]);
     command

@@ -19,7 +19,7 @@ use super::planner::{self, PlanResult, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
-use crate::kernel::attach::{Attachments, Scope};
+use crate::kernel::attach::{Attachments, Scope, is_written_to};
 use crate::kernel::attacher::{self, Attached, Order};
 use crate::probes::functions::AllocSymbol;
 use crate::probes::site::Emulation;
@@ -27,7 +27,7 @@ use crate::process::maps::{AddressSpace, Object, ObjectId};
 use attaching::Waiting;
 pub use found::Found;
 pub use lateness::Lateness;
-use written::{Written, is_written_to};
+use written::Written;
 
 /// Plans and attaches.
 pub struct Prober {

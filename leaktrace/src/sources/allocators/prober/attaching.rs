@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::super::layers::Standing;
-use super::written::is_written_to;
 use super::{Asked, Place, Planned, Prober, Request};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{self, FileId, Version};
 use crate::kernel::Kernel;
-use crate::kernel::attach::Scope;
+use crate::kernel::attach::{Scope, is_written_to};
 use crate::kernel::attacher::{About, Order};
 use crate::kernel::probe;
 use crate::kernel::programs::Programs;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Asked, Planning, Prober, Progress, Request};
-use crate::host::errno;
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
@@ -77,11 +76,6 @@ impl Written {
     pub fn forget(&mut self, scope: Scope) {
         self.requests.values_mut().for_each(|requests| requests.retain(|request| request.scope != scope));
     }
-}
-
-/// Whether the holder set no probe since somebody has the file open for writing.
-pub fn is_written_to(error: &anyhow::Error) -> bool {
-    errno::of(error) == Some(libc::ETXTBSY)
 }
 
 impl Prober {
