@@ -159,9 +159,7 @@ impl Prober {
     /// # Errors
     /// A probe that the kernel refuses.
     pub fn request_all(&mut self, kernel: &mut Kernel, space: &AddressSpace, scope: Scope) -> Result<()> {
-        objects(space)
-            .into_iter()
-            .try_for_each(|object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
+        each(objects(space), |object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
     }
 
     /// Whether everything requested is in place.
@@ -240,7 +238,7 @@ impl Prober {
             return Ok(());
         };
         let Ok(planned) = planned else { return Ok(()) };
-        requests.iter().try_for_each(|request| self.attach_once(kernel, request, &planned))
+        each(&requests, |request| self.attach_once(kernel, request, &planned))
     }
 
     /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
@@ -292,10 +290,34 @@ impl From<Attached> for Progress {
     }
 }
 
+/// Does this with each, whatever came of it with those before: the first error.
+fn each<T>(all: impl IntoIterator<Item = T>, mut with: impl FnMut(T) -> Result<()>) -> Result<()> {
+    let mut result = Ok(());
+    for one in all {
+        result = result.and(with(one));
+    }
+    result
+}
+
 /// Each object of a process once.
 fn objects(space: &AddressSpace) -> Vec<&Arc<Object>> {
     let mut objects: Vec<&Arc<Object>> = space.mappings().filter_map(|location| location.object).collect();
     objects.sort_by_key(|object| object.id());
     objects.dedup_by_key(|object| object.id());
     objects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::each;
+
+    #[test]
+    fn an_error_with_one_keeps_nothing_from_the_others() {
+        let mut seen = Vec::new();
+        let result = each([1, 2, 3], |number| {
+            seen.push(number);
+            if number == 1 { Ok(()) } else { Err(anyhow::anyhow!("{number}")) }
+        });
+        assert_eq!((seen, result.unwrap_err().to_string()), (vec![1, 2, 3], "2".to_owned()));
+    }
 }

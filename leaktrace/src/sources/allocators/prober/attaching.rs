@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::super::layers::Standing;
-use super::{Asked, Place, Planned, Prober, Request};
+use super::{Asked, Place, Planned, Planning, Prober, Request};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{self, FileId, Version};
 use crate::kernel::Kernel;
@@ -48,12 +48,17 @@ impl Prober {
         match named {
             // Written to, or only touched, since it was planned.
             Ok(file) if Version::of(&file).is_ok_and(|found| found != planned.content.version) => {
+                // Another of the requests that waited for this plan has ordered the next one.
+                if matches!(self.plans.get(&object.id()), Some(Planning::Pending(_))) {
+                    self.attached.remove(&key);
+                    return self.request(kernel, request.clone());
+                }
                 self.plans.remove(&object.id());
                 if !self.written.may_be_planned_anew(object.id()) {
                     self.lose(inode);
                     return Ok(());
                 }
-                self.attached.remove(&(object.id(), *scope));
+                self.attached.remove(&key);
                 self.request(kernel, request.clone())
             }
             Ok(file) => self.attach(kernel, (file, inode), planned, *scope, *mapped_ns),

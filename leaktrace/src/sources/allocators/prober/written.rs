@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Planning, Prober, Progress, Request};
+use super::{Asked, Planning, Prober, Progress, Request, each};
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
@@ -135,15 +135,15 @@ impl Prober {
 
     /// Probes what is still there of a file that has lost its probes.
     pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: FileId) -> Result<()> {
-        for request in self.written.requests.remove(&file).unwrap_or_default() {
+        let requests = self.written.requests.remove(&file).unwrap_or_default();
+        each(requests, |request| {
             // What was written is found as another object when it is mapped.
             if request.object.name().is_err() {
-                continue;
+                return Ok(());
             }
             self.written.asked.insert(file);
-            self.request(kernel, request)?;
-        }
-        Ok(())
+            self.request(kernel, request)
+        })
     }
 
     /// Removes the probes of another object that had this file, in whose place there is a new one: written over where no lease
