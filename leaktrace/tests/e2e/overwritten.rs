@@ -155,3 +155,19 @@ fn a_dynamic_linker_that_is_open_for_writing_at_first_is_probed_afterwards() {
     assert_gap_is_said(&finished.stdout, Path::new("/lib64/ld-linux-x86-64.so.2"));
     victim.finish();
 }
+
+#[test]
+fn a_named_file_that_is_open_for_writing_at_first_is_probed_afterwards_and_the_gap_is_said() {
+    let mut victim = Victim::start_with_own_libc("family.c", &[]);
+    let object = victim.own_libc().join("object.so");
+    build::copied(&victim.own_libc().join("libc.so.6"), &object);
+    let writer = File::options().append(true).open(&object).unwrap();
+    let tracer = Tracer::attach(&victim, &["-vv", "--object", path_str(&object)]);
+    drop(writer);
+    tracer.wait_for_message("its probes", |line| line.contains("object.so: probed again"));
+    let accounts = victim.work();
+    let finished = tracer.stop();
+    finished.exact().assert_equals(&accounts);
+    assert_gap_is_said(&finished.stdout, &object);
+    victim.finish();
+}

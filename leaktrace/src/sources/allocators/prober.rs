@@ -8,7 +8,7 @@ mod lateness;
 mod written;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -49,6 +49,8 @@ pub struct Prober {
     files: HashMap<(FileId, Scope), Place>,
     /// To recognize files that are known by several devices and inodes, for the same reason.
     probed: Probed,
+    /// Files that the user named, whether they are mapped or not.
+    named: Vec<Named>,
     /// Files that may be the same as one that is being attached; they wait until nothing is.
     waiting: Vec<Waiting>,
     /// Whether any of the files has an allocator in it.
@@ -61,6 +63,13 @@ struct Asked {
     object: Arc<Object>,
     /// Device and inode of its file; `None` where that could not be opened.
     file: Option<FileId>,
+}
+
+/// A file that the user named.
+struct Named {
+    path: PathBuf,
+    file: FileId,
+    scope: Scope,
 }
 
 /// How far the probes of a file are.
@@ -127,6 +136,7 @@ impl Prober {
             attached: HashMap::new(),
             files: HashMap::new(),
             probed: Probed::default(),
+            named: Vec::new(),
             waiting: Vec::new(),
             probes_allocators: false,
             written: Written::new(sender),
@@ -245,6 +255,7 @@ impl Prober {
     pub fn forget(&mut self, scope: Scope) {
         self.attached.retain(|(_, of), _| *of != scope);
         self.files.retain(|(_, of), _| *of != scope);
+        self.named.retain(|named| named.scope != scope);
         self.written.forget(scope);
         drop(self.attachments.take(scope));
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::super::layers::Standing;
-use super::{Asked, Place, Planned, Planning, Prober, Request};
+use super::{Asked, Named, Place, Planned, Planning, Prober, Request};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{self, FileId, Version};
 use crate::kernel::Kernel;
@@ -83,6 +83,9 @@ impl Prober {
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
         let metadata = file.metadata().with_context(|| format!("cannot look at --object {}", path.display()))?;
         let inode = file_id::of(&metadata);
+        if !self.named.iter().any(|named| (named.file, named.scope) == (inode, scope)) {
+            self.named.push(Named { path: path.to_path_buf(), file: inode, scope });
+        }
         // Each program that a command executes names it again.
         if self.files.contains_key(&(inode, scope)) {
             return Ok(());

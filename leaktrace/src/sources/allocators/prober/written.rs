@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Planning, Prober, Progress, Request, each};
+use super::{Asked, Named, Planning, Prober, Progress, Request, each};
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
@@ -26,6 +26,8 @@ pub struct Written {
     results: async_channel::Sender<Progress>,
     /// What was probed in them, to be probed again where it is still there.
     requests: HashMap<FileId, Vec<Request>>,
+    /// The same of files that the user named.
+    named: HashMap<FileId, Vec<Named>>,
     /// Those that were asked to be probed again, until they are.
     asked: HashSet<FileId>,
     paths: BTreeSet<PathBuf>,
@@ -40,6 +42,7 @@ impl Written {
         Self {
             results,
             requests: HashMap::new(),
+            named: HashMap::new(),
             asked: HashSet::new(),
             paths: BTreeSet::new(),
             lost: HashSet::new(),
@@ -65,6 +68,19 @@ impl Written {
         let _ = thread::Builder::new().name("again".to_owned()).spawn(ask);
     }
 
+    /// Whether any file that the user named has lost its probes and waits to be probed again.
+    pub fn has_named(&self) -> bool {
+        !self.named.is_empty()
+    }
+
+    /// Takes note of the path of a file that has lost its probes.
+    fn note(&mut self, path: &Path) {
+        if self.paths.insert(path.to_path_buf()) {
+            // Whether it concerns the report shows only there.
+            log::info!("{} is opened for writing and has no probes meanwhile", path.display());
+        }
+    }
+
     /// A file has its probes.
     pub fn probed(&mut self, file: FileId, path: &Path) {
         if self.asked.remove(&file) {
@@ -75,6 +91,7 @@ impl Written {
     /// Those of this scope need not be probed again.
     pub fn forget(&mut self, scope: Scope) {
         self.requests.values_mut().for_each(|requests| requests.retain(|request| request.scope != scope));
+        self.named.values_mut().for_each(|named| named.retain(|named| named.scope != scope));
     }
 }
 
@@ -119,10 +136,7 @@ impl Prober {
         drop(self.attachments.take_file(file));
         let lost = self.attached.extract_if(|_, asked| asked.file == Some(file));
         for ((_, scope), Asked { object, .. }) in lost {
-            if self.written.paths.insert(object.path().to_path_buf()) {
-                // Whether it concerns the report shows only there.
-                log::info!("{} is opened for writing and has no probes meanwhile", object.path().display());
-            }
+            self.written.note(object.path());
             self.written.lost.insert(object.id());
             if let Some(Planning::Done(Ok(planned))) = self.plans.get(&object.id())
                 && let Some(identity) = &planned.identity
@@ -131,19 +145,28 @@ impl Prober {
             }
             self.written.requests.entry(file).or_default().push(Request { object, scope, mapped_ns: 0 });
         }
+        for named in self.named.extract_if(.., |named| named.file == file) {
+            self.written.note(&named.path);
+            self.written.named.entry(file).or_default().push(named);
+        }
     }
 
     /// Probes what is still there of a file that has lost its probes.
     pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: FileId) -> Result<()> {
         let requests = self.written.requests.remove(&file).unwrap_or_default();
-        each(requests, |request| {
+        let requested = each(requests, |request| {
             // What was written is found as another object when it is mapped.
             if request.object.name().is_err() {
                 return Ok(());
             }
             self.written.asked.insert(file);
             self.request(kernel, request)
-        })
+        });
+        let named = self.written.named.remove(&file).unwrap_or_default();
+        requested.and(each(named, |Named { path, scope, .. }| {
+            self.written.asked.insert(file);
+            self.probe_file(kernel, &path, scope)
+        }))
     }
 
     /// Removes the probes of another object that had this file, in whose place there is a new one: written over where no lease
@@ -153,6 +176,7 @@ impl Prober {
         if self.attached.iter().any(is_other) {
             self.drop_probes(file);
             self.written.requests.remove(&file);
+            self.named.extend(self.written.named.remove(&file).into_iter().flatten());
         }
     }
 }
