@@ -135,6 +135,12 @@ impl Attachments {
     pub fn take_file(&mut self, inode: FileId) -> Self {
         Self { held: self.held.extract_if(.., |(_, of, _)| *of == inode).collect() }
     }
+
+    /// Takes out the probes of this file that are for this scope.
+    #[must_use]
+    pub fn take_file_in(&mut self, inode: FileId, scope: Scope) -> Self {
+        Self { held: self.held.extract_if(.., |(of, file, _)| (*of, *file) == (scope, inode)).collect() }
+    }
 }
 
 impl Drop for Attachments {

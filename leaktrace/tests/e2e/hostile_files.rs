@@ -273,7 +273,7 @@ fn a_library_that_grows_while_it_is_read_is_traced_or_refused() {
 const BULKY: Recipe = Recipe::new("bulky.so", "bulky.c", &["-shared", "-fPIC"]);
 
 /// A process that maps the file as code, anew each time that it is told to.
-fn mapping(file: &Path) -> Victim {
+pub fn mapping(file: &Path) -> Victim {
     const SCRIPT: &str = "import mmap, sys
 print('ready', flush=True)
 while sys.stdin.readline().strip():

@@ -5,6 +5,7 @@
 mod attaching;
 mod found;
 mod lateness;
+mod layered;
 mod written;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 use super::layers::Probed;
 use super::planner::{self, PlanResult, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
-use crate::host::file_id::FileId;
+use crate::host::file_id::{FileId, Version};
 use crate::kernel::Kernel;
 use crate::kernel::attach::{Attachments, Scope, is_written_to};
 use crate::kernel::attacher::{self, Attached, Order};
@@ -27,6 +28,7 @@ use crate::process::maps::{AddressSpace, Object, ObjectId};
 use attaching::Waiting;
 pub use found::Found;
 pub use lateness::Lateness;
+use layered::Layered;
 use written::Written;
 
 /// Plans and attaches.
@@ -51,6 +53,7 @@ pub struct Prober {
     probed: Probed,
     /// Files that the user named, whether they are mapped or not.
     named: Vec<Named>,
+    layered: Layered,
     /// Files that may be the same as one that is being attached; they wait until nothing is.
     waiting: Vec<Waiting>,
     /// Whether any of the files has an allocator in it.
@@ -63,6 +66,8 @@ struct Asked {
     object: Arc<Object>,
     /// Device and inode of its file; `None` where that could not be opened.
     file: Option<FileId>,
+    /// As which it was probed, or was found to be probed.
+    version: Version,
 }
 
 /// A file that the user named.
@@ -137,6 +142,7 @@ impl Prober {
             files: HashMap::new(),
             probed: Probed::default(),
             named: Vec::new(),
+            layered: Layered::default(),
             waiting: Vec::new(),
             probes_allocators: false,
             written: Written::new(sender),

@@ -34,8 +34,11 @@ pub(super) struct Waiting {
 impl Prober {
     pub(super) fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Arc<Planned>) -> Result<()> {
         let Request { object, scope, mapped_ns } = request;
-        if planned.is_nothing() || self.attached.contains_key(&(object.id(), *scope)) {
+        if planned.is_nothing() {
             return Ok(());
+        }
+        if self.attached.contains_key(&(object.id(), *scope)) {
+            return self.look_again(kernel, request, planned);
         }
         let key = (object.id(), *scope);
         let named = object.name();
@@ -43,7 +46,8 @@ impl Prober {
         if named.is_ok() {
             self.replace(inode, object.id());
         }
-        let asked = Asked { object: Arc::clone(object), file: named.is_ok().then_some(inode) };
+        let file = named.is_ok().then_some(inode);
+        let asked = Asked { object: Arc::clone(object), file, version: planned.version };
         self.attached.insert(key, asked);
         match named {
             // Written to, or only touched, since it was planned.
@@ -112,10 +116,15 @@ impl Prober {
         mapped_ns: u64,
     ) -> Result<()> {
         let key = (inode, scope);
-        if self.files.contains_key(&key) {
-            return Ok(());
+        let is_layered = planned.identity.is_some_and(|identity| identity.is_layered());
+        match self.files.get(&key) {
+            // It may have been copied up since: whether the file beneath is another one is looked up.
+            Some(Place::Since(_) | Place::OnTheWay(_)) if is_layered && scope == Scope::AllProcesses => {}
+            Some(_) => return Ok(()),
+            None => {
+                self.files.insert(key, Place::OnTheWay(0));
+            }
         }
-        self.files.insert(key, Place::OnTheWay(0));
         if scope == Scope::AllProcesses {
             return self.attach_layered(kernel, Waiting { file, inode, planned: Arc::clone(planned), mapped_ns }, 0);
         }
@@ -132,14 +141,21 @@ impl Prober {
             // As in `attach_once`.
             Err(error) => {
                 log::warn!("{} is not probed: {error}", planned.path.display());
+                self.keep_earlier(inode, &file);
                 self.files.insert(key, Place::Never);
                 return Ok(());
             }
         };
         match standing {
+            // By itself.
+            Standing::Probed if matches!(self.files.get(&key), Some(Place::Since(_))) => Ok(()),
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
+                // Where it lost its probes, it has not had them all the time.
+                let placed_ns = if self.written.is_asked(inode) { monotonic_ns()? } else { placed_ns };
                 self.files.insert(key, Place::Since(placed_ns));
+                self.layered.borrow(inode, planned.identity);
+                self.written.probed(inode, &planned.path);
                 Ok(())
             }
             // A file that is being attached may be this one.
@@ -148,7 +164,8 @@ impl Prober {
                 Ok(())
             }
             Standing::Maybe | Standing::New => {
-                self.probed.add(planned.identity);
+                self.keep_earlier(inode, &file);
+                self.probed.add(inode, planned.identity);
                 self.attach_new(kernel, (file, inode), &planned, Scope::AllProcesses, mapped_ns)
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Named, Planning, Prober, Progress, Request, each};
+use super::{Asked, Named, Prober, Progress, Request, each};
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
@@ -66,6 +66,11 @@ impl Written {
         };
         // Without a thread it is probed again when it is mapped again.
         let _ = thread::Builder::new().name("again".to_owned()).spawn(ask);
+    }
+
+    /// Whether it was asked to be probed again, and is not yet.
+    pub fn is_asked(&self, file: FileId) -> bool {
+        self.asked.contains(&file)
     }
 
     /// Whether any file that the user named has lost its probes and waits to be probed again.
@@ -131,6 +136,18 @@ impl Prober {
     }
 
     fn drop_probes(&mut self, file: FileId) {
+        let beneath = self.probed.remove(file);
+        self.drop_own_probes(file);
+        // The file beneath has lost its probes under its other identities, too.
+        for other in self.layered.borrowers(&beneath) {
+            self.probed.remove(other);
+            self.drop_own_probes(other);
+            self.written.ask_again(other);
+        }
+    }
+
+    fn drop_own_probes(&mut self, file: FileId) {
+        self.layered.forget(file);
         self.files.retain(|(other, _), _| *other != file);
         // The holder has removed them; this drops what stands for them.
         drop(self.attachments.take_file(file));
@@ -138,11 +155,6 @@ impl Prober {
         for ((_, scope), Asked { object, .. }) in lost {
             self.written.note(object.path());
             self.written.lost.insert(object.id());
-            if let Some(Planning::Done(Ok(planned))) = self.plans.get(&object.id())
-                && let Some(identity) = &planned.identity
-            {
-                self.probed.remove(identity);
-            }
             self.written.requests.entry(file).or_default().push(Request { object, scope, mapped_ns: 0 });
         }
         for named in self.named.extract_if(.., |named| named.file == file) {
