@@ -47,7 +47,7 @@ impl Prober {
             self.replace(inode, object.id());
         }
         let file = named.is_ok().then_some(inode);
-        let asked = Asked { object: Arc::clone(object), file, version: planned.version };
+        let asked = Asked { object: Arc::clone(object), file, version: planned.content.version };
         self.attached.insert(key, asked);
         match named {
             // Written to, or only touched, since it was planned.

@@ -81,7 +81,7 @@ impl Prober {
         }
         log::info!("{} has changed, and its file system has layers: it is probed once more", object.path().display());
         self.attached.remove(&key);
-        if planned.version != found && !matches!(self.plans.get(&object.id()), Some(Planning::Pending(_))) {
+        if planned.content.version != found && !matches!(self.plans.get(&object.id()), Some(Planning::Pending(_))) {
             self.plans.remove(&object.id());
         }
         self.request(kernel, request.clone())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Named, Prober, Progress, Request, each};
+use super::{Asked, Named, Planning, Prober, Progress, Request, each};
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
@@ -172,6 +172,11 @@ impl Prober {
                 return Ok(());
             }
             self.written.asked.insert(file);
+            // Its content may be another one of the same size and times.
+            let id = request.object.id();
+            if matches!(self.plans.get(&id), Some(Planning::Done(_))) {
+                self.plans.remove(&id);
+            }
             self.request(kernel, request)
         });
         let named = self.written.named.remove(&file).unwrap_or_default();
