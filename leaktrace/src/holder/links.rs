@@ -8,9 +8,9 @@
 //! If the holder does not answer, the kernel goes on after `/proc/sys/fs/lease-break-time`.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Sender};
@@ -18,7 +18,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{mem, thread};
 
 use nix::sys::signal::{SigSet, Signal};
-use procfs::process::Process;
 
 use super::{Condition, Number};
 use crate::host::bpf;
@@ -26,7 +25,11 @@ use crate::host::file_id::{self, FileId, Version};
 
 /// All links, by the numbers that the other side knows them by.
 #[derive(Default)]
-pub struct Links(Mutex<State>);
+pub struct Links {
+    state: Mutex<State>,
+    /// Held while links are removed for a writer.
+    removing: Mutex<()>,
+}
 
 #[derive(Default)]
 struct State {
@@ -62,19 +65,19 @@ impl Links {
     pub fn add(
         &self,
         file: BorrowedFd<'_>,
-        Condition { version, beside }: &Condition,
+        condition: &Condition,
         link: impl FnOnce() -> io::Result<OwnedFd>,
     ) -> io::Result<Number> {
-        let leased = self.lease(file)?;
+        let leased = if condition.is_served { None } else { self.lease(file)? };
         // Under the lease, so that it stays so. Somebody may have written to it since it was analysed, and be done.
-        let made = match Version::of(&file) {
-            Ok(found) if found == *version => link(),
-            Ok(_) => Err(written_to()),
+        let made = match self.is_as_analysed(file, leased, condition) {
+            Ok(true) => link(),
+            Ok(false) => Err(written_to()),
             Err(error) => Err(error),
         };
         let mut state = self.lock();
         let is_broken = leased.and_then(|inode| state.leases.get(&inode)).is_some_and(|lease| lease.is_broken);
-        let is_alone = beside.is_some_and(|other| !state.links.contains_key(&other));
+        let is_alone = condition.beside.is_some_and(|other| !state.links.contains_key(&other));
         match made {
             Ok(descriptor) if !is_broken && !is_alone => {
                 state.last += 1;
@@ -108,6 +111,13 @@ impl Links {
         self.close(all.into_values().collect());
     }
 
+    /// Removes all, and waits for what is being removed for a writer, before the process ends: the kernel would leave the
+    /// breakpoints of a removal that its end interrupts. No more is removed for writers then.
+    pub fn end(&self) {
+        self.remove_all();
+        mem::forget(self.removing.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Has a stream told of the files whose probes are removed for a writer: device and inode, a line each.
     ///
     /// # Errors
@@ -127,6 +137,7 @@ impl Links {
             if notice().wait().is_err() {
                 return;
             }
+            let _removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
                 let broken = self.lock().take_broken();
                 let Some((inode, links)) = broken else { break };
@@ -139,15 +150,32 @@ impl Links {
         }
     }
 
-    /// Takes a lease on a file in which a link is going to be made, unless there is one; `None` where it cannot be had: file systems
-    /// of servers have none, or their servers may not answer, and other users' files take `CAP_LEASE`.
+    /// Whether a file has the content that a link's places are for. Without a lease it need not stay so, and whoever may not
+    /// answer is not asked.
+    fn is_as_analysed(&self, file: BorrowedFd<'_>, leased: Option<FileId>, condition: &Condition) -> io::Result<bool> {
+        if Version::of(&file)? != condition.version {
+            return Ok(false);
+        }
+        // Its own descriptor can be read, while the other may only name the file.
+        let readable = match leased.and_then(|inode| self.lock().leases.get(&inode).map(|lease| lease.file.try_clone()))
+        {
+            Some(file) => file?,
+            None => return Ok(true),
+        };
+        for excerpt in &condition.excerpts {
+            if !excerpt.is_in(&readable)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes a lease on a file in which a link is going to be made, unless there is one; `None` where it cannot be had: some file
+    /// systems have none, and other users' files take `CAP_LEASE`.
     ///
     /// # Errors
     /// `ETXTBSY`: somebody has opened the file for writing.
     fn lease(&self, file: BorrowedFd<'_>) -> io::Result<Option<FileId>> {
-        if asks_a_server(file.as_raw_fd()) {
-            return Ok(None);
-        }
         let path = bpf::path_of(file.as_raw_fd());
         let Ok(path) = path.into_string() else { return Ok(None) };
         let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) else {
@@ -185,7 +213,7 @@ impl Links {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,18 +247,6 @@ impl Lease {
     }
 }
 
-/// Whether a file lies on a file system whose server would be asked to open it. Where its mount is not among ours, as in a
-/// container, it is taken for one that needs none.
-fn asks_a_server(file: RawFd) -> bool {
-    const SERVED: [&str; 7] = ["fuse", "nfs", "cifs", "smb3", "9p", "ceph", "afs"];
-    let information = fs::read_to_string(format!("/proc/self/fdinfo/{file}")).unwrap_or_default();
-    let mount = information.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse::<i32>().ok());
-    let mounts = Process::myself().and_then(|process| process.mountinfo());
-    let mut mounts = mounts.into_iter().flatten();
-    let kind = mounts.find(|other| Some(other.mnt_id) == mount).map(|mount| mount.fs_type);
-    kind.is_some_and(|kind| SERVED.iter().any(|served| kind.starts_with(served)))
-}
-
 fn written_to() -> io::Error {
     io::Error::from_raw_os_error(libc::ETXTBSY)
 }
@@ -261,12 +277,14 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::host::file_id::Excerpt;
 
     /// What a link is to be made in, and its present content.
     fn file() -> (File, Condition) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"analysed").unwrap();
-        let condition = Condition { version: Version::of(&file).unwrap(), beside: None };
+        let excerpts = vec![Excerpt { start: 2, bytes: b"al".to_vec() }];
+        let condition = Condition { version: Version::of(&file).unwrap(), excerpts, is_served: false, beside: None };
         // Whoever has it open for writing keeps leases away.
         let read_only = File::open(bpf::path_of(file.as_raw_fd()).to_str().unwrap()).unwrap();
         (read_only, condition)
@@ -309,11 +327,33 @@ mod tests {
     }
 
     #[test]
+    fn another_content_that_looks_like_the_same_version_gets_no_link() {
+        let links = Links::default();
+        let (file, condition) = file();
+        links.remove(&[add_first(&links, &file, &condition)]);
+        for excerpt in [(2, "la"), (6, "ed!")] {
+            let excerpts = vec![Excerpt { start: excerpt.0, bytes: excerpt.1.as_bytes().to_vec() }];
+            let unmade = || unreachable!("the file has other bytes");
+            assert!(is_refused(&links.add(file.as_fd(), &Condition { excerpts, ..condition.clone() }, unmade)));
+        }
+        assert!(links.lock().leases.is_empty() && links.lock().links.is_empty());
+    }
+
+    #[test]
+    fn a_file_whose_server_may_not_answer_is_neither_opened_nor_read() {
+        let links = Links::default();
+        let (file, condition) = file();
+        let excerpts = vec![Excerpt { start: 0, bytes: b"never read".to_vec() }];
+        add(&links, &file, &Condition { excerpts, is_served: true, ..condition }).unwrap();
+        assert!(links.lock().leases.is_empty());
+    }
+
+    #[test]
     fn a_link_is_made_beside_others_only_while_they_are_there() {
         let links = Links::default();
         let (file, condition) = file();
         let first = add_first(&links, &file, &condition);
-        let beside = Condition { beside: Some(first), ..condition };
+        let beside = Condition { beside: Some(first), ..condition.clone() };
         let second = add(&links, &file, &beside).unwrap();
         links.remove(&[first]);
         assert!(is_refused(&add(&links, &file, &beside)));

@@ -30,7 +30,7 @@ use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockTy
 use serde::{Deserialize, Serialize};
 
 use crate::host::bpf::{AttachType, Places};
-use crate::host::file_id::{FileId, Version};
+use crate::host::file_id::{Content, Excerpt, FileId, Version};
 use crate::model::Pid;
 pub use process::{NAME, main};
 
@@ -56,12 +56,28 @@ enum Request {
 }
 
 /// What must hold for a link to be made; otherwise the error is `ETXTBSY`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Condition {
     /// The content that its places are for.
     version: Version,
+    /// What must be at its places. Checked where there can be a lease, under which it stays so.
+    excerpts: Vec<Excerpt>,
+    /// The file's server may not answer, and there is no lease to be had.
+    is_served: bool,
     /// A link in the same file that must still be there: all of a file's probes are in place, or none.
     beside: Option<Number>,
+}
+
+impl Condition {
+    fn of(content: &Content, places: &Places, beside: Option<&Held>) -> Self {
+        let excerpts = places.offsets.iter().filter_map(|offset| content.excerpts.get(offset));
+        Self {
+            version: content.version,
+            excerpts: excerpts.cloned().collect(),
+            is_served: content.is_served,
+            beside: beside.and_then(|held| held.number),
+        }
+    }
 }
 
 /// Stands for a link; none is given out twice.
@@ -107,6 +123,9 @@ impl Holder {
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
+                // Should somebody have stopped it by the time that we die, it goes on and ends. Forgotten where the program has
+                // rights of its own (file capabilities).
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
                 for number in 1..=LAST_SIGNAL {
                     // Exec keeps ignored signals ignored. Two cannot be ignored, and the C library reserves two.
                     libc::signal(number, libc::SIG_IGN);
@@ -163,11 +182,11 @@ impl Holder {
         self: &Arc<Self>,
         program: BorrowedFd<'_>,
         attach_type: AttachType,
-        (file, version): (BorrowedFd<'_>, Version),
+        (file, content): (BorrowedFd<'_>, &Content),
         places: Places,
         beside: Option<&Held>,
     ) -> io::Result<Held> {
-        let condition = Condition { version, beside: beside.and_then(|held| held.number) };
+        let condition = Condition::of(content, &places, beside);
         self.hold(&Request::Link(attach_type, places, condition), program, file)
     }
 
@@ -178,11 +197,11 @@ impl Holder {
     pub fn perf_event(
         self: &Arc<Self>,
         program: BorrowedFd<'_>,
-        (file, version): (BorrowedFd<'_>, Version),
+        (file, content): (BorrowedFd<'_>, &Content),
         place: Places,
         beside: Option<&Held>,
     ) -> io::Result<Held> {
-        let condition = Condition { version, beside: beside.and_then(|held| held.number) };
+        let condition = Condition::of(content, &place, beside);
         self.hold(&Request::PerfEvent(place, condition), program, file)
     }
 

@@ -3,14 +3,15 @@
 //! In: requests by the socket that is its standard input. Out: an answer to each, on the stream that came with it.
 
 use std::fs;
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, Read, Write};
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::slice;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::links::{self, Links};
 use super::{Answer, Number, Request};
@@ -44,7 +45,7 @@ pub fn main() -> ExitCode {
         serve(socket.as_fd(), links)
     });
     // Links that another thread was still making when the first thread ended.
-    links.remove_all();
+    links.end();
     match served {
         Ok(()) => ExitCode::SUCCESS,
         // Standard input is no such socket: somebody has started the program by this name.
@@ -80,27 +81,50 @@ fn converse(mut stream: UnixStream, descriptors: &[OwnedFd], links: &Links) -> i
 }
 
 /// The descriptors that came with the next request; `None` when the other end is closed.
+///
+/// Where there is no room for all of them, the kernel makes the first ones, the stream among them if possible. These must be
+/// closed again, so the message is not left to nix, which then gives none of them.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
-    let mut byte = [0];
-    // A stream, a program and a file.
-    let mut space = nix::cmsg_space!([RawFd; 3]);
-    let mut bytes = [IoSliceMut::new(&mut byte)];
-    let message = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Err(nix::Error::EINTR | nix::Error::ENOMEM | nix::Error::ENOBUFS) => {}
-            message => break message?,
+    let mut byte = 0_u8;
+    let mut bytes = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // Aligned as a control message is; a stream, a program and a file take less.
+    let mut control = [0_u64; 8];
+    // SAFETY: plain numbers and pointers, for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut bytes;
+    message.msg_iovlen = 1;
+    let received = loop {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        // SAFETY: the pointers lead to memory of ours that outlives the call, of the sizes given.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        if received >= 0 {
+            break received;
+        }
+        let error = io::Error::last_os_error();
+        if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ENOMEM | libc::ENOBUFS)) {
+            return Err(error);
         }
     };
-    if message.bytes == 0 {
-        return Ok(None);
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has filled the header in, and the control messages that it leads to.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: as above; null where there is none.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: as many bytes are there as the header's length says, the header included.
+            let numbers = unsafe {
+                let header_size = libc::CMSG_LEN(0) as usize;
+                slice::from_raw_parts(libc::CMSG_DATA(next), header.cmsg_len.saturating_sub(header_size))
+            };
+            let numbers = numbers.as_chunks().0.iter().map(|number| RawFd::from_ne_bytes(*number));
+            // SAFETY: the kernel has just made these descriptors, and nobody else knows them.
+            descriptors.extend(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+        // SAFETY: as for the first.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
-    // An error means that there was no room for all of them.
-    let rights = message.cmsgs().into_iter().flatten().filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    // SAFETY: the kernel has just made them, and nobody else knows them.
-    Ok(Some(rights.flatten().map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect()))
+    Ok((received > 0).then_some(descriptors))
 }
 
 fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Result<Number> {
@@ -127,7 +151,8 @@ fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Resul
 /// With file capabilities on the executable, any user can start the holder, and the breakpoint is placed before its program is
 /// attached: so only who was allowed to load such a program gets a breakpoint.
 fn program_and_file(descriptors: &[OwnedFd]) -> io::Result<(BorrowedFd<'_>, BorrowedFd<'_>)> {
-    let [program, file] = descriptors else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
+    // Where there was no room for them, they are missing.
+    let [program, file] = descriptors else { return Err(io::Error::from_raw_os_error(libc::EMFILE)) };
     if bpf::is_probe_program(program.as_fd()) {
         Ok((program.as_fd(), file.as_fd()))
     } else {

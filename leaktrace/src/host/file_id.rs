@@ -1,11 +1,12 @@
 //! Which file an open file is, whatever its names, and which content it has.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +18,9 @@ pub fn of(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-/// Stands for a file's content: each writing changes it. Kernels before 6.13 count the time in ticks: there two writings in one
-/// tick that keep the size are one.
+/// Stands for a file's content: a writing changes it, with exceptions. File systems may keep times in ticks or seconds, as all do
+/// before Linux 6.13, so that two writings at about the same time are one; and of a mapping that is written to only the first
+/// writing to a page counts. Where it must not be another content, see [`Content`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     size: u64,
@@ -38,6 +40,41 @@ impl Version {
         let time = |time: libc::statx_timestamp| (time.tv_sec, time.tv_nsec);
         Ok(Self { size: status.stx_size, modified: time(status.stx_mtime), changed: time(status.stx_ctime) })
     }
+}
+
+/// Bytes of a file, by which its content is recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excerpt {
+    /// Where they are, bytes from the file's start.
+    pub start: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Excerpt {
+    /// Whether a file has these bytes there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn is_in(&self, file: &File) -> io::Result<bool> {
+        let mut found = vec![0; self.bytes.len()];
+        match file.read_exact_at(&mut found, self.start) {
+            Ok(()) => Ok(found == self.bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The content of a file in which places were chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Stands for all of it.
+    pub version: Version,
+    /// What is at and around each place, by the place's offset in the file.
+    pub excerpts: BTreeMap<u64, Excerpt>,
+    /// Its file system asks somebody who may not answer: another process, or a server.
+    pub is_served: bool,
 }
 
 /// What the kernel knows of a file, which for the kernel's own file systems is all. A file system that is served by somebody is

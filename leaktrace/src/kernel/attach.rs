@@ -13,7 +13,8 @@ use super::probe::Probe;
 use super::programs::{ByHand, Technique, load_by_aya};
 use crate::holder::{Held, Holder};
 use crate::host::bpf::Places;
-use crate::host::file_id::{FileId, Version};
+use crate::host::errno;
+use crate::host::file_id::{self, FileId};
 use crate::model::Pid;
 
 /// The processes in which a file's probes take effect.
@@ -58,8 +59,13 @@ fn warn_of_layouts(error: &anyhow::Error) {
     log::warn!("code that is unloaded cannot be told from what is loaded in its place: {error:#}");
 }
 
+/// Whether the holder set no probe since somebody has the file open for writing, or has written to it.
+pub fn is_written_to(error: &anyhow::Error) -> bool {
+    errno::of(error) == Some(libc::ETXTBSY)
+}
+
 /// An open file, and the content that probes are planned for.
-pub type Content<'a> = (BorrowedFd<'a>, Version);
+pub type Content<'a> = (BorrowedFd<'a>, &'a file_id::Content);
 
 /// Probes in place.
 #[derive(Default)]
@@ -82,7 +88,8 @@ impl Attachments {
         let first = self.held.len();
         for step in steps(probes, Technique::PerfEvents) {
             match self.open_perf_events(kernel, (file, inode), &step, scope, first) {
-                Err(error) if step.tells_layouts() => warn_of_layouts(&error),
+                // What is written to is probed again later.
+                Err(error) if step.tells_layouts() && !is_written_to(&error) => warn_of_layouts(&error),
                 opened => opened?,
             }
         }
@@ -128,6 +135,12 @@ impl Attachments {
     pub fn take_file(&mut self, inode: FileId) -> Self {
         Self { held: self.held.extract_if(.., |(_, of, _)| *of == inode).collect() }
     }
+
+    /// Takes out the probes of this file that are for this scope.
+    #[must_use]
+    pub fn take_file_in(&mut self, inode: FileId, scope: Scope) -> Self {
+        Self { held: self.held.extract_if(.., |(of, file, _)| (*of, *file) == (scope, inode)).collect() }
+    }
 }
 
 impl Drop for Attachments {
@@ -163,7 +176,8 @@ pub fn links(
         let tells = step.tells_layouts();
         match link(step, links.first()) {
             Ok(made) => links.push(made),
-            Err(error) if tells && !holder.is_over() => warn_of_layouts(&error),
+            // What is written to is probed again later.
+            Err(error) if tells && !is_written_to(&error) && !holder.is_over() => warn_of_layouts(&error),
             Err(error) => return Err(error),
         }
     }

@@ -18,7 +18,7 @@ use super::probe::Probe;
 use super::programs::ByHand;
 use crate::holder::{Held, Holder};
 use crate::host::clock::monotonic_ns;
-use crate::host::file_id::{FileId, Version};
+use crate::host::file_id::{Content, FileId};
 use crate::workers;
 
 /// They wait for the kernel, not for processors.
@@ -33,7 +33,7 @@ pub struct Order {
     /// The file.
     pub file: File,
     /// The content that the probes are for.
-    pub version: Version,
+    pub content: Arc<Content>,
     /// What to set in it.
     pub probes: Vec<Probe>,
     /// The processes in which the probes take effect.
@@ -81,8 +81,8 @@ pub fn start<R: From<Attached> + Send + 'static>(results: &async_channel::Sender
     };
     let work = move |order: &Order| {
         let began = Instant::now();
-        let links =
-            links(&order.holder, &order.programs, (order.file.as_fd(), order.version), &order.probes, order.scope);
+        let file = (order.file.as_fd(), &*order.content);
+        let links = links(&order.holder, &order.programs, file, &order.probes, order.scope);
         done(order, began.elapsed(), links)
     };
     let failed = move |order: &Order, panic| done(order, Duration::ZERO, Err(anyhow!("attaching failed ({panic})")));

@@ -1,8 +1,15 @@
 //! Files of traced processes that change while they are read: the tracer lives, and what it reports is exact.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::harness::build::Recipe;
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, Victim, build, leaktrace, locks};
+use crate::harness::{Tracer, Victim, build, leaktrace, locks, memory};
+use crate::lifecycle::eventually;
 
 /// Enough for the reader to be met in the middle of some file: before files were copied, one of the first twenty did.
 const ROUNDS: &str = "200";
@@ -33,9 +40,14 @@ fn files_that_are_shortened_anywhere_on_the_machine_end_no_tracer() {
 
 /// A process that maps files of a file system that does not answer, or with errors alone: see the script.
 fn stalling(options: &[&str]) -> Victim {
+    stalling_by(&[], options)
+}
+
+/// The same, started by these words.
+fn stalling_by(starter: &[&str], options: &[&str]) -> Victim {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims/stalling.py");
-    let mut command = std::process::Command::new("/usr/bin/python3");
-    let victim = Victim::spawn("stalling.py", command.arg(script).args(options));
+    let words = [starter, &["/usr/bin/python3", path_str(&script)], options].concat();
+    let victim = Victim::spawn("stalling.py", std::process::Command::new(words[0]).args(&words[1..]));
     victim.wait_until_ready();
     victim
 }
@@ -127,6 +139,16 @@ fn files_that_fall_silent_while_their_tables_are_built_hold_up_no_other_table() 
 
 #[test]
 fn an_allocator_is_probed_without_opening_its_file_again() {
+    assert_probed_unopened(&[]);
+}
+
+/// While a file of a silent server is opened there, no process of the machine can fork.
+#[test]
+fn an_allocator_in_a_container_is_probed_without_opening_its_file_again() {
+    assert_probed_unopened(&["/usr/bin/unshare", "--mount"]);
+}
+
+fn assert_probed_unopened(starter: &[&str]) {
     // Its openings would be counted, too.
     let _machine = locks::no_system_wide_trace();
     let directory = tempfile::tempdir().unwrap();
@@ -134,7 +156,7 @@ fn an_allocator_is_probed_without_opening_its_file_again() {
     let libc = ours.own_libc().join("libc.so.6");
     // By each of two names it is opened by the victim, to be held, to be planned, and for its table; silent once opened again.
     let options = ["--content", path_str(&libc), "--silent", "opened-9", path_str(directory.path())];
-    let mut victim = stalling(&options);
+    let mut victim = stalling_by(starter, &options);
     let tracer = Tracer::attach(&victim, &["--no-follow", "-vv", "-d", "1"]);
     let finished = tracer.wait();
     finished.assert_success();
@@ -245,6 +267,57 @@ fn a_library_that_grows_while_it_is_read_is_traced_or_refused() {
     assert!(victim.lives());
     victim.work();
     victim.finish();
+}
+
+/// With allocation functions, and long in reading.
+const BULKY: Recipe = Recipe::new("bulky.so", "bulky.c", &["-shared", "-fPIC"]);
+
+/// A process that maps the file as code, anew each time that it is told to.
+pub fn mapping(file: &Path) -> Victim {
+    const SCRIPT: &str = "import mmap, sys
+print('ready', flush=True)
+while sys.stdin.readline().strip():
+    with open(sys.argv[1], 'rb') as file:
+        code = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+    print('ok', flush=True)";
+    let victim = Victim::spawn("python3", Command::new("/usr/bin/python3").args(["-c", SCRIPT]).arg(file));
+    victim.wait_until_ready();
+    victim
+}
+
+#[test]
+fn a_file_that_is_touched_while_it_is_read_is_probed_in_each_process_that_maps_it() {
+    // Breakpoints of a system-wide trace would be taken for this one's.
+    let _machine = locks::no_system_wide_trace();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bulky.so");
+    build::copied(&BULKY.built(), &file);
+    let path = path_str(&file);
+    let mut victims = [mapping(&file), mapping(&file)];
+    let pids = format!("{},{}", victims[0].pid(), victims[1].pid());
+    let tracer = Tracer::start(&["--no-follow", "-vv", "-p", &pids]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+        });
+        for victim in &mut victims {
+            victim.tell("map");
+        }
+        // Before it is read a fifth time it has a second of rest; where nobody came to touch it, it is probed at once.
+        tracer.wait_for_message("what becomes of it", |line| {
+            line.contains(&format!("{path} is opened for writing")) || line.contains(&format!("{path}: probed "))
+        });
+        over.store(true, Ordering::Relaxed);
+    });
+    for victim in &victims {
+        let is_there = |place: &String| place.starts_with(path);
+        eventually("each has its probes", || memory::breakpoints(victim.pid()).iter().any(is_there));
+    }
+    tracer.stop().assert_success();
+    victims.into_iter().for_each(Victim::finish);
 }
 
 /// Moves a terminal's cursor, ends a line, turns the direction of writing round.

@@ -5,10 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::harness::build::{self, Recipe};
 use crate::harness::tracer::path_str;
-use crate::harness::{Accounts, Snapshot, Tracer, Victim};
+use crate::harness::{Accounts, Snapshot, Tracer, Victim, locks, memory};
+use crate::hostile_files::mapping;
+use crate::lifecycle::eventually;
 use crate::linked_allocators::{assert_exact, assert_whole};
 
 /// Attached, and launched: then from before its first allocation. musl comes without unwind tables: what lies outside of
@@ -55,10 +58,10 @@ fn a_static_program_of_another_c_library() {
 }
 
 /// A root directory with the victim and what it links to, and nothing else.
-struct Tree(tempfile::TempDir);
+pub struct Tree(tempfile::TempDir);
 
 impl Tree {
-    fn new(victim: &Path) -> Self {
+    pub fn new(victim: &Path) -> Self {
         let tree = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         fs::set_permissions(tree.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
         build::copied(victim, &tree.path("victim"));
@@ -75,12 +78,17 @@ impl Tree {
         tree
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
     }
 }
 
-fn chroot(root: &Path) -> Command {
+/// Runs the victim of a tree that has this root.
+pub fn chroot(root: &Path) -> Command {
     let mut command = Command::new("chroot");
     command.args([root, Path::new("/victim")]);
     command
@@ -211,4 +219,131 @@ fn one_file_that_is_mapped_from_its_layer_and_from_the_whole_is_probed_once() {
             assert_seen_once(&snapshot, accounts);
         }
     }
+}
+
+/// A shell that runs programs one after the other; they are followed as its children.
+fn shell() -> Victim {
+    Victim::spawn("sh", Command::new("sh").args(["-c", "while read line; do $line; echo ok; done"]))
+}
+
+/// The program's account of its whole life, but for what static glibc allocates before main.
+fn run_by(shell: &mut Victim, program: &Path) -> Accounts {
+    let mut accounts = Accounts::parse(&shell.tell(&format!("{} run", path_str(program))).join("\n"));
+    accounts.totals.clear();
+    accounts
+}
+
+fn waiting(program: &Path) -> Victim {
+    let victim = Victim::spawn(path_str(program), Command::new(program).arg("wait"));
+    victim.wait_until_ready();
+    victim
+}
+
+/// Whether a process is among those that were not traced, or only in part.
+fn is_listed(snapshot: &Snapshot, pid: u32) -> bool {
+    snapshot.untraced.iter().any(|untraced| untraced.pid == pid)
+}
+
+/// Traced from its first instruction, and once.
+fn assert_run(snapshot: &Snapshot, accounts: &Accounts) {
+    snapshot.assert_equals(accounts);
+    let pid = accounts.sites[0].pid;
+    // Before, the same process was a child of the shell's.
+    let mut lives = snapshot.processes.iter().filter(|process| process.pid == pid && process.comm == "victim");
+    let life = lives.next().unwrap();
+    assert_eq!((life.untracked_frees, life.abandoned_calls), (0, 0));
+    assert!(!is_listed(snapshot, pid), "{:?}", snapshot.untraced);
+}
+
+#[test]
+fn a_program_that_a_change_of_mode_copies_up_is_probed_in_both_layers() {
+    let tree = Tree::new(&STATIC.built());
+    let overlay = Overlay::over(&tree);
+    let program = overlay.root().join("victim");
+    let (mut before, mut shell) = (waiting(&program), shell());
+    let pids = format!("{},{}", before.pid(), shell.pid());
+    let tracer = Tracer::start(&["-vv", "-p", &pids, "--show-allocs"]);
+    let change_mode = |mode| fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
+    // Longer than a tick of files' times: it was not copied before the trace began.
+    std::thread::sleep(Duration::from_millis(20));
+    change_mode(0o700);
+    // The first to map the copy: it may be over before that is probed.
+    let first = run_by(&mut shell, &program);
+    let probed = format!("{}: probed ", path_str(&program));
+    tracer.wait_for_message("probes in the copy", |line| line.contains(&probed));
+    let second = run_by(&mut shell, &program);
+    // What is in the upper layer is not copied once more.
+    change_mode(0o755);
+    let third = run_by(&mut shell, &program);
+    let fourth = run_by(&mut shell, &program);
+    let accounts = before.work();
+    let finished = tracer.stop();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    let pid = first.sites[0].pid;
+    assert!(is_listed(&snapshot, pid), "{pid} is not in {:?}", snapshot.untraced);
+    for accounts in [second, third, fourth] {
+        assert_run(&snapshot, &accounts);
+    }
+    // It maps the file of the lower layer.
+    snapshot.assert_equals(&accounts);
+    assert!(!is_listed(&snapshot, before.pid()), "{:?}", snapshot.untraced);
+    assert!(!finished.stdout.contains("open for writing"), "{}", finished.stdout);
+    before.finish();
+    shell.finish();
+}
+
+#[test]
+fn a_file_that_was_copied_up_is_probed_in_each_of_the_processes_that_are_traced_alone() {
+    // Breakpoints of a system-wide trace would be taken for this one's.
+    let _machine = locks::no_system_wide_trace();
+    let tree = Tree::new(&STATIC.built());
+    let overlay = Overlay::over(&tree);
+    let program = overlay.root().join("victim");
+    let mut victims = [mapping(&program), mapping(&program)];
+    let pids = format!("{},{}", victims[0].pid(), victims[1].pid());
+    let tracer = Tracer::start(&["--no-follow", "-vv", "-p", &pids]);
+    for mode in [0o700, 0o755] {
+        for victim in &mut victims {
+            // What it had mapped before is gone.
+            victim.tell("map");
+            let is_there = |place: &String| place.starts_with(path_str(&program));
+            eventually("it has its probes", || memory::breakpoints(victim.pid()).iter().any(is_there));
+        }
+        fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    tracer.stop().assert_success();
+    victims.into_iter().for_each(Victim::finish);
+}
+
+#[test]
+fn a_program_of_two_containers_that_loses_its_probes_in_one_is_probed_again_in_both() {
+    let tree = Tree::new(&STATIC.built());
+    let (ours, theirs) = (Overlay::over(&tree), Overlay::over(&tree));
+    let programs = [&ours, &theirs].map(|overlay| overlay.root().join("victim"));
+    let (mut first, mut second, mut shell) = (waiting(&programs[0]), waiting(&programs[1]), shell());
+    // The file of the lower layer is probed by way of the first.
+    let pids = format!("{},{},{}", first.pid(), second.pid(), shell.pid());
+    let tracer = Tracer::start(&["-vv", "-p", &pids, "--show-allocs"]);
+    let before = run_by(&mut shell, &programs[1]);
+    let accounts = first.work();
+    // Nobody may write to what is being executed.
+    first.finish();
+    run(Command::new("sh").args(["-c", ": >> \"$0\""]).arg(&programs[0]));
+    let again = format!("{}: probed again", path_str(&programs[1]));
+    tracer.wait_for_message("probes in the second again", |line| line.contains(&again));
+    let after = run_by(&mut shell, &programs[1]);
+    let later = second.work();
+    let finished = tracer.stop();
+    finished.assert_success();
+    let snapshot = finished.snapshot();
+    assert_run(&snapshot, &before);
+    assert_run(&snapshot, &after);
+    snapshot.assert_equals(&accounts);
+    snapshot.assert_equals(&later);
+    assert!(is_listed(&snapshot, second.pid()), "{} is not in {:?}", second.pid(), snapshot.untraced);
+    let said = finished.stdout.lines().find(|line| line.contains("while somebody had them open for writing"));
+    assert!(said.is_some_and(|line| programs.iter().all(|program| line.contains(path_str(program)))), "{said:?}");
+    second.finish();
+    shell.finish();
 }

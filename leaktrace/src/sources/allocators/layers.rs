@@ -19,9 +19,9 @@ const BREAKPOINT: u8 = 0xcc;
 /// Of a file's inode number: with `xino` overlayfs writes the layer into the upper bits, and leaves the rest as it is.
 const INODE_BITS: u64 = (1 << 32) - 1;
 
-/// Files that were probed in all processes.
+/// Files that were probed in all processes, each with its device and inode.
 #[derive(Debug, Default)]
-pub struct Probed(Vec<Identity>);
+pub struct Probed(Vec<(FileId, Identity)>);
 
 /// What two identities of one file have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,13 @@ impl Identity {
         })
     }
 
-    fn may_be(&self, other: &Self) -> bool {
+    /// Whether its file system shows what lies in layers.
+    pub fn is_layered(&self) -> bool {
+        self.layered
+    }
+
+    /// Whether both may stand for one file.
+    pub fn may_be(&self, other: &Self) -> bool {
         (self.layered || other.layered) && Self { layered: other.layered, ..*self } == *other
     }
 }
@@ -76,7 +82,7 @@ impl Probed {
         inode: FileId,
         offsets: impl Iterator<Item = u64>,
     ) -> io::Result<Standing> {
-        if !identity.is_some_and(|identity| self.0.iter().any(|other| identity.may_be(other))) {
+        if !identity.is_some_and(|identity| self.may_have(inode, identity)) {
             return Ok(Standing::New);
         }
         let (file, offsets) = (file.try_clone()?, offsets.collect::<Vec<_>>());
@@ -87,14 +93,21 @@ impl Probed {
         })
     }
 
-    /// Takes note of a file that is going to be probed.
-    pub fn add(&mut self, identity: Option<Identity>) {
-        self.0.extend(identity);
+    fn may_have(&self, inode: FileId, identity: &Identity) -> bool {
+        self.0.iter().any(|(file, other)| *file == inode || identity.may_be(other))
     }
 
-    /// Takes note that a file has lost its probes: breakpoints that are found there later are somebody else's.
-    pub fn remove(&mut self, identity: &Identity) {
-        self.0.retain(|other| other != identity);
+    /// Takes note of a file that is going to be probed.
+    pub fn add(&mut self, file: FileId, identity: Option<Identity>) {
+        // Its time of last writing may be another one than at first.
+        let new = identity.map(|identity| (file, identity)).filter(|new| !self.0.contains(new));
+        self.0.extend(new);
+    }
+
+    /// Takes note that a file has lost its probes: breakpoints that are found there later are somebody else's. What
+    /// others were recognized by.
+    pub fn remove(&mut self, file: FileId) -> Vec<Identity> {
+        self.0.extract_if(.., |(other, _)| *other == file).map(|(_, identity)| identity).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! In: objects. Out: their plans, in the order in which they are ready.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,18 +10,28 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use anyhow::Result;
+use nix::sys::statfs::{CODA_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, fstatfs};
 
 use super::layers::Identity;
 use crate::elf;
-use crate::elf::ElfError;
+use crate::elf::{Elf, ElfError, SegmentKind};
 use crate::host::errno;
-use crate::host::file_id::Version;
+use crate::host::file_id::{Content, Excerpt, Version};
 use crate::host::patience::{self, About};
+use crate::kernel::probe;
 use crate::probes::functions::AllocSymbol;
 use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
 use crate::probes::site::Emulation;
 use crate::process::maps::{Object, ObjectId};
 use crate::workers;
+
+/// How many bytes before and behind the place of a probe are kept, by which the code there is recognised: more than the longest
+/// instruction has.
+const AROUND: (u64, u64) = (16, 32);
+
+/// File systems that a process or another machine serves, beside those that nix names: 9p, Ceph, CIFS, SMB 2 and AFS (magic.h of
+/// uapi/linux, `fs/ceph/super.h`, `fs/smb/client/cifsfs.h`, `fs/afs/afs_fs.h`).
+const SERVED: [u32; 6] = [0x0102_1997, 0x00c3_6400, 0xff53_4d42, 0xfe53_4d42, 0x5346_414f, 0x6b41_4653];
 
 /// More than a small machine has CPUs: small files need not wait for large ones.
 const THREADS: usize = 4;
@@ -33,7 +44,7 @@ pub struct Planned {
     /// Its probes.
     pub plan: Plan,
     /// The content that this holds for.
-    pub version: Version,
+    pub content: Arc<Content>,
     /// To recognize it under another identity; `None` where its file system does not say.
     pub identity: Option<Identity>,
 }
@@ -172,7 +183,9 @@ impl Wanted {
                 plan.role = more.role;
             }
         }
-        Ok(Planned { path: path.to_path_buf(), plan, version, identity: Identity::of(file).ok() })
+        let is_served = fstatfs(file).map_or(true, |fs| is_served(fs.filesystem_type()));
+        let content = Arc::new(Content { version, excerpts: excerpts(&bytes, &plan), is_served });
+        Ok(Planned { path: path.to_path_buf(), plan, content, identity: Identity::of(file).ok() })
     }
 
     /// What the user named and none of these files has, a sentence each.
@@ -187,9 +200,49 @@ impl Wanted {
     }
 }
 
+/// What is in a file around each place of a plan, as far as it is the same segment: of other parts there may be no copy.
+fn excerpts(bytes: &[u8], plan: &Plan) -> BTreeMap<u64, Excerpt> {
+    let segments = Elf::read(bytes).and_then(|elf| elf.segments()).unwrap_or_default();
+    let excerpt = |offset: u64| {
+        let mut loaded = segments.iter().filter(|segment| segment.kind == SegmentKind::Load);
+        let segment = loaded.find(|segment| segment.holds_offset(offset))?;
+        let start = offset.saturating_sub(AROUND.0).max(segment.offset);
+        let end = offset.saturating_add(AROUND.1).min(segment.offset.saturating_add(segment.size));
+        let found = bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
+        Some((offset, Excerpt { start, bytes: found.to_vec() }))
+    };
+    probe::of(plan).iter().filter_map(|probe| excerpt(probe.offset)).collect()
+}
+
+/// Whether a file system asks a process or another machine, which may not answer, to open a file.
+fn is_served(kind: FsType) -> bool {
+    [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, CODA_SUPER_MAGIC].contains(&kind) || SERVED.contains(&(kind.0 as u32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// glibc's file, and the plan for it.
+    fn planned_libc() -> (PathBuf, Planned) {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let path = maps.split_whitespace().find(|word| word.ends_with("/libc.so.6")).map(PathBuf::from).unwrap();
+        let wanted = Wanted { prefixes: Vec::new(), symbols: Vec::new(), emulation: Emulation::for_kernel(6, 12) };
+        let planned = wanted.plan(&File::open(&path).unwrap(), &path).unwrap();
+        (path, planned)
+    }
+
+    #[test]
+    fn the_code_around_every_place_is_kept_as_it_is_in_the_file() {
+        let (path, planned) = planned_libc();
+        let file = File::open(path).unwrap();
+        for probe in probe::of(&planned.plan) {
+            let excerpt = &planned.content.excerpts[&probe.offset];
+            assert_eq!((excerpt.start, excerpt.bytes.len()), (probe.offset - 16, 48));
+            assert!(excerpt.is_in(&file).unwrap());
+        }
+        assert!(!planned.content.is_served);
+    }
 
     #[test]
     fn names_that_no_file_has_are_told_from_those_that_one_has() {

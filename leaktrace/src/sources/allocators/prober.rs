@@ -5,10 +5,11 @@
 mod attaching;
 mod found;
 mod lateness;
+mod layered;
 mod written;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -17,9 +18,9 @@ use anyhow::{Context, Result};
 use super::layers::Probed;
 use super::planner::{self, PlanResult, Planned, Unplanned, Wanted};
 use crate::host::clock::monotonic_ns;
-use crate::host::file_id::FileId;
+use crate::host::file_id::{FileId, Version};
 use crate::kernel::Kernel;
-use crate::kernel::attach::{Attachments, Scope};
+use crate::kernel::attach::{Attachments, Scope, is_written_to};
 use crate::kernel::attacher::{self, Attached, Order};
 use crate::probes::functions::AllocSymbol;
 use crate::probes::site::Emulation;
@@ -27,7 +28,8 @@ use crate::process::maps::{AddressSpace, Object, ObjectId};
 use attaching::Waiting;
 pub use found::Found;
 pub use lateness::Lateness;
-use written::{Written, is_written_to};
+use layered::Layered;
+use written::Written;
 
 /// Plans and attaches.
 pub struct Prober {
@@ -49,6 +51,9 @@ pub struct Prober {
     files: HashMap<(FileId, Scope), Place>,
     /// To recognize files that are known by several devices and inodes, for the same reason.
     probed: Probed,
+    /// Files that the user named, whether they are mapped or not.
+    named: Vec<Named>,
+    layered: Layered,
     /// Files that may be the same as one that is being attached; they wait until nothing is.
     waiting: Vec<Waiting>,
     /// Whether any of the files has an allocator in it.
@@ -61,6 +66,15 @@ struct Asked {
     object: Arc<Object>,
     /// Device and inode of its file; `None` where that could not be opened.
     file: Option<FileId>,
+    /// As which it was probed, or was found to be probed.
+    version: Version,
+}
+
+/// A file that the user named.
+struct Named {
+    path: PathBuf,
+    file: FileId,
+    scope: Scope,
 }
 
 /// How far the probes of a file are.
@@ -127,6 +141,8 @@ impl Prober {
             attached: HashMap::new(),
             files: HashMap::new(),
             probed: Probed::default(),
+            named: Vec::new(),
+            layered: Layered::default(),
             waiting: Vec::new(),
             probes_allocators: false,
             written: Written::new(sender),
@@ -159,9 +175,7 @@ impl Prober {
     /// # Errors
     /// A probe that the kernel refuses.
     pub fn request_all(&mut self, kernel: &mut Kernel, space: &AddressSpace, scope: Scope) -> Result<()> {
-        objects(space)
-            .into_iter()
-            .try_for_each(|object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
+        each(objects(space), |object| self.request(kernel, Request { object: Arc::clone(object), scope, mapped_ns: 0 }))
     }
 
     /// Whether everything requested is in place.
@@ -240,13 +254,14 @@ impl Prober {
             return Ok(());
         };
         let Ok(planned) = planned else { return Ok(()) };
-        requests.iter().try_for_each(|request| self.attach_once(kernel, request, &planned))
+        each(&requests, |request| self.attach_once(kernel, request, &planned))
     }
 
     /// Removes the probes that are for this scope alone; what is requested for it from now on is attached anew.
     pub fn forget(&mut self, scope: Scope) {
         self.attached.retain(|(_, of), _| *of != scope);
         self.files.retain(|(_, of), _| *of != scope);
+        self.named.retain(|named| named.scope != scope);
         self.written.forget(scope);
         drop(self.attachments.take(scope));
     }
@@ -292,10 +307,34 @@ impl From<Attached> for Progress {
     }
 }
 
+/// Does this with each, whatever came of it with those before: the first error.
+fn each<T>(all: impl IntoIterator<Item = T>, mut with: impl FnMut(T) -> Result<()>) -> Result<()> {
+    let mut result = Ok(());
+    for one in all {
+        result = result.and(with(one));
+    }
+    result
+}
+
 /// Each object of a process once.
 fn objects(space: &AddressSpace) -> Vec<&Arc<Object>> {
     let mut objects: Vec<&Arc<Object>> = space.mappings().filter_map(|location| location.object).collect();
     objects.sort_by_key(|object| object.id());
     objects.dedup_by_key(|object| object.id());
     objects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::each;
+
+    #[test]
+    fn an_error_with_one_keeps_nothing_from_the_others() {
+        let mut seen = Vec::new();
+        let result = each([1, 2, 3], |number| {
+            seen.push(number);
+            if number == 1 { Ok(()) } else { Err(anyhow::anyhow!("{number}")) }
+        });
+        assert_eq!((seen, result.unwrap_err().to_string()), (vec![1, 2, 3], "2".to_owned()));
+    }
 }

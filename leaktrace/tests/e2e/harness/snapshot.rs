@@ -318,6 +318,7 @@ impl Snapshot {
             lines.push(format!("... {} sites in all", self.sites.len()));
         }
         lines.push(format!("losses: {:?}", self.losses));
+        lines.extend(self.warnings.iter().chain(&self.notes).map(|said| format!("said: {said}")));
         lines.join("\n")
     }
 }

@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::super::layers::Standing;
-use super::written::is_written_to;
-use super::{Asked, Place, Planned, Prober, Request};
+use super::{Asked, Named, Place, Planned, Planning, Prober, Request};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{self, FileId, Version};
 use crate::kernel::Kernel;
-use crate::kernel::attach::Scope;
+use crate::kernel::attach::{Scope, is_written_to};
 use crate::kernel::attacher::{About, Order};
 use crate::kernel::probe;
 use crate::kernel::programs::Programs;
@@ -35,8 +34,11 @@ pub(super) struct Waiting {
 impl Prober {
     pub(super) fn attach_once(&mut self, kernel: &mut Kernel, request: &Request, planned: &Arc<Planned>) -> Result<()> {
         let Request { object, scope, mapped_ns } = request;
-        if planned.is_nothing() || self.attached.contains_key(&(object.id(), *scope)) {
+        if planned.is_nothing() {
             return Ok(());
+        }
+        if self.attached.contains_key(&(object.id(), *scope)) {
+            return self.look_again(kernel, request, planned);
         }
         let key = (object.id(), *scope);
         let named = object.name();
@@ -44,17 +46,23 @@ impl Prober {
         if named.is_ok() {
             self.replace(inode, object.id());
         }
-        let asked = Asked { object: Arc::clone(object), file: named.is_ok().then_some(inode) };
+        let file = named.is_ok().then_some(inode);
+        let asked = Asked { object: Arc::clone(object), file, version: planned.content.version };
         self.attached.insert(key, asked);
         match named {
             // Written to, or only touched, since it was planned.
-            Ok(file) if Version::of(&file).is_ok_and(|found| found != planned.version) => {
+            Ok(file) if Version::of(&file).is_ok_and(|found| found != planned.content.version) => {
+                // Another of the requests that waited for this plan has ordered the next one.
+                if matches!(self.plans.get(&object.id()), Some(Planning::Pending(_))) {
+                    self.attached.remove(&key);
+                    return self.request(kernel, request.clone());
+                }
                 self.plans.remove(&object.id());
                 if !self.written.may_be_planned_anew(object.id()) {
                     self.lose(inode);
                     return Ok(());
                 }
-                self.attached.remove(&(object.id(), *scope));
+                self.attached.remove(&key);
                 self.request(kernel, request.clone())
             }
             Ok(file) => self.attach(kernel, (file, inode), planned, *scope, *mapped_ns),
@@ -79,6 +87,9 @@ impl Prober {
             .with_context(|| format!("cannot open --object {}; name a program or library", path.display()))?;
         let metadata = file.metadata().with_context(|| format!("cannot look at --object {}", path.display()))?;
         let inode = file_id::of(&metadata);
+        if !self.named.iter().any(|named| (named.file, named.scope) == (inode, scope)) {
+            self.named.push(Named { path: path.to_path_buf(), file: inode, scope });
+        }
         // Each program that a command executes names it again.
         if self.files.contains_key(&(inode, scope)) {
             return Ok(());
@@ -105,10 +116,15 @@ impl Prober {
         mapped_ns: u64,
     ) -> Result<()> {
         let key = (inode, scope);
-        if self.files.contains_key(&key) {
-            return Ok(());
+        let is_layered = planned.identity.is_some_and(|identity| identity.is_layered());
+        match self.files.get(&key) {
+            // It may have been copied up since: whether the file beneath is another one is looked up.
+            Some(Place::Since(_) | Place::OnTheWay(_)) if is_layered && scope == Scope::AllProcesses => {}
+            Some(_) => return Ok(()),
+            None => {
+                self.files.insert(key, Place::OnTheWay(0));
+            }
         }
-        self.files.insert(key, Place::OnTheWay(0));
         if scope == Scope::AllProcesses {
             return self.attach_layered(kernel, Waiting { file, inode, planned: Arc::clone(planned), mapped_ns }, 0);
         }
@@ -125,14 +141,21 @@ impl Prober {
             // As in `attach_once`.
             Err(error) => {
                 log::warn!("{} is not probed: {error}", planned.path.display());
+                self.keep_earlier(inode, &file);
                 self.files.insert(key, Place::Never);
                 return Ok(());
             }
         };
         match standing {
+            // By itself.
+            Standing::Probed if matches!(self.files.get(&key), Some(Place::Since(_))) => Ok(()),
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
+                // Where it lost its probes, it has not had them all the time.
+                let placed_ns = if self.written.is_asked(inode) { monotonic_ns()? } else { placed_ns };
                 self.files.insert(key, Place::Since(placed_ns));
+                self.layered.borrow(inode, planned.identity);
+                self.written.probed(inode, &planned.path);
                 Ok(())
             }
             // A file that is being attached may be this one.
@@ -141,7 +164,8 @@ impl Prober {
                 Ok(())
             }
             Standing::Maybe | Standing::New => {
-                self.probed.add(planned.identity);
+                self.keep_earlier(inode, &file);
+                self.probed.add(inode, planned.identity);
                 self.attach_new(kernel, (file, inode), &planned, Scope::AllProcesses, mapped_ns)
             }
         }
@@ -176,11 +200,11 @@ impl Prober {
         self.last_order += 1;
         let order = self.last_order;
         self.files.insert((inode, scope), Place::OnTheWay(order));
-        let version = planned.version;
+        let content = Arc::clone(&planned.content);
         let about = About { path: planned.path.clone(), file: inode, mapped_ns, order };
         if let Programs::ByHand(programs) = &kernel.programs {
             let (holder, programs) = (Arc::clone(&kernel.holder), Arc::clone(programs));
-            if self.attacher.send(Order { holder, programs, file, version, probes, scope, about }).is_ok() {
+            if self.attacher.send(Order { holder, programs, file, content, probes, scope, about }).is_ok() {
                 self.attaching += 1;
             } else {
                 self.files.insert((inode, scope), Place::Never);
@@ -188,7 +212,7 @@ impl Prober {
             return Ok(());
         }
         let began = Instant::now();
-        let opened = self.attachments.open(kernel, ((file.as_fd(), version), inode), &probes, scope);
+        let opened = self.attachments.open(kernel, ((file.as_fd(), &*content), inode), &probes, scope);
         let place = if opened.is_ok() { Place::Since(monotonic_ns().unwrap_or(u64::MAX)) } else { Place::Never };
         self.files.insert((inode, scope), place);
         if opened.as_ref().is_err_and(is_written_to) {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::{Planned, Planning, Prober, Unplanned, objects};
+use super::{Named, Planned, Planning, Prober, Unplanned, objects};
 use crate::probes::plan::{self, Allocator, Runtime};
 use crate::process::maps::AddressSpace;
 
@@ -95,9 +95,9 @@ impl Prober {
         });
         let Some(planned) = planned.collect::<Option<Vec<_>>>() else { return Vec::new() };
         // What a file that was named (`--object`) and not mapped has is not kept.
-        let is_mapped = |inode| self.attached.values().any(|asked| asked.file == Some(inode));
+        let is_mapped = |named: &Named| self.attached.values().any(|asked| asked.file == Some(named.file));
         let planned: Vec<_> = planned.into_iter().flatten().collect();
-        if planned.is_empty() || !self.files.keys().all(|(file, _)| is_mapped(*file)) {
+        if planned.is_empty() || self.written.has_named() || !self.named.iter().all(is_mapped) {
             return Vec::new();
         }
         self.wanted.missing_in(&planned)

@@ -33,13 +33,15 @@ impl Prober {
                     continue;
                 }
             }
+            let first_ns = since(first_mapped);
             let place = match self.attached.get(&(object.id(), scope)) {
+                Some(Asked { file: Some(file), .. }) if self.layered.was_probed(*file, scope, first_ns) => continue,
                 Some(Asked { file: Some(file), .. }) => self.files.get(&(*file, scope)),
                 Some(Asked { file: None, .. }) => Some(&Place::Never),
                 None => None,
             };
             match place {
-                Some(Place::Since(placed_ns)) if *placed_ns <= since(first_mapped) => {}
+                Some(Place::Since(placed_ns)) if *placed_ns <= first_ns => {}
                 Some(Place::Never) => worst = Lateness::Never,
                 Some(Place::Since(_) | Place::OnTheWay(_)) if worst == Lateness::InTime => worst = Lateness::Late,
                 Some(Place::Since(_) | Place::OnTheWay(_)) => {}

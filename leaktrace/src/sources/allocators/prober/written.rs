@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Asked, Planning, Prober, Progress, Request};
-use crate::host::errno;
+use super::{Asked, Named, Planning, Prober, Progress, Request, each};
 use crate::host::file_id::FileId;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
@@ -27,6 +26,8 @@ pub struct Written {
     results: async_channel::Sender<Progress>,
     /// What was probed in them, to be probed again where it is still there.
     requests: HashMap<FileId, Vec<Request>>,
+    /// The same of files that the user named.
+    named: HashMap<FileId, Vec<Named>>,
     /// Those that were asked to be probed again, until they are.
     asked: HashSet<FileId>,
     paths: BTreeSet<PathBuf>,
@@ -41,6 +42,7 @@ impl Written {
         Self {
             results,
             requests: HashMap::new(),
+            named: HashMap::new(),
             asked: HashSet::new(),
             paths: BTreeSet::new(),
             lost: HashSet::new(),
@@ -66,6 +68,24 @@ impl Written {
         let _ = thread::Builder::new().name("again".to_owned()).spawn(ask);
     }
 
+    /// Whether it was asked to be probed again, and is not yet.
+    pub fn is_asked(&self, file: FileId) -> bool {
+        self.asked.contains(&file)
+    }
+
+    /// Whether any file that the user named has lost its probes and waits to be probed again.
+    pub fn has_named(&self) -> bool {
+        !self.named.is_empty()
+    }
+
+    /// Takes note of the path of a file that has lost its probes.
+    fn note(&mut self, path: &Path) {
+        if self.paths.insert(path.to_path_buf()) {
+            // Whether it concerns the report shows only there.
+            log::info!("{} is opened for writing and has no probes meanwhile", path.display());
+        }
+    }
+
     /// A file has its probes.
     pub fn probed(&mut self, file: FileId, path: &Path) {
         if self.asked.remove(&file) {
@@ -76,12 +96,8 @@ impl Written {
     /// Those of this scope need not be probed again.
     pub fn forget(&mut self, scope: Scope) {
         self.requests.values_mut().for_each(|requests| requests.retain(|request| request.scope != scope));
+        self.named.values_mut().for_each(|named| named.retain(|named| named.scope != scope));
     }
-}
-
-/// Whether the holder set no probe since somebody has the file open for writing.
-pub fn is_written_to(error: &anyhow::Error) -> bool {
-    errno::of(error) == Some(libc::ETXTBSY)
 }
 
 impl Prober {
@@ -120,36 +136,54 @@ impl Prober {
     }
 
     fn drop_probes(&mut self, file: FileId) {
+        let beneath = self.probed.remove(file);
+        self.drop_own_probes(file);
+        // The file beneath has lost its probes under its other identities, too.
+        for other in self.layered.borrowers(&beneath) {
+            self.probed.remove(other);
+            self.drop_own_probes(other);
+            self.written.ask_again(other);
+        }
+    }
+
+    fn drop_own_probes(&mut self, file: FileId) {
+        self.layered.forget(file);
         self.files.retain(|(other, _), _| *other != file);
         // The holder has removed them; this drops what stands for them.
         drop(self.attachments.take_file(file));
         let lost = self.attached.extract_if(|_, asked| asked.file == Some(file));
         for ((_, scope), Asked { object, .. }) in lost {
-            if self.written.paths.insert(object.path().to_path_buf()) {
-                // Whether it concerns the report shows only there.
-                log::info!("{} is opened for writing and has no probes meanwhile", object.path().display());
-            }
+            self.written.note(object.path());
             self.written.lost.insert(object.id());
-            if let Some(Planning::Done(Ok(planned))) = self.plans.get(&object.id())
-                && let Some(identity) = &planned.identity
-            {
-                self.probed.remove(identity);
-            }
             self.written.requests.entry(file).or_default().push(Request { object, scope, mapped_ns: 0 });
+        }
+        for named in self.named.extract_if(.., |named| named.file == file) {
+            self.written.note(&named.path);
+            self.written.named.entry(file).or_default().push(named);
         }
     }
 
     /// Probes what is still there of a file that has lost its probes.
     pub(super) fn attach_again(&mut self, kernel: &mut Kernel, file: FileId) -> Result<()> {
-        for request in self.written.requests.remove(&file).unwrap_or_default() {
+        let requests = self.written.requests.remove(&file).unwrap_or_default();
+        let requested = each(requests, |request| {
             // What was written is found as another object when it is mapped.
             if request.object.name().is_err() {
-                continue;
+                return Ok(());
             }
             self.written.asked.insert(file);
-            self.request(kernel, request)?;
-        }
-        Ok(())
+            // Its content may be another one of the same size and times.
+            let id = request.object.id();
+            if matches!(self.plans.get(&id), Some(Planning::Done(_))) {
+                self.plans.remove(&id);
+            }
+            self.request(kernel, request)
+        });
+        let named = self.written.named.remove(&file).unwrap_or_default();
+        requested.and(each(named, |Named { path, scope, .. }| {
+            self.written.asked.insert(file);
+            self.probe_file(kernel, &path, scope)
+        }))
     }
 
     /// Removes the probes of another object that had this file, in whose place there is a new one: written over where no lease
@@ -159,6 +193,7 @@ impl Prober {
         if self.attached.iter().any(is_other) {
             self.drop_probes(file);
             self.written.requests.remove(&file);
+            self.named.extend(self.written.named.remove(&file).into_iter().flatten());
         }
     }
 }
