@@ -3,15 +3,16 @@
 //! In: requests by the socket that is its standard input. Out: an answer to each, on the stream that came with it.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::slice;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::links::{self, Links};
 use super::{Answer, Number, Request};
@@ -80,51 +81,25 @@ fn converse(mut stream: UnixStream, descriptors: &[OwnedFd], links: &Links) -> i
     stream.write_all(&serde_json::to_vec(&answer)?)
 }
 
-/// The descriptors that came with the next request; `None` when the other end is closed.
-///
-/// Where there is no room for all of them, the kernel makes the first ones, the stream among them if possible. These must be
-/// closed again, so the message is not left to nix, which then gives none of them.
+/// The descriptors that came with the next request; `None` when the other end is closed. Where there is no room for all of them,
+/// the kernel makes the first ones, the stream among them if possible.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
-    let mut byte = 0_u8;
-    let mut bytes = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // Aligned as a control message is; a stream, a program and a file take less.
-    let mut control = [0_u64; 8];
-    // SAFETY: plain numbers and pointers, for which zeros are valid.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &raw mut bytes;
-    message.msg_iovlen = 1;
+    let mut byte = [0];
+    // A stream, a program and a file.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control);
-        // SAFETY: the pointers lead to memory of ours that outlives the call, of the sizes given.
-        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-        if received >= 0 {
-            break received;
-        }
-        let error = io::Error::last_os_error();
-        if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ENOMEM | libc::ENOBUFS)) {
-            return Err(error);
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR | Errno::NOMEM | Errno::NOBUFS) => {}
+            received => break received?,
         }
     };
-    let mut descriptors = Vec::new();
-    // SAFETY: the kernel has filled the header in, and the control messages that it leads to.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    // SAFETY: as above; null where there is none.
-    while let Some(header) = unsafe { next.as_ref() } {
-        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: as many bytes are there as the header's length says, the header included.
-            let numbers = unsafe {
-                let header_size = libc::CMSG_LEN(0) as usize;
-                slice::from_raw_parts(libc::CMSG_DATA(next), header.cmsg_len.saturating_sub(header_size))
-            };
-            let numbers = numbers.as_chunks().0.iter().map(|number| RawFd::from_ne_bytes(*number));
-            // SAFETY: the kernel has just made these descriptors, and nobody else knows them.
-            descriptors.extend(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
-        }
-        // SAFETY: as for the first.
-        next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
-    }
-    Ok((received > 0).then_some(descriptors))
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    let descriptors = rights.flatten().collect();
+    Ok((received.bytes > 0).then_some(descriptors))
 }
 
 fn answer(request: Request, descriptors: &[OwnedFd], links: &Links) -> io::Result<Number> {

@@ -18,9 +18,9 @@ pub fn of(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-/// Stands for a file's content: a writing changes it, with exceptions. File systems may keep times in ticks or seconds, as all do
-/// before Linux 6.13, so that two writings at about the same time are one; and of a mapping that is written to only the first
-/// writing to a page counts. Where it must not be another content, see [`Content`].
+/// Stands for a file's content. Two contents may have one version: before Linux 6.13, and on some file systems since, times are
+/// counted in ticks or seconds, and a shared mapping changes them only when it first writes to a page. [`Content`] tells these
+/// apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     size: u64,

@@ -313,8 +313,7 @@ fn a_file_that_is_touched_while_it_is_read_is_probed_in_each_process_that_maps_i
         over.store(true, Ordering::Relaxed);
     });
     for victim in &victims {
-        let is_there = |place: &String| place.starts_with(path);
-        eventually("each has its probes", || memory::breakpoints(victim.pid()).iter().any(is_there));
+        eventually("each has its probes", || memory::is_probed(victim.pid(), &file));
     }
     tracer.stop().assert_success();
     victims.into_iter().for_each(Victim::finish);

@@ -54,8 +54,7 @@ fn a_program_that_is_written_over_runs_as_if_nobody_had_traced_the_old_one() {
     }
     let finished = tracer.stop();
     finished.assert_success();
-    let said = format!("while somebody had them open for writing: {}", program.display());
-    assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+    assert_gap_is_said(&finished.stdout, &program);
 }
 
 /// A mapping's writer changes the file's times at its first writing to a page, and not when it writes other code there later.
@@ -107,7 +106,7 @@ fn a_library_that_was_opened_for_writing_is_probed_again_and_the_gap_is_said() {
     tracer.wait_for_message("probes again", probed);
     let accounts = victim.work();
     let finished = tracer.stop();
-    assert!(finished.stdout.contains("while somebody had them open for writing"), "{}", finished.stdout);
+    assert_gap_is_said(&finished.stdout, &library);
     finished.exact().assert_equals(&accounts);
     victim.finish();
 }
@@ -147,8 +146,7 @@ fn a_dynamic_linker_that_is_open_for_writing_at_first_is_probed_afterwards() {
     let tracer = Tracer::attach(&victim, &["-vv"]);
     drop(writer);
     tracer.wait_for_message("its probes", |line| line.contains("ld-linux-x86-64.so.2: probed again"));
-    let breakpoints = memory::breakpoints(victim.pid());
-    assert!(breakpoints.iter().any(|place| place.starts_with(path_str(&linker))), "{breakpoints:?}");
+    assert!(memory::is_probed(victim.pid(), &linker));
     let accounts = victim.work();
     let finished = tracer.stop();
     finished.exact().assert_equals(&accounts);

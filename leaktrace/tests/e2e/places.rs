@@ -307,8 +307,7 @@ fn a_file_that_was_copied_up_is_probed_in_each_of_the_processes_that_are_traced_
         for victim in &mut victims {
             // What it had mapped before is gone.
             victim.tell("map");
-            let is_there = |place: &String| place.starts_with(path_str(&program));
-            eventually("it has its probes", || memory::breakpoints(victim.pid()).iter().any(is_there));
+            eventually("it has its probes", || memory::is_probed(victim.pid(), &program));
         }
         fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
     }

@@ -4,8 +4,8 @@
    each. `load`: what a child that loads LIBRARY and runs it ended with. `rewrite`: `done`, once LIBRARY has OTHER's content and
    is mapped no more.
 
-   With -DALLOCATOR the library as it is at first: functions to be probed, at various places. With -DOTHER the other content: code in which a
-   breakpoint that is not at the beginning of an instruction is a wrong number. */
+   With -DALLOCATOR the library as it is at first: functions to be probed, at various places. With -DOTHER the other
+   content: code in which a breakpoint that is not at the beginning of an instruction is a wrong number. */
 #ifdef ALLOCATOR
 #include <stddef.h>
 

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use memmap2::MmapOptions;
-use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC};
 
 use crate::host::file_id::FileId;
 use crate::host::patience::{self, About};
@@ -33,17 +33,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Asks its file system.
+    /// Asks its file system, which is of this kind.
     ///
     /// # Errors
     /// The file system's.
-    pub fn of(file: &File) -> io::Result<Self> {
+    pub fn of(file: &File, kind: FsType) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             inode: metadata.ino() & INODE_BITS,
             size: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
-            layered: fstatfs(file)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC,
+            layered: kind == OVERLAYFS_SUPER_MAGIC,
         })
     }
 

@@ -68,10 +68,13 @@ impl Planned {
         names.flatten().map(String::as_str)
     }
 
-    /// Where its probes go, in bytes; without the exits of functions that may throw.
-    pub fn offsets(&self) -> impl Iterator<Item = u64> {
-        let functions = self.plan.probes.iter().map(|probe| probe.offset);
-        functions.chain(self.plan.linker.iter().map(|probe| probe.offset))
+    /// Where its probes go, in bytes, by which it is recognised under another identity: without the exits of functions that may
+    /// throw, and without a linker's if there are others, since the kernel may refuse those alone.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> + use<> {
+        let mut probes = probe::of(&self.plan);
+        probes.retain(|probe| !probe.exits());
+        let has_functions = probes.iter().any(|probe| !probe.is_linkers());
+        probes.into_iter().filter(move |probe| !has_functions || !probe.is_linkers()).map(|probe| probe.offset)
     }
 }
 
@@ -183,9 +186,10 @@ impl Wanted {
                 plan.role = more.role;
             }
         }
-        let is_served = fstatfs(file).map_or(true, |fs| is_served(fs.filesystem_type()));
-        let content = Arc::new(Content { version, excerpts: excerpts(&bytes, &plan), is_served });
-        Ok(Planned { path: path.to_path_buf(), plan, content, identity: Identity::of(file).ok() })
+        let kind = fstatfs(file).map(|fs| fs.filesystem_type());
+        let identity = kind.ok().and_then(|kind| Identity::of(file, kind).ok());
+        let content = Content { version, excerpts: excerpts(&bytes, &plan), is_served: kind.map_or(true, is_served) };
+        Ok(Planned { path: path.to_path_buf(), plan, content: Arc::new(content), identity })
     }
 
     /// What the user named and none of these files has, a sentence each.

@@ -307,11 +307,15 @@ impl From<Attached> for Progress {
     }
 }
 
-/// Does this with each, whatever came of it with those before: the first error.
+/// Does this with each, whatever came of it with those before. Returns the first error, and warns of the others.
 fn each<T>(all: impl IntoIterator<Item = T>, mut with: impl FnMut(T) -> Result<()>) -> Result<()> {
     let mut result = Ok(());
     for one in all {
-        result = result.and(with(one));
+        match with(one) {
+            Err(error) if result.is_err() => log::warn!("{error:#}"),
+            Err(error) => result = Err(error),
+            Ok(()) => {}
+        }
     }
     result
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// One executable mapping of a process.
 struct Text {
@@ -32,6 +33,12 @@ fn texts(pid: u32) -> io::Result<Vec<Text>> {
 /// Code is mapped from files and never relocated on the platforms we run on, so that every difference was put there.
 pub fn breakpoints(pid: u32) -> BTreeSet<String> {
     try_breakpoints(pid).expect("the process lives")
+}
+
+/// Whether any of the breakpoints in a process is in this file.
+pub fn is_probed(pid: u32, file: &Path) -> bool {
+    let file = file.to_str().expect("a path of the tests");
+    breakpoints(pid).iter().any(|place| place.starts_with(file))
 }
 
 /// [`breakpoints`] of a process that may be gone.

@@ -146,9 +146,15 @@ impl Prober {
                 return Ok(());
             }
         };
+        let own = self.files.get(&key).copied();
         match standing {
-            // By itself.
-            Standing::Probed if matches!(self.files.get(&key), Some(Place::Since(_))) => Ok(()),
+            // These are its own probes.
+            Standing::Probed if matches!(own, Some(Place::Since(_))) => Ok(()),
+            // These may be: they are being set.
+            Standing::Probed if matches!(own, Some(Place::OnTheWay(order)) if order > 0) && self.attaching > 0 => {
+                self.waiting.push(Waiting { file, inode, planned, mapped_ns });
+                Ok(())
+            }
             Standing::Probed => {
                 log::info!("{}: probed already, as a file of another layer", planned.path.display());
                 // Where it lost its probes, it has not had them all the time.
