@@ -145,6 +145,7 @@ impl Life {
             merged: self.merged,
             rss_bytes: self.memory.rss_bytes,
             pss_bytes: self.memory.pss_bytes,
+            leak_check: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::estimate::Spread;
 use super::request::Options;
 use super::snapshot::Block;
 use super::types::Address;
+use super::verdict::{Reachability, Verdict};
 use crate::model::sampling::Weights;
 
 /// One outstanding block.
@@ -44,6 +45,7 @@ pub struct SiteTally {
     pub(super) spread: Spread,
     pub(super) oldest: Option<Duration>,
     pub(super) youngest: Option<Duration>,
+    pub(super) verdict: Option<Verdict>,
     pub(super) blocks: Vec<Block>,
 }
 
@@ -67,6 +69,22 @@ impl BlockTally {
         }
     }
 
+    /// Notes what the leak check found of blocks that were read before, and are old enough: for each its site, where it lies and
+    /// its size.
+    pub fn judge(&mut self, blocks: impl IntoIterator<Item = (usize, Address, u64, Reachability)>) {
+        if self.keeps_blocks {
+            let sites = self.sites.iter_mut();
+            sites.for_each(|site| site.blocks.sort_unstable_by_key(|block| block.address));
+        }
+        for (site, address, size, kind) in blocks {
+            let Some(site) = self.sites.get_mut(site) else { continue };
+            site.verdict.get_or_insert_default().add(kind, size);
+            if let Ok(place) = site.blocks.binary_search_by_key(&address, |block| block.address) {
+                site.blocks[place].verdict = Some(kind);
+            }
+        }
+    }
+
     /// Makes room for so many blocks of a site, if blocks are kept: growing by doubling takes three times the memory.
     pub fn reserve(&mut self, site: usize, blocks: usize) {
         if self.keeps_blocks
@@ -74,6 +92,12 @@ impl BlockTally {
         {
             site.blocks.reserve_exact(blocks);
         }
+    }
+
+    /// How old a block must be to be counted.
+    #[must_use]
+    pub fn older_than(&self) -> Duration {
+        self.older_than
     }
 
     /// The sites' tallies, in the order of the sites: to be kept after the blocks themselves are dropped.
@@ -137,6 +161,9 @@ impl SiteTally {
         self.spread.merge(&other.spread);
         self.oldest = self.oldest.max(other.oldest);
         self.youngest = [self.youngest, other.youngest].into_iter().flatten().min();
+        if let Some(other) = &other.verdict {
+            self.verdict.get_or_insert_default().join(other);
+        }
         self.blocks.append(&mut other.blocks);
     }
 }

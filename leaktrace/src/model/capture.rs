@@ -22,6 +22,7 @@ use super::snapshot::{Process, Site, Snapshot};
 use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
+use super::verdict::LeakCheck;
 use crate::model::sampling::whole;
 
 /// One reading of the maps.
@@ -90,6 +91,8 @@ pub struct RawProcess {
     pub rss_bytes: Option<u64>,
     /// Proportional set in bytes.
     pub pss_bytes: Option<u64>,
+    /// How its blocks were judged; `None` where they were not.
+    pub leak_check: Option<LeakCheck>,
 }
 
 /// What was allocated and freed again since tracing began. While sampling, bytes are in units of 1/2^[`BYTES_SHIFT`] and
@@ -376,7 +379,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         free_count,
         oldest: tally.oldest,
         youngest: tally.youngest,
-        verdict: None,
+        verdict: tally.verdict,
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
@@ -410,6 +413,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         merged: raw.merged,
         rss_bytes: raw.rss_bytes,
         pss_bytes: raw.pss_bytes,
+        leak_check: raw.leak_check,
         sampled,
         outstanding_bytes_ci95: None,
     }

@@ -21,6 +21,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         merged: 0,
         rss_bytes: None,
         pss_bytes: None,
+        leak_check: None,
     }
 }
 

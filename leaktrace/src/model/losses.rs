@@ -58,6 +58,12 @@ impl Losses {
         self.total() == 0
     }
 
+    /// Whether blocks may be missing, not only their stacks.
+    #[must_use]
+    pub fn may_miss_blocks(&self) -> bool {
+        self.allocs_dropped + self.wide_dropped + self.returns_missed + self.threads_dropped + self.events_lost > 0
+    }
+
     /// Everything that was lost, of whatever kind, as one number for a status line.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -21,6 +21,7 @@ mod stack_state;
 mod sums;
 mod types;
 mod untraced;
+mod verdict;
 
 pub use blocks::{BlockTally, RawBlock, SiteTally};
 pub use capture::{Capture, Counters, Named, RawProcess, RawSite, Resolver};
@@ -32,8 +33,9 @@ pub use select::NoBlocks;
 pub use silence::Silence;
 pub use sink::{Sink, Status};
 pub use site_id::{Code, SiteId};
-pub use snapshot::{Block, Process, Reachability, Site, Snapshot, Tally, Trend, Verdict};
+pub use snapshot::{Block, Process, Site, Snapshot, Trend};
 pub use stack_state::StackState;
 pub use sums::{SumMismatch, Totals};
 pub use types::{Address, Frame, Pid};
 pub use untraced::Untraced;
+pub use verdict::{LeakCheck, LeakCheckMode, Reachability, Tally, Verdict};

@@ -62,6 +62,24 @@ pub(super) mod seconds {
     }
 }
 
+/// A `Duration` as milliseconds, rounded to microseconds.
+pub(super) mod milliseconds {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64((value.as_nanos() + 500).div_euclid(1000) as f64 / 1e3)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let milliseconds = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(milliseconds / 1e3)
+            .map_err(|_| D::Error::custom(format!("{milliseconds} is not a number of milliseconds")))
+    }
+}
+
 /// [`seconds`], or null.
 pub(super) mod optional_seconds {
     use std::time::Duration;

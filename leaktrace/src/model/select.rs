@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::estimate::Spread;
 use super::request::SortKey;
-use super::snapshot::{Block, Reachability, Site, Snapshot, Verdict};
+use super::snapshot::{Block, Site, Snapshot};
 use super::sums::outstanding;
 use super::types::Address;
+use super::verdict::Verdict;
 use crate::model::sampling::Weights;
 
 /// The snapshot does not carry the blocks that filtering by age needs.
@@ -96,13 +97,8 @@ fn recount(site: &mut Site, weights: Option<&Weights>) {
 fn verdict(blocks: &[Block]) -> Verdict {
     let mut verdict = Verdict::default();
     for block in blocks {
-        match block.verdict {
-            Some(Reachability::DefinitelyLost) => verdict.definitely_lost.add(block.size),
-            Some(Reachability::IndirectlyLost) => verdict.indirectly_lost.add(block.size),
-            Some(Reachability::PossiblyLost) => verdict.possibly_lost.add(block.size),
-            Some(Reachability::StillReachable) => verdict.still_reachable.add(block.size),
-            Some(Reachability::Undecided) => verdict.undecided.add(block.size),
-            Some(Reachability::Unknown) | None => {}
+        if let Some(kind) = block.verdict {
+            verdict.add(kind, block.size);
         }
     }
     verdict

@@ -14,6 +14,7 @@ use super::site_id::SiteId;
 use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
+use super::verdict::{LeakCheck, Reachability, Verdict};
 
 /// State of the traced processes' memory at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,6 +117,9 @@ pub struct Process {
     /// Proportional set in bytes; `None` once the process had ended or where it may not be read.
     #[serde(default)]
     pub pss_bytes: Option<u64>,
+    /// How its blocks were judged; `None` where no leak check ran.
+    #[serde(default)]
+    pub leak_check: Option<LeakCheck>,
     /// Present and true where the numbers are estimates from a sample.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
@@ -184,51 +188,6 @@ pub struct Block {
     pub verdict: Option<Reachability>,
 }
 
-/// What the leak check says of a block, in the words of Valgrind's memcheck.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reachability {
-    /// Nothing points at it any more.
-    DefinitelyLost,
-    /// Only lost blocks point at it.
-    IndirectlyLost,
-    /// Only pointers into its middle were found.
-    PossiblyLost,
-    /// A pointer to its start was found.
-    StillReachable,
-    /// The only pointers to it were found in memory that tells nothing for certain: blocks from before the trace, free memory.
-    Undecided,
-    /// A finding that this version does not know.
-    #[serde(other)]
-    Unknown,
-}
-
-/// The leak check's findings about the outstanding blocks of one site.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Verdict {
-    /// Blocks that nothing points at.
-    pub definitely_lost: Tally,
-    /// Blocks that only lost blocks point at.
-    pub indirectly_lost: Tally,
-    /// Blocks of which only pointers into their middle were found.
-    pub possibly_lost: Tally,
-    /// Blocks of which a pointer to their start was found.
-    pub still_reachable: Tally,
-    /// Blocks that only memory of which nothing is known points at.
-    pub undecided: Tally,
-}
-
-/// Some blocks, summed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Tally {
-    /// Their sizes' sum.
-    pub bytes: u64,
-    /// Their number.
-    pub count: u64,
-}
-
 /// Shape of a site's growth over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -246,14 +205,6 @@ pub enum Trend {
     /// A shape that this version does not know.
     #[serde(other)]
     Unknown,
-}
-
-impl Tally {
-    /// Counts one block of `bytes` bytes in.
-    pub fn add(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.count = self.count.saturating_add(1);
-    }
 }
 
 impl Site {

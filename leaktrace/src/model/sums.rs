@@ -64,7 +64,7 @@ impl Snapshot {
     #[must_use]
     pub fn leaked_bytes(&self) -> u64 {
         let leaked = |site: &Site| match &site.verdict {
-            Some(verdict) => verdict.definitely_lost.bytes.saturating_add(verdict.indirectly_lost.bytes),
+            Some(verdict) => verdict.lost().bytes,
             None => site.outstanding_bytes,
         };
         self.sites.iter().fold(0, |sum, site| sum.saturating_add(leaked(site)))

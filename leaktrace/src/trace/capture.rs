@@ -10,13 +10,15 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
+use super::leak_check::KnownBlock;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account, BlockPiece, Clock};
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
 use crate::model::{
-    Address, BlockTally, Capture, Losses, Options, RawProcess, RawSite, StackState, Stacks, Target, Unwind,
+    Address, BlockTally, Capture, Losses, Options, Pid, RawBlock, RawProcess, RawSite, Reachability, StackState,
+    Stacks, Target, Unwind,
 };
 use crate::process::maps::AddressSpace;
 
@@ -54,6 +56,8 @@ pub struct Draft {
     /// By an account's index in the site table: its position in `sites`, and how long its life has been over.
     by_index: HashMap<u32, (usize, Duration)>,
     blocks: Option<BlockTally>,
+    /// Whose blocks are to be judged, by its position in `processes`, and those that were read so far.
+    checked: Option<(usize, Vec<KnownBlock>)>,
     losses: Losses,
     stacks: Stacks,
     incomplete: Incomplete,
@@ -95,6 +99,7 @@ impl Draft {
             sites: Vec::new(),
             by_index: HashMap::new(),
             blocks: None,
+            checked: None,
             losses,
             stacks: Stacks::default(),
             incomplete: Incomplete::default(),
@@ -117,6 +122,25 @@ impl Draft {
         }
         self.by_index.insert(index, (self.sites.len(), ended_ago(kernel, slot, self.now_ns)));
         self.sites.push(RawSite { process, frames, counters, truncated, stack_state });
+    }
+
+    /// Keeps each block of the latest life of this process, once blocks are read.
+    pub fn keep_blocks_of(&mut self, pid: Pid) {
+        let lives = self.processes.iter().rposition(|process| process.pid == pid && !process.exited);
+        self.checked = lives.map(|process| (process, Vec::new()));
+    }
+
+    /// The process whose blocks were kept, its blocks, and what was not recorded.
+    pub fn kept_blocks(&mut self) -> Option<(&mut RawProcess, &mut Vec<KnownBlock>, &Losses)> {
+        let (process, blocks) = self.checked.as_mut()?;
+        Some((&mut self.processes[*process], blocks, &self.losses))
+    }
+
+    /// Notes what the leak check found of the blocks that were kept.
+    pub fn judge(&mut self, kinds: &[Reachability]) {
+        let (Some((_, blocks)), Some(tally)) = (self.checked.take(), &mut self.blocks) else { return };
+        let judged = blocks.into_iter().zip(kinds).filter(|(block, _)| block.counts);
+        tally.judge(judged.map(|(block, kind)| (block.site as usize, block.address, block.size, *kind)));
     }
 
     /// The tables of blocks, to be read once all accounts are added; none where that would take too long.
@@ -148,9 +172,16 @@ impl Draft {
     /// Reads a piece of them.
     pub fn add_blocks(&mut self, kernel: &Kernel, piece: BlockPiece) {
         let (by_index, clock) = (&self.by_index, self.clock);
-        if let Some(tally) = &mut self.blocks {
-            tally.extend(drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied()));
-        }
+        let Some(tally) = &mut self.blocks else { return };
+        let blocks = drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied());
+        let Some((process, kept)) = &mut self.checked else { return tally.extend(blocks) };
+        let older_than = tally.older_than();
+        tally.extend(blocks.inspect(|block| {
+            if self.sites[block.site].process == *process {
+                let RawBlock { site, address, size, age } = *block;
+                kept.push(KnownBlock { address, size, site: site as u32, counts: age >= older_than });
+            }
+        }));
     }
 
     /// Adds a site of a life that was taken out of the tables, once all blocks are read.

@@ -8,6 +8,7 @@ mod capture;
 mod gaps;
 mod growing;
 mod intake;
+mod leak_check;
 mod memory;
 mod naming;
 mod phases;
@@ -274,7 +275,7 @@ impl Trace {
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.processes.remember(memory);
                     let mut phases = Phases::of(format!("report {}", self.sequence + 1));
-                    let (capture, spaces) = self.read(false)?;
+                    let (capture, spaces) = self.read(false, None)?;
                     phases.done("reading the tables");
                     reports.order(capture, spaces, phases);
                 }
@@ -364,8 +365,12 @@ impl Trace {
         phases.done("stopping the programs");
         self.until_planned().await;
         phases.done("waiting for files that are being read");
-        let (mut capture, spaces) = self.read(true)?;
-        phases.done("reading the tables");
+        let exiting = match (&over, &launched) {
+            (Over::Exiting(held), Some(launched)) => held.exiting().map(|thread| (launched.pid(), thread)),
+            _ => None,
+        };
+        let (mut capture, spaces) = self.read(true, exiting)?;
+        phases.done("reading the tables and the command's memory");
         // From here on no traced process is needed: the command goes on with its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "trace",
         &[
+            "analysis",
             "config",
             "holder",
             "host",

@@ -138,6 +138,12 @@ impl Blocks {
         }
     }
 
+    /// The blocks that start in a range.
+    pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = u32> + use<> {
+        let place = |address: u64| self.starts.partition_point(|start| *start < address) as u32;
+        place(range.start)..place(range.end)
+    }
+
     /// How many blocks start at this address or below; `None` below the first and where none of the tables reaches.
     #[inline]
     fn starting_by(&self, address: u64) -> Option<usize> {

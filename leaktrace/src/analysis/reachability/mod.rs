@@ -9,6 +9,7 @@
 
 mod blocks;
 mod edges;
+mod glibc;
 mod heuristics;
 mod marking;
 mod pointers;
@@ -19,8 +20,8 @@ pub use blocks::{Blocks, TooFar};
 pub use edges::Edges;
 pub use heuristics::Heuristics;
 pub use marking::{Judgement, NOBODY, ROOT, judge};
-pub use standing::{Circumstances, regions};
 pub use scanning::{Memory, Place, Region, Root, Rules, Scan, Standing, Vtable, scan};
+pub use standing::{Circumstances, Thread, regions};
 
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,14 @@ use std::thread;
 
 use super::blocks::Blocks;
 use super::edges::{Edges, Part, Piece as EdgesOfPiece};
+use super::glibc;
 use super::heuristics::Heuristics;
 use super::pointers::{Reader, Target};
+use crate::process::memory::Buffer;
 
 /// Bytes that one thread reads at once: they fit into a processor's second cache.
 const PIECE: u64 = 1 << 20;
-/// The smallest piece of memory that can be read or not.
+/// A page, or a part of one.
 const PAGE: u64 = 4096;
 const WORD: u64 = 8;
 /// How many words of a block are kept as possible addresses of vtables.
@@ -25,9 +27,9 @@ pub(super) const SEVERAL: u32 = u32::MAX;
 
 /// The memory of a process.
 pub trait Memory: Sync {
-    /// Copies memory from `address` on, a multiple of 8 bytes. Returns how many of the words from the first on were read; the
-    /// rest is undefined.
-    fn read(&self, address: u64, words: &mut [u64]) -> usize;
+    /// Copies memory from `address` on, a multiple of 8 bytes. What cannot be read is zero in the copy; returns how many bytes
+    /// these are.
+    fn read(&self, address: u64, words: &mut [u64]) -> u64;
 }
 
 /// What words outside of blocks say of the blocks that they point to.
@@ -148,7 +150,7 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
 
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(pieces.len())));
     let work = || {
-        let mut buffer = vec![0; (PIECE / WORD) as usize + 1];
+        let mut buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
         let mut own = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +171,10 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);
     let mut edges = Vec::with_capacity(done.len());
-    for (_, mut contents) in done {
+    for (number, mut contents) in done {
+        if contents.own_at_end {
+            scanner.follow_own(&pieces[number + 1..], &mut contents.roots);
+        }
         scan.roots.append(&mut contents.roots);
         scan.vtables.append(&mut contents.vtables);
         scan.scanned += contents.scanned;
@@ -189,6 +194,13 @@ struct Piece {
     has_word_before: bool,
     outside: Standing,
     holds_chunks: bool,
+}
+
+impl Piece {
+    /// All of it but blocks is the allocator's.
+    fn is_allocators(&self) -> bool {
+        self.outside == Standing::Ignored && self.holds_chunks
+    }
 }
 
 fn pieces(regions: &[Region]) -> Vec<Piece> {
@@ -213,6 +225,8 @@ struct Contents {
     vtables: Vec<Vtable>,
     scanned: u64,
     unread: u64,
+    /// The piece ends with memory that the program took from the break.
+    own_at_end: bool,
 }
 
 struct Scanner<'a> {
@@ -225,32 +239,36 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Reads a piece. `buffer` has room for it and the word before.
-    fn piece(&self, piece: &Piece, buffer: &mut [u64]) -> Contents {
-        let mut contents = Contents::default();
-        let (mut at, end) = (piece.range.start, piece.range.end);
-        let mut lead = piece.has_word_before;
-        while at < end {
-            let words = &mut buffer[..usize::from(lead) + ((end - at) / WORD) as usize];
-            let read = self.memory.read(at - u64::from(lead) * WORD, words);
-            let (before, words) = match (lead, &words[..read]) {
-                (true, []) => {
-                    // The page before cannot be read.
-                    lead = false;
-                    continue;
-                }
-                (true, [before, words @ ..]) => (Some(*before), words),
-                (false, words) => (None, words),
-            };
-            lead = false;
-            let until = at + words.len() as u64 * WORD;
-            self.stretches(piece, at, before, words, &mut contents);
-            contents.scanned += until - at;
-            // What cannot be read ends with the page at the latest.
-            at = if until < end { (until + 1).next_multiple_of(PAGE).min(end) } else { end };
-            contents.unread += at - until;
-        }
+    /// Reads a piece. `buffer` has room for it, the word before, and a page.
+    fn piece(&self, piece: &Piece, buffer: &mut Buffer) -> Contents {
+        let Range { start, end } = piece.range;
+        let from = if piece.has_word_before { start - WORD } else { start };
+        // Where in a page the copy begins is where the original does: else copying is slow.
+        let at = (from % PAGE / WORD) as usize;
+        let words = &mut buffer[at..][..((end - from) / WORD) as usize];
+        let unread = self.memory.read(from, words).min(end - start);
+        let mut contents = Contents { scanned: end - start - unread, unread, ..Contents::default() };
+        let (before, words) = match &*words {
+            [before, words @ ..] if piece.has_word_before => (Some(*before), words),
+            words => (None, words),
+        };
+        self.stretches(piece, start, before, words, &mut contents);
         contents
+    }
+
+    /// Reads what a program took from the break once more where it goes on in the next pieces: up to the next block.
+    fn follow_own(&self, pieces: &[Piece], roots: &mut Vec<Root>) {
+        let mut buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
+        for piece in pieces.iter().take_while(|piece| piece.is_allocators()) {
+            let next = self.blocks.first_behind(piece.range.start);
+            let next = if next < self.blocks.len() { self.blocks.start(next as u32) } else { u64::MAX };
+            let end = piece.range.end.min(next / WORD * WORD).max(piece.range.start);
+            let own = Piece { range: piece.range.start..end, outside: Standing::Vouches, ..*piece };
+            roots.append(&mut self.piece(&own, &mut buffer).roots);
+            if end < piece.range.end {
+                break;
+            }
+        }
     }
 
     /// Words that follow each other in memory, by turns inside and outside of blocks. `before` is the word before the first.
@@ -339,6 +357,14 @@ impl Scanner<'_> {
     }
 
     fn outside(&self, piece: &Piece, at: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+        if piece.is_allocators() {
+            // Up to what the program may have taken from the break between two parts of the heap.
+            let Some(own) = glibc::own_of_program(at, words) else { return };
+            let piece = &Piece { outside: Standing::Vouches, range: piece.range.clone(), ..*piece };
+            let start = at + own as u64 * WORD;
+            contents.own_at_end = at + words.len() as u64 * WORD == piece.range.end;
+            return self.outside(piece, start, None, &words[own..], contents);
+        }
         let is_chunk = |target| piece.holds_chunks && self.is_chunk(target);
         match piece.outside {
             Standing::Ignored => {}

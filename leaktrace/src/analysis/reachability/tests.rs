@@ -8,19 +8,18 @@ const HEAP: u64 = 0x5555_0000_0000;
 const VARIABLES: u64 = 0x7fff_0000_0000;
 
 /// Memory by address, in words.
-struct Words(Vec<(u64, Vec<u64>)>);
+pub(super) struct Words(pub(super) Vec<(u64, Vec<u64>)>);
 
 impl Memory for Words {
-    fn read(&self, address: u64, words: &mut [u64]) -> usize {
-        let Some((start, content)) =
-            self.0.iter().find(|(start, content)| (*start..*start + content.len() as u64 * 8).contains(&address))
-        else {
-            return 0;
-        };
-        let content = &content[((address - start) / 8) as usize..];
-        let read = content.len().min(words.len());
-        words[..read].copy_from_slice(&content[..read]);
-        read
+    fn read(&self, address: u64, words: &mut [u64]) -> u64 {
+        let mut unread = 0;
+        for (word, at) in words.iter_mut().zip((address..).step_by(8)) {
+            let content =
+                self.0.iter().find_map(|(start, content)| content.get((at.checked_sub(*start)? / 8) as usize));
+            *word = content.copied().unwrap_or_default();
+            unread += if content.is_none() { 8 } else { 0 };
+        }
+        unread
     }
 }
 

@@ -15,10 +15,11 @@ use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
 use crate::model::request::{Options, Target};
 use crate::model::site_id::SiteId;
-use crate::model::snapshot::{Block, Process, Trend, Verdict};
+use crate::model::snapshot::{Block, Process, Trend};
 use crate::model::stack_state::StackState;
 use crate::model::types::{Frame, Pid};
 use crate::model::untraced::Untraced;
+use crate::model::verdict::Verdict;
 
 /// A stack of `leaktrace/1`, innermost first.
 pub type Frames<'a> = Cow<'a, [Arc<Frame>]>;

@@ -1,0 +1,229 @@
+//! Memory of glibc's own, by what its allocator and its threads write into it.
+//!
+//! In: the words of a process. Out: which ranges the allocator manages, and whether a stack is only kept for a thread to come.
+//! Every rule asks for several words that belong together, so that chance does not meet it.
+
+use std::ops::Range;
+
+use super::blocks::Blocks;
+use super::scanning::Memory;
+
+const PAGE: u64 = 4096;
+const WORD: u64 = 8;
+/// The address space of one heap of an arena, and what it begins at multiples of (`HEAP_MAX_SIZE` of malloc/arena.c).
+const HEAP: u64 = 64 << 20;
+/// The arena itself follows the header of its first heap, which has had 32 to 64 bytes.
+const HEADER: u64 = 64;
+/// A chunk's header before its block: the size of the chunk before, the chunk's own with flags (malloc/malloc.c).
+const CHUNK: u64 = 16;
+const FLAGS: u64 = 7;
+const IS_MMAPPED: u64 = 2;
+/// Smaller blocks that a page does not begin with are not looked at: the smallest that are mapped alone by default are twice as
+/// large.
+const LARGE: u64 = 64 << 10;
+
+/// What the allocator manages of a mapping without a name, around these blocks: heaps of arenas, and blocks that have a mapping
+/// of their own. In ascending order.
+pub(super) fn managed(mapping: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> Vec<Range<u64>> {
+    let first = mapping.start.next_multiple_of(HEAP);
+    let heaps = (first..mapping.end).step_by(HEAP as usize);
+    let mut managed: Vec<Range<u64>> = heaps.filter_map(|heap| arena_heap(heap, memory)).collect();
+    let arenas = managed.len();
+    for block in blocks.within(mapping) {
+        let start = blocks.start(block);
+        let may_be_alone = start % PAGE == CHUNK || blocks.size(block) >= LARGE;
+        if may_be_alone && !managed[..arenas].iter().any(|heap| heap.contains(&start)) {
+            managed.extend(mapped_alone(start, blocks.end(block), memory));
+        }
+    }
+    managed.sort_unstable_by_key(|range| range.start);
+    for range in &mut managed {
+        range.end = range.end.min(mapping.end);
+        range.start = range.start.max(mapping.start);
+    }
+    managed
+}
+
+/// The heap of an arena that begins here (`heap_info`: its arena, the heap before, its size, how much of it was ever writable).
+fn arena_heap(start: u64, memory: &dyn Memory) -> Option<Range<u64>> {
+    let [arena, before, size, writable] = words(start, memory)?;
+    let is_size = size > 0 && size.is_multiple_of(PAGE) && size <= writable && writable <= HEAP;
+    let is_of_arena = match before {
+        0 => (start + 4 * WORD..=start + HEADER).contains(&arena),
+        _ if before.is_multiple_of(HEAP) => {
+            let [of_first, none, ..] = words::<2>(arena / HEAP * HEAP, memory)?;
+            of_first == arena && none == 0
+        }
+        _ => false,
+    };
+    (is_size && is_of_arena).then_some(start..start + size)
+}
+
+/// The mapping of a chunk that has one of its own.
+fn mapped_alone(start: u64, end: u64, memory: &dyn Memory) -> Option<Range<u64>> {
+    let chunk = start.checked_sub(CHUNK)?;
+    // Aligned blocks have room before their chunk.
+    let [room, size] = words(chunk, memory)?;
+    let range = chunk.checked_sub(room)?..chunk.checked_add(size & !FLAGS)?;
+    let is_mapped = size & FLAGS == IS_MMAPPED && range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
+    (is_mapped && range.end >= end).then_some(range)
+}
+
+/// A chunk that only closes what was the last of the heap until the program extended the heap itself: two of them end at the
+/// break of that time (`sysmalloc`, "fenceposts").
+const FENCE: u64 = 0x11;
+const FENCES: usize = 4;
+
+/// Where in words between blocks, of which the first is at `start`, memory begins that the program took from the break itself:
+/// behind the two chunks that the allocator closes its heap with.
+pub(super) fn own_of_program(start: u64, words: &[u64]) -> Option<usize> {
+    let to_page = ((start.next_multiple_of(PAGE) - start) / WORD) as usize;
+    let pages = (to_page..=words.len()).step_by((PAGE / WORD) as usize).filter(|at| *at >= FENCES);
+    // The chunk before the first one may be free, which that one says.
+    pages.into_iter().find(|at| matches!(words[at - FENCES..*at], [_, first, _, FENCE] if first | 1 == FENCE))
+}
+
+/// How many chunks are followed at most.
+const CHUNKS: usize = 1000;
+
+/// Whether chunks lie one behind the other from `start`, where the heap begins, to the chunk of the block at `block`.
+pub(super) fn begins_with_chunks(start: u64, block: u64, memory: &dyn Memory) -> bool {
+    let mut chunk = start;
+    for _ in 0..CHUNKS {
+        if chunk + CHUNK >= block {
+            break;
+        }
+        let Some([_, size]) = words(chunk, memory) else { return false };
+        chunk = chunk.saturating_add((size & !FLAGS).max(CHUNK));
+    }
+    chunk + CHUNK == block
+}
+
+/// How far from the end of a stack's mapping the thread's control block may be: behind it come at most thread-local variables of
+/// libraries.
+const NEAR_END: u64 = 64 << 10;
+/// Where `struct pthread` (nptl/descr.h) has what is needed here, in bytes.
+const SELF: u64 = 16;
+const TID: u64 = 0x2d0;
+const CANCELHANDLING: u64 = 0x308;
+/// `EXITING_BITMASK`: the thread has left its function.
+const EXITING: u64 = 0x10;
+/// The number of a thread that has ended and was joined.
+const JOINED: u64 = 0xffff_ffff;
+
+/// What is dead of the stack of a thread that has ended and whose memory is kept for the next one; `None` where that is not so.
+///
+/// A thread's number is zero as soon as the kernel has ended it, also where it is killed with its process; one that left its
+/// function by itself is marked as well. Until it is joined its control block has its result.
+pub(super) fn dead_stack(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Range<u64>> {
+    let start = mapping.start.max(mapping.end.saturating_sub(NEAR_END));
+    let mut tail = vec![0; ((mapping.end - start) / WORD) as usize];
+    memory.read(start, &mut tail);
+    let address = |at: usize| start + at as u64 * WORD;
+    let is_block =
+        |at: &usize| tail[*at] == address(*at) && tail.get(at + (SELF / WORD) as usize) == Some(&address(*at));
+    let at = (0..tail.len()).rev().find(is_block)?;
+    let word = |offset: u64| tail.get(at + (offset / WORD) as usize).copied();
+    match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
+        (JOINED, _) => Some(mapping.clone()),
+        (0, EXITING) => Some(mapping.start..address(at)),
+        _ => None,
+    }
+}
+
+/// These words, all of which can be read.
+fn words<const N: usize>(address: u64, memory: &dyn Memory) -> Option<[u64; N]> {
+    let mut words = [0; N];
+    (address.is_multiple_of(WORD) && memory.read(address, &mut words) == 0).then_some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::reachability::tests::Words;
+
+    #[test]
+    fn a_heap_of_an_arena_is_known_by_its_header() {
+        let heap = |at: u64, words: [u64; 4]| Words(vec![(at, words.to_vec()), (0x7f00_0000_0000, vec![0; 16])]);
+        let first = 0x7f00_0400_0000;
+        let memory = heap(first, [first + 48, 0, 0x21000, 0x21000]);
+        let none = Blocks::new([]).unwrap();
+        assert_eq!(managed(&(first..first + 0x21000), &none, &memory), [first..first + 0x21000]);
+        // A mapping that begins before the heap, and goes on behind it.
+        assert_eq!(managed(&(first - 0x1000..first + 0x40000), &none, &memory), [first..first + 0x21000]);
+        for other in [
+            [first + 8, 0, 0x21000, 0x21000],
+            [first + 48, 0, 0x21001, 0x22000],
+            [first + 48, 0, 0x22000, 0x21000],
+            [first + 48, 8, 0x21000, 0x21000],
+            [0; 4],
+        ] {
+            assert!(managed(&(first..first + 0x21000), &none, &heap(first, other)).is_empty(), "{other:x?}");
+        }
+        let second = first + 2 * HEAP;
+        let both = Words(vec![
+            (first, vec![first + 48, 0, 0x21000, 0x21000]),
+            (second, vec![first + 48, first, 0x4000, 0x4000]),
+        ]);
+        assert_eq!(managed(&(second..second + 0x4000), &none, &both), [second..second + 0x4000]);
+    }
+
+    #[test]
+    fn a_block_with_a_mapping_of_its_own_is_known_by_its_chunk() {
+        let page = 0x7f00_0001_0000;
+        let memory = Words(vec![(page, vec![0, 0x22002, 0, 0])]);
+        let blocks = |size| Blocks::new([(page + 16, size)]).unwrap();
+        let mapping = page - 0x4000..page + 0x30000;
+        assert_eq!(managed(&mapping, &blocks(0x21000), &memory), [page..page + 0x22000]);
+        assert!(managed(&mapping, &blocks(0x22000), &memory).is_empty(), "larger than its chunk");
+        let memory = Words(vec![(page, vec![0, 0x22001, 0, 0])]);
+        assert!(managed(&mapping, &blocks(0x21000), &memory).is_empty(), "of a heap");
+        // posix_memalign to 0x1000.
+        let memory = Words(vec![(page + 0xff0, vec![0xff0, 0x22012 & !FLAGS | 2, 0, 0])]);
+        let aligned = Blocks::new([(page + 0x1000, 0x20000)]).unwrap();
+        assert_eq!(managed(&mapping, &aligned, &memory), [page..page + 0x23000]);
+    }
+
+    #[test]
+    fn what_a_program_takes_from_the_break_begins_behind_two_fences() {
+        let page = 0x5555_0000_1000;
+        let mut words = vec![0; 1024];
+        assert_eq!(own_of_program(page + 64, &words), None);
+        (words[501], words[503]) = (FENCE - 1, FENCE);
+        assert_eq!(own_of_program(page + 64, &words), Some(504));
+        assert_eq!(own_of_program(page + 56, &words), None, "not at the end of a page");
+        assert_eq!(own_of_program(page + 64, &words[..504]), Some(504), "nothing behind them yet");
+        words[503] = 0x21;
+        assert_eq!(own_of_program(page + 64, &words), None);
+        assert_eq!(own_of_program(page + 0xff0, &[0, FENCE]), None, "one fence");
+    }
+
+    #[test]
+    fn the_heap_begins_with_chunks_unless_the_program_took_memory_first() {
+        let heap = 0x5555_0000_0000;
+        let memory = Words(vec![(heap, [0, 0x31, 0, 0, 0, 0, 0, 0x20, 7, 7, 0, 0x41].to_vec())]);
+        assert!(begins_with_chunks(heap, heap + 0x60, &memory));
+        assert!(begins_with_chunks(heap, heap + 0x10, &memory), "the first chunk");
+        assert!(!begins_with_chunks(heap, heap + 0x70, &memory));
+        assert!(!begins_with_chunks(heap + 0x40, heap + 0x100, &memory));
+        assert!(!begins_with_chunks(heap, heap + 0x1000, &memory), "not readable");
+    }
+
+    #[test]
+    fn a_stack_is_dead_once_its_thread_has_left_its_function() {
+        let mapping = 0x7f00_0000_0000..0x7f00_0080_0000;
+        let block = mapping.end - 0x900;
+        let dead = |tid: u64, handling: u64| {
+            let mut words = vec![0; 0x900 / 8];
+            (words[0], words[2], words[(TID / 8) as usize]) = (block, block, tid | 7 << 32);
+            words[(CANCELHANDLING / 8) as usize] = handling;
+            dead_stack(&mapping, &Words(vec![(block, words)]))
+        };
+        assert_eq!(dead(JOINED, 0x10), Some(mapping.clone()));
+        assert_eq!(dead(0, 0x10), Some(mapping.start..block), "its result is not");
+        assert_eq!(dead(4711, 0), None);
+        assert_eq!(dead(0, 2), None, "killed with its process");
+        assert_eq!(dead(4711, 0x10), None, "ending, but still there");
+        assert_eq!(dead_stack(&mapping, &Words(vec![])), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! Which blocks of a process can still be reached, while nothing of it runs.
+//!
+//! In: the blocks that the tables have of it, its threads. Out: a kind for each block, and how that was found.
+
+use std::thread;
+use std::time::Duration;
+
+use super::Trace;
+use super::capture::Draft;
+use crate::analysis::reachability::{
+    Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan,
+};
+use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability, Untraced};
+use crate::process::kernel_roots::KernelRoots;
+use crate::process::memory::{MemoryError, Reader, Run, Survey};
+use crate::process::registers::StoppedThread;
+
+/// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
+/// sysdeps/x86_64/nptl/tls.h).
+const POINTER_GUARD: u64 = 0x30;
+
+/// A block of the process.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownBlock {
+    /// Where it lies.
+    pub address: Address,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Index into the capture's sites.
+    pub site: u32,
+    /// It is old enough for the report.
+    pub counts: bool,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+enum Obstacle {
+    /// Its memory cannot be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Its blocks cannot be indexed.
+    #[error(transparent)]
+    Blocks(#[from] TooFar),
+}
+
+impl Trace {
+    /// Judges the blocks of a process that is about to end, given the one thread of it that is there. Returns why it could not.
+    pub(super) fn check_leaks(
+        &self,
+        draft: &mut Draft,
+        pid: Pid,
+        thread: &StoppedThread,
+        untraced: &[Untraced],
+    ) -> Result<(), String> {
+        let options = &self.options;
+        let no_verdict = |why: String| format!("no verdict on the blocks of process {pid}: {why}");
+        if options.sample_bytes.is_some() {
+            return Err(no_verdict("only a sample of them is known (--sample-bytes)".to_owned()));
+        }
+        let Some((process, blocks, losses)) = draft.kept_blocks() else {
+            return Err(no_verdict("nothing of it was recorded".to_owned()));
+        };
+        let is_partly = untraced.iter().any(|process| process.pid == pid);
+        let since_start =
+            !options.filters_sizes() && process.untracked_frees == 0 && !is_partly && !losses.may_miss_blocks();
+        let still = Still { tid: thread.tid, threads: std::slice::from_ref(thread), since_start };
+        let (kinds, check) = check(&still, blocks).map_err(|obstacle| no_verdict(obstacle.to_string()))?;
+        process.leak_check = Some(check);
+        draft.judge(&kinds);
+        Ok(())
+    }
+}
+
+/// A process of which nothing runs.
+struct Still<'a> {
+    /// An id by which its memory can be read: that of a thread that has not ended.
+    pub tid: Pid,
+    /// Its threads, as far as they are there.
+    pub threads: &'a [StoppedThread],
+    /// Every block that it has was recorded.
+    pub since_start: bool,
+}
+
+/// Judges `blocks`, which are put in the order of their addresses, and the kinds with them.
+///
+/// # Errors
+/// Why not.
+fn check(still: &Still<'_>, blocks: &mut Vec<KnownBlock>) -> Result<(Vec<Reachability>, LeakCheck), Obstacle> {
+    blocks.sort_unstable_by_key(|block| block.address);
+    // What a `realloc` in flight has set aside may stand in the table again.
+    blocks.dedup_by_key(|block| block.address);
+    let index = Blocks::new(blocks.iter().map(|block| (block.address.0, block.size)))?;
+    let survey = Survey::of(still.tid)?;
+    let memory = MemoryOf { reader: Reader::open(still.tid)?, runs: &survey.runs };
+    let threads: Vec<Thread> = still.threads.iter().map(thread).collect();
+    let circumstances = Circumstances { threads: &threads, since_start: still.since_start };
+    let regions = regions(&survey, &index, &memory, circumstances);
+    let given: Vec<u64> = KernelRoots::of(still.tid).words().chain(still.threads.iter().flat_map(words)).collect();
+    let rules = Rules {
+        heuristics: Heuristics::ALL,
+        guard: threads.first().and_then(|thread| guard(thread, &memory)),
+        vtables: &[],
+        threads: thread::available_parallelism().map_or(1, usize::from),
+    };
+    let scan = scan(&index, &regions, &given, &memory, &rules);
+    let check = LeakCheck {
+        mode: LeakCheckMode::Exact,
+        pause: Duration::ZERO,
+        scanned_bytes: scan.scanned,
+        unread_bytes: scan.unread,
+        passes: 1,
+    };
+    Ok((judge(&index, &scan, rules.heuristics, &|_| false).kinds, check))
+}
+
+fn thread(stopped: &StoppedThread) -> Thread {
+    let registers = &stopped.registers;
+    Thread { stack_pointer: registers.stack_pointer().0, control_block: registers.thread_pointer().0 }
+}
+
+/// What a thread's registers contain.
+fn words(stopped: &StoppedThread) -> impl Iterator<Item = u64> {
+    stopped.registers.general().iter().chain(stopped.registers.extended()).copied()
+}
+
+/// What the C library mangles pointers with, if it is glibc: else a word of which nothing comes.
+fn guard(thread: &Thread, memory: &MemoryOf<'_>) -> Option<u64> {
+    let mut word = [0];
+    let is_read = memory.read(thread.control_block.checked_add(POINTER_GUARD)?, &mut word) == 0;
+    (is_read && word[0] != 0).then_some(word[0])
+}
+
+/// The memory of a process, of which only pages are read that are there.
+struct MemoryOf<'a> {
+    reader: Reader,
+    /// By address.
+    runs: &'a [Run],
+}
+
+impl Memory for MemoryOf<'_> {
+    fn read(&self, address: u64, words: &mut [u64]) -> u64 {
+        let end = address.saturating_add(size_of_val(words) as u64);
+        let mut at = address;
+        let first = self.runs.partition_point(|run| run.end.0 <= address);
+        let mut unread = 0;
+        let place = |address_of: u64| ((address_of - address) / 8) as usize;
+        for run in self.runs[first..].iter().take_while(|run| run.start.0 < end) {
+            let piece = Run { start: Address(run.start.0.max(at)), end: Address(run.end.0.min(end)), ..*run };
+            words[place(at)..place(piece.start.0)].fill(0);
+            unread += piece.start.0 - at;
+            unread += self.reader.fill(&[piece], &mut words[place(piece.start.0)..place(piece.end.0)]).unreadable;
+            at = piece.end.0;
+        }
+        words[place(at)..].fill(0);
+        unread + (end - at)
+    }
+}
