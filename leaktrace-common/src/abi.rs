@@ -384,6 +384,23 @@ pub struct LayoutEvent {
     pub after_ns: u64,
 }
 
+/// What the ring buffer carries of a thread that ends with its process: begins with what all events have.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadEvent {
+    /// As of all events; the kind is [`EVENT_THREAD`], and there need be no slot.
+    pub event: Event,
+    /// The thread.
+    pub tid: u64,
+    /// Where its thread-local storage is, and the base of gs, as the kernel last put them aside; 0 where it does not tell.
+    pub bases: [u64; 2],
+    /// The kernel's `struct pt_regs` of x86-64, 21 words, or `struct user_pt_regs` of aarch64, 34 words.
+    pub registers: [u64; THREAD_REGISTERS],
+}
+
+/// Words of registers in a [`ThreadEvent`].
+pub const THREAD_REGISTERS: usize = 34;
+
 /// A process was given a slot.
 pub const EVENT_PROCESS: u32 = 1;
 /// The process of a slot has exited.
@@ -392,6 +409,9 @@ pub const EVENT_EXIT: u32 = 2;
 pub const EVENT_EXEC: u32 = 3;
 /// The process of a slot has another layout.
 pub const EVENT_LAYOUT: u32 = 4;
+
+/// A thread of the process that is judged at its end has ended with it, not by itself.
+pub const EVENT_THREAD: u32 = 5;
 
 /// What a probed function is, in bits 32 to 39 of its probe's cookie, with what the cookie's arguments A, B and C are.
 /// A = size: `malloc`, `memalign`, `aligned_alloc`, `valloc`, `operator new`.
@@ -472,6 +492,7 @@ const _: () = {
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<LayoutEvent>() == 40);
+    assert!(size_of::<ThreadEvent>() == 312);
     assert!(size_of::<Bucket>() == 64);
 };
 

@@ -80,6 +80,12 @@ globals! {
     INODE_MODIFIED inode_modified: u32;
     /// `super_block.s_dev`
     SUPER_DEVICE super_device: u32;
+    /// The pid of the process whose threads' registers are told when it ends; 0 for none.
+    JUDGED_TGID judged_tgid: u32;
+    /// `task_struct.thread.fsbase` or `thread_struct.uw.tp_value`; 0 where the kernel does not tell.
+    THREAD_BASE thread_base: u32;
+    /// `task_struct.thread.gsbase`; 0 where the kernel does not tell.
+    THREAD_GS_BASE thread_gs_base: u32;
     /// Nonzero where the exit tracepoint says whether a whole process ended (6.16).
     HAS_GROUP_DEAD has_group_dead: u32;
 }

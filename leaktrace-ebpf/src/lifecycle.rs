@@ -8,7 +8,7 @@ use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXIT
 
 use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
-use crate::{alloc, config, process, stats, threads, whom};
+use crate::{alloc, config, process, registers, stats, threads, whom};
 
 /// A process or a thread is made; it has not run yet.
 #[inline(always)]
@@ -47,6 +47,9 @@ pub fn fork(ctx: &RawTracePointContext) {
 #[inline(always)]
 pub fn exit(ctx: &RawTracePointContext) {
     let id = Id::current();
+    if config::judged_tgid() != 0 && id.tgid() == u64::from(config::judged_tgid()) {
+        registers::tell_end(id);
+    }
     // The last reading takes what is in flight from the threads.
     if !alloc::stopped() {
         if let Some(thread) = threads::existing(id) {

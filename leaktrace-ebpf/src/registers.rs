@@ -1,11 +1,18 @@
 //! The registers at a probe: stack pointer, frame pointer, and the arguments wherever the probe site has them.
 
+use core::ffi::c_void;
 use core::marker::PhantomData;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_get_attach_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::{self, bpf_get_attach_cookie, bpf_probe_read_kernel};
 use aya_ebpf::programs::ProbeContext;
-use leaktrace_common::abi;
+use leaktrace_common::abi::{self, EVENT_THREAD, Event, THREAD_REGISTERS, ThreadEvent};
+
+use crate::config;
+use crate::maps::EVENTS;
+use crate::process::Id;
+use crate::stats::lose;
 
 pub use arch::{instruction, result, returned_sp, returns_to_kernel};
 
@@ -83,6 +90,35 @@ impl<'a, P: Placement> Entry<'a, P> {
     }
 }
 
+/// Tells userspace the registers with which the current thread came into the kernel for the last time, unless it ends by
+/// itself.
+#[inline(always)]
+pub fn tell_end(id: Id) {
+    let Some(mut entry) = EVENTS.reserve::<ThreadEvent>(0) else {
+        lose!(events_lost);
+        return;
+    };
+    let told = entry.as_mut_ptr();
+    // SAFETY: the ring gives room for the event, all of which is written; the helpers check what they read, and userspace looked
+    // up where the fields of a task are.
+    let ends_by_itself = unsafe {
+        let task = bpf_get_current_task_btf();
+        let tgid = id.tgid() as u32;
+        (&raw mut (*told).event).write(Event { kind: EVENT_THREAD, process: 0, tgid, seen: 0 });
+        (*told).tid = id.tid();
+        let base = |offset: u32| {
+            if offset == 0 { 0 } else { bpf_probe_read_kernel(task.cast::<u8>().add(offset as usize).cast::<u64>()).unwrap_or(0) }
+        };
+        (*told).bases = [base(config::thread_base()), base(config::thread_gs_base())];
+        let registers = &raw mut (*told).registers;
+        registers.write([0; THREAD_REGISTERS]);
+        let from = bpf_task_pt_regs(task) as *const c_void;
+        let result = helpers::generated::bpf_probe_read_kernel(registers.cast(), (arch::REGISTERS * 8) as u32, from);
+        result != 0 || arch::ends_by_itself(&*registers)
+    };
+    if ends_by_itself { entry.discard(0) } else { entry.submit(0) }
+}
+
 #[cfg(bpf_target_arch = "x86_64")]
 mod arch {
     use aya_ebpf::bindings::pt_regs;
@@ -91,6 +127,16 @@ mod arch {
     use leaktrace_common::cookie::{self, Register};
 
     use super::{Entry, Placement};
+
+    /// Words in `struct pt_regs`.
+    pub const REGISTERS: usize = 21;
+
+    /// Whether a thread with these registers has called `exit`, not `exit_group`, and was not killed: by `orig_rax`.
+    #[inline(always)]
+    pub fn ends_by_itself(registers: &[u64]) -> bool {
+        const EXIT: u64 = 60;
+        registers[15] == EXIT
+    }
 
     impl<P: Placement> Entry<'_, P> {
         #[inline(always)]
@@ -227,6 +273,16 @@ mod arch {
     use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
     use super::{Entry, Placement};
+
+    /// Words in `struct user_pt_regs`.
+    pub const REGISTERS: usize = 34;
+
+    /// Whether a thread with these registers has called `exit`, not `exit_group`, and was not killed: by x8.
+    #[inline(always)]
+    pub fn ends_by_itself(registers: &[u64]) -> bool {
+        const EXIT: u64 = 93;
+        registers[8] == EXIT
+    }
 
     // Probes are never moved on this architecture: its kernel steps no instruction that allocators begin with.
     impl<P: Placement> Entry<'_, P> {

@@ -75,10 +75,21 @@ pub fn multi_and_sessions() -> (bool, bool) {
 /// are whole from a program's first instruction on.
 #[must_use]
 pub fn finds_mappings() -> bool {
-    match aya::sys::is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_find_vma) {
+    has_helper(ProgramType::KProbe, BpfHelper::BPF_FUNC_find_vma)
+}
+
+/// Whether programs at tracepoints can read the registers of the thread that they run in (`bpf_task_pt_regs`, 5.15), so that
+/// those of threads which end with their process are known.
+#[must_use]
+pub fn tells_registers() -> bool {
+    has_helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs)
+}
+
+fn has_helper(program: ProgramType, helper: BpfHelper) -> bool {
+    match aya::sys::is_helper_supported(program, helper) {
         Ok(supported) => supported,
         Err(error) => {
-            log::debug!("cannot find out whether programs can look up mappings: {error}");
+            log::debug!("cannot find out whether programs have {helper:?}: {error}");
             false
         }
     }

@@ -20,6 +20,10 @@ pub struct Fields {
     task_signal: u32,
     /// `signal_struct.live`
     signal_live: u32,
+    /// `task_struct.thread`, and in it the base of the thread's local storage.
+    thread_base: u32,
+    /// The same for the base of gs.
+    thread_gs_base: u32,
     mappings: Mappings,
 }
 
@@ -64,25 +68,33 @@ impl Fields {
         let bytes = btf::read()?;
         let btf = Btf::parse(&bytes)?;
         let field = |structure, name| btf.offset(structure, name).unwrap_or(0);
+        let of_thread = |name| match (field("task_struct", "thread"), field("thread_struct", name)) {
+            (0, _) | (_, 0) => 0,
+            (thread, within) => thread + within,
+        };
         Ok(Self {
             task_tgid: field("task_struct", "tgid"),
             task_comm: field("task_struct", "comm"),
             task_group_leader: field("task_struct", "group_leader"),
             task_signal: field("task_struct", "signal"),
             signal_live: field("signal_struct", "live"),
+            thread_base: of_thread("fsbase"),
+            thread_gs_base: of_thread("gsbase"),
             mappings: Mappings::read(&btf).filter(|_| features::finds_mappings()).unwrap_or_default(),
         })
     }
 
     /// The globals of the BPF object and their values.
-    pub fn globals(&self) -> [(&'static str, &u32); 15] {
-        let Self { task_tgid, task_comm, task_group_leader, task_signal, signal_live, mappings } = self;
+    pub fn globals(&self) -> [(&'static str, &u32); 17] {
+        let Self { task_tgid, task_comm, task_group_leader, task_signal, signal_live, thread_base, thread_gs_base, mappings } = self;
         [
             ("TASK_TGID", task_tgid),
             ("TASK_COMM", task_comm),
             ("TASK_GROUP_LEADER", task_group_leader),
             ("TASK_SIGNAL", task_signal),
             ("SIGNAL_LIVE", signal_live),
+            ("THREAD_BASE", thread_base),
+            ("THREAD_GS_BASE", thread_gs_base),
             ("KNOWS_VMA", &mappings.known),
             ("VMA_START", &mappings.vma_start),
             ("VMA_PGOFF", &mappings.vma_pgoff),

@@ -8,17 +8,26 @@ use std::os::fd::{AsRawFd, RawFd};
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use leaktrace_common::abi::{EVENT_LAYOUT, Event, LayoutEvent};
+use leaktrace_common::abi::{EVENT_LAYOUT, EVENT_THREAD, Event, LayoutEvent, ThreadEvent};
 
 use super::Kernel;
 
 /// Events read from the ring.
 #[derive(Default)]
 pub struct Told {
-    /// Lives that began and ended, in order.
-    pub lives: Vec<Event>,
+    /// Lives and threads, in order.
+    pub lives: Vec<News>,
     /// Layouts that processes have now.
     pub layouts: Vec<LayoutEvent>,
+}
+
+/// What became of a process.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A life began or ended.
+    Life(Event),
+    /// A thread ended with the process that is judged, or because that began another program.
+    ThreadKilled(Box<ThreadEvent>),
 }
 
 /// The only reader of the ring.
@@ -54,11 +63,18 @@ impl Events {
             }
             // SAFETY: plain integers, and long enough.
             let event = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
-            if event.kind != EVENT_LAYOUT {
-                told.lives.push(event);
-            } else if item.len() >= size_of::<LayoutEvent>() {
+            match event.kind {
                 // SAFETY: as above.
-                told.layouts.push(unsafe { item.as_ptr().cast::<LayoutEvent>().read_unaligned() });
+                EVENT_LAYOUT if item.len() >= size_of::<LayoutEvent>() => {
+                    told.layouts.push(unsafe { item.as_ptr().cast::<LayoutEvent>().read_unaligned() });
+                }
+                // SAFETY: as above.
+                EVENT_THREAD if item.len() >= size_of::<ThreadEvent>() => {
+                    let thread = unsafe { item.as_ptr().cast::<ThreadEvent>().read_unaligned() };
+                    told.lives.push(News::ThreadKilled(Box::new(thread)));
+                }
+                EVENT_LAYOUT | EVENT_THREAD => {}
+                _ => told.lives.push(News::Life(event)),
             }
         }
         told

@@ -31,6 +31,7 @@ use leaktrace_common::wide::WideBlock;
 use crate::holder::Holder;
 use crate::host::clock::monotonic_ns;
 use crate::host::errno;
+use crate::host::features;
 use crate::host::fields::Fields;
 use crate::model::Pid;
 use mapped::MappedArray;
@@ -57,6 +58,8 @@ pub struct Limits {
     pub unwind: u32,
     /// Chunks of 4 KiB for unwind tables and mapping lists.
     pub unwind_chunks: u32,
+    /// The process of whose threads the registers are told when it ends.
+    pub judged: Option<Pid>,
 }
 
 /// Threads there is room for. A state takes 128 bytes with its key.
@@ -129,6 +132,7 @@ impl Kernel {
             .check()?;
         let (self_tgid, group_dead) = (process::id(), u32::from(exit_tells_group_dead()));
         let fields = Fields::needed(selection.following)?;
+        let judged_tgid = limits.judged.filter(|_| features::tells_registers()).map_or(0, |pid| pid.0);
         let (following, filters) = (u32::from(selection.following), selection.filters());
         let max_size_complement = u64::MAX - limits.max_size;
         let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
@@ -161,6 +165,7 @@ impl Kernel {
             .override_global("SESSIONS", &sessions, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("SELF_TGID", &self_tgid, true)
+            .override_global("JUDGED_TGID", &judged_tgid, true)
             .override_global("FOLLOWING", &following, true)
             .override_global("FILTERS", &filters, true)
             .override_global("HAS_GROUP_DEAD", &group_dead, true);

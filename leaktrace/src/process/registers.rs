@@ -15,6 +15,8 @@ use crate::model::{Address, Pid};
 const GENERAL: c_int = 1;
 /// How many words these structures have. A 32-bit thread's are fewer bytes.
 const GENERAL_WORDS: usize = if cfg!(target_arch = "aarch64") { 34 } else { 27 };
+/// How many of these the kernel keeps on its stack.
+const KERNEL_WORDS: usize = if cfg!(target_arch = "aarch64") { 34 } else { 21 };
 /// The rest of a thread's registers: `NT_X86_XSTATE`, the XSAVE area, or `NT_PRFPREG`, the vector registers of aarch64.
 const EXTENDED: c_int = if cfg!(target_arch = "aarch64") { 2 } else { 0x202 };
 /// `NT_ARM_TLS`: the thread pointer, which is not among the general registers of aarch64.
@@ -85,6 +87,22 @@ impl Registers {
         let extended = room.0[..bytes.div_ceil(size_of::<u64>()).min(ROOM)].to_vec();
         let thread_pointer = thread_pointer(tid, &general)?;
         Ok(Self { general, extended, thread_pointer })
+    }
+
+    /// Those that a thread had when it came into the kernel for the last time: the words of `struct pt_regs` of x86-64 or of
+    /// `struct user_pt_regs` of aarch64, and the thread's bases. Other registers are not known.
+    #[must_use]
+    pub fn at_end(words: &[u64], [base, gs_base]: [u64; 2]) -> Self {
+        let mut general = [0; GENERAL_WORDS];
+        let known = words.len().min(KERNEL_WORDS);
+        general[..known].copy_from_slice(&words[..known]);
+        #[cfg(not(target_arch = "aarch64"))]
+        {
+            (general[place::THREAD_POINTER], general[place::GS_BASE]) = (base, gs_base);
+        }
+        #[cfg(target_arch = "aarch64")]
+        let _ = gs_base;
+        Self { general, extended: Vec::new(), thread_pointer: base }
     }
 
     /// The general registers in the order of the kernel's structure. On x86-64 that is r15, r14, r13, r12, rbp, rbx, r11, r10,

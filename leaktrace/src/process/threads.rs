@@ -80,6 +80,12 @@ pub(super) fn alive(pid: pid_t) -> Vec<pid_t> {
     ids(pid).into_iter().filter(alive).collect()
 }
 
+/// Whether no thread of `pid` but `tid` is left, other than as a number that its parent has yet to take.
+pub(super) fn is_alone(pid: pid_t, tid: pid_t) -> bool {
+    let others = ids(pid).into_iter().filter(|&other| other != tid);
+    others.into_iter().all(|other| matches!(state(pid, other), None | Some('Z' | 'X')))
+}
+
 /// Whether the whole process ends, given that its thread `tid` is in its exit stop.
 pub(super) fn process_ends_with(pid: pid_t, tid: pid_t) -> bool {
     let others = ids(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));

@@ -16,11 +16,12 @@ use crate::config::{Config, Whom};
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::attach::Scope;
-use crate::kernel::events::Told;
+use crate::kernel::events::{News, Told};
 use crate::kernel::reclaim;
 use crate::lives::mmap_records::Record;
 use crate::lives::processes::Mapped;
 use crate::model::{Pid, Untraced};
+use crate::process::registers::{Registers, StoppedThread};
 use crate::sources::allocators::{Prober, Request};
 
 /// From so many ended lives in the tables on, the next pass comes sooner: more will end.
@@ -148,7 +149,16 @@ impl Trace {
             self.apply(record);
         }
         layouts.for_each(|layout| self.relay(&layout));
-        for event in lives {
+        for news in lives {
+            let event = match news {
+                News::Life(event) => event,
+                News::ThreadKilled(thread) => {
+                    let registers = Registers::at_end(&thread.registers, thread.bases);
+                    let tid = Pid(thread.tid as u32);
+                    self.ended_threads.push(StoppedThread { tid, comm: String::new(), registers });
+                    continue;
+                }
+            };
             match event.kind {
                 EVENT_PROCESS => {
                     if let Some(process) = self.kernel.processes.read(event.process) {
@@ -157,6 +167,10 @@ impl Trace {
                     self.unwinding.began(&self.kernel, Pid(event.tgid), event.process);
                 }
                 EVENT_EXIT | EVENT_EXEC => {
+                    if event.kind == EVENT_EXEC && self.target.pids == [Pid(event.tgid)] {
+                        // They were the old program's.
+                        self.ended_threads.clear();
+                    }
                     self.processes.ended(event.process, event.seen);
                     self.unwinding.ended(&self.kernel, Pid(event.tgid));
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Trace;
 use super::capture::Draft;
 use crate::analysis::reachability::{
-    Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan,
+    Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan, vtables,
 };
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability, Untraced};
 use crate::process::kernel_roots::KernelRoots;
@@ -63,7 +63,9 @@ impl Trace {
         let is_partly = untraced.iter().any(|process| process.pid == pid);
         let since_start =
             !options.filters_sizes() && process.untracked_frees == 0 && !is_partly && !losses.may_miss_blocks();
-        let still = Still { tid: thread.tid, threads: std::slice::from_ref(thread), since_start };
+        let mut threads = vec![thread.clone()];
+        threads.extend(self.ended_threads.iter().filter(|ended| ended.tid != thread.tid).cloned());
+        let still = Still { tid: thread.tid, threads: &threads, since_start };
         let (kinds, check) = check(&still, blocks).map_err(|obstacle| no_verdict(obstacle.to_string()))?;
         process.leak_check = Some(check);
         draft.judge(&kinds);
@@ -99,10 +101,12 @@ fn check(still: &Still<'_>, blocks: &mut Vec<KnownBlock>) -> Result<(Vec<Reachab
     let rules = Rules {
         heuristics: Heuristics::ALL,
         guard: threads.first().and_then(|thread| guard(thread, &memory)),
-        vtables: &[],
+        vtables: &vtables::places(&survey),
         threads: thread::available_parallelism().map_or(1, usize::from),
     };
     let scan = scan(&index, &regions, &given, &memory, &rules);
+    let tables = vtables::known(&scan, &survey.code, &memory);
+    let is_vtable = |address: u64| tables.get(&address).copied().unwrap_or_default();
     let check = LeakCheck {
         mode: LeakCheckMode::Exact,
         pause: Duration::ZERO,
@@ -110,7 +114,7 @@ fn check(still: &Still<'_>, blocks: &mut Vec<KnownBlock>) -> Result<(Vec<Reachab
         unread_bytes: scan.unread,
         passes: 1,
     };
-    Ok((judge(&index, &scan, rules.heuristics, &|_| false).kinds, check))
+    Ok((judge(&index, &scan, rules.heuristics, &is_vtable).kinds, check))
 }
 
 fn thread(stopped: &StoppedThread) -> Thread {

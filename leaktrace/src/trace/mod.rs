@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::config::{Config, Whom};
 use crate::holder::Holder;
@@ -39,10 +39,11 @@ use crate::kernel::Kernel;
 use crate::kernel::events::Events;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Options, Sink, Target};
+use crate::model::{Options, Pid, Sink, Target};
 use crate::outcome::Outcome;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::process::pidfd::PidFd;
+use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
 use growing::Growth;
 use intake::Reclaimed;
@@ -90,6 +91,9 @@ const MEMORY_WITHIN: Duration = Duration::from_secs(2);
 const REREAD_AT_LAST: Duration = Duration::from_millis(500);
 /// How long the last report waits for files that are being read.
 const PLANNED_WITHIN: Duration = Duration::from_millis(300);
+/// How long the last report waits for the other threads of a command that exits, and how often it looks for them.
+const ALONE_WITHIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -116,6 +120,8 @@ struct Trace {
     /// When the next pass takes ended lives out of the tables, and how the last pass went.
     reclaim_at: Option<Instant>,
     reclaimed: Reclaimed,
+    /// Threads of the command that were killed, by its end or by its beginning another program.
+    ended_threads: Vec<StoppedThread>,
     /// Processes that were recorded in part or not at all.
     untraced: UntracedProcesses,
     /// How much memory processes had when first seen, to compare where few allocations are seen.
@@ -137,6 +143,18 @@ enum Over {
     Done,
     /// The command is stopped at its exit until it is released.
     Exiting(Held),
+}
+
+/// Waits until the other threads of a process that exits have ended, so that their registers are known.
+async fn until_alone(held: &Held, pid: Pid) {
+    let waited = timeout(ALONE_WITHIN, async {
+        while !held.is_alone(pid) {
+            sleep(LOOK_AGAIN).await;
+        }
+    });
+    if waited.await.is_err() {
+        log::warn!("threads of process {pid} have not ended {} ms after it began to exit", ALONE_WITHIN.as_millis());
+    }
 }
 
 async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
@@ -334,6 +352,10 @@ impl Trace {
     /// Stops, reads, names, and lets the command end.
     async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
         let mut phases = Phases::of("last report");
+        if let (Over::Exiting(held), Some(launched)) = (&over, &launched) {
+            until_alone(held, launched.pid()).await;
+            phases.done("waiting for the command's other threads to end");
+        }
         // The holder may have ended as well, whatever ended the trace.
         let cut_short = self.kernel.holder.ended().map(|how| self.is_unprobed(&how));
         // A CPU that came online a moment ago may have been missed.

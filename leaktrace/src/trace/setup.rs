@@ -57,8 +57,9 @@ pub(super) async fn set_up(
     launched: Option<&mut Launched>,
     held: &mut Option<Held>,
 ) -> Result<Trace> {
+    let judged = launched.as_ref().map(|launched| launched.pid());
     let (loaded, holder) = (Arc::clone(config), Arc::clone(holder));
-    let mut trace = aside(|| async { Trace::new(loaded, holder) }).await?;
+    let mut trace = aside(move || async move { Trace::new(loaded, holder, judged) }).await?;
     if let Some(launched) = launched {
         trace.target.pids = vec![launched.pid()];
         *held = Some(
@@ -76,7 +77,7 @@ pub(super) async fn set_up(
 }
 
 impl Trace {
-    fn new(config: Arc<Config>, holder: Arc<Holder>) -> Result<Self> {
+    fn new(config: Arc<Config>, holder: Arc<Holder>, judged: Option<Pid>) -> Result<Self> {
         let recording = &config.recording;
         let limits = Limits {
             max_allocs: recording.max_allocs,
@@ -91,6 +92,7 @@ impl Trace {
                 Unwind::Fp => UNWIND_FP,
             },
             unwind_chunks: UNWIND_CHUNKS,
+            judged,
         };
         let selection = Selection::new(&config)?;
         let own = vec![Pid(std::process::id()), holder.pid()];
@@ -125,6 +127,7 @@ impl Trace {
             reclaim_at: None,
             reclaimed: Reclaimed::nothing(),
             untraced: UntracedProcesses::default(),
+            ended_threads: Vec::new(),
             growth: Growth::default(),
             left_out: 0,
             warnings: Vec::new(),

@@ -15,6 +15,7 @@ mod marking;
 mod pointers;
 mod scanning;
 mod standing;
+pub mod vtables;
 
 pub use blocks::{Blocks, TooFar};
 pub use edges::Edges;

@@ -64,7 +64,7 @@ pub struct Rules<'a> {
     pub heuristics: Heuristics,
     /// glibc's `pointer_chk_guard`, with which it mangles pointers in a `jmp_buf`.
     pub guard: Option<u64>,
-    /// Where vtables may be.
+    /// Where vtables may be, in ascending order.
     pub vtables: &'a [Range<u64>],
     /// How many threads read.
     pub threads: usize,
@@ -313,7 +313,10 @@ impl Scanner<'_> {
 
     /// Keeps the vtables of a block that begins with the address of one.
     fn vtables(&self, block: u32, words: &[u64], vtables: &mut Vec<Vtable>) {
-        let is_vtable = |word: u64| self.rules.vtables.iter().any(|range| range.contains(&word));
+        let is_vtable = |word: u64| {
+            let behind = self.rules.vtables.partition_point(|range| range.start <= word);
+            behind.checked_sub(1).is_some_and(|at| word < self.rules.vtables[at].end)
+        };
         if !is_vtable(words[0]) {
             return;
         }

@@ -26,6 +26,7 @@ use async_channel::Receiver as Notices;
 
 use crate::model::Pid;
 use crate::process::pidfd::PidFd;
+use crate::process::threads;
 use crate::process::registers::{Registers, StoppedThread};
 use command::Executable;
 use tracer::{Notice, Word};
@@ -124,6 +125,12 @@ impl Held {
     #[must_use]
     pub fn registers(&self) -> Option<&Registers> {
         self.exiting().map(|thread| &thread.registers)
+    }
+
+    /// At an exit, whether all other threads of the process have ended. They are being killed.
+    #[must_use]
+    pub fn is_alone(&self, pid: Pid) -> bool {
+        self.exiting.as_ref().is_none_or(|thread| threads::is_alone(pid.0 as libc::pid_t, thread.tid.0 as libc::pid_t))
     }
 
     /// Lets it go on.

@@ -22,11 +22,13 @@ mod reader;
 mod regions;
 
 use std::io;
+use std::ops::Range;
 
 pub use batches::Batches;
 pub use buffer::Buffer;
 pub use pages::{Pages, Run};
 pub use reader::{Filled, Reader};
+use regions::Mapped;
 pub use regions::{Region, RegionKind, regions};
 
 use crate::model::Pid;
@@ -77,6 +79,8 @@ pub struct Survey {
     pub regions: Vec<Region>,
     /// The pages of all regions that are in memory or swapped out, by address; each run lies within one region.
     pub runs: Vec<Run>,
+    /// Where code of files is, by address. It is not to be read.
+    pub code: Vec<Range<u64>>,
     /// Bytes of regions whose pages the kernel did not tell.
     pub unknown_bytes: u64,
 }
@@ -87,7 +91,7 @@ impl Survey {
     /// # Errors
     /// The list of mappings or the page tables cannot be read at all.
     pub fn of(pid: Pid) -> Result<Self, MemoryError> {
-        let regions = regions(pid)?;
+        let Mapped { regions, code } = Mapped::of(pid)?;
         let mut pages = Pages::of(pid)?;
         let (mut runs, mut unknown_bytes) = (Vec::new(), 0);
         for region in &regions {
@@ -100,7 +104,7 @@ impl Survey {
                 unknown_bytes += region.bytes();
             }
         }
-        Ok(Self { regions, runs, unknown_bytes })
+        Ok(Self { regions, runs, code, unknown_bytes })
     }
 
     /// Bytes that are in memory, from which the time to read them can be estimated.

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -63,16 +64,38 @@ impl Region {
     }
 }
 
+/// What a process has mapped, by address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Mapped {
+    /// What can hold pointers to the heap.
+    pub(super) regions: Vec<Region>,
+    /// Where code of files is.
+    pub(super) code: Vec<Range<u64>>,
+}
+
+impl Mapped {
+    /// That of `pid`.
+    pub(super) fn of(pid: Pid) -> Result<Self, MemoryError> {
+        let text = fs::read(format!("/proc/{pid}/maps")).map_err(|error| MemoryError::of(pid, "maps", error))?;
+        // Without the list, files of tmpfs are not known as such, which few programs keep pointers in.
+        let memory = fs::read(format!("/proc/{pid}/mountinfo")).map(|text| memory_devices(&text)).unwrap_or_default();
+        let mut mapped = Self::default();
+        for mapping in parse(&text).filter_map(Result::ok) {
+            mapped.regions.extend(Region::of(&mapping, |device| memory.contains(&device)));
+            if mapping.permissions.execute && mapping.name.is_file() {
+                mapped.code.push(mapping.start.0..mapping.end.0);
+            }
+        }
+        Ok(mapped)
+    }
+}
+
 /// The regions of a process, by address.
 ///
 /// # Errors
 /// The list of mappings cannot be read.
 pub fn regions(pid: Pid) -> Result<Vec<Region>, MemoryError> {
-    let text = fs::read(format!("/proc/{pid}/maps")).map_err(|error| MemoryError::of(pid, "maps", error))?;
-    // Without the list, files of tmpfs are not known as such, which few programs keep pointers in.
-    let memory = fs::read(format!("/proc/{pid}/mountinfo")).map(|text| memory_devices(&text)).unwrap_or_default();
-    let mappings = parse(&text).filter_map(Result::ok);
-    Ok(mappings.filter_map(|mapping| Region::of(&mapping, |device| memory.contains(&device))).collect())
+    Ok(Mapped::of(pid)?.regions)
 }
 
 fn kind(mapping: &Mapping<'_>, is_memory: impl Fn(Device) -> bool) -> Option<RegionKind> {
