@@ -86,7 +86,16 @@ impl Fields {
 
     /// The globals of the BPF object and their values.
     pub fn globals(&self) -> [(&'static str, &u32); 17] {
-        let Self { task_tgid, task_comm, task_group_leader, task_signal, signal_live, thread_base, thread_gs_base, mappings } = self;
+        let Self {
+            task_tgid,
+            task_comm,
+            task_group_leader,
+            task_signal,
+            signal_live,
+            thread_base,
+            thread_gs_base,
+            mappings,
+        } = self;
         [
             ("TASK_TGID", task_tgid),
             ("TASK_COMM", task_comm),

@@ -4,6 +4,7 @@
 //! In: records of the kernel and events of the programs. Out: which process is which, and its address space.
 
 pub(crate) mod discovery;
+pub(crate) mod exiting;
 pub(crate) mod life;
 pub(crate) mod mmap_records;
 pub(crate) mod processes;

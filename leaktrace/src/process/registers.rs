@@ -29,6 +29,7 @@ const ROOM: usize = 64 * 1024 / size_of::<u64>();
 #[cfg(not(target_arch = "aarch64"))]
 mod place {
     pub(super) const FRAME_POINTER: usize = 4;
+    pub(super) const SYSTEM_CALL: usize = 15;
     pub(super) const INSTRUCTION_POINTER: usize = 16;
     pub(super) const STACK_POINTER: usize = 19;
     pub(super) const THREAD_POINTER: usize = 21;
@@ -36,6 +37,7 @@ mod place {
 }
 #[cfg(target_arch = "aarch64")]
 mod place {
+    pub(super) const SYSTEM_CALL: usize = 8;
     pub(super) const FRAME_POINTER: usize = 29;
     pub(super) const STACK_POINTER: usize = 31;
     pub(super) const INSTRUCTION_POINTER: usize = 32;
@@ -111,6 +113,24 @@ impl Registers {
     #[must_use]
     pub fn general(&self) -> &[u64] {
         &self.general
+    }
+
+    /// The system call that the thread is in, or was in when it was stopped: negative for none.
+    #[must_use]
+    pub fn system_call(&self) -> i64 {
+        self.general[place::SYSTEM_CALL].cast_signed()
+    }
+
+    /// The general registers by their numbers in DWARF (System V ABI for x86-64, figure 3.36), the last one being the next
+    /// instruction's address; `None` on other machines.
+    #[must_use]
+    pub fn by_dwarf_number(&self) -> Option<[u64; 17]> {
+        #[cfg(not(target_arch = "aarch64"))]
+        return Some(
+            [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16].map(|place: usize| self.general[place]),
+        );
+        #[cfg(target_arch = "aarch64")]
+        None
     }
 
     /// All the other registers. On x86-64 that is the XSAVE area in its standard form (Intel SDM volume 1, chapter 13): xmm0 at

@@ -2,6 +2,7 @@
 //!
 //! In: the blocks that the tables have of it, its threads. Out: a kind for each block, and how that was found.
 
+use procfs::process::Process;
 use std::thread;
 use std::time::Duration;
 
@@ -10,14 +11,19 @@ use super::capture::Draft;
 use crate::analysis::reachability::{
     Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan, vtables,
 };
+use crate::lives::exiting;
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability, Untraced};
 use crate::process::kernel_roots::KernelRoots;
+use crate::process::maps::AddressSpace;
 use crate::process::memory::{MemoryError, Reader, Run, Survey};
-use crate::process::registers::StoppedThread;
+use crate::process::registers::{Registers, StoppedThread};
 
 /// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
 /// sysdeps/x86_64/nptl/tls.h).
 const POINTER_GUARD: u64 = 0x30;
+
+/// What functions may use below the stack pointer, bytes (System V ABI for x86-64, "The Stack Frame").
+const RED_ZONE: u64 = 128;
 
 /// A block of the process.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +71,8 @@ impl Trace {
             !options.filters_sizes() && process.untracked_frees == 0 && !is_partly && !losses.may_miss_blocks();
         let mut threads = vec![thread.clone()];
         threads.extend(self.ended_threads.iter().filter(|ended| ended.tid != thread.tid).cloned());
-        let still = Still { tid: thread.tid, threads: &threads, since_start };
+        let space = self.processes.space(process.life);
+        let still = Still { pid, space, tid: thread.tid, threads: &threads, since_start };
         let (kinds, check) = check(&still, blocks).map_err(|obstacle| no_verdict(obstacle.to_string()))?;
         process.leak_check = Some(check);
         draft.judge(&kinds);
@@ -75,6 +82,10 @@ impl Trace {
 
 /// A process of which nothing runs.
 struct Still<'a> {
+    /// The process.
+    pid: Pid,
+    /// What is mapped where.
+    space: Option<&'a AddressSpace>,
     /// An id by which its memory can be read: that of a thread that has not ended.
     pub tid: Pid,
     /// Its threads, as far as they are there.
@@ -94,10 +105,13 @@ fn check(still: &Still<'_>, blocks: &mut Vec<KnownBlock>) -> Result<(Vec<Reachab
     let index = Blocks::new(blocks.iter().map(|block| (block.address.0, block.size)))?;
     let survey = Survey::of(still.tid)?;
     let memory = MemoryOf { reader: Reader::open(still.tid)?, runs: &survey.runs };
-    let threads: Vec<Thread> = still.threads.iter().map(thread).collect();
-    let circumstances = Circumstances { threads: &threads, since_start: still.since_start };
+    let live: Vec<Live> = still.threads.iter().map(|thread| still.live(thread, &memory)).collect();
+    let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
+    let circumstances =
+        Circumstances { threads: &threads, arguments: arguments(still.tid), since_start: still.since_start };
     let regions = regions(&survey, &index, &memory, circumstances);
-    let given: Vec<u64> = KernelRoots::of(still.tid).words().chain(still.threads.iter().flat_map(words)).collect();
+    let given: Vec<u64> =
+        KernelRoots::of(still.tid).words().chain(live.iter().flat_map(|live| live.words.iter().copied())).collect();
     let rules = Rules {
         heuristics: Heuristics::ALL,
         guard: threads.first().and_then(|thread| guard(thread, &memory)),
@@ -117,14 +131,42 @@ fn check(still: &Still<'_>, blocks: &mut Vec<KnownBlock>) -> Result<(Vec<Reachab
     Ok((judge(&index, &scan, rules.heuristics, &is_vtable).kinds, check))
 }
 
-fn thread(stopped: &StoppedThread) -> Thread {
-    let registers = &stopped.registers;
-    Thread { stack_pointer: registers.stack_pointer().0, control_block: registers.thread_pointer().0 }
+/// What of a thread is the program's.
+struct Live {
+    thread: Thread,
+    /// What its registers contain.
+    words: Vec<u64>,
 }
 
-/// What a thread's registers contain.
-fn words(stopped: &StoppedThread) -> impl Iterator<Item = u64> {
-    stopped.registers.general().iter().chain(stopped.registers.extended()).copied()
+impl Still<'_> {
+    fn live(&self, stopped: &StoppedThread, memory: &MemoryOf<'_>) -> Live {
+        let registers = &stopped.registers;
+        let control_block = registers.thread_pointer().0;
+        let live = |live_from, words| Live { thread: Thread { live_from, control_block }, words };
+        if registers.system_call() == libc::SYS_exit {
+            // It has left its function: only what the C library keeps of it is there.
+            let end = if stopped.tid == self.pid { arguments(self.tid) } else { None };
+            return live(end.unwrap_or(control_block), Vec::new());
+        }
+        let read = |address: u64| {
+            let mut word = [0];
+            (address.is_multiple_of(8) && memory.read(address, &mut word) == 0).then_some(word[0])
+        };
+        let exiting = Some(registers).filter(|registers| registers.system_call() == libc::SYS_exit_group);
+        let frame = exiting.and_then(Registers::by_dwarf_number);
+        if let (Some(frame), Some(space)) = (frame, self.space)
+            && let Some(caller) = exiting::before_exit(space, frame, &read)
+        {
+            return live(caller.stack_pointer, caller.kept.to_vec());
+        }
+        let words = registers.general().iter().chain(registers.extended()).copied();
+        live(registers.stack_pointer().0.saturating_sub(RED_ZONE), words.collect())
+    }
+}
+
+/// Where on the first thread's stack the kernel has put the program's arguments: below it is what the program has used.
+fn arguments(tid: Pid) -> Option<u64> {
+    Some(Process::new(tid.0.cast_signed()).ok()?.stat().ok()?.startstack).filter(|start| *start != 0)
 }
 
 /// What the C library mangles pointers with, if it is glibc: else a word of which nothing comes.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: pure. No /proc, no aya, no clock; nothing that an object contains makes this panic.
 
+mod caller;
 mod cfi;
 mod expression;
 mod pool;
@@ -18,6 +19,7 @@ use std::fmt;
 
 use leaktrace_common::unwind::{Chunk, Row, Rule, lookup};
 
+pub use caller::{Frame, INSTRUCTION, STACK_POINTER, caller};
 pub use pool::ChunkPool;
 pub use registry::{Code, CodeMapping, PoolWriter, PublishError, Registry};
 

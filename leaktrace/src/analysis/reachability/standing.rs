@@ -15,16 +15,14 @@ use super::scanning::{Memory, Region, Standing};
 use crate::process::maps::MappingName;
 use crate::process::memory::{self, RegionKind, Survey};
 
-/// What functions may use below the stack pointer, bytes (System V ABI for x86-64, "The Stack Frame").
-const RED_ZONE: u64 = 128;
 const WORD: u64 = 8;
 const PAGE: u64 = 4096;
 
 /// Where a thread is in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thread {
-    /// The end of its stack that moves.
-    pub stack_pointer: u64,
+    /// From where on its stack is in use.
+    pub live_from: u64,
     /// Its control block. The C libraries place it at the other end of the stack, but for the first thread.
     pub control_block: u64,
 }
@@ -34,6 +32,8 @@ pub struct Thread {
 pub struct Circumstances<'a> {
     /// Its threads.
     pub threads: &'a [Thread],
+    /// Where on the first thread's stack the kernel has put the program's arguments; the program uses what is below.
+    pub arguments: Option<u64>,
     /// Every block that it has was recorded.
     pub since_start: bool,
 }
@@ -155,10 +155,10 @@ impl Judge<'_> {
     /// The stacks of threads in this mapping: below the stack pointer there are only words of calls that have returned.
     fn stacks(&self) -> Vec<Part> {
         let whole = self.range();
-        let threads = self.circumstances.threads.iter().filter(|thread| whole.contains(&thread.stack_pointer));
+        let threads = self.circumstances.threads.iter().filter(|thread| whole.contains(&thread.live_from));
         let mut stacks: Vec<Part> = threads
             .map(|thread| {
-                let start = (thread.stack_pointer.saturating_sub(RED_ZONE) / WORD * WORD).max(whole.start);
+                let start = thread.live_from.next_multiple_of(WORD);
                 let is_at_end = (start..whole.end).contains(&thread.control_block);
                 let end =
                     if is_at_end { thread.control_block.next_multiple_of(PAGE).min(whole.end) } else { whole.end };
@@ -166,6 +166,13 @@ impl Judge<'_> {
             })
             .collect();
         // A stack that the program placed itself may have other things below it, unless a guard is there.
+        if stacks.is_empty() && self.mapping.kind == RegionKind::Stack {
+            // The first thread has ended.
+            let arguments = self.circumstances.arguments.filter(|at| whole.contains(at));
+            let dead = arguments.map(|arguments| whole.start..arguments);
+            stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
+            return stacks;
+        }
         if stacks.is_empty() && self.is_guarded {
             let dead = glibc::dead_stack(&whole, self.memory);
             stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));

@@ -26,8 +26,8 @@ use async_channel::Receiver as Notices;
 
 use crate::model::Pid;
 use crate::process::pidfd::PidFd;
-use crate::process::threads;
 use crate::process::registers::{Registers, StoppedThread};
+use crate::process::threads;
 use command::Executable;
 use tracer::{Notice, Word};
 

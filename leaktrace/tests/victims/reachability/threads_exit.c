@@ -57,7 +57,7 @@ static void *end_the_process(void *unused)
     if (strcmp(how, "last") != 0)
         hold_to_the_end();
     void *volatile local = BLOCK(1021, EITHER(REACHABLE, LOST));
-    local_to_thread = BLOCK(1023, EITHER(REACHABLE, LOST STILL_THERE));
+    local_to_thread = BLOCK(1023, REACHABLE);
     judged();
     forget(local);
     return unused;
@@ -76,7 +76,7 @@ SITE_FN static void wait_in_the_first(void)
 SITE_FN static void end_the_first(void)
 {
     void *volatile local = BLOCK(1041, LOST);
-    local_to_thread = BLOCK(1043, LOST STILL_THERE);
+    local_to_thread = BLOCK(1043, LOST "/" REACHABLE STILL_THERE);
     forget(local);
     first_is_there = 1;
     pthread_exit(NULL);
