@@ -74,6 +74,17 @@ pub fn counters(kernel: &Kernel) -> impl Iterator<Item = Counters> + '_ {
     sites.filter_map(|index| site(kernel, index)).map(|site| counters_of(&site))
 }
 
+/// Which places of the site table have a site of the process in this slot.
+pub fn sites_of(kernel: &Kernel, slot: u32) -> Vec<bool> {
+    let mut is_its = vec![false; kernel.sites.elements() as usize];
+    for index in sites(kernel, 0..kernel.site_keys.elements()) {
+        if let Some(is_its) = is_its.get_mut(index as usize) {
+            *is_its = site(kernel, index).is_some_and(|site| site.process == slot);
+        }
+    }
+    is_its
+}
+
 /// The indices of sites in these buckets of their table.
 fn sites(kernel: &Kernel, buckets: Range<u32>) -> impl Iterator<Item = u32> + '_ {
     buckets.flat_map(move |bucket| {
@@ -202,7 +213,7 @@ pub fn blocks<'a>(
     tabled.chain(wide).chain(aside).filter_map(move |(address, block)| {
         let (site, ago) = wanted(block.site.checked_sub(1)?)?;
         let age = clock.age(block.time).saturating_sub(ago);
-        Some(RawBlock { site, address: Address(address), size: block.size, age })
+        Some(RawBlock { site, address: Address(address), size: block.size, age, kind: None })
     })
 }
 

@@ -241,6 +241,11 @@ impl Kernel {
         self.set_stopped(0)
     }
 
+    /// Makes the BPF programs do nothing from now on; those that run at this moment may still write something.
+    pub fn halt(&self) -> Result<()> {
+        self.set_stopped(1)
+    }
+
     /// Makes the BPF programs do nothing from now on, so that the tables do not change any more.
     pub fn stop(&self) -> Result<()> {
         self.set_stopped(1)?;

@@ -23,6 +23,8 @@ pub struct RawBlock {
     pub size: u64,
     /// Time since it was allocated.
     pub age: Duration,
+    /// What the leak check found of it; `None` where none ran.
+    pub kind: Option<Reachability>,
 }
 
 /// Outstanding blocks summed per site while they are read; the blocks themselves are kept only on request.
@@ -69,22 +71,6 @@ impl BlockTally {
         }
     }
 
-    /// Notes what the leak check found of blocks that were read before, and are old enough: for each its site, where it lies and
-    /// its size.
-    pub fn judge(&mut self, blocks: impl IntoIterator<Item = (usize, Address, u64, Reachability)>) {
-        if self.keeps_blocks {
-            let sites = self.sites.iter_mut();
-            sites.for_each(|site| site.blocks.sort_unstable_by_key(|block| block.address));
-        }
-        for (site, address, size, kind) in blocks {
-            let Some(site) = self.sites.get_mut(site) else { continue };
-            site.verdict.get_or_insert_default().add(kind, size);
-            if let Ok(place) = site.blocks.binary_search_by_key(&address, |block| block.address) {
-                site.blocks[place].verdict = Some(kind);
-            }
-        }
-    }
-
     /// Makes room for so many blocks of a site, if blocks are kept: growing by doubling takes three times the memory.
     pub fn reserve(&mut self, site: usize, blocks: usize) {
         if self.keeps_blocks
@@ -92,12 +78,6 @@ impl BlockTally {
         {
             site.blocks.reserve_exact(blocks);
         }
-    }
-
-    /// How old a block must be to be counted.
-    #[must_use]
-    pub fn older_than(&self) -> Duration {
-        self.older_than
     }
 
     /// The sites' tallies, in the order of the sites: to be kept after the blocks themselves are dropped.
@@ -127,8 +107,12 @@ impl Extend<RawBlock> for BlockTally {
             }
             site.oldest = site.oldest.max(Some(block.age));
             site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
+            if let Some(kind) = block.kind {
+                site.verdict.get_or_insert_default().add(kind, block.size);
+            }
             if self.keeps_blocks {
-                site.blocks.push(Block { address: block.address, size: block.size, age: block.age, verdict: None });
+                let RawBlock { address, size, age, kind, .. } = block;
+                site.blocks.push(Block { address, size, age, verdict: kind });
             }
         }
     }

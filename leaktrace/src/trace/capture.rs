@@ -10,15 +10,14 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
-use super::leak_check::KnownBlock;
+use super::leak_check::Judged;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account, BlockPiece, Clock};
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
 use crate::model::{
-    Address, BlockTally, Capture, Losses, Options, Pid, RawBlock, RawProcess, RawSite, Reachability, StackState,
-    Stacks, Target, Unwind,
+    Address, BlockTally, Capture, Losses, Options, RawBlock, RawProcess, RawSite, StackState, Stacks, Target, Unwind,
 };
 use crate::process::maps::AddressSpace;
 
@@ -56,8 +55,8 @@ pub struct Draft {
     /// By an account's index in the site table: its position in `sites`, and how long its life has been over.
     by_index: HashMap<u32, (usize, Duration)>,
     blocks: Option<BlockTally>,
-    /// Whose blocks are to be judged, by its position in `processes`, and those that were read so far.
-    checked: Option<(usize, Vec<KnownBlock>)>,
+    /// What the leak check found.
+    judged: Vec<Judged>,
     losses: Losses,
     stacks: Stacks,
     incomplete: Incomplete,
@@ -99,7 +98,7 @@ impl Draft {
             sites: Vec::new(),
             by_index: HashMap::new(),
             blocks: None,
-            checked: None,
+            judged: Vec::new(),
             losses,
             stacks: Stacks::default(),
             incomplete: Incomplete::default(),
@@ -124,23 +123,15 @@ impl Draft {
         self.sites.push(RawSite { process, frames, counters, truncated, stack_state });
     }
 
-    /// Keeps each block of the latest life of this process, once blocks are read.
-    pub fn keep_blocks_of(&mut self, pid: Pid) {
-        let lives = self.processes.iter().rposition(|process| process.pid == pid && !process.exited);
-        self.checked = lives.map(|process| (process, Vec::new()));
-    }
-
-    /// The process whose blocks were kept, its blocks, and what was not recorded.
-    pub fn kept_blocks(&mut self) -> Option<(&mut RawProcess, &mut Vec<KnownBlock>, &Losses)> {
-        let (process, blocks) = self.checked.as_mut()?;
-        Some((&mut self.processes[*process], blocks, &self.losses))
-    }
-
-    /// Notes what the leak check found of the blocks that were kept.
-    pub fn judge(&mut self, kinds: &[Reachability]) {
-        let (Some((_, blocks)), Some(tally)) = (self.checked.take(), &mut self.blocks) else { return };
-        let judged = blocks.into_iter().zip(kinds).filter(|(block, _)| block.counts);
-        tally.judge(judged.map(|(block, kind)| (block.site as usize, block.address, block.size, *kind)));
+    /// Adds what the leak check found, once all accounts are added and before blocks are read.
+    pub fn judge(&mut self, mut judged: Vec<Judged>) {
+        for judged in &mut judged {
+            judged.place(|index| self.by_index.get(&index).map(|(place, _)| *place));
+            if let Some(&process) = self.by_slot.get(&judged.slot) {
+                self.processes[process].leak_check = Some(judged.check);
+            }
+        }
+        self.judged = judged;
     }
 
     /// The tables of blocks, to be read once all accounts are added; none where that would take too long.
@@ -172,16 +163,11 @@ impl Draft {
     /// Reads a piece of them.
     pub fn add_blocks(&mut self, kernel: &Kernel, piece: BlockPiece) {
         let (by_index, clock) = (&self.by_index, self.clock);
-        let Some(tally) = &mut self.blocks else { return };
-        let blocks = drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied());
-        let Some((process, kept)) = &mut self.checked else { return tally.extend(blocks) };
-        let older_than = tally.older_than();
-        tally.extend(blocks.inspect(|block| {
-            if self.sites[block.site].process == *process {
-                let RawBlock { site, address, size, age } = *block;
-                kept.push(KnownBlock { address, size, site: site as u32, counts: age >= older_than });
-            }
-        }));
+        if let Some(tally) = &mut self.blocks {
+            let blocks = drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied());
+            let kind = |block: &RawBlock| self.judged.iter().find_map(|judged| judged.kind(block));
+            tally.extend(blocks.map(|block| RawBlock { kind: kind(&block), ..block }));
+        }
     }
 
     /// Adds a site of a life that was taken out of the tables, once all blocks are read.

@@ -19,6 +19,7 @@ mod remarks;
 mod reports;
 mod setup;
 mod signals;
+mod standstill;
 mod untraced;
 mod waiting;
 
@@ -293,7 +294,7 @@ impl Trace {
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.processes.remember(memory);
                     let mut phases = Phases::of(format!("report {}", self.sequence + 1));
-                    let (capture, spaces) = self.read(false, None)?;
+                    let (capture, spaces) = self.read(false, Vec::new())?;
                     phases.done("reading the tables");
                     reports.order(capture, spaces, phases);
                 }
@@ -356,6 +357,11 @@ impl Trace {
             until_alone(held, launched.pid()).await;
             phases.done("waiting for the command's other threads to end");
         }
+        // What is being read may turn out to need probes, and then not all blocks are known.
+        self.take_in();
+        self.until_planned().await;
+        let judged = self.judge_at_end(&over, launched.as_ref());
+        phases.done("judging blocks");
         // The holder may have ended as well, whatever ended the trace.
         let cut_short = self.kernel.holder.ended().map(|how| self.is_unprobed(&how));
         // A CPU that came online a moment ago may have been missed.
@@ -387,12 +393,8 @@ impl Trace {
         phases.done("stopping the programs");
         self.until_planned().await;
         phases.done("waiting for files that are being read");
-        let exiting = match (&over, &launched) {
-            (Over::Exiting(held), Some(launched)) => held.exiting().map(|thread| (launched.pid(), thread)),
-            _ => None,
-        };
-        let (mut capture, spaces) = self.read(true, exiting)?;
-        phases.done("reading the tables and the command's memory");
+        let (mut capture, spaces) = self.read(true, judged)?;
+        phases.done("reading the tables");
         // From here on no traced process is needed: the command goes on with its exit first.
         let exits = matches!(over, Over::Exiting(_));
         if let Over::Exiting(held) = over {

@@ -8,10 +8,10 @@ use anyhow::Result;
 
 use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
+use super::leak_check::Judged;
 use super::remarks::{self, Found, Remarks};
 use crate::kernel::drain;
-use crate::model::{Capture, Pid, RawProcess, Silence, TraceMode};
-use crate::process::registers::StoppedThread;
+use crate::model::{Capture, RawProcess, Silence, TraceMode};
 
 /// How long an interim report is read before pending events are handled.
 const TURN: Duration = Duration::from_millis(3);
@@ -24,9 +24,9 @@ struct Attention(Option<Instant>);
 impl Trace {
     /// Reads the tables and what else a report says of the traced processes, with their address spaces as of now.
     ///
-    /// While an interim report is read new processes are attached, but none gets the slot of an ended one. The blocks of a
-    /// process of which nothing runs are judged; it is given with the one thread of it that is there.
-    pub(super) fn read(&mut self, is_final: bool, still: Option<(Pid, &StoppedThread)>) -> Result<(Capture, Spaces)> {
+    /// While an interim report is read new processes are attached, but none gets the slot of an ended one. `judged` is what the
+    /// leak check found just before.
+    pub(super) fn read(&mut self, is_final: bool, judged: Vec<Judged>) -> Result<(Capture, Spaces)> {
         self.sequence += 1;
         self.reclaim()?;
         if !is_final {
@@ -37,7 +37,7 @@ impl Trace {
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut attention = Attention((!is_final).then(Instant::now));
-        let mut draft = self.read_tables(&occasion, still.map(|(pid, _)| pid), &mut attention)?;
+        let draft = self.read_tables(&occasion, judged, &mut attention)?;
         let mut found = Found::default();
         for process in &draft.processes {
             found.add(process, &self.processes, &self.prober);
@@ -45,11 +45,8 @@ impl Trace {
         }
         let Remarks { notes, warnings } = found.remarks();
         let written = self.written_to(&draft.processes);
-        let untraced = self.list_untraced();
-        let judged = still.map(|(pid, thread)| self.check_leaks(&mut draft, pid, thread, &untraced));
         let (mut capture, spaces) = draft.finish(&occasion, &self.target, &self.options);
-        capture.untraced = untraced;
-        capture.warnings.extend(judged.and_then(Result::err));
+        capture.untraced = self.list_untraced();
         if capture.saw_nothing() {
             self.watch_growth();
             let then = self.growth.then(self.processes.going_on());
@@ -90,7 +87,7 @@ impl Trace {
         self.prober.written().filter(concerns).cloned().collect()
     }
 
-    fn read_tables(&mut self, occasion: &Occasion, checked: Option<Pid>, attention: &mut Attention) -> Result<Draft> {
+    fn read_tables(&mut self, occasion: &Occasion, judged: Vec<Judged>, attention: &mut Attention) -> Result<Draft> {
         let mut accounts = Vec::new();
         for piece in drain::site_pieces(&self.kernel) {
             accounts.extend(drain::accounts(&self.kernel, piece));
@@ -105,9 +102,7 @@ impl Trace {
                 self.attend(attention);
             }
         }
-        if let Some(pid) = checked {
-            draft.keep_blocks_of(pid);
-        }
+        draft.judge(judged);
         for piece in draft.block_pieces(&self.kernel, occasion, &self.options) {
             draft.add_blocks(&self.kernel, piece);
             self.attend(attention);

@@ -126,7 +126,10 @@ impl Judge<'_> {
         let rest = if !self.blocks.within(&whole).all(|block| is_explained(self.blocks.start(block))) {
             // Another allocator's, which may share the mapping with the program's own.
             Standing::Undecided
-        } else if self.circumstances.since_start || stacks.iter().any(|stack| stack.outside == Standing::Vouches) {
+        } else if self.circumstances.since_start
+            || self.mapping.kind == RegionKind::Stack
+            || stacks.iter().any(|stack| stack.outside == Standing::Vouches)
+        {
             Standing::Vouches
         } else {
             Standing::Undecided

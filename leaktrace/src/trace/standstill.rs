@@ -1,0 +1,177 @@
+//! A process of which nothing runs: what of its threads is the program's, and which of its blocks can still be reached.
+//!
+//! In: its threads as they are stopped or have ended, its blocks. Out: a kind for each block.
+
+use std::thread;
+use std::time::Duration;
+
+use procfs::process::Process;
+
+use crate::analysis::reachability::{
+    Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan, vtables,
+};
+use crate::lives::exiting;
+use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability};
+use crate::process::kernel_roots::KernelRoots;
+use crate::process::maps::AddressSpace;
+use crate::process::memory::{MemoryError, Reader, Run, Survey};
+use crate::process::registers::{Registers, StoppedThread};
+
+/// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
+/// sysdeps/x86_64/nptl/tls.h).
+const POINTER_GUARD: u64 = 0x30;
+/// Where the C libraries keep the table of a thread's local storage (`dtv` of `tcbhead_t`).
+const TABLE: u64 = 8;
+/// What functions may use below the stack pointer, bytes (System V ABI for x86-64, "The Stack Frame").
+const RED_ZONE: u64 = 128;
+
+/// A block of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownBlock {
+    /// Where it lies.
+    pub address: Address,
+    /// Bytes asked for.
+    pub size: u64,
+    /// The index of its site in the programs' table.
+    pub site: u32,
+    /// What was found of it.
+    pub kind: Reachability,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// Its memory cannot be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Its blocks cannot be indexed.
+    #[error(transparent)]
+    Blocks(#[from] TooFar),
+}
+
+/// A process of which nothing runs.
+pub struct Standstill<'a> {
+    /// The process.
+    pub pid: Pid,
+    /// An id by which its memory can be read: that of a thread that has not ended.
+    pub tid: Pid,
+    /// Its threads.
+    pub threads: &'a [StoppedThread],
+    /// What is mapped where.
+    pub space: Option<&'a AddressSpace>,
+    /// Every block that it has was recorded.
+    pub since_start: bool,
+}
+
+impl Standstill<'_> {
+    /// Finds out the kinds of all `blocks`, and puts these into the order of their addresses. `read` is called as soon as the
+    /// process may run again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, blocks: &mut Vec<KnownBlock>, read: impl FnOnce() -> Duration) -> Result<LeakCheck, Obstacle> {
+        blocks.sort_unstable_by_key(|block| block.address);
+        // What a `realloc` in flight has set aside may stand in the table again.
+        blocks.dedup_by_key(|block| block.address);
+        let index = Blocks::new(blocks.iter().map(|block| (block.address.0, block.size)))?;
+        let survey = Survey::of(self.tid)?;
+        let memory = MemoryOf { reader: Reader::open(self.tid)?, runs: &survey.runs };
+        let live: Vec<Live> = self.threads.iter().map(|thread| self.live(thread, &memory)).collect();
+        let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
+        let circumstances =
+            Circumstances { threads: &threads, arguments: arguments(self.tid), since_start: self.since_start };
+        let regions = regions(&survey, &index, &memory, circumstances);
+        for region in &regions {
+            log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
+        }
+        let registers = live.iter().flat_map(|live| live.words.iter().copied());
+        let given: Vec<u64> = KernelRoots::of(self.tid).words().chain(registers).collect();
+        let rules = Rules {
+            heuristics: Heuristics::ALL,
+            guard: threads.first().and_then(|thread| guard(thread, &memory)),
+            vtables: &vtables::places(&survey),
+            threads: thread::available_parallelism().map_or(1, usize::from),
+        };
+        let scan = scan(&index, &regions, &given, &memory, &rules);
+        let tables = vtables::known(&scan, &survey.code, &memory);
+        let pause = read();
+        let is_vtable = |address: u64| tables.get(&address).copied().unwrap_or_default();
+        let kinds = judge(&index, &scan, rules.heuristics, &is_vtable).kinds;
+        blocks.iter_mut().zip(kinds).for_each(|(block, kind)| block.kind = kind);
+        let (scanned_bytes, unread_bytes) = (scan.scanned, scan.unread);
+        Ok(LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 })
+    }
+}
+
+/// What of a thread is the program's.
+struct Live {
+    thread: Thread,
+    /// What its registers contain, and the table of its local storage.
+    words: Vec<u64>,
+}
+
+impl Standstill<'_> {
+    fn live(&self, stopped: &StoppedThread, memory: &MemoryOf<'_>) -> Live {
+        let registers = &stopped.registers;
+        let control_block = registers.thread_pointer().0;
+        let live = |live_from, words| Live { thread: Thread { live_from, control_block }, words };
+        if registers.system_call() == libc::SYS_exit {
+            // It has left its function: only what the C library keeps of it is there.
+            let end = if stopped.tid == self.pid { arguments(self.tid) } else { None };
+            return live(end.unwrap_or(control_block), Vec::new());
+        }
+        let read = |address: u64| {
+            let mut word = [0];
+            (address.is_multiple_of(8) && memory.read(address, &mut word) == 0).then_some(word[0])
+        };
+        // The table of the thread's local storage, in which two words precede what the control block points to.
+        let table = read(control_block.wrapping_add(TABLE)).map(|table| table.wrapping_sub(16));
+        let exiting = Some(registers).filter(|registers| registers.system_call() == libc::SYS_exit_group);
+        let frame = exiting.and_then(Registers::by_dwarf_number);
+        if let (Some(frame), Some(space)) = (frame, self.space)
+            && let Some(caller) = exiting::before_exit(space, frame, &read)
+        {
+            return live(caller.stack_pointer, caller.kept.into_iter().chain(table).collect());
+        }
+        let words = registers.general().iter().chain(registers.extended()).copied();
+        live(registers.stack_pointer().0.saturating_sub(RED_ZONE), words.chain(table).collect())
+    }
+}
+
+/// Where on the first thread's stack the kernel has put the program's arguments: below it is what the program has used.
+fn arguments(tid: Pid) -> Option<u64> {
+    Some(Process::new(tid.0.cast_signed()).ok()?.stat().ok()?.startstack).filter(|start| *start != 0)
+}
+
+/// What the C library mangles pointers with, if it is glibc: else a word of which nothing comes.
+fn guard(thread: &Thread, memory: &MemoryOf<'_>) -> Option<u64> {
+    let mut word = [0];
+    let is_read = memory.read(thread.control_block.checked_add(POINTER_GUARD)?, &mut word) == 0;
+    (is_read && word[0] != 0).then_some(word[0])
+}
+
+/// The memory of a process, of which only pages are read that are there.
+struct MemoryOf<'a> {
+    reader: Reader,
+    /// By address.
+    runs: &'a [Run],
+}
+
+impl Memory for MemoryOf<'_> {
+    fn read(&self, address: u64, words: &mut [u64]) -> u64 {
+        let end = address.saturating_add(size_of_val(words) as u64);
+        let mut at = address;
+        let first = self.runs.partition_point(|run| run.end.0 <= address);
+        let mut unread = 0;
+        let place = |address_of: u64| ((address_of - address) / 8) as usize;
+        for run in self.runs[first..].iter().take_while(|run| run.start.0 < end) {
+            let piece = Run { start: Address(run.start.0.max(at)), end: Address(run.end.0.min(end)), ..*run };
+            words[place(at)..place(piece.start.0)].fill(0);
+            unread += piece.start.0 - at;
+            unread += self.reader.fill(&[piece], &mut words[place(piece.start.0)..place(piece.end.0)]).unreadable;
+            at = piece.end.0;
+        }
+        words[place(at)..].fill(0);
+        unread + (end - at)
+    }
+}
