@@ -78,14 +78,17 @@ impl Standstill<'_> {
         let memory = MemoryOf { reader: Reader::open(self.tid)?, runs: &survey.runs };
         let live: Vec<Live> = self.threads.iter().map(|thread| self.live(thread, &memory)).collect();
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
-        let circumstances =
-            Circumstances { threads: &threads, arguments: arguments(self.tid), since_start: self.since_start };
+        let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
+        let arguments = if first_has_ended { arguments(self.tid) } else { None };
+        let circumstances = Circumstances { threads: &threads, arguments, since_start: self.since_start };
         let regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
         }
         let registers = live.iter().flat_map(|live| live.words.iter().copied());
-        let given: Vec<u64> = KernelRoots::of(self.tid).words().chain(registers).collect();
+        // A coroutine's stack that runs now, in a block.
+        let stacks = threads.iter().filter_map(|thread| Some(index.start(index.find(thread.live_from)?.0)));
+        let given: Vec<u64> = KernelRoots::of(self.tid).words().chain(registers).chain(stacks).collect();
         let rules = Rules {
             heuristics: Heuristics::ALL,
             guard: threads.first().and_then(|thread| guard(thread, &memory)),

@@ -32,7 +32,8 @@ pub struct Thread {
 pub struct Circumstances<'a> {
     /// Its threads.
     pub threads: &'a [Thread],
-    /// Where on the first thread's stack the kernel has put the program's arguments; the program uses what is below.
+    /// Where the first thread has ended: where on its stack the kernel has put the program's arguments, below which nothing is
+    /// in use any more.
     pub arguments: Option<u64>,
     /// Every block that it has was recorded.
     pub since_start: bool,
@@ -49,14 +50,16 @@ struct Part {
 #[must_use]
 pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstances: Circumstances<'_>) -> Vec<Region> {
     let mut parts = Vec::with_capacity(survey.regions.len());
-    let mut is_behind_libc = false;
+    let (mut is_data, mut is_libcs) = (false, false);
     for (number, mapping) in survey.regions.iter().enumerate() {
         let before = number.checked_sub(1).map(|before| &survey.regions[before]);
         let is_adjacent = before.is_some_and(|before| before.end == mapping.start);
         // Variables without initial values follow the others, in memory without a name.
-        is_behind_libc = is_libc(mapping) || is_behind_libc && is_adjacent && mapping.kind == RegionKind::Anonymous;
+        let goes_on = is_adjacent && mapping.kind == RegionKind::Anonymous;
+        is_data = mapping.kind == RegionKind::Data || is_data && goes_on;
+        is_libcs = is_libc(mapping) || is_libcs && goes_on;
         let is_guarded = is_adjacent && before.is_some_and(|before| before.kind == RegionKind::Inaccessible);
-        Judge { mapping, is_libcs: is_behind_libc, is_guarded, blocks, memory, circumstances }.parts(&mut parts);
+        Judge { mapping, is_data, is_libcs, is_guarded, blocks, memory, circumstances }.parts(&mut parts);
     }
     there(&parts, survey)
 }
@@ -81,7 +84,9 @@ fn there(parts: &[Part], survey: &Survey) -> Vec<Region> {
 /// One mapping, and what bears on it.
 struct Judge<'a> {
     mapping: &'a memory::Region,
-    /// It is glibc's data.
+    /// It has variables of a program or library.
+    is_data: bool,
+    /// They are glibc's.
     is_libcs: bool,
     /// Memory that may not be used lies right before it, as before stacks.
     is_guarded: bool,
@@ -96,7 +101,7 @@ impl Judge<'_> {
         let mut whole = |outside, holds_chunks| parts.push(Part { range: range.clone(), outside, holds_chunks });
         match self.mapping.kind {
             RegionKind::Heap => self.heap(parts),
-            RegionKind::Anonymous if self.is_libcs => whole(Standing::Vouches, true),
+            RegionKind::Anonymous if self.is_data => whole(Standing::Vouches, self.is_libcs),
             RegionKind::Data | RegionKind::ReadOnly => whole(Standing::Vouches, self.is_libcs),
             RegionKind::Shared => whole(Standing::Vouches, false),
             RegionKind::Inaccessible => whole(Standing::Doubts, false),
@@ -170,7 +175,6 @@ impl Judge<'_> {
             .collect();
         // A stack that the program placed itself may have other things below it, unless a guard is there.
         if stacks.is_empty() && self.mapping.kind == RegionKind::Stack {
-            // The first thread has ended.
             let arguments = self.circumstances.arguments.filter(|at| whole.contains(at));
             let dead = arguments.map(|arguments| whole.start..arguments);
             stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
