@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -296,7 +297,13 @@ impl Program {
     /// The present one of `pid`. The kernel asks for the same permission as for tracing.
     fn of(pid: pid_t) -> Result<Self, StopError> {
         let of = Pid(pid as u32);
-        match File::open(format!("/proc/{pid}/mem")) {
+        let is_gone = |opened: &io::Result<File>| {
+            matches!(opened, Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)))
+        };
+        // A thread that has ended has no memory any more, also the first one, which stays until the others have ended.
+        let ids = iter::once(pid).chain(threads::ids(pid).into_iter().filter(|tid| *tid != pid));
+        let mut opened = ids.map(|tid| File::open(format!("/proc/{pid}/task/{tid}/mem"))).skip_while(is_gone);
+        match opened.next().unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESRCH))) {
             Ok(memory) => Ok(Self(memory)),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(StopError::Permission { pid: of, error })
