@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{
-    Action, Cli, GateArgs, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs, UnwindArg, UsageError,
-    WhomArgs,
+    Action, CheckArgs, Cli, GateArgs, LeakCheckArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg,
+    TraceArgs, UnwindArg, UsageError, WhomArgs,
 };
 use crate::host::memory;
 use crate::model::{Options, SortKey, Target, TraceMode, Unwind, sampling};
@@ -48,6 +48,8 @@ pub struct Config {
     pub force: bool,
     /// What to record.
     pub recording: Recording,
+    /// `--leak-check`: how long a process may be stopped to find out which of its blocks are lost; `None` for never.
+    pub leak_check: Option<Duration>,
     /// `--debuginfod`: fetch debug information that is missing.
     pub debuginfod: bool,
     /// `--sort`.
@@ -182,7 +184,7 @@ impl Invocation {
 
 impl Config {
     fn resolve(args: TraceArgs, surroundings: Surroundings) -> Result<Self, UsageError> {
-        let TraceArgs { whom, record, output, gate, messages, debuginfod, no_progress } = args;
+        let TraceArgs { whom, record, check, output, gate, messages, debuginfod, no_progress } = args;
         if debuginfod && !surroundings.debuginfod {
             return Err(UsageError::new(
                 "--debuginfod asks the servers in DEBUGINFOD_URLS, which names none; set it to the http or https URL of your \
@@ -190,7 +192,9 @@ impl Config {
             ));
         }
         let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
+        let leak_check = leak_check(&check, &whom, &record)?;
         Ok(Self {
+            leak_check,
             recording: Recording::resolve(&whom, &record, &output, surroundings)?,
             whom: Whom::resolve(whom)?,
             follow,
@@ -259,6 +263,25 @@ impl Config {
                  a smaller --sample-bytes"
             )
         })
+    }
+}
+
+/// How long a process may be stopped for a leak check, if there is to be one.
+fn leak_check(check: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result<Option<Duration>, UsageError> {
+    let is_asked_for = match check.leak_check {
+        Some(LeakCheckArg::No) => return Ok(None),
+        asked => asked.is_some(),
+    };
+    let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
+    match (is_asked_for, is_named, record.sample_bytes) {
+        (true, false, _) => Err(UsageError::new(
+            "--leak-check searches the memory of named processes; name them with --pid, or launch a COMMAND",
+        )),
+        (true, true, Some(_)) => Err(UsageError::new(
+            "--leak-check must know every allocation, which --sample-bytes leaves out; give one of them",
+        )),
+        (_, true, None) => Ok(Some(check.max_pause)),
+        (false, _, _) => Ok(None),
     }
 }
 

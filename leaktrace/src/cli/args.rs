@@ -27,6 +27,9 @@ pub struct TraceArgs {
     /// What to record.
     #[command(flatten)]
     pub record: RecordArgs,
+    /// Which blocks are lost.
+    #[command(flatten)]
+    pub check: CheckArgs,
     /// What to report of it.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -212,6 +215,32 @@ pub struct RecordArgs {
     #[arg(long, value_name = "N", default_value_t = Options::MAX_DEPTH,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(Options::DEEPEST)))]
     pub max_depth: u32,
+}
+
+/// Which blocks are lost.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which blocks are lost")]
+pub struct CheckArgs {
+    /// Search the memory of --pid or COMMAND for pointers to each block [default: full]
+    ///
+    /// At the last report; what nothing points to any more is lost, in the words of Valgrind's memcheck. A COMMAND is searched
+    /// at its end. Processes that run are stopped meanwhile: see --max-pause. System calls that a stop interrupts, such as
+    /// epoll_wait, return EINTR once in each thread.
+    #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, default_missing_value = "full")]
+    pub leak_check: Option<LeakCheckArg>,
+
+    /// Stop a process for a leak check only if that takes no longer than TIME, by an estimate
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_positive_time)]
+    pub max_pause: Duration,
+}
+
+/// Values of `--leak-check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LeakCheckArg {
+    /// Not at all
+    No,
+    /// With a verdict on each block
+    Full,
 }
 
 fn capacity() -> clap::builder::RangedI64ValueParser<u32> {

@@ -16,6 +16,7 @@ pub mod output;
 mod stack;
 mod style;
 pub mod text;
+mod verdicts;
 
 pub use deliver::{Delivery, Outputs, Reporter};
 pub use format::Format;

@@ -63,7 +63,8 @@ pub fn target(snapshot: &Snapshot) -> String {
     }
 }
 
-fn one(process: &Process) -> String {
+/// A process: `server (pid 12)`, `server (pid 12, ended)`.
+pub fn one(process: &Process) -> String {
     let comm = clean(if process.comm.is_empty() { "?" } else { &process.comm });
     match (process.merged, process.exited) {
         (0, true) => format!("{comm} (pid {}, ended)", process.pid),

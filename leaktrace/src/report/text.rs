@@ -11,6 +11,7 @@ use super::notices::{notices, whole_stacks};
 use super::stack;
 use super::style::Paint;
 pub use super::style::TextStyle;
+use super::verdicts;
 use crate::clean::clean;
 use crate::model::{Block, Options, Site, Snapshot, Totals};
 
@@ -28,6 +29,10 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
     writeln!(out, "{}", paint.with(HEADER, &header(snapshot, &totals)))?;
     for notice in notices(snapshot) {
         writeln!(out, "{} {}", paint.with(WARNING, "warning:"), notice.line())?;
+    }
+
+    for line in verdicts::lines(snapshot) {
+        writeln!(out, "{}", paint.with(HEADER, &line))?;
     }
 
     for note in &snapshot.notes {
@@ -106,6 +111,7 @@ fn site_line(snapshot: &Snapshot, site: &Site, totals: &Totals, paint: Paint) ->
         String::new()
     };
     let mut parts = vec![format!("{}{share}", paint.with(AMOUNT, &amount))];
+    parts.extend(verdicts::of_site(site));
     parts.extend(age(site));
     parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
     parts.join(", ")
@@ -122,5 +128,6 @@ fn age(site: &Site) -> Option<String> {
 }
 
 fn block_line(block: &Block) -> String {
-    format!("{}  {}, {} old", block.address, counted(block.size, "byte"), Span(block.age))
+    let verdict = verdicts::of_block(block).map(|words| format!(", {words}")).unwrap_or_default();
+    format!("{}  {}, {} old{verdict}", block.address, counted(block.size, "byte"), Span(block.age))
 }

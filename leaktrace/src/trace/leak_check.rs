@@ -6,6 +6,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use leaktrace_common::abi::PROCESS_ALIVE;
+use procfs::ProcError;
+use procfs::WithCurrentSystemInfo;
+use procfs::process::Process;
 
 use super::standstill::{KnownBlock, Standstill};
 use super::{Over, Trace};
@@ -14,7 +17,7 @@ use crate::kernel::drain::{self, Clock};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
 use crate::process::launch::Launched;
 use crate::process::registers::StoppedThread;
-use crate::process::stop::{Limits, StopError, Stopped};
+use crate::process::stop::{Limits, Stopped};
 
 /// What was found of the blocks of one life.
 #[derive(Debug)]
@@ -47,6 +50,7 @@ impl Trace {
     /// Judges the blocks of the processes that were named, at the last report. Those that run are stopped meanwhile, and nothing
     /// is recorded any more from then on.
     pub(super) fn judge_at_end(&mut self, over: &Over, launched: Option<&Launched>) -> Vec<Judged> {
+        let Some(max_pause) = self.config.leak_check else { return Vec::new() };
         // Threads that ended with the command are told by events.
         self.take_in();
         let found = match (over, launched) {
@@ -55,8 +59,7 @@ impl Trace {
                 let threads: Vec<StoppedThread> = held.exiting().into_iter().cloned().chain(ended).collect();
                 vec![self.judge(launched.pid(), &threads, || Duration::ZERO)]
             }
-            _ if self.config.whom.is_named() => self.judge_running(),
-            _ => Vec::new(),
+            _ => self.judge_running(max_pause),
         };
         let mut judged = Vec::new();
         for found in found {
@@ -69,15 +72,22 @@ impl Trace {
     }
 
     /// Stops the named processes and judges their blocks.
-    fn judge_running(&mut self) -> Vec<Result<Judged, String>> {
+    fn judge_running(&mut self, max_pause: Duration) -> Vec<Result<Judged, String>> {
         let pids = self.target.pids.clone();
-        let stopped: Vec<_> = pids.iter().map(|pid| Stopped::stop(*pid, Limits::default())).collect();
+        let stop = |pid: &Pid| {
+            let expected = Estimate::of(*pid).map_err(|error| no_verdict(*pid, &error))?.pause();
+            if expected > max_pause {
+                return Err(no_verdict(*pid, &TooLong { expected, max_pause }));
+            }
+            Stopped::stop(*pid, Limits::default()).map_err(|error| no_verdict(*pid, &error))
+        };
+        let stopped: Vec<_> = pids.iter().map(stop).collect();
         // What they do afterwards is in no report.
         if let Err(error) = self.kernel.halt() {
             log::debug!("{error:#}");
         }
-        let judge = |(pid, stopped): (Pid, Result<Stopped, StopError>)| {
-            let stopped = stopped.map_err(|error| no_verdict(pid, &error))?;
+        let judge = |(pid, stopped): (Pid, Result<Stopped, String>)| {
+            let stopped = stopped?;
             let threads = stopped.threads().to_vec();
             let mut was_cut_short = false;
             let judged = self.judge(pid, &threads, || {
@@ -104,9 +114,6 @@ impl Trace {
         threads: &[StoppedThread],
         read: impl FnOnce() -> Duration,
     ) -> Result<Judged, String> {
-        if self.options.sample_bytes.is_some() {
-            return Err(no_verdict(pid, &"only a sample of them is known (--sample-bytes)"));
-        }
         let Some(thread) = threads.first() else { return Err(no_verdict(pid, &"it has no thread any more")) };
         let lives = drain::lives(&self.kernel);
         let life = lives.iter().rev().find(|(_, life)| life.tgid == pid.0 && life.state == PROCESS_ALIVE);
@@ -144,6 +151,35 @@ impl Trace {
             kind: Reachability::Unknown,
         };
         blocks.map(known).collect()
+    }
+}
+
+/// A stop that takes longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("it would be stopped for about {} ms, longer than --max-pause {} ms; raise that", .expected.as_millis(), .max_pause.as_millis())]
+struct TooLong {
+    expected: Duration,
+    max_pause: Duration,
+}
+
+/// What the length of a stop depends on.
+#[derive(Debug, Clone, Copy)]
+struct Estimate {
+    resident_bytes: u64,
+    threads: u64,
+}
+
+impl Estimate {
+    fn of(pid: Pid) -> Result<Self, ProcError> {
+        let stat = Process::new(pid.0.cast_signed())?.stat()?;
+        Ok(Self { resident_bytes: stat.rss_bytes().get(), threads: stat.num_threads.unsigned_abs() })
+    }
+
+    /// On two cores 5 GB are searched in a second, at worst half as much. A thread is stopped in 23 us, and twice that is allowed.
+    fn pause(self) -> Duration {
+        let searching = Duration::from_nanos(self.resident_bytes * 2 / 5);
+        let stopping = Duration::from_micros(self.threads * 50);
+        Duration::from_millis(5) + searching + stopping
     }
 }
 

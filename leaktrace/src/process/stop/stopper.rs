@@ -297,9 +297,7 @@ impl Program {
     /// The present one of `pid`. The kernel asks for the same permission as for tracing.
     fn of(pid: pid_t) -> Result<Self, StopError> {
         let of = Pid(pid as u32);
-        let is_gone = |opened: &io::Result<File>| {
-            matches!(opened, Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)))
-        };
+        let is_gone = |opened: &io::Result<File>| matches!(opened, Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)));
         // A thread that has ended has no memory any more, also the first one, which stays until the others have ended.
         let ids = iter::once(pid).chain(threads::ids(pid).into_iter().filter(|tid| *tid != pid));
         let mut opened = ids.map(|tid| File::open(format!("/proc/{pid}/task/{tid}/mem"))).skip_while(is_gone);
