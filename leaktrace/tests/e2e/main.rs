@@ -44,6 +44,7 @@ mod outputs;
 mod overwritten;
 mod places;
 mod processes;
+mod reachability;
 mod real_programs;
 mod replaced_code;
 mod sampling;

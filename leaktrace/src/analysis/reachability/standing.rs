@@ -133,6 +133,7 @@ impl Judge<'_> {
             Standing::Undecided
         } else if self.circumstances.since_start
             || self.mapping.kind == RegionKind::Stack
+            || self.circumstances.threads.iter().any(|thread| whole.contains(&thread.control_block))
             || stacks.iter().any(|stack| stack.outside == Standing::Vouches)
         {
             Standing::Vouches

@@ -64,9 +64,25 @@ impl Recipe {
     }
 }
 
-/// What any of the victims may include.
-fn headers(sources: &Path) -> String {
-    let entries = fs::read_dir(sources).expect("the victims' sources are there").map(|entry| entry.unwrap().path());
+/// A program of `tests/victims/reachability`, say `graph.c`, at one of the compiler's levels of optimisation.
+pub fn reachability_victim(source: &str, level: u8) -> PathBuf {
+    let source = format!("reachability/{source}");
+    let mut command = compiler(&source);
+    command.push(format!("-O{level}"));
+    make(&reachability_name(&source, level), &source, &command, &[])
+}
+
+/// The name of a built program of `tests/victims/reachability`.
+pub fn reachability_name(source: &str, level: u8) -> String {
+    let stem = Path::new(source).file_stem().and_then(|stem| stem.to_str()).expect("a victim has a name");
+    format!("reachability-{stem}-O{level}")
+}
+
+/// What a victim may include: headers beside it and above it.
+fn headers(source: &Path) -> String {
+    let above = source.ancestors().skip(1).take(2);
+    let entries =
+        above.filter_map(|directory| fs::read_dir(directory).ok()).flatten().map(|entry| entry.unwrap().path());
     let mut headers: Vec<_> =
         entries.filter(|path| path.extension().is_some_and(|extension| extension == "h")).collect();
     headers.sort();
@@ -79,7 +95,7 @@ fn make(name: &str, source: &str, compiler: &[String], libraries: &[&str]) -> Pa
         return Path::new(&built).join(name);
     }
     let sources = sources();
-    let text = read(&sources.join(source)) + &headers(&sources);
+    let text = read(&sources.join(source)) + &headers(&sources.join(source));
     let mut hasher = DefaultHasher::new();
     (&text, &compiler, &libraries).hash(&mut hasher);
     let executable = cache().join(format!("{name}-{:016x}", hasher.finish()));

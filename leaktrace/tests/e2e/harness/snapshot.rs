@@ -59,6 +59,16 @@ pub struct Process {
     pub untracked_frees: u64,
     pub thread_end_frees: u64,
     pub abandoned_calls: u64,
+    pub leak_check: Option<LeakCheck>,
+}
+
+/// How the blocks of a process were judged.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct LeakCheck {
+    pub mode: String,
+    pub pause_ms: f64,
+    pub scanned_bytes: u64,
+    pub passes: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,8 +94,16 @@ pub struct Site {
     /// The frames at these places of the table.
     #[serde(skip)]
     pub stack: Vec<Frame>,
+    /// Bytes and numbers of blocks by kind; only after a leak check.
+    pub verdict: Option<BTreeMap<String, Tally>>,
     /// Only with `--show-allocs`.
     pub blocks: Option<Vec<Block>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Tally {
+    pub bytes: u64,
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -103,6 +121,8 @@ pub struct Block {
     pub address: u64,
     pub size: u64,
     pub age_s: f64,
+    /// Only after a leak check.
+    pub verdict: Option<String>,
 }
 
 /// A process that was seen and not traced, or in part.

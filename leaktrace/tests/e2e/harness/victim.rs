@@ -86,6 +86,11 @@ impl Victim {
         Accounts::parse(&self.output.collect_until("\"done\"", |line| line == "done").join("\n"))
     }
 
+    /// What it says until its work is done.
+    pub fn collect_until_done(&mut self) -> String {
+        self.output.collect_until("\"done\"", |line| line == "done").join("\n")
+    }
+
     /// Lets it work to the end of its work.
     pub fn work(&mut self) -> Accounts {
         self.go();
