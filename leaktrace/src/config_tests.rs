@@ -204,9 +204,22 @@ fn contradictions_are_one_line_with_the_next_step() {
 
 #[test]
 fn options_of_later_versions_are_not_taken_silently() {
-    for option in ["--kernel", "--grow=brk", "--pprof=x", "--html=x", "--leak-check"] {
+    for option in ["--kernel", "--grow=brk", "--pprof=x", "--html=x", "--suppressions=x"] {
         assert!(refused(&[option]).contains("unexpected argument"), "{option}");
     }
+}
+
+#[test]
+fn named_processes_are_checked_for_lost_blocks_unless_that_cannot_be() {
+    let pause = Some(Duration::from_millis(50));
+    assert_eq!(config(&["-p", "1"]).leak_check, pause);
+    assert_eq!(config(&["--", "true"]).leak_check, pause);
+    assert_eq!(config(&["--leak-check", "--max-pause", "2s", "--", "true"]).leak_check, Some(Duration::from_secs(2)));
+    assert_eq!(config(&["--leak-check", "no", "-p", "1"]).leak_check, None);
+    assert_eq!(config(&[]).leak_check, None);
+    assert_eq!(config(&["--sample-bytes", "512k", "-p", "1"]).leak_check, None);
+    assert!(refused(&["--leak-check"]).contains("name them with --pid, or launch a COMMAND"));
+    assert!(refused(&["--leak-check=full", "--sample-bytes", "512k", "-p", "1"]).contains("give one of them"));
 }
 
 #[test]

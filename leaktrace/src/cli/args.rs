@@ -224,8 +224,8 @@ pub struct CheckArgs {
     /// Search the memory of --pid or COMMAND for pointers to each block [default: full]
     ///
     /// At the last report; what nothing points to any more is lost, in the words of Valgrind's memcheck. A COMMAND is searched
-    /// at its end. Processes that run are stopped meanwhile: see --max-pause. System calls that a stop interrupts, such as
-    /// epoll_wait, return EINTR once in each thread.
+    /// at its end. Processes that run are stopped meanwhile: see --max-pause. System calls that a stop interrupts (signal(7) lists them)
+    /// return EINTR once in each thread.
     #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, default_missing_value = "full")]
     pub leak_check: Option<LeakCheckArg>,
 

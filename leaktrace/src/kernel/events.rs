@@ -64,12 +64,12 @@ impl Events {
             // SAFETY: plain integers, and long enough.
             let event = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
             match event.kind {
-                // SAFETY: as above.
                 EVENT_LAYOUT if item.len() >= size_of::<LayoutEvent>() => {
+                    // SAFETY: as above.
                     told.layouts.push(unsafe { item.as_ptr().cast::<LayoutEvent>().read_unaligned() });
                 }
-                // SAFETY: as above.
                 EVENT_THREAD if item.len() >= size_of::<ThreadEvent>() => {
+                    // SAFETY: as above.
                     let thread = unsafe { item.as_ptr().cast::<ThreadEvent>().read_unaligned() };
                     told.lives.push(News::ThreadKilled(Box::new(thread)));
                 }

@@ -18,7 +18,7 @@ use crate::process::memory::{MemoryError, Reader, Run, Survey};
 use crate::process::registers::{Registers, StoppedThread};
 
 /// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
-/// sysdeps/x86_64/nptl/tls.h).
+/// `sysdeps/x86_64/nptl/tls.h`).
 const POINTER_GUARD: u64 = 0x30;
 /// Where the C libraries keep the table of a thread's local storage (`dtv` of `tcbhead_t`).
 const TABLE: u64 = 8;

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::blocks::Blocks;
-use super::scanning::Memory;
+use super::memory::Memory;
 
 const PAGE: u64 = 4096;
 const WORD: u64 = 8;
@@ -142,15 +142,19 @@ mod tests {
     use super::*;
     use crate::analysis::reachability::tests::Words;
 
+    fn only(range: Range<u64>) -> Vec<Range<u64>> {
+        vec![range]
+    }
+
     #[test]
     fn a_heap_of_an_arena_is_known_by_its_header() {
         let heap = |at: u64, words: [u64; 4]| Words(vec![(at, words.to_vec()), (0x7f00_0000_0000, vec![0; 16])]);
         let first = 0x7f00_0400_0000;
         let memory = heap(first, [first + 48, 0, 0x21000, 0x21000]);
         let none = Blocks::new([]).unwrap();
-        assert_eq!(managed(&(first..first + 0x21000), &none, &memory), [first..first + 0x21000]);
+        assert_eq!(managed(&(first..first + 0x21000), &none, &memory), only(first..first + 0x21000));
         // A mapping that begins before the heap, and goes on behind it.
-        assert_eq!(managed(&(first - 0x1000..first + 0x40000), &none, &memory), [first..first + 0x21000]);
+        assert_eq!(managed(&(first - 0x1000..first + 0x40000), &none, &memory), only(first..first + 0x21000));
         for other in [
             [first + 8, 0, 0x21000, 0x21000],
             [first + 48, 0, 0x21001, 0x22000],
@@ -165,7 +169,7 @@ mod tests {
             (first, vec![first + 48, 0, 0x21000, 0x21000]),
             (second, vec![first + 48, first, 0x4000, 0x4000]),
         ]);
-        assert_eq!(managed(&(second..second + 0x4000), &none, &both), [second..second + 0x4000]);
+        assert_eq!(managed(&(second..second + 0x4000), &none, &both), only(second..second + 0x4000));
     }
 
     #[test]
@@ -174,14 +178,14 @@ mod tests {
         let memory = Words(vec![(page, vec![0, 0x22002, 0, 0])]);
         let blocks = |size| Blocks::new([(page + 16, size)]).unwrap();
         let mapping = page - 0x4000..page + 0x30000;
-        assert_eq!(managed(&mapping, &blocks(0x21000), &memory), [page..page + 0x22000]);
+        assert_eq!(managed(&mapping, &blocks(0x21000), &memory), only(page..page + 0x22000));
         assert!(managed(&mapping, &blocks(0x22000), &memory).is_empty(), "larger than its chunk");
         let memory = Words(vec![(page, vec![0, 0x22001, 0, 0])]);
         assert!(managed(&mapping, &blocks(0x21000), &memory).is_empty(), "of a heap");
         // posix_memalign to 0x1000.
         let memory = Words(vec![(page + 0xff0, vec![0xff0, 0x22012 & !FLAGS | 2, 0, 0])]);
         let aligned = Blocks::new([(page + 0x1000, 0x20000)]).unwrap();
-        assert_eq!(managed(&mapping, &aligned, &memory), [page..page + 0x23000]);
+        assert_eq!(managed(&mapping, &aligned, &memory), only(page..page + 0x23000));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From pointers to a verdict on each block, by the rules of Valgrind's memcheck (memcheck/mc_leakcheck.c).
+//! From pointers to a verdict on each block, by the rules of Valgrind's memcheck (`memcheck/mc_leakcheck.c`).
 //!
 //! 1. What a word that vouches points to the start of can be reached, and so can what reachable blocks point to the start of.
 //! 2. What these point into otherwise, and all that such blocks point to, is possibly lost.

@@ -12,6 +12,7 @@ mod edges;
 mod glibc;
 mod heuristics;
 mod marking;
+mod memory;
 mod pointers;
 mod scanning;
 mod standing;
@@ -21,7 +22,8 @@ pub use blocks::{Blocks, TooFar};
 pub use edges::Edges;
 pub use heuristics::Heuristics;
 pub use marking::{Judgement, NOBODY, ROOT, judge};
-pub use scanning::{Memory, Place, Region, Root, Rules, Scan, Standing, Vtable, scan};
+pub use memory::{Memory, Region, Standing};
+pub use scanning::{Place, Root, Rules, Scan, Vtable, scan};
 pub use standing::{Circumstances, Thread, regions};
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         Self { blocks, low: bounds.start, span: bounds.end - bounds.start, guard }
     }
 
-    #[inline(always)]
+    #[inline]
     fn is_near(&self, address: u64) -> bool {
         address.wrapping_sub(self.low) < self.span
     }
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
     ///
     /// A pointer that lies in two words is found at the second. `before` is the word before the first, if a pointer may begin
     /// in it.
-    #[inline(always)]
+    #[inline]
     pub(super) fn read(&self, before: Option<u64>, words: &[u64], mut found: impl FnMut(usize, Target)) {
         let (mut has_before, mut high) = (before.is_some(), before.unwrap_or(0) >> 32);
         for (position, &word) in words.iter().enumerate() {

@@ -11,9 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::Blocks;
 use super::glibc;
-use super::scanning::{Memory, Region, Standing};
+use super::memory::{Memory, Region, Standing};
 use crate::process::maps::MappingName;
-use crate::process::memory::{self, RegionKind, Survey};
+use crate::process::memory::{self as mapped, RegionKind, Survey};
 
 const WORD: u64 = 8;
 const PAGE: u64 = 4096;
@@ -83,7 +83,7 @@ fn there(parts: &[Part], survey: &Survey) -> Vec<Region> {
 
 /// One mapping, and what bears on it.
 struct Judge<'a> {
-    mapping: &'a memory::Region,
+    mapping: &'a mapped::Region,
     /// It has variables of a program or library.
     is_data: bool,
     /// They are glibc's.
@@ -203,8 +203,109 @@ impl Judge<'_> {
 }
 
 /// Whether a mapping is of glibc's own file.
-fn is_libc(mapping: &memory::Region) -> bool {
+fn is_libc(mapping: &mapped::Region) -> bool {
     let MappingName::File { path, .. } = &mapping.name else { return false };
     let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
     name == b"libc.so.6" || name.starts_with(b"libc-2.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::reachability::tests::Words;
+    use crate::model::Address;
+    use crate::process::maps::Permissions;
+    use crate::process::memory::Run;
+
+    use Standing::{Doubts, Ignored, Undecided, Vouches};
+
+    const RIGHTS: Permissions = Permissions { read: true, write: true, execute: false, shared: false };
+
+    fn mapping(range: Range<u64>, kind: RegionKind, path: Option<&'static str>) -> mapped::Region {
+        let name = path.map_or(MappingName::Anonymous, |path| MappingName::File {
+            path: std::path::Path::new(path).into(),
+            deleted: false,
+        });
+        mapped::Region { start: Address(range.start), end: Address(range.end), kind, permissions: RIGHTS, name }
+    }
+
+    /// All pages of these mappings are there.
+    fn survey(mappings: Vec<mapped::Region>) -> Survey {
+        let run = |mapping: &mapped::Region| Run {
+            start: mapping.start,
+            end: mapping.end,
+            swapped: false,
+            forced: mapping.kind == RegionKind::Inaccessible,
+        };
+        let runs = mappings.iter().map(run).collect();
+        Survey { regions: mappings, runs, code: Vec::new(), unknown_bytes: 0 }
+    }
+
+    fn standings(survey: &Survey, blocks: &[(u64, u64)], circumstances: Circumstances<'_>) -> Vec<(u64, Standing)> {
+        let blocks = Blocks::new(blocks.iter().copied()).unwrap();
+        let regions = regions(survey, &blocks, &Words(Vec::new()), circumstances);
+        regions.into_iter().map(|region| (region.range.start, region.outside)).collect()
+    }
+
+    const LAUNCHED: Circumstances<'_> = Circumstances { threads: &[], arguments: None, since_start: true };
+    const ATTACHED: Circumstances<'_> = Circumstances { since_start: false, ..LAUNCHED };
+
+    #[test]
+    fn variables_vouch_with_those_that_have_no_initial_value() {
+        use RegionKind::{Anonymous, Data, ReadOnly};
+        let survey = survey(vec![
+            mapping(0x1000..0x2000, Data, Some("/a.out")),
+            mapping(0x2000..0x3000, Anonymous, None),
+            mapping(0x8000..0x9000, Anonymous, None),
+            mapping(0xa000..0xb000, ReadOnly, Some("/lib/libc.so.6")),
+        ]);
+        let expected = [(0x1000, Vouches), (0x2000, Vouches), (0x8000, Undecided), (0xa000, Vouches)];
+        assert_eq!(standings(&survey, &[], ATTACHED), expected);
+        let known = standings(&survey, &[], LAUNCHED);
+        assert_eq!(known[2], (0x8000, Vouches), "the program has mapped it");
+        assert_eq!(standings(&survey, &[(0x8010, 8)], LAUNCHED)[2], (0x8000, Undecided), "an allocator has mapped it");
+    }
+
+    #[test]
+    fn between_blocks_the_allocator_owns_the_heap() {
+        let survey = survey(vec![mapping(0x1000..0x3000, RegionKind::Heap, None)]);
+        assert_eq!(standings(&survey, &[(0x1010, 8)], LAUNCHED), [(0x1000, Ignored)]);
+        assert_eq!(standings(&survey, &[(0x1010, 8)], ATTACHED), [(0x1000, Undecided)]);
+        // Nothing tells that the allocator owns what comes before the first block.
+        let expected = [(0x1000, Vouches), (0x2000, Ignored)];
+        assert_eq!(standings(&survey, &[(0x2000, 8)], LAUNCHED), expected);
+    }
+
+    #[test]
+    fn of_a_stack_that_has_a_guard_only_the_part_in_use_vouches() {
+        let guarded = survey(vec![
+            mapping(0x1000..0x2000, RegionKind::Inaccessible, None),
+            mapping(0x2000..0xa000, RegionKind::Anonymous, None),
+        ]);
+        let threads = [Thread { live_from: 0x5000, control_block: 0x8000 }];
+        let circumstances = Circumstances { threads: &threads, ..LAUNCHED };
+        let expected = [(0x1000, Doubts), (0x2000, Ignored), (0x5000, Vouches), (0x8000, Vouches)];
+        assert_eq!(standings(&guarded, &[], circumstances), expected);
+        let alone = survey(vec![mapping(0x2000..0xa000, RegionKind::Anonymous, None)]);
+        assert_eq!(standings(&alone, &[], circumstances)[0], (0x2000, Vouches), "what is below may be another thing");
+        let stack = survey(vec![mapping(0x2000..0xa000, RegionKind::Stack, None)]);
+        assert_eq!(standings(&stack, &[], circumstances)[0], (0x2000, Ignored));
+    }
+
+    #[test]
+    fn of_the_first_threads_stack_the_arguments_are_left_when_it_has_ended() {
+        let stack = survey(vec![mapping(0x2000..0xa000, RegionKind::Stack, None)]);
+        let ended = Circumstances { arguments: Some(0x9000), ..ATTACHED };
+        assert_eq!(standings(&stack, &[], ended), [(0x2000, Ignored), (0x9000, Vouches)]);
+        assert_eq!(standings(&stack, &[], ATTACHED), [(0x2000, Vouches)], "it runs on another stack");
+    }
+
+    #[test]
+    fn only_pages_that_are_there_are_searched() {
+        let mut survey = survey(vec![mapping(0x1000..0x5000, RegionKind::Shared, None)]);
+        let run = survey.runs[0];
+        survey.runs =
+            vec![Run { end: Address(0x2000), ..run }, Run { start: Address(0x3000), end: Address(0x4000), ..run }];
+        assert_eq!(standings(&survey, &[], LAUNCHED), [(0x1000, Vouches), (0x3000, Vouches)]);
+    }
 }

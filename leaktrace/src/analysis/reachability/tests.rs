@@ -6,6 +6,8 @@ use crate::model::Reachability::{self, *};
 /// Where the memory begins: heap, then variables.
 const HEAP: u64 = 0x5555_0000_0000;
 const VARIABLES: u64 = 0x7fff_0000_0000;
+/// Where vtables are.
+const VTABLES: std::ops::Range<u64> = 0x4000_0000..0x4000_1000;
 
 /// Memory by address, in words.
 pub(super) struct Words(pub(super) Vec<(u64, Vec<u64>)>);
@@ -55,7 +57,7 @@ impl Process {
         };
         let regions = [region(HEAP, &self.heap, self.between), region(VARIABLES, &self.variables, Standing::Vouches)];
         let memory = Words(vec![(HEAP, self.heap.clone()), (VARIABLES, self.variables.clone())]);
-        let rules = Rules { heuristics: self.heuristics, guard: None, vtables: &[0x4000_0000..0x4000_1000], threads };
+        let rules = Rules { heuristics: self.heuristics, guard: None, vtables: &[VTABLES], threads };
         let blocks = Blocks::new(self.blocks.iter().map(|(at, size)| (HEAP + at, *size))).unwrap();
         let scan = scan(&blocks, &regions, &self.registers, &memory, &rules);
         assert_eq!((scan.scanned, scan.unread), ((self.heap.len() + self.variables.len()) as u64 * 8, 0));
@@ -249,6 +251,18 @@ fn a_block_larger_than_what_is_read_at_once_speaks_with_all_of_its_words() {
     assert_eq!(process.kinds(), [StillReachable, StillReachable, PossiblyLost]);
 }
 
+/// Marks a block, and what it points to, as reachable or possibly lost.
+fn spread(block: usize, good: bool, kinds: &mut Vec<Option<Reachability>>, next: &dyn Fn(usize) -> Vec<(usize, bool)>) {
+    let kind = if good { StillReachable } else { PossiblyLost };
+    if kinds[block] == Some(StillReachable) || kinds[block] == Some(kind) {
+        return;
+    }
+    kinds[block] = Some(kind);
+    for (to, start) in next(block) {
+        spread(to, good && start, kinds, next);
+    }
+}
+
 /// memcheck's algorithm once more, as its manual words it, without tables and passes.
 fn plainly(process: &Process) -> Vec<Reachability> {
     let blocks = &process.blocks;
@@ -262,21 +276,6 @@ fn plainly(process: &Process) -> Vec<Reachability> {
         (at.next_multiple_of(8)..(at + size) / 8 * 8).step_by(8).map(|at| process.heap[(at / 8) as usize])
     };
     let mut kinds = vec![None; blocks.len()];
-    fn spread(
-        block: usize,
-        good: bool,
-        kinds: &mut Vec<Option<Reachability>>,
-        next: &dyn Fn(usize) -> Vec<(usize, bool)>,
-    ) {
-        let kind = if good { StillReachable } else { PossiblyLost };
-        if kinds[block] == Some(StillReachable) || kinds[block] == Some(kind) {
-            return;
-        }
-        kinds[block] = Some(kind);
-        for (to, start) in next(block) {
-            spread(to, good && start, kinds, next);
-        }
-    }
     let next = |block: usize| words(block).filter_map(find).collect::<Vec<_>>();
     for (block, start) in process.variables.iter().copied().filter_map(find) {
         spread(block, start, &mut kinds, &next);

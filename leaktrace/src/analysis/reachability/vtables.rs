@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::scanning::{Memory, Scan};
+use super::memory::Memory;
+use super::scanning::Scan;
 use crate::process::memory::{RegionKind, Survey};
 
 /// How many words of a table are looked at, and how many of these must be addresses of functions; the others are zero. As in

@@ -50,8 +50,11 @@ SITE_FN static void hold_to_the_end(void)
 
 static void *end_the_process(void *unused)
 {
-    if (strcmp(how, "other") != 0)
+    if (strcmp(how, "other") != 0) {
         pthread_join(first, NULL);
+        /* Whoever follows the first thread by ptrace follows another one by then. */
+        usleep(300000);
+    }
     while (!first_is_there)
         usleep(1000);
     if (strcmp(how, "last") != 0)
