@@ -180,10 +180,11 @@ impl Prober {
             self.request(kernel, request)
         });
         let named = self.written.named.remove(&file).unwrap_or_default();
-        requested.and(each(named, |Named { path, scope, .. }| {
+        let probed = each(named, |Named { path, scope, .. }| {
             self.written.asked.insert(file);
             self.probe_file(kernel, &path, scope)
-        }))
+        });
+        each([requested, probed], |result| result)
     }
 
     /// Removes the probes of another object that had this file, in whose place there is a new one: written over where no lease
