@@ -48,8 +48,8 @@ pub struct Config {
     pub force: bool,
     /// What to record.
     pub recording: Recording,
-    /// `--leak-check`: how long a process may be stopped to find out which of its blocks are lost; `None` for never.
-    pub leak_check: Option<Duration>,
+    /// `--leak-check`: how blocks are judged; `None` for not at all.
+    pub leak_check: Option<CheckPlan>,
     /// `--debuginfod`: fetch debug information that is missing.
     pub debuginfod: bool,
     /// `--sort`.
@@ -60,6 +60,15 @@ pub struct Config {
     pub gate: Gate,
     /// What to say on standard error.
     pub messages: Messages,
+}
+
+/// When and how it is found out which blocks of a process are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckPlan {
+    /// `--max-pause`: how long a process may be stopped for it.
+    pub max_pause: Duration,
+    /// For each report at an interval, not only for the last and those that are asked for by a signal.
+    pub at_intervals: bool,
 }
 
 /// What to record.
@@ -266,12 +275,13 @@ impl Config {
     }
 }
 
-/// How long a process may be stopped for a leak check, if there is to be one.
-fn leak_check(check: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result<Option<Duration>, UsageError> {
+/// The leak checks, if there are to be any.
+fn leak_check(check: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result<Option<CheckPlan>, UsageError> {
     let is_asked_for = match check.leak_check {
         Some(LeakCheckArg::No) => return Ok(None),
         asked => asked.is_some(),
     };
+    let at_intervals = check.leak_check == Some(LeakCheckArg::Summary);
     let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
     match (is_asked_for, is_named, record.sample_bytes) {
         (true, false, _) => Err(UsageError::new(
@@ -280,7 +290,7 @@ fn leak_check(check: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result
         (true, true, Some(_)) => Err(UsageError::new(
             "--leak-check must know every allocation, which --sample-bytes leaves out; give one of them",
         )),
-        (_, true, None) => Ok(Some(check.max_pause)),
+        (_, true, None) => Ok(Some(CheckPlan { max_pause: check.max_pause, at_intervals })),
         (false, _, _) => Ok(None),
     }
 }

@@ -211,10 +211,13 @@ fn options_of_later_versions_are_not_taken_silently() {
 
 #[test]
 fn named_processes_are_checked_for_lost_blocks_unless_that_cannot_be() {
-    let pause = Some(Duration::from_millis(50));
-    assert_eq!(config(&["-p", "1"]).leak_check, pause);
-    assert_eq!(config(&["--", "true"]).leak_check, pause);
-    assert_eq!(config(&["--leak-check", "--max-pause", "2s", "--", "true"]).leak_check, Some(Duration::from_secs(2)));
+    let plan = CheckPlan { max_pause: Duration::from_millis(50), at_intervals: false };
+    assert_eq!(config(&["-p", "1"]).leak_check, Some(plan));
+    assert_eq!(config(&["--", "true"]).leak_check, Some(plan));
+    let longer = CheckPlan { max_pause: Duration::from_secs(2), ..plan };
+    assert_eq!(config(&["--leak-check", "--max-pause", "2s", "--", "true"]).leak_check, Some(longer));
+    let always = CheckPlan { at_intervals: true, ..plan };
+    assert_eq!(config(&["--leak-check=summary", "-p", "1"]).leak_check, Some(always));
     assert_eq!(config(&["--leak-check", "no", "-p", "1"]).leak_check, None);
     assert_eq!(config(&[]).leak_check, None);
     assert_eq!(config(&["--sample-bytes", "512k", "-p", "1"]).leak_check, None);

@@ -223,9 +223,9 @@ pub struct RecordArgs {
 pub struct CheckArgs {
     /// Search the memory of --pid or COMMAND for pointers to each block [default: full]
     ///
-    /// At the last report; what nothing points to any more is lost, in the words of Valgrind's memcheck. A COMMAND is searched
-    /// at its end. Processes that run are stopped meanwhile: see --max-pause. System calls that a stop interrupts (signal(7) lists them)
-    /// return EINTR once in each thread.
+    /// What nothing points to any more is lost, in the words of Valgrind's memcheck. A COMMAND is searched at its end. Processes
+    /// that run are stopped meanwhile: see --max-pause. System calls that a stop interrupts (signal(7) lists them) return EINTR
+    /// once in each thread. SIGUSR1 asks leaktrace for a report with a leak check at any time.
     #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, default_missing_value = "full")]
     pub leak_check: Option<LeakCheckArg>,
 
@@ -239,7 +239,9 @@ pub struct CheckArgs {
 pub enum LeakCheckArg {
     /// Not at all
     No,
-    /// With a verdict on each block
+    /// For each report, also those of --interval
+    Summary,
+    /// For the last report
     Full,
 }
 

@@ -74,15 +74,9 @@ pub fn counters(kernel: &Kernel) -> impl Iterator<Item = Counters> + '_ {
     sites.filter_map(|index| site(kernel, index)).map(|site| counters_of(&site))
 }
 
-/// Which places of the site table have a site of the process in this slot.
-pub fn sites_of(kernel: &Kernel, slot: u32) -> Vec<bool> {
-    let mut is_its = vec![false; kernel.sites.elements() as usize];
-    for index in sites(kernel, 0..kernel.site_keys.elements()) {
-        if let Some(is_its) = is_its.get_mut(index as usize) {
-            *is_its = site(kernel, index).is_some_and(|site| site.process == slot);
-        }
-    }
-    is_its
+/// The slot of the process that a site is of; `None` where there is no complete site.
+pub(super) fn owner_of(kernel: &Kernel, index: u32) -> Option<u32> {
+    Some(site(kernel, index)?.process)
 }
 
 /// The indices of sites in these buckets of their table.
@@ -174,6 +168,7 @@ fn stack_state(flags: u32) -> StackState {
 }
 
 /// Buckets of one of the tables that blocks are in.
+#[derive(Debug, Clone)]
 pub enum BlockPiece {
     /// Of ordinary addresses.
     Tabled(Range<u32>),
@@ -194,27 +189,37 @@ pub fn block_pieces(kernel: &Kernel) -> impl Iterator<Item = BlockPiece> + use<>
 /// life ended, which is subtracted from the blocks' ages; blocks of other sites are left out.
 pub fn blocks<'a>(
     kernel: &'a Kernel,
-    piece: BlockPiece,
+    piece: &BlockPiece,
     clock: Clock,
     wanted: impl Fn(u32) -> Option<(usize, Duration)> + 'a,
 ) -> impl Iterator<Item = RawBlock> + 'a {
-    let (tabled, wide, aside) = match piece {
+    placed_blocks(kernel, piece).filter_map(move |(_, address, block)| {
+        let (site, ago) = wanted(block.site.checked_sub(1)?)?;
+        let age = clock.age(block.time).saturating_sub(ago);
+        let time = block.time;
+        Some(RawBlock { site, address: Address(address), size: block.size, age, time, kind: None })
+    })
+}
+
+/// The outstanding blocks in a piece, of all lives, with their places in the table of ordinary addresses and their addresses.
+pub(super) fn placed_blocks<'a>(
+    kernel: &'a Kernel,
+    piece: &BlockPiece,
+) -> impl Iterator<Item = (Option<u32>, u64, Block)> + use<'a> {
+    let (tabled, wide, aside) = match piece.clone() {
         BlockPiece::Tabled(buckets) => (buckets, 0..0, 0..0),
         BlockPiece::Wide(buckets) => (0..0, buckets, 0..0),
         BlockPiece::Aside(buckets) => (0..0, 0..0, buckets),
     };
+    let lanes = |bucket: u32| (0..BUCKET_KEYS).map(move |lane| (bucket, lane));
     // Most are empty where there is much room.
-    let tabled = tabled
-        .filter(|bucket| !is_empty(kernel, *bucket))
-        .flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| tabled_block(kernel, bucket, lane)));
-    let wide = wide.flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)));
-    let aside =
-        aside.flat_map(move |bucket| (0..BUCKET_KEYS).filter_map(move |lane| taken_aside(kernel, bucket, lane)));
-    tabled.chain(wide).chain(aside).filter_map(move |(address, block)| {
-        let (site, ago) = wanted(block.site.checked_sub(1)?)?;
-        let age = clock.age(block.time).saturating_sub(ago);
-        Some(RawBlock { site, address: Address(address), size: block.size, age, kind: None })
-    })
+    let tabled = tabled.filter(|bucket| !is_empty(kernel, *bucket)).flat_map(lanes).filter_map(|(bucket, lane)| {
+        let (address, block) = tabled_block(kernel, bucket, lane)?;
+        Some((Some(bucket * BUCKET_KEYS as u32 + lane as u32), address, block))
+    });
+    let wide = wide.flat_map(lanes).filter_map(|(bucket, lane)| wide_block(kernel, bucket, lane));
+    let aside = aside.flat_map(lanes).filter_map(|(bucket, lane)| taken_aside(kernel, bucket, lane));
+    tabled.chain(wide.chain(aside).map(|(address, block)| (None, address, block)))
 }
 
 /// Turns jiffies into ages.

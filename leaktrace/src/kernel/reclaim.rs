@@ -181,7 +181,14 @@ fn take_blocks(kernel: &Kernel, ended: &Ended, accounts: &[Account]) -> Vec<RawB
     let mut keep = |slot: u32, address: u64, block: &Block| {
         if let Some(&site) = block.site.checked_sub(1).and_then(|index| by_index.get(&index)) {
             let age = ended.age(slot, block);
-            taken.push(RawBlock { site, address: Address(address), size: block.size, age, kind: None });
+            taken.push(RawBlock {
+                site,
+                address: Address(address),
+                size: block.size,
+                age,
+                time: block.time,
+                kind: None,
+            });
         }
     };
     for entry in entries(&kernel.block_keys) {

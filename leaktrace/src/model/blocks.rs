@@ -23,6 +23,8 @@ pub struct RawBlock {
     pub size: u64,
     /// Time since it was allocated.
     pub age: Duration,
+    /// When it was allocated, by a clock that serves to tell it from another block at its address only.
+    pub time: u32,
     /// What the leak check found of it; `None` where none ran.
     pub kind: Option<Reachability>,
 }

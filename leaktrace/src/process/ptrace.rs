@@ -111,9 +111,9 @@ impl Change {
 /// Not taking it matters: a signal that is about to be delivered stays so if we are killed before we passed it on.
 ///
 /// # Errors
-/// `ECHILD` where this thread has no child left.
+/// `ECHILD` where this thread has no child left, `EINTR` where a signal came that this thread handles.
 pub(super) fn wait_any() -> io::Result<(pid_t, Change)> {
-    wait(libc::P_ALL, 0, libc::WNOWAIT)
+    wait_once(libc::P_ALL, 0, ENDS_AND_STOPS | libc::WNOWAIT)
 }
 
 /// What has become of `tid` since its last change was taken, without taking it or waiting for it.
@@ -147,28 +147,35 @@ pub(super) fn take_end_for_another(tid: pid_t) -> io::Result<()> {
     Ok(())
 }
 
-/// waitid(2) for ends and ptrace stops; job-control stops of children that are not traced are not asked for.
+/// What this very thread waits for: ends and ptrace stops, but no job-control stops of children that are not traced. ptrace stops
+/// are reported without WSTOPPED as well (`wait_task_stopped` in kernel/exit.c).
+const ENDS_AND_STOPS: c_int = libc::WEXITED | libc::__WALL | libc::__WNOTHREAD;
+
 fn wait(kind: libc::idtype_t, pid: pid_t, flags: c_int) -> io::Result<(pid_t, Change)> {
-    // ptrace stops are reported without WSTOPPED as well (`wait_task_stopped` in kernel/exit.c).
-    wait_with(kind, pid, libc::WEXITED | libc::__WALL | libc::__WNOTHREAD | flags)
+    wait_with(kind, pid, ENDS_AND_STOPS | flags)
 }
 
 fn wait_with(kind: libc::idtype_t, pid: pid_t, flags: c_int) -> io::Result<(pid_t, Change)> {
     loop {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: `info` is writable and as large as the kernel expects.
-        if unsafe { libc::waitid(kind, pid as libc::id_t, info.as_mut_ptr(), flags) } == 0 {
-            // SAFETY: waitid filled it; zeroes are valid as well.
-            let info = unsafe { info.assume_init() };
-            // SAFETY: after waitid these are the fields in use.
-            let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-            return Ok((pid, Change::from_wait(info.si_code, status)));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        match wait_once(kind, pid, flags) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
+}
+
+/// waitid(2).
+fn wait_once(kind: libc::idtype_t, pid: pid_t, flags: c_int) -> io::Result<(pid_t, Change)> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `info` is writable and as large as the kernel expects.
+    if unsafe { libc::waitid(kind, pid as libc::id_t, info.as_mut_ptr(), flags) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid filled it; zeroes are valid as well.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after waitid these are the fields in use.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok((pid, Change::from_wait(info.si_code, status)))
 }
 
 /// One ptrace request whose `addr` is unused.

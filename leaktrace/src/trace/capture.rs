@@ -161,7 +161,7 @@ impl Draft {
     }
 
     /// Reads a piece of them.
-    pub fn add_blocks(&mut self, kernel: &Kernel, piece: BlockPiece) {
+    pub fn add_blocks(&mut self, kernel: &Kernel, piece: &BlockPiece) {
         let (by_index, clock) = (&self.by_index, self.clock);
         if let Some(tally) = &mut self.blocks {
             let blocks = drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied());

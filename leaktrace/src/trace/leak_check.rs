@@ -1,7 +1,8 @@
-//! Which processes are judged at the last report, and what stands in the way of that.
+//! Which processes are judged, and what stands in the way of that.
 //!
 //! In: a process that is about to end, or that is stopped for it. Out: its blocks with what was found of each.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use procfs::ProcError;
 use procfs::WithCurrentSystemInfo;
 use procfs::process::Process;
 
-use super::standstill::{KnownBlock, Standstill};
-use super::{Over, Trace};
-use crate::config::Whom;
-use crate::kernel::drain::{self, Clock};
+use super::Trace;
+use super::standstill::{Checked, Standstill};
+use crate::analysis::reachability::Blocks;
+use crate::config::{CheckPlan, Whom};
+use crate::kernel::drain;
+use crate::kernel::inventory::{Inventory, TabledBlock};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
-use crate::process::launch::Launched;
+use crate::process::launch::Held;
 use crate::process::registers::StoppedThread;
 use crate::process::stop::{Limits, Stopped};
 
@@ -27,7 +30,10 @@ pub struct Judged {
     /// How they were judged.
     pub check: LeakCheck,
     /// By address.
-    blocks: Vec<KnownBlock>,
+    blocks: Vec<TabledBlock>,
+    index: Blocks,
+    /// The kind of each.
+    kinds: Vec<Reachability>,
 }
 
 impl Judged {
@@ -40,118 +46,201 @@ impl Judged {
     /// What was found of a block of a capture.
     #[must_use]
     pub fn kind(&self, block: &RawBlock) -> Option<Reachability> {
-        let place = self.blocks.binary_search_by_key(&block.address, |known| known.address).ok()?;
+        let place = self.index.find(block.address.0).filter(|(_, offset)| *offset == 0)?.0 as usize;
         let known = self.blocks[place];
-        (known.site as usize == block.site && known.size == block.size).then_some(known.kind)
+        let is_same = known.site as usize == block.site && known.size == block.size && known.time == block.time;
+        is_same.then(|| self.kinds[place])
+    }
+}
+
+/// What leak checks found, and why some of them found nothing, a sentence each.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// By life.
+    pub judged: Vec<Judged>,
+    /// What the report must say.
+    pub warnings: Vec<String>,
+}
+
+/// A held thread that goes on when this is dropped, whatever came in between.
+struct GoesOn(Option<Held>);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Held::release);
+    }
+}
+
+impl Findings {
+    /// None of a process, for a reason.
+    fn none(pid: Pid, why_not: &dyn Display) -> Self {
+        Self { judged: Vec::new(), warnings: vec![no_verdict(pid, why_not)] }
+    }
+
+    /// Those of a command that was asked to stop and did not.
+    pub fn none_for_late(pid: Pid, within: Duration) -> Self {
+        Self::none(pid, &format!("it did not stop within {} ms", within.as_millis()))
+    }
+
+    fn add(&mut self, found: Result<Judged, String>) {
+        match found {
+            Ok(found) => self.judged.push(found),
+            Err(why_not) => self.warnings.push(why_not),
+        }
     }
 }
 
 impl Trace {
-    /// Judges the blocks of the processes that were named, at the last report. Those that run are stopped meanwhile, and nothing
-    /// is recorded any more from then on.
-    pub(super) fn judge_at_end(&mut self, over: &Over, launched: Option<&Launched>) -> Vec<Judged> {
-        let Some(max_pause) = self.config.leak_check else { return Vec::new() };
-        // Threads that ended with the command are told by events.
-        self.take_in();
-        let found = match (over, launched) {
-            (Over::Exiting(held), Some(launched)) => {
-                let ended = self.ended_threads.clone();
-                let threads: Vec<StoppedThread> = held.exiting().into_iter().cloned().chain(ended).collect();
-                vec![self.judge(launched.pid(), &threads, || Duration::ZERO)]
-            }
-            _ => self.judge_running(max_pause),
-        };
-        let mut judged = Vec::new();
-        for found in found {
-            match found {
-                Ok(found) => judged.push(found),
-                Err(why_not) => self.warnings.push(why_not),
-            }
+    /// Judges the blocks of a command that is held at its end.
+    pub(super) fn judge_at_end(&mut self, held: &Held, pid: Pid) -> Findings {
+        let mut findings = Findings::default();
+        if self.config.leak_check.is_some() {
+            // Threads that ended with the command are told by events.
+            self.take_in();
+            let ended = self.ended_threads.clone();
+            let threads: Vec<StoppedThread> = held.thread().into_iter().cloned().chain(ended).collect();
+            let judged = self.prepare(pid).and_then(|Prepared { life, inventory }| {
+                self.judge(&life, inventory.into_blocks(), &threads, || Duration::ZERO)
+            });
+            findings.add(judged.map_err(|why_not| no_verdict(pid, &why_not)));
         }
-        judged
+        findings
     }
 
-    /// Stops the named processes and judges their blocks.
-    fn judge_running(&mut self, max_pause: Duration) -> Vec<Result<Judged, String>> {
+    /// Stops the named processes, one after the other, and judges their blocks. If this is the last time, nothing is recorded any
+    /// more from the moment when the last of them is stopped.
+    pub(super) fn judge_running(&mut self, is_last: bool) -> Findings {
+        let mut findings = Findings::default();
+        if self.config.leak_check.is_none() {
+            return findings;
+        }
         let pids = self.target.pids.clone();
-        let stop = |pid: &Pid| {
-            let expected = Estimate::of(*pid).map_err(|error| no_verdict(*pid, &error))?.pause();
-            if expected > max_pause {
-                return Err(no_verdict(*pid, &TooLong { expected, max_pause }));
-            }
-            Stopped::stop(*pid, Limits::default()).map_err(|error| no_verdict(*pid, &error))
-        };
-        let stopped: Vec<_> = pids.iter().map(stop).collect();
-        // What they do afterwards is in no report.
-        if let Err(error) = self.kernel.halt() {
-            log::debug!("{error:#}");
+        for (place, pid) in pids.iter().enumerate() {
+            let halts = is_last && place + 1 == pids.len();
+            let prepared = self.prepare_to_stop(*pid);
+            let judged = prepared.and_then(|prepared| self.stop_and_judge(prepared, None, halts));
+            findings.add(judged.map_err(|why_not| no_verdict(*pid, &why_not)));
         }
-        let judge = |(pid, stopped): (Pid, Result<Stopped, String>)| {
-            let stopped = stopped?;
-            let threads = stopped.threads().to_vec();
-            let mut was_cut_short = false;
-            let judged = self.judge(pid, &threads, || {
-                let pause = stopped.release();
-                was_cut_short = pause.cut_short;
-                pause.length
-            })?;
-            if was_cut_short {
-                return Err(no_verdict(pid, &"it went on before all of its memory was read"));
-            }
-            Ok(judged)
-        };
-        pids.into_iter().zip(stopped).map(judge).collect()
+        findings
     }
 
-    /// Judges the blocks of a process of which nothing runs, given those of its threads that are there; one of them has not
-    /// ended. `read` is called as soon as the process may run again.
+    /// Judges the blocks of the command, which was prepared; `held` is its thread that was stopped meanwhile, where one is traced,
+    /// and goes on as soon as its memory was read.
+    pub(super) fn judge_command(&mut self, prepared: Prepared, held: Option<Held>, is_last: bool) -> Findings {
+        let mut findings = Findings::default();
+        let pid = prepared.life.pid;
+        let judged = self.stop_and_judge(prepared, held, is_last);
+        findings.add(judged.map_err(|why_not| no_verdict(pid, &why_not)));
+        findings
+    }
+
+    /// Finds out and reads what need not be read while a process is stopped, if its stop will not take too long.
     ///
     /// # Errors
-    /// Why it could not, a sentence.
-    pub(super) fn judge(
-        &mut self,
-        pid: Pid,
-        threads: &[StoppedThread],
-        read: impl FnOnce() -> Duration,
-    ) -> Result<Judged, String> {
-        let Some(thread) = threads.first() else { return Err(no_verdict(pid, &"it has no thread any more")) };
-        let lives = drain::lives(&self.kernel);
-        let life = lives.iter().rev().find(|(_, life)| life.tgid == pid.0 && life.state == PROCESS_ALIVE);
-        let Some((slot, life)) = life else { return Err(no_verdict(pid, &"nothing of it was recorded")) };
-        let mut blocks = self.blocks_of(*slot);
-        let since_start = life.untracked_frees <= life.thread_end_frees && self.knows_all_blocks(pid);
-        let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(*slot), since_start };
-        log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
-        let check = still.check(&mut blocks, read).map_err(|obstacle| no_verdict(pid, &obstacle))?;
-        Ok(Judged { slot: *slot, check, blocks })
+    /// Why it is not to be stopped, as findings.
+    pub(super) fn prepare_command(&mut self, pid: Pid) -> Result<Prepared, Findings> {
+        self.prepare_to_stop(pid).map_err(|why_not| Findings::none(pid, &why_not))
     }
 
-    /// Whether every block that a process has made must stand in the tables.
+    fn prepare_to_stop(&mut self, pid: Pid) -> Result<Prepared, Box<dyn Error>> {
+        let Some(CheckPlan { max_pause, .. }) = self.config.leak_check else { return Err("none was asked for".into()) };
+        let expected = Estimate::of(pid)?.pause();
+        if expected > max_pause {
+            return Err(TooLong { expected, max_pause }.into());
+        }
+        self.prepare(pid)
+    }
+
+    fn stop_and_judge(
+        &mut self,
+        Prepared { life, inventory }: Prepared,
+        held: Option<Held>,
+        halts: bool,
+    ) -> Result<Judged, Box<dyn Error>> {
+        let (pid, held) = (life.pid, held.map(|held| GoesOn(Some(held))));
+        let command = held.as_ref().and_then(|held| held.0.as_ref());
+        let began = command.map(Held::since);
+        let stopped = match command.and_then(Held::thread) {
+            Some(thread) => Stopped::stop_beside(thread.clone(), pid, Limits::default())?,
+            None => Stopped::stop(pid, Limits::default())?,
+        };
+        if halts && let Err(error) = self.kernel.halt() {
+            // What it does afterwards is recorded, and not judged.
+            log::debug!("{error:#}");
+        }
+        let threads = stopped.threads().to_vec();
+        let mut was_cut_short = false;
+        let blocks = inventory.up_to_date(&self.kernel);
+        let judged = self.judge(&life, blocks, &threads, || {
+            let pause = stopped.release();
+            drop(held);
+            was_cut_short = pause.cut_short;
+            began.map_or(pause.length, |began| began.elapsed())
+        })?;
+        if was_cut_short { Err("it went on before all of its memory was read".into()) } else { Ok(judged) }
+    }
+
+    /// Finds out and reads what need not be read while a process is stopped.
+    ///
+    /// # Errors
+    /// Why it cannot be judged, a part of a sentence.
+    fn prepare(&mut self, pid: Pid) -> Result<Prepared, Box<dyn Error>> {
+        self.take_in();
+        let lives = drain::lives(&self.kernel);
+        let life = lives.iter().rev().find(|(_, life)| life.tgid == pid.0 && life.state == PROCESS_ALIVE);
+        let Some((slot, life)) = life else { return Err("nothing of it was recorded".into()) };
+        let since_start = life.untracked_frees <= life.thread_end_frees && self.knows_all_blocks(pid);
+        let inventory = Inventory::of(&self.kernel, *slot);
+        Ok(Prepared { life: Life { pid, slot: *slot, since_start }, inventory })
+    }
+
+    /// Judges the blocks, given by address, of a process of which nothing runs, and those of its threads that are there; one of them
+    /// has not ended. `read` is called as soon as the process may run again.
+    ///
+    /// # Errors
+    /// Why it could not, a part of a sentence.
+    fn judge(
+        &mut self,
+        life: &Life,
+        blocks: Vec<TabledBlock>,
+        threads: &[StoppedThread],
+        read: impl FnOnce() -> Duration,
+    ) -> Result<Judged, Box<dyn Error>> {
+        let Life { pid, slot, since_start } = *life;
+        let Some(thread) = threads.first() else { return Err("it has no thread any more".into()) };
+        let since_start = since_start && !self.has_lost_blocks();
+        let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(slot), since_start };
+        log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
+        let Checked { check, index, kinds } = still.check(&blocks, read)?;
+        Ok(Judged { slot, check, blocks, index, kinds })
+    }
+
+    /// Whether every block that a process has made must stand in the tables, if none was lost.
     fn knows_all_blocks(&mut self, pid: Pid) -> bool {
-        let lost = self.kernel.losses();
-        let lost =
-            lost.allocs_dropped + lost.wide_dropped + lost.returns_missed + lost.threads_dropped + lost.events_lost;
         let is_launched = matches!(self.config.whom, Whom::Command(_)) && self.target.pids.first() == Some(&pid);
         let is_partly = self.list_untraced().iter().any(|process| process.pid == pid);
         let is_blind = self.options.filters_sizes() || self.lost_records > self.made_up_records;
-        is_launched && lost == 0 && !is_partly && !is_blind
+        is_launched && !is_partly && !is_blind
     }
 
-    /// All blocks of the life in a slot.
-    fn blocks_of(&self, slot: u32) -> Vec<KnownBlock> {
-        let (kernel, is_its) = (&self.kernel, drain::sites_of(&self.kernel, slot));
-        // Ages do not matter here.
-        let clock = Clock::of(kernel, 0);
-        let wanted = |site: u32| is_its.get(site as usize)?.then_some((site as usize, Duration::ZERO));
-        let blocks = drain::block_pieces(kernel).flat_map(|piece| drain::blocks(kernel, piece, clock, wanted));
-        let known = |RawBlock { site, address, size, .. }| KnownBlock {
-            address,
-            size,
-            site: site as u32,
-            kind: Reachability::Unknown,
-        };
-        blocks.map(known).collect()
+    fn has_lost_blocks(&self) -> bool {
+        let lost = self.kernel.losses();
+        lost.allocs_dropped + lost.wide_dropped + lost.returns_missed + lost.threads_dropped + lost.events_lost > 0
     }
+}
+
+/// A process that is about to be judged, and its blocks before it was stopped.
+pub struct Prepared {
+    life: Life,
+    inventory: Inventory,
+}
+
+/// A life that is judged.
+struct Life {
+    pid: Pid,
+    slot: u32,
+    /// Every block that it has was recorded, if none was lost.
+    since_start: bool,
 }
 
 /// A stop that takes longer than it may.

@@ -48,13 +48,14 @@ use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
 use growing::Growth;
 use intake::Reclaimed;
+use leak_check::Findings;
 use memory::MemoryReader;
 use naming::Namer;
 use phases::Phases;
 use progress::Progress;
 use records::Records;
 use reports::{Done, Reports};
-use signals::{Signals, interrupted};
+use signals::{ReportSignal, Signals, interrupted};
 use untraced::UntracedProcesses;
 use waiting::{Ends, next_event, noting_long_turns, tick, until};
 
@@ -92,6 +93,8 @@ const MEMORY_WITHIN: Duration = Duration::from_secs(2);
 const REREAD_AT_LAST: Duration = Duration::from_millis(500);
 /// How long the last report waits for files that are being read.
 const PLANNED_WITHIN: Duration = Duration::from_millis(300);
+/// How long the command may take to stop for the last leak check: as long as a process that is named.
+const STOPPED_WITHIN: Duration = Duration::from_millis(500);
 /// How long the last report waits for the other threads of a command that exits, and how often it looks for them.
 const ALONE_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -136,6 +139,31 @@ struct Trace {
     started: Timestamp,
     since: Instant,
     sequence: u64,
+}
+
+/// A report that is being prepared.
+struct Due {
+    with_check: bool,
+    /// The command was asked to stop for that.
+    stopping: Option<Stopping>,
+}
+
+/// A command that was asked to stop.
+struct Stopping {
+    pid: Pid,
+    prepared: leak_check::Prepared,
+    /// When it must have stopped.
+    by: Instant,
+}
+
+/// Waits until a command that was asked to stop should have, and gives up the report that is due for that; for ever where none was.
+async fn late_to_stop(due: &mut Option<Due>) -> Pid {
+    let by = due.as_ref().and_then(|due| due.stopping.as_ref()).map(|stopping| stopping.by);
+    until(by).await;
+    match due.take().and_then(|due| due.stopping) {
+        Some(stopping) => stopping.pid,
+        None => std::future::pending().await,
+    }
 }
 
 /// Why the trace is over.
@@ -187,6 +215,7 @@ async fn trace_with(
     mut reports: Reports,
     stop: Option<Arc<AtomicBool>>,
 ) -> Result<Outcome> {
+    let mut report_signal = ReportSignal::listen()?;
     let mut ends = Ends::default();
     if let Whom::Pids(pids) = &config.whom {
         for pid in pids {
@@ -207,7 +236,7 @@ async fn trace_with(
         }
     };
     trace.begin(held)?;
-    let follow = trace.follow(&mut signals, &mut launched, &mut ends, &mut reports);
+    let follow = trace.follow(&mut signals, &mut report_signal, &mut launched, &mut ends, &mut reports);
     let over = noting_long_turns(follow).await?;
     if stop.is_none() && signals.is_taken() {
         reports.close();
@@ -227,6 +256,7 @@ impl Trace {
     async fn follow(
         &mut self,
         signals: &mut Signals,
+        report_signal: &mut ReportSignal,
         launched: &mut Option<Launched>,
         ends: &mut Ends,
         reports: &mut Reports,
@@ -244,7 +274,13 @@ impl Trace {
         show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut progress = Progress::new(self.options.sample_bytes.is_some());
         let (mut leave_by, mut asked_by) = (None, 0);
+        let (mut due, mut at_intervals, mut is_asked_for): (Option<Due>, u64, bool) = (None, 0, false);
         loop {
+            if is_asked_for && due.is_none() && !reports.is_busy() {
+                is_asked_for = false;
+                due = Some(Due { with_check: config.leak_check.is_some(), stopping: None });
+                self.memory.order(self.processes.reported_alive());
+            }
             tokio::select! {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
@@ -259,6 +295,17 @@ impl Trace {
                     return Ok(Over::Done);
                 }
                 event = next_event(launched), if launched.is_some() => match event {
+                    Event::Stopped(held) => match due.take() {
+                        Some(Due { stopping: Some(Stopping { prepared, .. }), .. }) => {
+                            let findings = self.judge_command(prepared, held, false);
+                            self.report_by_now(findings, reports)?;
+                        }
+                        // Too late.
+                        other => {
+                            due = other;
+                            held.into_iter().for_each(Held::release);
+                        }
+                    },
                     Event::Held(held) => {
                         if let Some(launched) = launched {
                             tokio::select! {
@@ -280,23 +327,45 @@ impl Trace {
                 () = ends.all(), if !ends.is_empty() => return Ok(Over::Done),
                 () = until(deadline), if deadline.is_some() => return Ok(Over::Done),
                 () = tick(&mut ticks), if ticks.is_some() => {
-                    if recording.count.is_some_and(|count| self.sequence + 1 >= count) {
+                    if recording.count.is_some_and(|count| at_intervals + 1 >= count) {
                         // The last report is the N-th.
                         return Ok(Over::Done);
                     }
-                    if reports.is_busy() || self.memory.is_reading() {
+                    if reports.is_busy() || due.is_some() {
                         // The user expects a report now and must know why there is none.
                         log::warn!("a report is left out: the one before is still being made; raise --interval");
                         continue;
                     }
+                    at_intervals += 1;
+                    let with_check = config.leak_check.is_some_and(|plan| plan.at_intervals);
+                    due = Some(Due { with_check, stopping: None });
                     self.memory.order(self.processes.reported_alive());
                 }
+                () = report_signal.next() => is_asked_for = true,
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.processes.remember(memory);
-                    let mut phases = Phases::of(format!("report {}", self.sequence + 1));
-                    let (capture, spaces) = self.read(false, Vec::new())?;
-                    phases.done("reading the tables");
-                    reports.order(capture, spaces, phases);
+                    let findings = match (&*launched, due.take()) {
+                        (Some(launched), Some(Due { with_check: true, .. })) => {
+                            match self.prepare_command(launched.pid()) {
+                                Ok(prepared) => {
+                                    // The report is made when it is stopped.
+                                    launched.ask_to_stop();
+                                    let by = Instant::now() + STOPPED_WITHIN;
+                                    let stopping = Some(Stopping { pid: launched.pid(), prepared, by });
+                                    due = Some(Due { with_check: true, stopping });
+                                    continue;
+                                }
+                                Err(none) => none,
+                            }
+                        }
+                        (None, Some(Due { with_check: true, .. })) => self.judge_running(false),
+                        _ => Findings::default(),
+                    };
+                    self.report_by_now(findings, reports)?;
+                }
+                late = late_to_stop(&mut due) => {
+                    let findings = Findings::none_for_late(late, STOPPED_WITHIN);
+                    self.report_by_now(findings, reports)?;
                 }
                 done = reports.done(), if reports.is_busy() => {
                     if self.is_over_after(done?) {
@@ -336,6 +405,59 @@ impl Trace {
         }
     }
 
+    /// Has a report made of how things stand, with what leak checks found.
+    fn report_by_now(&mut self, findings: Findings, reports: &mut Reports) -> Result<()> {
+        let mut phases = Phases::of(format!("report {}", self.sequence + 1));
+        let (capture, spaces) = self.read(false, findings)?;
+        phases.done("reading the tables");
+        reports.order(capture, spaces, phases);
+        Ok(())
+    }
+
+    /// Judges blocks for the last report: those of a command at its end, if that has come meanwhile.
+    async fn judge_at_last(&mut self, over: &mut Over, launched: Option<&mut Launched>) -> Findings {
+        let Some(launched) = launched.filter(|_| self.config.leak_check.is_some()) else {
+            return self.judge_running(true);
+        };
+        let pid = launched.pid();
+        let (mut stopped, mut prepared) = (None, None);
+        if let Over::Done = over {
+            match self.prepare_command(pid) {
+                Ok(ready) => prepared = Some(ready),
+                Err(none) => return none,
+            }
+            launched.ask_to_stop();
+            let deadline = Instant::now() + STOPPED_WITHIN;
+            while let Ok(event) =
+                timeout(deadline.saturating_duration_since(Instant::now()), launched.next_event()).await
+            {
+                match event {
+                    Event::Stopped(held) => {
+                        stopped = held;
+                        break;
+                    }
+                    // Another program, of which there is no time to trace anything.
+                    Event::Held(held) => held.release(),
+                    Event::Exiting(held) => {
+                        *over = Over::Exiting(held);
+                        break;
+                    }
+                    Event::Ended(_) => break,
+                }
+            }
+        }
+        match over {
+            Over::Exiting(held) => {
+                until_alone(held, pid).await;
+                self.judge_at_end(held, pid)
+            }
+            Over::Done => match prepared {
+                Some(prepared) => self.judge_command(prepared, stopped, true),
+                None => Findings::default(),
+            },
+        }
+    }
+
     /// Notes how an interim report went; whether the trace is to end with it.
     fn is_over_after(&mut self, done: Done) -> bool {
         match done {
@@ -351,16 +473,18 @@ impl Trace {
     }
 
     /// Stops, reads, names, and lets the command end.
-    async fn finish(mut self, over: Over, launched: Option<Launched>, ends: Ends, reports: Reports) -> Result<Outcome> {
+    async fn finish(
+        mut self,
+        mut over: Over,
+        mut launched: Option<Launched>,
+        ends: Ends,
+        reports: Reports,
+    ) -> Result<Outcome> {
         let mut phases = Phases::of("last report");
-        if let (Over::Exiting(held), Some(launched)) = (&over, &launched) {
-            until_alone(held, launched.pid()).await;
-            phases.done("waiting for the command's other threads to end");
-        }
         // What is being read may turn out to need probes, and then not all blocks are known.
         self.take_in();
         self.until_planned().await;
-        let judged = self.judge_at_end(&over, launched.as_ref());
+        let findings = self.judge_at_last(&mut over, launched.as_mut()).await;
         phases.done("judging blocks");
         // The holder may have ended as well, whatever ended the trace.
         let cut_short = self.kernel.holder.ended().map(|how| self.is_unprobed(&how));
@@ -393,7 +517,7 @@ impl Trace {
         phases.done("stopping the programs");
         self.until_planned().await;
         phases.done("waiting for files that are being read");
-        let (mut capture, spaces) = self.read(true, judged)?;
+        let (mut capture, spaces) = self.read(true, findings)?;
         phases.done("reading the tables");
         // From here on no traced process is needed: the command goes on with its exit first.
         let exits = matches!(over, Over::Exiting(_));
@@ -408,7 +532,8 @@ impl Trace {
                 let pid = launched.pid();
                 let ending = loop {
                     match launched.next_event().await {
-                        Event::Held(held) | Event::Exiting(held) => held.release(),
+                        Event::Held(held) | Event::Exiting(held) | Event::Stopped(Some(held)) => held.release(),
+                        Event::Stopped(None) => {}
                         Event::Ended(ending) => break ending,
                     }
                 };
@@ -423,7 +548,11 @@ impl Trace {
                         capture.exited(pid, ending.code());
                         Some(ending)
                     }
-                    _ => None,
+                    Ok(Event::Held(held) | Event::Exiting(held) | Event::Stopped(Some(held))) => {
+                        held.release();
+                        None
+                    }
+                    Ok(Event::Stopped(None)) | Err(_) => None,
                 }
             }
             (_, None) => None,

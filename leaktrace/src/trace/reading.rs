@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
-use super::leak_check::Judged;
+use super::leak_check::{Findings, Judged};
 use super::remarks::{self, Found, Remarks};
 use crate::kernel::drain;
 use crate::model::{Capture, RawProcess, Silence, TraceMode};
@@ -24,9 +24,9 @@ struct Attention(Option<Instant>);
 impl Trace {
     /// Reads the tables and what else a report says of the traced processes, with their address spaces as of now.
     ///
-    /// While an interim report is read new processes are attached, but none gets the slot of an ended one. `judged` is what the
-    /// leak check found just before.
-    pub(super) fn read(&mut self, is_final: bool, judged: Vec<Judged>) -> Result<(Capture, Spaces)> {
+    /// While an interim report is read new processes are attached, but none gets the slot of an ended one. `findings` are what
+    /// leak checks found just before.
+    pub(super) fn read(&mut self, is_final: bool, findings: Findings) -> Result<(Capture, Spaces)> {
         self.sequence += 1;
         self.reclaim()?;
         if !is_final {
@@ -37,7 +37,7 @@ impl Trace {
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut attention = Attention((!is_final).then(Instant::now));
-        let draft = self.read_tables(&occasion, judged, &mut attention)?;
+        let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();
         for process in &draft.processes {
             found.add(process, &self.processes, &self.prober);
@@ -60,7 +60,7 @@ impl Trace {
             capture.warnings.extend(remarks::of_growth(&then, &capture.processes));
         }
         capture.notes.extend(notes);
-        capture.warnings.extend(self.warnings.iter().cloned().chain(warnings));
+        capture.warnings.extend(self.warnings.iter().cloned().chain(findings.warnings).chain(warnings));
         capture.warnings.extend(remarks::of_written(&written));
         if is_final {
             let missing = self.prober.missing();
@@ -104,7 +104,7 @@ impl Trace {
         }
         draft.judge(judged);
         for piece in draft.block_pieces(&self.kernel, occasion, &self.options) {
-            draft.add_blocks(&self.kernel, piece);
+            draft.add_blocks(&self.kernel, &piece);
             self.attend(attention);
         }
         for process in 0..draft.processes.len() {

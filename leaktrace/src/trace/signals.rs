@@ -1,4 +1,6 @@
-//! The user's wish to end: the first signal is handed on, the second ends the program at once, unless the last report is waiting
+//! The user's wishes: SIGUSR1 asks for a report, and others for the end.
+//!
+//! Of those that ask for the end, the first signal is handed on, the second ends the program at once, unless the last report is waiting
 //! for debug information: then the second ends that, and the third the program.
 //!
 //! The kernel handles the signal that ends the program: by then the signals are back at their default action, which works even
@@ -87,6 +89,23 @@ impl Signals {
             () = receive(&mut self.terminate) => libc::SIGTERM,
             () = receive(&mut self.hangup) => libc::SIGHUP,
         }
+    }
+}
+
+/// SIGUSR1, which asks for a report at any time.
+pub struct ReportSignal(Option<Signal>);
+
+impl ReportSignal {
+    /// From now on it no longer ends the program. Where it was ignored when we were started, it stays so.
+    pub fn listen() -> Result<Self> {
+        let is_ignored = action(libc::SIGUSR1)?.sa_sigaction == libc::SIG_IGN;
+        let listen = || signal(SignalKind::user_defined1()).context("cannot listen for signals");
+        Ok(Self(if is_ignored { None } else { Some(listen()?) }))
+    }
+
+    /// Waits until it comes. May be cancelled. Several that come at once are one.
+    pub async fn next(&mut self) {
+        receive(&mut self.0).await;
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! In: its threads as they are stopped or have ended, its blocks. Out: a kind for each block.
 
+use std::fmt;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 
 use crate::analysis::reachability::{
     Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan, vtables,
 };
+use crate::kernel::inventory::TabledBlock;
 use crate::lives::exiting;
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability};
 use crate::process::kernel_roots::KernelRoots;
@@ -25,19 +27,6 @@ const TABLE: u64 = 8;
 /// What functions may use below the stack pointer, bytes (System V ABI for x86-64, "The Stack Frame").
 const RED_ZONE: u64 = 128;
 
-/// A block of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownBlock {
-    /// Where it lies.
-    pub address: Address,
-    /// Bytes asked for.
-    pub size: u64,
-    /// The index of its site in the programs' table.
-    pub site: u32,
-    /// What was found of it.
-    pub kind: Reachability,
-}
-
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum Obstacle {
@@ -47,6 +36,17 @@ pub enum Obstacle {
     /// Its blocks cannot be indexed.
     #[error(transparent)]
     Blocks(#[from] TooFar),
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Checked {
+    /// How.
+    pub check: LeakCheck,
+    /// The blocks by address.
+    pub index: Blocks,
+    /// The kind of each.
+    pub kinds: Vec<Reachability>,
 }
 
 /// A process of which nothing runs.
@@ -64,17 +64,17 @@ pub struct Standstill<'a> {
 }
 
 impl Standstill<'_> {
-    /// Finds out the kinds of all `blocks`, and puts these into the order of their addresses. `read` is called as soon as the
-    /// process may run again.
+    /// Finds out the kinds of all `blocks`, which are in the order of their addresses. `read` is called as soon as the process
+    /// may run again.
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, blocks: &mut Vec<KnownBlock>, read: impl FnOnce() -> Duration) -> Result<LeakCheck, Obstacle> {
-        blocks.sort_unstable_by_key(|block| block.address);
-        // What a `realloc` in flight has set aside may stand in the table again.
-        blocks.dedup_by_key(|block| block.address);
-        let index = Blocks::new(blocks.iter().map(|block| (block.address.0, block.size)))?;
+    pub fn check(&self, blocks: &[TabledBlock], read: impl FnOnce() -> Duration) -> Result<Checked, Obstacle> {
+        let mut steps = Steps::begin();
+        let index = Blocks::new(blocks.iter().map(|block| (block.address, block.size)))?;
+        steps.done("indexing blocks");
         let survey = Survey::of(self.tid)?;
+        steps.done("asking for pages");
         let memory = MemoryOf { reader: Reader::open(self.tid)?, runs: &survey.runs };
         let live: Vec<Live> = self.threads.iter().map(|thread| self.live(thread, &memory)).collect();
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
@@ -85,6 +85,7 @@ impl Standstill<'_> {
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
         }
+        steps.done("telling memory apart");
         let registers = live.iter().flat_map(|live| live.words.iter().copied());
         // A coroutine's stack that runs now, in a block.
         let stacks = threads.iter().filter_map(|thread| Some(index.start(index.find(thread.live_from)?.0)));
@@ -96,13 +97,44 @@ impl Standstill<'_> {
             threads: thread::available_parallelism().map_or(1, usize::from),
         };
         let scan = scan(&index, &regions, &given, &memory, &rules);
+        steps.done("searching");
         let tables = vtables::known(&scan, &survey.code, &memory);
+        steps.done("reading vtables");
         let pause = read();
+        log::debug!("process {}: {steps}", self.pid);
         let is_vtable = |address: u64| tables.get(&address).copied().unwrap_or_default();
         let kinds = judge(&index, &scan, rules.heuristics, &is_vtable).kinds;
-        blocks.iter_mut().zip(kinds).for_each(|(block, kind)| block.kind = kind);
         let (scanned_bytes, unread_bytes) = (scan.scanned, scan.unread);
-        Ok(LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 })
+        let check = LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 };
+        Ok(Checked { check, index, kinds })
+    }
+}
+
+/// How long the steps of a stop took.
+struct Steps {
+    began: Instant,
+    done: Vec<(&'static str, Duration)>,
+}
+
+impl Steps {
+    fn begin() -> Self {
+        Self { began: Instant::now(), done: Vec::new() }
+    }
+
+    fn done(&mut self, what: &'static str) {
+        let now = Instant::now();
+        self.done.push((what, now - self.began));
+        self.began = now;
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (what, took)) in self.done.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            write!(f, "{separator}{what} {:.1} ms", took.as_secs_f64() * 1e3)?;
+        }
+        Ok(())
     }
 }
 

@@ -190,7 +190,8 @@ fn fail_on_leak_sets_the_exit_status() {
         (&[], 7),
     ];
     for (options, status) in cases {
-        // Leaks 13,440 - 2,880 = 10,560 bytes and returns 7.
+        let options = &[options, &["--leak-check=no"]].concat();
+        // Keeps 13,440 - 2,880 = 10,560 bytes and returns 7.
         let (finished, accounts) = trace_command(options, "ending.c", &["return", "7"]);
         assert_eq!(accounts.outstanding(), (10_560, 15));
         assert_eq!(finished.status.code(), Some(status), "{options:?}: {}", finished.stderr);
@@ -200,20 +201,37 @@ fn fail_on_leak_sets_the_exit_status() {
 #[test]
 fn fail_on_leak_counts_from_exactly_the_bytes_given() {
     for (bytes, status) in [("--fail-on-leak=10560", 23), ("--fail-on-leak=10561", 0)] {
-        let (finished, _) = trace_command(&[bytes], "ending.c", &["return"]);
+        let (finished, _) = trace_command(&[bytes, "--leak-check=no"], "ending.c", &["return"]);
         assert_eq!(finished.status.code(), Some(status), "{bytes}: {}", finished.stderr);
     }
-    let (finished, _) = trace_command(&["--fail-on-leak"], "idle.c", &[]);
+    let (finished, _) = trace_command(&["--fail-on-leak", "--leak-check=no"], "idle.c", &[]);
     assert_eq!(finished.status.code(), Some(0), "nothing leaked: {}", finished.stderr);
+}
+
+#[test]
+fn what_can_still_be_reached_is_no_leak_to_fail_on() {
+    // Its blocks are in an array.
+    let (finished, accounts) = trace_command(&["--fail-on-leak"], "ending.c", &["return", "7"]);
+    assert_eq!(accounts.outstanding(), (10_560, 15));
+    assert_eq!(finished.status.code(), Some(7), "{}", finished.stderr);
 }
 
 #[test]
 fn fail_on_leak_works_for_a_running_process() {
     let mut puppet = puppet();
-    let tracer = Tracer::attach(&puppet, &["--fail-on-leak=1000"]);
-    puppet.tell("a a 1000 1");
-    assert_eq!(tracer.stop().status.code(), Some(23));
-    let tracer = Tracer::attach(&puppet, &["--fail-on-leak=1000"]);
-    puppet.tell("a a 999 1");
-    assert_eq!(tracer.stop().status.code(), Some(0));
+    for (orders, options, status) in [
+        (&["a a 1000 1"][..], &["--leak-check=no"][..], 23),
+        (&["a b 999 1"], &["--leak-check=no"], 0),
+        // All that was lost before is not known, and what is kept is not lost.
+        (&["a c 2000 1"], &["--max-pause", "1h"], 0),
+        (&["l c 1", "a c 1000 1", "l c 1"], &["--max-pause", "1h"], 23),
+        (&["a c 999 1", "l c 1"], &["--max-pause", "1h"], 0),
+    ] {
+        let tracer = Tracer::attach(&puppet, &[&["--fail-on-leak=1000"], options].concat());
+        for order in orders {
+            puppet.tell(order);
+        }
+        let finished = tracer.stop();
+        assert_eq!(finished.status.code(), Some(status), "{orders:?}: {}{}", finished.stdout, finished.stderr);
+    }
 }

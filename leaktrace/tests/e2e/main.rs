@@ -34,6 +34,7 @@ mod frames;
 mod holder;
 mod hostile_files;
 mod jitted;
+mod leak_checks;
 mod lifecycle;
 mod linked_allocators;
 mod lives;

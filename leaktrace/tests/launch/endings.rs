@@ -104,7 +104,7 @@ fn the_registers_of_the_exiting_thread_are_those_of_its_last_call() {
         let (number, argument) = if cfg!(target_arch = "aarch64") { (8, 0) } else { (15, 14) };
         let general = held.registers().unwrap().general();
         assert_eq!((general[number], general[argument]), (libc::SYS_exit_group as u64, 3));
-        let exiting = held.exiting().unwrap().clone();
+        let exiting = held.thread().unwrap().clone();
         assert_eq!((exiting.tid, exiting.comm.as_str()), (launched.pid(), "ending"));
         // Another thread of ours traces it, and its memory can be read as that of any stopped process.
         let stopped = Stopped::stop_beside(exiting.clone(), launched.pid(), Limits::default()).unwrap();

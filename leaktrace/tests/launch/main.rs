@@ -4,5 +4,6 @@
 mod endings;
 mod holding;
 mod likeness;
+mod stopping;
 mod support;
 mod survival;

@@ -157,6 +157,10 @@ pub async fn see_through(launched: &mut Launched) -> (Vec<&'static str>, Ending)
                 events.push("held");
                 held.release();
             }
+            Event::Stopped(held) => {
+                events.push("stopped");
+                held.into_iter().for_each(Held::release);
+            }
             Event::Exiting(held) => {
                 events.push("exiting");
                 assert!(!maps(launched.pid().0).is_empty(), "the memory of a process that is about to exit is there");
@@ -257,7 +261,8 @@ pub fn play() -> Option<()> {
         }
         let ending = loop {
             match launched.next_event().await {
-                Event::Held(held) => held.release(),
+                Event::Held(held) | Event::Stopped(Some(held)) => held.release(),
+                Event::Stopped(None) => {}
                 Event::Exiting(held) => {
                     if phase == "exit" {
                         eprintln!("reached {}", launched.pid());

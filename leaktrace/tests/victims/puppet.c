@@ -2,6 +2,7 @@
  *
  *     a SITE SIZE COUNT    COUNT blocks of SIZE bytes at leak_a, leak_b or leak_c
  *     f SITE COUNT         frees the COUNT oldest blocks of that site
+ *     l SITE COUNT         loses their addresses instead
  *     r                    reports
  *     q STATUS             ends
  */
@@ -77,6 +78,14 @@ static void release(int site, size_t count)
     }
 }
 
+static void lose(int site, size_t count)
+{
+    while (count-- > 0) {
+        victim_require(first[site] < last[site], "nothing left to lose");
+        blocks[site][first[site]++].address = NULL;
+    }
+}
+
 int main(int argc, char **argv)
 {
     static char line[256];
@@ -84,7 +93,7 @@ int main(int argc, char **argv)
     while (read_line(line, sizeof line)) {
         char *rest = line + 1;
         int site = 0;
-        if (line[0] == 'a' || line[0] == 'f') {
+        if (line[0] == 'a' || line[0] == 'f' || line[0] == 'l') {
             rest = line + 3;
             site = line[2] - 'a';
             victim_require(site >= A && site <= C, "no such site");
@@ -96,6 +105,9 @@ int main(int argc, char **argv)
             break;
         case 'f':
             release(site, x);
+            break;
+        case 'l':
+            lose(site, x);
             break;
         case 'r':
             report_all(sites, SITES);

@@ -218,8 +218,14 @@ mod tests {
 
     /// A stack that allocated two blocks of 10 bytes and freed one.
     fn site(frames: &[u64]) -> DeadSite {
-        let block =
-            RawBlock { site: 0, address: Address(0x10), size: 10, age: std::time::Duration::from_secs(3), kind: None };
+        let block = RawBlock {
+            site: 0,
+            address: Address(0x10),
+            size: 10,
+            age: std::time::Duration::from_secs(3),
+            time: 0,
+            kind: None,
+        };
         let options = Options { show_allocs: true, ..Options::default() };
         DeadSite {
             layout: 0,

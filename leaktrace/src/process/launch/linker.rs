@@ -26,6 +26,8 @@ pub enum HeldAt {
     /// Later than the libraries' mapping: the dynamic linker did not show when it was done, and the program's own code has made
     /// a system call. What it allocated before may have been missed.
     Late,
+    /// Anywhere, since it was asked for.
+    Anywhere,
     /// About to end, its memory still in place.
     Exit,
 }

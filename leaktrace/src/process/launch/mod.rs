@@ -10,6 +10,7 @@
 //!
 //! Invariant: if leaktrace is killed at any moment, the command goes on unharmed.
 
+mod bell;
 mod command;
 mod inherited;
 mod jobs;
@@ -19,7 +20,9 @@ mod tracer;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::time::Instant;
 use std::{io, thread};
 
 use async_channel::Receiver as Notices;
@@ -28,6 +31,7 @@ use crate::model::Pid;
 use crate::process::pidfd::PidFd;
 use crate::process::registers::{Registers, StoppedThread};
 use crate::process::threads;
+use bell::Bell;
 use command::Executable;
 use tracer::{Notice, Word};
 
@@ -92,6 +96,9 @@ impl Started {
 pub enum Event {
     /// It is held at its first program, or at one that its process executes later.
     Held(Held),
+    /// One of its threads is stopped, as was asked for by [`Launched::ask_to_stop`]. `None` where no thread is traced: another
+    /// tracer may stop it.
+    Stopped(Option<Held>),
     /// The process is about to end; its memory is still there and stays until it is let go.
     Exiting(Held),
     /// The process is gone, with this result. No event follows.
@@ -104,7 +111,8 @@ pub enum Event {
 pub struct Held {
     words: Sender<Word>,
     at: HeldAt,
-    exiting: Option<Box<StoppedThread>>,
+    thread: Option<Box<StoppedThread>>,
+    since: Instant,
 }
 
 impl Held {
@@ -114,23 +122,32 @@ impl Held {
         self.at
     }
 
-    /// At an exit, the thread that is held, with its registers. It is the first one, unless that has ended long before, and
-    /// need not be the one that called `exit`. The others are being killed then, and their registers are gone.
+    /// At an exit or anywhere, the thread that is held, with its registers. It is the first one, unless that has ended long
+    /// before.
+    ///
+    /// At an exit it need not be the one that called `exit`. The others are being killed then, and their registers are gone.
+    /// Anywhere else they run.
     #[must_use]
-    pub fn exiting(&self) -> Option<&StoppedThread> {
-        self.exiting.as_deref()
+    pub fn thread(&self) -> Option<&StoppedThread> {
+        self.thread.as_deref()
     }
 
-    /// The registers of [`Held::exiting`].
+    /// The registers of [`Held::thread`].
     #[must_use]
     pub fn registers(&self) -> Option<&Registers> {
-        self.exiting().map(|thread| &thread.registers)
+        self.thread().map(|thread| &thread.registers)
+    }
+
+    /// Since when it is known to be held.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// At an exit, whether all other threads of the process have ended. They are being killed.
     #[must_use]
     pub fn is_alone(&self, pid: Pid) -> bool {
-        self.exiting.as_ref().is_none_or(|thread| threads::is_alone(pid.0 as libc::pid_t, thread.tid.0 as libc::pid_t))
+        self.thread.as_ref().is_none_or(|thread| threads::is_alone(pid.0 as libc::pid_t, thread.tid.0 as libc::pid_t))
     }
 
     /// Lets it go on.
@@ -154,6 +171,7 @@ pub struct Launched {
     started: Started,
     words: Sender<Word>,
     notices: Notices<Notice>,
+    bell: Arc<Bell>,
     ended: Option<Ending>,
 }
 
@@ -173,12 +191,14 @@ impl Launched {
         let (word_sender, words) = mpsc::channel();
         let (notice_sender, notices) = async_channel::unbounded();
         let (started_sender, started) = mpsc::channel();
+        let bell = Arc::new(Bell::default());
+        let heard = Arc::clone(&bell);
         thread::Builder::new()
             .name("command".to_owned())
-            .spawn(move || tracer::run(&executable, options, &started_sender, words, notice_sender))
+            .spawn(move || tracer::run(&executable, options, &started_sender, words, notice_sender, &heard))
             .map_err(LaunchError::Fork)?;
         let started = started.recv().map_err(|_| LaunchError::Wait(io::ErrorKind::BrokenPipe.into()))??;
-        Ok(Self { started, words: word_sender, notices, ended: None })
+        Ok(Self { started, words: word_sender, notices, bell, ended: None })
     }
 
     /// The process' id.
@@ -203,7 +223,8 @@ impl Launched {
         loop {
             match self.next_event().await {
                 Event::Held(held) => return Ok(held),
-                Event::Exiting(held) => held.release(),
+                Event::Exiting(held) | Event::Stopped(Some(held)) => held.release(),
+                Event::Stopped(None) => {}
                 Event::Ended(ending) => return Err(ending),
             }
         }
@@ -215,10 +236,12 @@ impl Launched {
         if let Some(ending) = self.ended {
             return Event::Ended(ending);
         }
-        let held = |at, exiting| Held { words: self.words.clone(), at, exiting };
+        let held = |at, thread| Held { words: self.words.clone(), at, thread, since: Instant::now() };
         match self.notices.recv().await {
             Ok(Notice::Exiting(thread)) => Event::Exiting(held(HeldAt::Exit, thread)),
             Ok(Notice::Held(at)) => Event::Held(held(at, None)),
+            Ok(Notice::Stopped(None)) => Event::Stopped(None),
+            Ok(Notice::Stopped(thread)) => Event::Stopped(Some(held(HeldAt::Anywhere, thread))),
             Ok(Notice::Ended(ending)) => {
                 self.ended = Some(ending);
                 Event::Ended(ending)
@@ -229,6 +252,17 @@ impl Launched {
                 self.ended = Some(ending);
                 Event::Ended(ending)
             }
+        }
+    }
+
+    /// Has the thread of it that is traced stopped as soon as it leaves the kernel or an interruptible wait:
+    /// [`Event::Stopped`] follows, unless it exits or ends. Events that are due come before. Blocks for a millisecond, or fifty
+    /// where the command is held.
+    pub fn ask_to_stop(&self) {
+        let asked = self.words.send(Word::Stop).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH));
+        if let Err(error) = asked.and_then(|()| self.bell.ring()) {
+            // Its end follows.
+            log::debug!("process {} is not stopped: {error}", self.started.pid);
         }
     }
 

@@ -5,17 +5,20 @@
 //! once, whatever the rest of leaktrace is doing.
 //!
 //! Only one thread of the command is traced, its first one, for as long as it lives: that is the one that `exec` leaves and
-//! that exits with every orderly end of a process. The others run untouched.
+//! that exits with every orderly end of a process. The others run untouched. It is stopped between two events where that is asked
+//! for: a word, and a signal to this thread (see `bell`), which waits in the kernel.
 //!
 //! Invariant: nothing is written into the command, and no stop is left that would turn into a signal if we die; the kernel
 //! then detaches, and the command goes on.
 
 use std::io;
+use std::mem;
 use std::sync::mpsc::{Receiver, Sender};
 
 use async_channel::Sender as Notices;
 use libc::{c_int, pid_t};
 
+use super::bell::Bell;
 use super::command::Executable;
 use super::jobs::JobControl;
 use super::linker::{self, Auxv, HeldAt, Plan, Step, Watch};
@@ -32,6 +35,9 @@ use crate::process::threads;
 pub(super) enum Notice {
     /// The command is held here, and waits for a [`Word`].
     Held(HeldAt),
+    /// As was asked for, its thread is stopped, and waits for a [`Word`]. `None` where none of its threads is traced, or its
+    /// registers could not be read: then it does not wait.
+    Stopped(Option<Box<StoppedThread>>),
     /// The command is about to exit, and waits for a [`Word`] with this thread in its exit stop. `None` where its registers
     /// could not be read.
     Exiting(Option<Box<StoppedThread>>),
@@ -42,6 +48,8 @@ pub(super) enum Notice {
 /// The word that ends a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
+    /// Stop the command; the notice comes when that is done. Does not end a hold.
+    Stop,
     /// On to what comes next.
     GoOn,
     /// Let go for good: only its end is still waited for.
@@ -71,7 +79,9 @@ pub(super) fn run(
     started: &Sender<Result<Started, LaunchError>>,
     words: Receiver<Word>,
     notices: Notices<Notice>,
+    bell: &Bell,
 ) {
+    bell.hear();
     // Before the fork: what the terminal sends to the command's group must never stop us with the command untended.
     let jobs = options.job_control.then(JobControl::take);
     inherited::see_children_end();
@@ -90,6 +100,9 @@ pub(super) fn run(
     }
     let mut tracer = Tracer {
         pid,
+        traced: pid,
+        is_to_stop: false,
+        bell,
         jobs,
         hold_later_programs: options.hold_later_programs,
         linking: None,
@@ -120,7 +133,11 @@ fn end(pid: pid_t) -> Option<Ending> {
 /// Waits for the command's end, only keeping it going.
 fn see_off(pid: pid_t) -> Option<Ending> {
     loop {
-        match ptrace::wait_any().ok()? {
+        let change = match ptrace::wait_any() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            change => change.ok()?,
+        };
+        match change {
             (ended, Change::Ended(ending)) => {
                 ptrace::take(ended).ok()?;
                 if ended == pid {
@@ -134,8 +151,13 @@ fn see_off(pid: pid_t) -> Option<Ending> {
     }
 }
 
-struct Tracer {
+struct Tracer<'a> {
     pid: pid_t,
+    /// The thread that changed last, the one that is traced.
+    traced: pid_t,
+    /// It was asked to stop, and has not yet.
+    is_to_stop: bool,
+    bell: &'a Bell,
     jobs: Option<JobControl>,
     hold_later_programs: bool,
     /// The dynamic linker that is at work now.
@@ -146,13 +168,18 @@ struct Tracer {
     notices: Notices<Notice>,
 }
 
-impl Tracer {
+impl Tracer<'_> {
     /// From the end of the first `exec` to the end of the process.
     fn see_through(&mut self) -> Result<Ending, Stopped> {
         // Its first `exec` has been seen, but not taken: it is the first change that comes below.
         self.await_word()?;
         loop {
-            let (tid, what) = ptrace::wait_any()?;
+            self.heed();
+            let (tid, what) = match ptrace::wait_any() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                change => change?,
+            };
+            self.traced = tid;
             let done = match what {
                 Change::Ended(ending) => {
                     ptrace::take(tid)?;
@@ -166,8 +193,8 @@ impl Tracer {
                 Change::Exec => self.at_exec(tid),
                 Change::Syscall => self.at_syscall(tid),
                 Change::Exiting => self.at_exit(tid),
-                Change::GroupStop(signal) => self.at_group_stop(tid, signal),
-                Change::Trap => self.resume(tid, 0),
+                Change::GroupStop(signal) => self.stay(tid).and_then(|()| self.at_group_stop(tid, signal)),
+                Change::Trap => self.stay(tid).and_then(|()| self.resume(tid, 0)),
                 Change::Signal(signal) => self.resume(tid, signal),
             };
             match done {
@@ -182,12 +209,59 @@ impl Tracer {
         let _ = self.notices.send_blocking(notice);
     }
 
+    /// Waits for the word that ends a hold.
     fn await_word(&mut self) -> Result<Word, Stopped> {
-        match self.words.recv() {
-            Ok(word) => Ok(word),
-            Err(_) if self.released => Ok(Word::GoOn),
-            Err(_) => Err(Stopped::Abandoned),
+        loop {
+            return match self.words.recv() {
+                Ok(Word::Stop) => {
+                    self.bell.heard();
+                    self.is_to_stop = true;
+                    continue;
+                }
+                Ok(word) => Ok(word),
+                Err(_) if self.released => Ok(Word::GoOn),
+                Err(_) => Err(Stopped::Abandoned),
+            };
         }
+    }
+
+    /// Has the command stop, if that is what words say that came meanwhile.
+    fn heed(&mut self) {
+        while let Ok(word) = self.words.try_recv() {
+            if word == Word::Stop {
+                self.bell.heard();
+                self.is_to_stop = true;
+            }
+        }
+        // Interrupting once more what is about to stop changes nothing.
+        if self.is_to_stop && ptrace::interrupt(self.traced).is_err() {
+            self.is_to_stop = false;
+            self.tell(Notice::Stopped(None));
+        }
+    }
+
+    /// Leaves the thread in its stop until the word comes, if it was to stop.
+    fn stay(&mut self, tid: pid_t) -> Result<(), Stopped> {
+        if !mem::take(&mut self.is_to_stop) {
+            return Ok(());
+        }
+        let thread = self.read(tid);
+        let is_stopped = thread.is_some();
+        self.tell(Notice::Stopped(thread));
+        if is_stopped {
+            self.await_word()?;
+        }
+        // If it was killed meanwhile, it may be stopped at its exit by now, which must not be passed over.
+        match ptrace::change_of(tid)? {
+            Some(Change::Trap | Change::GroupStop(_)) => Ok(()),
+            _ => Err(Stopped::Gone),
+        }
+    }
+
+    /// The thread, which is stopped.
+    fn read(&self, tid: pid_t) -> Option<Box<StoppedThread>> {
+        let thread = StoppedThread::read(tid, threads::comm(self.pid, tid), &mut Room::new());
+        thread.inspect_err(|error| log::debug!("no registers of thread {tid}: {error}")).ok().map(Box::new)
     }
 
     /// Lets the thread run, at full speed or from system call to system call.
@@ -240,11 +314,10 @@ impl Tracer {
     fn at_exit(&mut self, tid: pid_t) -> Result<(), Stopped> {
         self.linking = None;
         if threads::process_ends_with(self.pid, tid) {
-            let thread = StoppedThread::read(tid, threads::comm(self.pid, tid), &mut Room::new());
-            let thread = thread.inspect_err(|error| log::debug!("no registers of the exiting thread {tid}: {error}"));
-            self.tell(Notice::Exiting(thread.ok().map(Box::new)));
+            self.tell(Notice::Exiting(self.read(tid)));
             // Without a listener there is no report to wait for.
-            let _ = self.words.recv();
+            self.await_word()?;
+            self.is_to_stop = false;
             return self.resume(tid, 0);
         }
         // The process outlives its first thread. Let that go before another is taken up: if the other one is executing a
@@ -256,7 +329,7 @@ impl Tracer {
 
     /// Takes up a thread that is still alive, so that the end of the process is not missed. `gone` is the one that was
     /// traced so far: it may still look alive, or its number may by now be that of the thread that executed a program.
-    fn follow_another(&self, gone: pid_t) {
+    fn follow_another(&mut self, gone: pid_t) {
         loop {
             let mut alive = threads::alive(self.pid);
             alive.sort_by_key(|&tid| tid == gone);
@@ -265,7 +338,10 @@ impl Tracer {
             }
             for tid in alive {
                 match ptrace::seize(tid) {
-                    Ok(()) => return,
+                    Ok(()) => {
+                        self.traced = tid;
+                        return;
+                    }
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                     Err(error) => {
                         log::debug!("thread {tid} of process {} cannot be followed: {error}", self.pid);

@@ -19,6 +19,9 @@ static void *leave(void *unused)
         execv(words[2], words + 2);
         _exit(99);
     }
+    if (!strcmp(words[1], "thread-waits"))
+        for (;;)
+            pause();
     return NULL;
 }
 

@@ -1,0 +1,135 @@
+//! When blocks are judged: at each interval, on a signal, while a command runs on, and never for longer than allowed.
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::snapshot::Site;
+use crate::harness::tracer::path_str;
+use crate::harness::{Tracer, Victim, build};
+
+/// However slow the machine is.
+const PATIENT: [&str; 2] = ["--max-pause", "1h"];
+
+/// How many blocks of a site are of a kind.
+fn blocks(site: &Site, kind: &str) -> u64 {
+    site.verdict.as_ref().map_or(0, |verdict| verdict.get(kind).map_or(0, |tally| tally.count))
+}
+
+fn puppet() -> Victim {
+    let mut puppet = Victim::start("puppet.c", &[]);
+    puppet.go();
+    puppet
+}
+
+#[test]
+fn each_report_at_an_interval_says_what_is_lost_by_then() {
+    let mut puppet = puppet();
+    let tracer = Tracer::attach(&puppet, &[&["--leak-check=summary", "-i", "200ms"], &PATIENT[..]].concat());
+    puppet.tell("a a 1000 5");
+    tracer.wait_for_output("that nothing is lost", |line| {
+        line.contains("leak check: nothing definitely lost") && line.contains("4.9 KiB still reachable in 5")
+    });
+    puppet.tell("l a 2");
+    tracer.wait_for_output("two lost blocks", |line| {
+        line.contains("leak check: 2.0 KiB definitely lost in 2 allocations") && line.contains("stopped for")
+    });
+    puppet.tell("l a 1");
+    tracer.wait_for_output("three", |line| line.contains("2.9 KiB definitely lost in 3 allocations"));
+    let snapshot = tracer.stop().exact();
+    let site = snapshot.sites_through(puppet.pid(), "leak_a")[0];
+    assert_eq!((blocks(site, "definitely_lost"), blocks(site, "still_reachable")), (3, 2));
+}
+
+#[test]
+fn a_signal_asks_for_a_report_with_a_leak_check() {
+    let mut puppet = puppet();
+    let tracer = Tracer::attach(&puppet, &PATIENT);
+    puppet.tell("a b 100 3");
+    puppet.tell("l b 1");
+    for lost in ["100 B definitely lost in 1 allocation", "200 B definitely lost in 2 allocations"] {
+        tracer.signal(Signal::SIGUSR1);
+        tracer.wait_for_output(lost, |line| line.contains(lost));
+        puppet.tell("l b 1");
+    }
+    let snapshot = tracer.stop().exact();
+    assert_eq!(snapshot.sequence, 3, "two that were asked for, and the last");
+    assert_eq!(blocks(snapshot.sites_through(puppet.pid(), "leak_b")[0], "definitely_lost"), 3);
+}
+
+#[test]
+fn without_leak_checks_a_signal_asks_for_a_report_all_the_same() {
+    let mut puppet = puppet();
+    let tracer = Tracer::attach(&puppet, &["--leak-check=no"]);
+    puppet.tell("a b 100 3");
+    tracer.signal(Signal::SIGUSR1);
+    tracer.wait_for_output("a report", |line| line.contains("300 B outstanding"));
+    let finished = tracer.stop();
+    assert!(!finished.stdout.contains("leak check"), "{}", finished.stdout);
+}
+
+/// A command is traced by a thread of leaktrace, which must stop it on behalf of another.
+#[test]
+fn a_command_that_runs_is_judged_at_intervals_and_at_the_end_of_the_duration() {
+    let losing = build::victim("losing.c");
+    let options = ["--leak-check=summary", "-i", "300ms", "-d", "2s", "--max-pause", "1h", "--"];
+    let tracer = Tracer::start(&[&options[..], &[path_str(&losing), "run", "500"]].concat());
+    tracer
+        .wait_for_output("a first verdict", |line| line.contains("definitely lost in") && line.contains("stopped for"));
+    // leaktrace ends before the command, which shares its standard output.
+    let finished = tracer.wait();
+    let snapshot = finished.exact();
+    assert!(snapshot.sequence >= 2, "{}", finished.stdout);
+    let check = snapshot.processes[0].leak_check.as_ref().unwrap();
+    assert!(check.pause_ms > 0.0 && check.mode == "exact", "{check:?}");
+    let pid = snapshot.processes[0].pid;
+    let (lost, kept) = (snapshot.sites_through(pid, "leak_lost"), snapshot.sites_through(pid, "leak_kept"));
+    let (lost, kept) = (lost[0], kept[0]);
+    // Those made last may still be in a register.
+    assert!(blocks(lost, "definitely_lost") + 1 >= lost.outstanding_count && lost.outstanding_count >= 3, "{lost:?}");
+    let (reachable, mistaken) = (blocks(kept, "still_reachable"), blocks(kept, "definitely_lost"));
+    assert_eq!((reachable, mistaken), (kept.outstanding_count, 0), "{kept:?}");
+    assert!(
+        finished.stdout.contains("500 rounds, 0 interrupted"),
+        "the command went on to its end:\n{}",
+        finished.stdout
+    );
+}
+
+#[test]
+fn a_stop_that_would_take_too_long_is_left_out_and_said() {
+    let mut puppet = puppet();
+    let tracer = Tracer::attach(&puppet, &["--max-pause", "1ms"]);
+    puppet.tell("a a 1000 5");
+    puppet.tell("l a 5");
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
+    assert!(snapshot.processes[0].leak_check.is_none());
+    assert!(snapshot.sites_through(puppet.pid(), "leak_a")[0].verdict.is_none());
+    assert!(
+        finished.stdout.contains("no verdict on the blocks of process") && finished.stdout.contains("--max-pause 1 ms"),
+        "{}",
+        finished.stdout
+    );
+}
+
+/// While nobody looks: the program runs and frees what it was told to be able to reach.
+#[test]
+fn blocks_that_are_freed_after_the_stop_are_in_no_verdict() {
+    let losing = build::victim("losing.c");
+    let mut victim = Victim::spawn("losing.c", std::process::Command::new(&losing).args(["wait", "100000", "churn"]));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &[&["--leak-check=summary", "-i", "50ms"], &PATIENT[..]].concat());
+    victim.go();
+    thread::sleep(Duration::from_secs(2));
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
+    for site in snapshot.sites_through(victim.pid(), "leak_churn") {
+        let lost = blocks(site, "definitely_lost") + blocks(site, "indirectly_lost");
+        assert_eq!(lost, 0, "{}", finished.stdout);
+    }
+    for line in finished.stdout.lines().filter(|line| line.contains("leak check:")) {
+        assert!(line.contains("nothing definitely lost"), "{line}");
+    }
+}
