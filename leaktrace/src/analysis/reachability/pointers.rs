@@ -31,15 +31,25 @@ pub(super) struct Reader<'a> {
     span: u64,
     /// What glibc mangles pointers with that it keeps in a `jmp_buf`.
     guard: Option<u64>,
+    #[cfg(target_arch = "x86_64")]
+    has_avx2: bool,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(blocks: &'a Blocks, guard: Option<u64>) -> Self {
         let bounds = blocks.bounds();
-        Self { blocks, low: bounds.start, span: bounds.end - bounds.start, guard }
+        Self {
+            blocks,
+            low: bounds.start,
+            span: bounds.end - bounds.start,
+            guard,
+            #[cfg(target_arch = "x86_64")]
+            has_avx2: is_x86_feature_detected!("avx2"),
+        }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "it must become code of the function with AVX2")]
+    #[inline(always)]
     fn is_near(&self, address: u64) -> bool {
         address.wrapping_sub(self.low) < self.span
     }
@@ -48,33 +58,137 @@ impl<'a> Reader<'a> {
     ///
     /// A pointer that lies in two words is found at the second. `before` is the word before the first, if a pointer may begin
     /// in it.
-    #[inline]
     pub(super) fn read(&self, before: Option<u64>, words: &[u64], mut found: impl FnMut(usize, Target)) {
-        let (mut has_before, mut high) = (before.is_some(), before.unwrap_or(0) >> 32);
-        for (position, &word) in words.iter().enumerate() {
-            let halves = high | word << 32;
-            high = word >> 32;
-            let untagged = word & ADDRESS;
-            if self.is_near(untagged) {
-                self.find(untagged, untagged != word, |target| found(position, target));
+        let Some((first, rest)) = words.split_first() else { return };
+        let mut near = Picked::new();
+        match before {
+            Some(before) => self.pick(&mut near, 0, [before, *first]),
+            // The lower half of a pointer cannot be in a word that says nothing.
+            None => self.pick_plain(&mut near, 0, *first),
+        }
+        // Behind each word that is read is the one before it.
+        for (number, group) in rest.chunks(GROUP).enumerate() {
+            let begin = number * GROUP;
+            let with_before = &words[begin..=begin + group.len()];
+            if let Ok(whole) = <&[u64; GROUP + 1]>::try_from(with_before)
+                && !self.has_near(whole)
+            {
+                continue;
             }
-            if self.is_near(halves) && has_before {
-                self.find(halves, true, |target| found(position, target));
+            for (place, pair) in with_before.array_windows().enumerate() {
+                self.pick(&mut near, begin + place + 1, *pair);
             }
-            has_before = true;
-            if let Some(guard) = self.guard {
-                // PTR_MANGLE of glibc's sysdeps/unix/sysv/linux/x86_64/pointer_guard.h.
-                let demangled = word.rotate_right(17) ^ guard;
-                if self.is_near(demangled) {
-                    self.find(demangled, false, |target| found(position, target));
-                }
+            if near.count > NEAR - 3 * GROUP {
+                self.find(&mut near, &mut found);
+            }
+        }
+        self.find(&mut near, &mut found);
+    }
+
+    /// Whether a word behind the first is near the blocks.
+    #[inline]
+    fn has_near(&self, words: &[u64; GROUP + 1]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_avx2 {
+            // SAFETY: the processor has these instructions.
+            return unsafe { self.has_near_by_avx2(words) };
+        }
+        self.has_near_anywhere(words)
+    }
+
+    /// Four words at a time: twice as fast on a heap of which few words are pointers.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn has_near_by_avx2(&self, words: &[u64; GROUP + 1]) -> bool {
+        self.has_near_anywhere(words)
+    }
+
+    #[expect(clippy::inline_always, reason = "it must become code of the function with AVX2")]
+    #[inline(always)]
+    fn has_near_anywhere(&self, words: &[u64; GROUP + 1]) -> bool {
+        // Without a guard a word that is plain anyway is looked at twice.
+        let (rotation, guard) = self.guard.map_or((0, 0), |guard| (17, guard));
+        let mut any = false;
+        for place in 1..=GROUP {
+            let word = words[place];
+            any |= self.is_near(word & ADDRESS);
+            any |= self.is_near(words[place - 1] >> 32 | word << 32);
+            any |= self.is_near(word.rotate_right(rotation) ^ guard);
+        }
+        any
+    }
+
+    #[inline]
+    fn pick_plain(&self, near: &mut Picked, position: usize, word: u64) {
+        let untagged = word & ADDRESS;
+        if self.is_near(untagged) {
+            near.add(untagged, position, untagged != word);
+        }
+        if let Some(guard) = self.guard {
+            // PTR_MANGLE of glibc's sysdeps/unix/sysv/linux/x86_64/pointer_guard.h.
+            let demangled = word.rotate_right(17) ^ guard;
+            if self.is_near(demangled) {
+                near.add(demangled, position, false);
             }
         }
     }
 
-    fn find(&self, address: u64, doubtful: bool, found: impl FnOnce(Target)) {
-        if let Some((block, offset)) = self.blocks.find(address) {
-            found(Target { block, offset, doubtful });
+    /// Picks what the second word may stand for, with the word before it.
+    #[inline]
+    fn pick(&self, near: &mut Picked, position: usize, [before, word]: [u64; 2]) {
+        let halves = before >> 32 | word << 32;
+        if self.is_near(halves) {
+            near.add(halves, position, true);
+        }
+        self.pick_plain(near, position, word);
+    }
+
+    /// Looks up what was picked, together: so the processor waits for several accesses to the index at once.
+    fn find(&self, near: &mut Picked, found: &mut impl FnMut(usize, Target)) {
+        let picked = &near.places[..near.count];
+        for Near { address, .. } in picked {
+            self.blocks.prefetch(*address);
+        }
+        for Near { address, position, doubtful } in picked {
+            if let Some((block, offset)) = self.blocks.find(*address) {
+                found(*position as usize, Target { block, offset, doubtful: *doubtful });
+            }
+        }
+        near.count = 0;
+    }
+}
+
+/// How many words are looked at together.
+const GROUP: usize = 8;
+/// How many are looked up together, at most.
+const NEAR: usize = 64;
+
+/// A word, or what it may stand for, that may point to a block.
+#[derive(Debug, Clone, Copy, Default)]
+struct Near {
+    address: u64,
+    /// Of the word.
+    position: u32,
+    doubtful: bool,
+}
+
+/// Those that are yet to be looked up.
+struct Picked {
+    places: [Near; NEAR],
+    count: usize,
+}
+
+impl Picked {
+    fn new() -> Self {
+        Self { places: [Near::default(); NEAR], count: 0 }
+    }
+
+    #[inline]
+    fn add(&mut self, address: u64, position: usize, doubtful: bool) {
+        // There is room: it is looked up before that runs out.
+        if let Some(place) = self.places.get_mut(self.count) {
+            *place = Near { address, position: position as u32, doubtful };
+            self.count += 1;
         }
     }
 }

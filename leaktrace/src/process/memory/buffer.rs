@@ -8,6 +8,11 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::slice;
 
+use super::pages::page_size;
+
+/// A large page of x86-64, bytes.
+const LARGE_PAGE: usize = 2 << 20;
+
 /// 4 KiB, by which the processor compares addresses; larger pages are aligned to it as well.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(4096))]
@@ -47,9 +52,32 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Asks for large pages for the room of a table that will be read at random: without them most accesses wait for the page tables
+/// as well, which on a virtual machine are those of two systems.
+pub fn back_by_large_pages<T>(table: &mut Vec<T>) {
+    let start = table.as_mut_ptr().cast::<libc::c_void>();
+    let page = page_size() as usize;
+    let begin = start.addr().next_multiple_of(page);
+    let length = (start.addr() + table.capacity() * size_of::<T>()).saturating_sub(begin) / page * page;
+    if length >= LARGE_PAGE {
+        // SAFETY: advice about whole pages of our own that changes nothing of what they contain. If it is not heeded, so be it.
+        unsafe { libc::madvise(start.with_addr(begin), length, libc::MADV_HUGEPAGE) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_of_any_size_may_have_large_pages() {
+        for size in [0, 1, 100, LARGE_PAGE, 5 * LARGE_PAGE + 8] {
+            let mut table: Vec<u8> = Vec::with_capacity(size);
+            back_by_large_pages(&mut table);
+            table.resize(size, 7);
+            assert!(table.iter().all(|byte| *byte == 7));
+        }
+    }
 
     #[test]
     fn words_begin_at_a_page() {

@@ -25,7 +25,7 @@ use std::io;
 use std::ops::Range;
 
 pub use batches::Batches;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, back_by_large_pages};
 pub use pages::{Pages, Run};
 pub use reader::{Filled, Reader};
 use regions::Mapped;
