@@ -52,11 +52,13 @@ fn golden(name: &str) -> String {
 fn report_renders_every_format_from_a_saved_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (svg, folded, json) = (file("o.svg"), file("o.folded"), file("o.json"));
-    let output = report(&["--flamegraph", &svg, "--folded", &folded, "--json", &json]);
+    let (svg, folded, json, lsan) = (file("o.svg"), file("o.folded"), file("o.json"), file("o.lsan"));
+    let with_file = format!("--lsan={lsan}");
+    let output = report(&["--flamegraph", &svg, "--folded", &folded, "--json", &json, &with_file]);
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
     assert_eq!(stdout(&output), golden("report.txt"));
     assert_eq!(fs::read_to_string(folded).unwrap(), golden("report.folded"));
+    assert_eq!(fs::read_to_string(lsan).unwrap(), golden("report.lsan"));
     assert_eq!(fs::read_to_string(json).unwrap(), golden("report.json"));
     assert!(fs::read_to_string(svg).unwrap().contains("Cache::remember"));
 }
@@ -75,6 +77,8 @@ fn each_format_can_take_standard_output_and_losses_are_still_said() {
     let quiet = report(&["--folded", "-", "-q"]);
     assert_eq!((stdout(&quiet), stderr(&quiet)), (golden("report.folded").as_str(), ""));
     assert!(stdout(&report(&["--flamegraph", "-"])).ends_with("</svg>"));
+    assert_eq!(stdout(&report(&["--lsan", "-q"])), golden("report.lsan"), "without a FILE");
+    assert_eq!(stdout(&report(&["--lsan=-", "-q", "--show-allocs"])), golden("report-allocs.lsan"));
 }
 
 #[test]
