@@ -2,6 +2,8 @@
 //!
 //! The programs stand in `tests/victims/reachability`, where `expect.h` explains what they print.
 
+mod compared;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
