@@ -3,6 +3,7 @@
 //! The programs stand in `tests/victims/reachability`, where `expect.h` explains what they print.
 
 mod compared;
+mod service;
 
 use std::collections::BTreeMap;
 use std::process::Command;
