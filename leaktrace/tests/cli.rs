@@ -180,6 +180,9 @@ fn usage_errors_exit_2_with_one_line() {
     assert_fails(&leaktrace(&["-z", "2", "-Z", "1"]), 2, &["--min-size 2 is above --max-size 1"]);
     assert_fails(&leaktrace(&["--json", "-", "--folded", "-"]), 2, &["standard output"]);
     assert_fails(&leaktrace(&["./a.out"]), 2, &["comes after --"]);
+    assert_fails(&leaktrace(&["--lsan", "out.txt"]), 2, &["--lsan=out.txt"]);
+    assert_fails(&leaktrace(&["report", "a.json", "--lsan", "out.txt"]), 2, &["--lsan=out.txt"]);
+    assert_fails(&leaktrace(&["--lsan=/no/such/directory/out", "--", "true"]), 1, &["--lsan", "create it"]);
     assert_fails(&leaktrace(&["-p", "1", "--", "ls"]), 2, &["leave one of them out"]);
     assert_fails(&leaktrace(&["report"]), 2, &["SNAPSHOT"]);
     let no_process = "it names no process; is the program running?";
