@@ -127,13 +127,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         args.get(1).and_then(|arg| arg.to_str()).filter(|name| Cli::command().find_subcommand(name).is_some());
     let subcommand = subcommand.map(str::to_owned);
     let ends_in_dashes = args.iter().position(|arg| arg == "--").is_some_and(|at| at + 1 == args.len());
+    let after_lsan = args.windows(2).find(|pair| pair[0] == "--lsan").and_then(|pair| pair[1].to_str());
+    let after_lsan = after_lsan.map(str::to_owned);
     match Cli::try_parse_from(args) {
         // It would trace every process instead.
         Ok(cli) if cli.action.is_none() && ends_in_dashes => Err(UsageError::new(
             "a COMMAND is missing behind --; name a program, or leave -- out to trace every process".to_owned(),
         )),
         Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
-        Err(error) if error.use_stderr() => Err(usage::one_line(&error, subcommand.as_deref())),
+        Err(error) if error.use_stderr() => Err(usage::one_line(&error, subcommand.as_deref(), after_lsan.as_deref())),
         Err(error) => Ok(Parsed::Text(error.render())),
     }
 }

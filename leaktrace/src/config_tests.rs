@@ -234,6 +234,7 @@ fn reports_do_not_share_a_place() {
     std::os::unix::fs::symlink(&file, &link).unwrap();
     let (file, link) = (file.to_str().unwrap(), link.to_str().unwrap());
     assert!(refused(&["--json", "-", "--folded", "/dev/stdout"]).contains("cannot both be on standard output"));
+    assert!(refused(&["--lsan", "--folded", "-"]).contains("--folded and --lsan cannot both be on standard output"));
     assert!(refused(&["--json", file, "--folded", link]).contains("name the same file"));
     assert!(
         refused(&["--json", "new", "--flamegraph", "./new"]).contains("--flamegraph and --json name the same file")

@@ -52,11 +52,13 @@ fn golden(name: &str) -> String {
 fn report_renders_every_format_from_a_saved_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (svg, folded, json) = (file("o.svg"), file("o.folded"), file("o.json"));
-    let output = report(&["--flamegraph", &svg, "--folded", &folded, "--json", &json]);
+    let (svg, folded, json, lsan) = (file("o.svg"), file("o.folded"), file("o.json"), file("o.lsan"));
+    let with_file = format!("--lsan={lsan}");
+    let output = report(&["--flamegraph", &svg, "--folded", &folded, "--json", &json, &with_file]);
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
     assert_eq!(stdout(&output), golden("report.txt"));
     assert_eq!(fs::read_to_string(folded).unwrap(), golden("report.folded"));
+    assert_eq!(fs::read_to_string(lsan).unwrap(), golden("report.lsan"));
     assert_eq!(fs::read_to_string(json).unwrap(), golden("report.json"));
     assert!(fs::read_to_string(svg).unwrap().contains("Cache::remember"));
 }
@@ -75,6 +77,8 @@ fn each_format_can_take_standard_output_and_losses_are_still_said() {
     let quiet = report(&["--folded", "-", "-q"]);
     assert_eq!((stdout(&quiet), stderr(&quiet)), (golden("report.folded").as_str(), ""));
     assert!(stdout(&report(&["--flamegraph", "-"])).ends_with("</svg>"));
+    assert_eq!(stdout(&report(&["--lsan", "-q"])), golden("report.lsan"), "without a FILE");
+    assert_eq!(stdout(&report(&["--lsan=-", "-q", "--show-allocs"])), golden("report-allocs.lsan"));
 }
 
 #[test]
@@ -176,6 +180,9 @@ fn usage_errors_exit_2_with_one_line() {
     assert_fails(&leaktrace(&["-z", "2", "-Z", "1"]), 2, &["--min-size 2 is above --max-size 1"]);
     assert_fails(&leaktrace(&["--json", "-", "--folded", "-"]), 2, &["standard output"]);
     assert_fails(&leaktrace(&["./a.out"]), 2, &["comes after --"]);
+    assert_fails(&leaktrace(&["--lsan", "out.txt"]), 2, &["--lsan=out.txt"]);
+    assert_fails(&leaktrace(&["report", "a.json", "--lsan", "out.txt"]), 2, &["--lsan=out.txt"]);
+    assert_fails(&leaktrace(&["--lsan=/no/such/directory/out", "--", "true"]), 1, &["--lsan", "create it"]);
     assert_fails(&leaktrace(&["-p", "1", "--", "ls"]), 2, &["leave one of them out"]);
     assert_fails(&leaktrace(&["report"]), 2, &["SNAPSHOT"]);
     let no_process = "it names no process; is the program running?";

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use leaktrace::model::{Address, Pid, Schema, Snapshot, TraceMode, Written};
 use leaktrace::report::text::TextStyle;
-use leaktrace::report::{Measure, flamegraph, folded, json, text};
+use leaktrace::report::{Measure, flamegraph, folded, json, lsan, text};
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
@@ -113,6 +113,12 @@ fn text_report_of_the_largest_site_on_a_narrow_colour_terminal() {
 #[test]
 fn folded_stacks() {
     assert_golden("report.folded", &rendered(|out| folded::write(&fixture(), out)));
+}
+
+#[test]
+fn text_of_leak_sanitizer() {
+    assert_golden("report.lsan", &rendered(|out| lsan::write(&fixture(), false, out)));
+    assert_golden("report-allocs.lsan", &rendered(|out| lsan::write(&fixture(), true, out)));
 }
 
 #[test]
@@ -221,6 +227,8 @@ fn hostile_names_leave_the_svg_well_formed_and_the_terminal_alone() {
     assert!(texts.iter().any(|text| text.starts_with("]]>--?<script>?\"'&amp: (")), "{texts:?}");
     let report = rendered(|out| text::write(&snapshot, PLAIN, out));
     assert!(report.chars().all(|c| !c.is_control() || c == '\n'), "{report:?}");
+    let lsan = rendered(|out| lsan::write(&snapshot, false, out));
+    assert!(lsan.contains("#0 ") && lsan.chars().all(|c| !c.is_control() || c == '\n'), "{lsan:?}");
     let folded = rendered(|out| folded::write(&snapshot, out));
     assert!(folded.contains("_ ?[2J<&>-1234;main;"), "{folded}");
 }

@@ -285,6 +285,16 @@ pub struct OutputArgs {
     #[arg(long, value_name = "1|2", default_value = "2", requires = "json")]
     pub json_schema: SchemaArg,
 
+    /// Write what is lost as LeakSanitizer's text, to standard output unless a FILE is given [FILE: - if not given]
+    ///
+    /// There it takes the place of the text report. Definitely lost blocks are direct leaks, indirectly lost ones indirect
+    /// leaks. Frame #0 stands for the allocation function, which leaktrace does not tell by name: it reads malloc, or operator
+    /// new. Without leaks nothing is written. What makes the report uncertain, such as a leak check that could not run,
+    /// stands in lines of the form ==PID==WARNING: leaktrace: ... before it. With --show-allocs each leak lists its
+    /// objects.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    pub lsan: Option<PathBuf>,
+
     /// Report only allocations at least this old
     ///
     /// What is just being used is not leaked yet. Totals count old allocations only, too.

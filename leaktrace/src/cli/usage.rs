@@ -19,8 +19,8 @@ impl UsageError {
 }
 
 /// clap's message without its paragraphs: its first one, and its tips or else ours. `subcommand` is the one whose arguments are at
-/// fault.
-pub(super) fn one_line(error: &clap::Error, subcommand: Option<&str>) -> UsageError {
+/// fault, `after_lsan` the word behind `--lsan`, whose FILE must be joined to it.
+pub(super) fn one_line(error: &clap::Error, subcommand: Option<&str>, after_lsan: Option<&str>) -> UsageError {
     let text = error.render().to_string();
     let paragraph: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let what = paragraph.join(" ");
@@ -28,7 +28,9 @@ pub(super) fn one_line(error: &clap::Error, subcommand: Option<&str>) -> UsageEr
     // clap's advice to pass an unknown option as COMMAND is never what was meant.
     let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
     let tips: Vec<&str> = tips.filter(|tip| !tip.starts_with("to pass ")).collect();
-    let next = match own_tip(error).filter(|_| subcommand.is_none()) {
+    let file = misplaced(error).filter(|word| after_lsan == Some(word) && !word.starts_with('-'));
+    let file_tip = file.map(|file| format!("write the FILE of --lsan with =, --lsan={file}"));
+    let next = match file_tip.or_else(|| own_tip(error).filter(|_| subcommand.is_none())) {
         Some(tip) => tip,
         None if !tips.is_empty() => tips.join("; "),
         None => format!("see leaktrace {}--help", subcommand.map_or(String::new(), |name| format!("{name} "))),
@@ -44,12 +46,7 @@ pub(super) fn one_line(error: &clap::Error, subcommand: Option<&str>) -> UsageEr
 /// For the words that clap cannot place, commands without `--` and pids parted by spaces, and for a pid that is missing because
 /// pidof found none.
 fn own_tip(error: &clap::Error) -> Option<String> {
-    let place = match error.kind() {
-        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
-        ErrorKind::UnknownArgument | ErrorKind::InvalidValue => ContextKind::InvalidArg,
-        _ => return None,
-    };
-    let Some(ContextValue::String(word)) = error.get(place) else { return None };
+    let word = misplaced(error)?;
     if word.starts_with("--pid ") {
         return Some(super::values::NO_PROCESS.to_owned());
     }
@@ -66,6 +63,19 @@ fn own_tip(error: &clap::Error) -> Option<String> {
     } else {
         format!("a command to trace comes after --: leaktrace -- {word}")
     })
+}
+
+/// The word that clap cannot place.
+fn misplaced(error: &clap::Error) -> Option<&str> {
+    let place = match error.kind() {
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        ErrorKind::UnknownArgument | ErrorKind::InvalidValue => ContextKind::InvalidArg,
+        _ => return None,
+    };
+    match error.get(place) {
+        Some(ContextValue::String(word)) => Some(word),
+        _ => None,
+    }
 }
 
 /// The subcommand that somebody may have meant, by the measure that clap has for options.

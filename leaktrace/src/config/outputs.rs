@@ -30,8 +30,13 @@ pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surround
         SchemaArg::V2 => Schema::V2,
     };
     let json = Format::Json { schema, all_sites: want_all_sites(args) };
-    let asked_for =
-        [(Format::Flamegraph(measure), &args.flamegraph), (Format::Folded, &args.folded), (json, &args.json)];
+    let lsan = Format::Lsan { objects: args.show_allocs };
+    let asked_for = [
+        (Format::Flamegraph(measure), &args.flamegraph),
+        (Format::Folded, &args.folded),
+        (json, &args.json),
+        (lsan, &args.lsan),
+    ];
     let files = asked_for.into_iter().filter_map(|(format, path)| Some((format, destination(path.as_ref()?))));
     let outputs = Outputs {
         files: files.collect(),

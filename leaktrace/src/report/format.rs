@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Measure, flamegraph, folded, json};
+use super::{Measure, flamegraph, folded, json, lsan};
 use crate::model::{Schema, Snapshot, Written};
 
 /// A format, as settled by the options that go with it.
@@ -19,6 +19,11 @@ pub enum Format {
         /// With the sites that have nothing outstanding.
         all_sites: bool,
     },
+    /// LeakSanitizer's text.
+    Lsan {
+        /// With the blocks of each leak.
+        objects: bool,
+    },
 }
 
 impl Format {
@@ -29,6 +34,7 @@ impl Format {
             Self::Flamegraph(_) => "--flamegraph",
             Self::Folded => "--folded",
             Self::Json { .. } => "--json",
+            Self::Lsan { .. } => "--lsan",
         }
     }
 
@@ -46,6 +52,7 @@ impl Format {
         match self {
             Self::Flamegraph(measure) => flamegraph::write(snapshot, measure, out),
             Self::Folded => folded::write(snapshot, out),
+            Self::Lsan { objects } => lsan::write(snapshot, objects, out),
             Self::Json { schema, all_sites } => json::write(&Written { snapshot, schema, all_sites }, out),
         }
     }

@@ -10,6 +10,7 @@ pub mod folded;
 mod format;
 pub(crate) mod human;
 pub mod json;
+pub mod lsan;
 mod names;
 mod notices;
 pub mod output;

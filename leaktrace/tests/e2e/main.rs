@@ -39,6 +39,7 @@ mod lifecycle;
 mod linked_allocators;
 mod lives;
 mod lost_records;
+mod lsan_text;
 mod many_lives;
 mod meanwhile;
 mod outputs;

@@ -2,6 +2,9 @@
 //!
 //! The programs stand in `tests/victims/reachability`, where `expect.h` explains what they print.
 
+mod compared;
+mod service;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 

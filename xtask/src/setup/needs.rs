@@ -46,6 +46,8 @@ pub const ALL: &[Need] = &[
     need("git", Tier::Test, [&["git"], &["git"], &["git"]]),
     need("node", Tier::Test, [&["nodejs"], &["nodejs"], &["nodejs"]]),
     need("perl", Tier::Test, [&["perl-base"], &["perl-interpreter"], &["perl"]]),
+    // Judges the same programs as the leak check.
+    need("valgrind", Tier::Test, [&["valgrind", "libc6-dbg"], &["valgrind"], &["valgrind"]]),
     // Says where the kernel's structures have their fields, for the tests.
     need("pahole", Tier::Test, [&["dwarves"], &["dwarves"], &["pahole"]]),
     need("qemu-system-x86_64", Tier::Machines, [&["qemu-system-x86"], &["qemu-system-x86"], &["qemu-system-x86"]]),

@@ -72,6 +72,15 @@ pub fn reachability_victim(source: &str, level: u8) -> PathBuf {
     make(&reachability_name(&source, level), &source, &command, &[])
 }
 
+/// The same program with LeakSanitizer in it.
+pub fn reachability_victim_with_leak_sanitizer(source: &str, level: u8) -> PathBuf {
+    let name = format!("{}-lsan", reachability_name(source, level));
+    let source = format!("reachability/{source}");
+    let mut command = compiler(&source);
+    command.extend([format!("-O{level}"), "-fsanitize=leak".to_owned()]);
+    make(&name, &source, &command, &[])
+}
+
 /// The name of a built program of `tests/victims/reachability`.
 pub fn reachability_name(source: &str, level: u8) -> String {
     let stem = Path::new(source).file_stem().and_then(|stem| stem.to_str()).expect("a victim has a name");

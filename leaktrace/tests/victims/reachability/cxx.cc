@@ -115,8 +115,8 @@ SITE_FN static void lose_containers()
     auto *value = &object->map[1];
     size_t node = sizeof(std::_Rb_tree_node<std::pair<const int, Payload<3301>>>);
     bool first = static_cast<void *>(object) < static_cast<void *>(value);
-    EXPECT(sizeof *object, first ? LOST " lsan=indirectly_lost" : INDIRECT);
-    EXPECT(node, first ? INDIRECT : LOST " lsan=indirectly_lost");
+    EXPECT(sizeof *object, first ? LOST " lsan=indirectly_lost" IN_A_CYCLE : INDIRECT);
+    EXPECT(node, first ? INDIRECT : LOST " lsan=indirectly_lost" IN_A_CYCLE);
     forget(object);
 }
 
@@ -135,8 +135,8 @@ SITE_FN static void lose_a_cycle()
     one->other = other;
     other->other = one;
     bool first = static_cast<void *>(one.get()) < static_cast<void *>(other.get());
-    EXPECT(COUNTS + sizeof *one, first ? LOST " lsan=indirectly_lost" : INDIRECT);
-    EXPECT(COUNTS + sizeof *other, first ? INDIRECT : LOST " lsan=indirectly_lost");
+    EXPECT(COUNTS + sizeof *one, first ? LOST " lsan=indirectly_lost" IN_A_CYCLE : INDIRECT);
+    EXPECT(COUNTS + sizeof *other, first ? INDIRECT : LOST " lsan=indirectly_lost" IN_A_CYCLE);
 }
 
 // By a base that is not at the start of the object.
