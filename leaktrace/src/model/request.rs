@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::lost::Only;
 use super::notation::{optional_seconds, seconds};
 use super::types::Pid;
 
@@ -134,6 +135,9 @@ pub struct Options {
     pub show_allocs: bool,
     /// `--all-sites`: whether sites with nothing outstanding are there, too.
     pub all_sites: bool,
+    /// `--only`: what the outstanding numbers are about; `None` for everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Only>,
     /// Whether children of named processes and of a command were traced as well: not so with `--no-follow`.
     pub follow: bool,
 }
@@ -181,6 +185,7 @@ impl Default for Options {
             sort: SortKey::Bytes,
             show_allocs: false,
             all_sites: false,
+            only: None,
             follow: true,
         }
     }

@@ -15,6 +15,7 @@ mod notices;
 pub mod output;
 mod stack;
 mod style;
+mod suppressed;
 pub mod text;
 mod verdicts;
 
