@@ -4,6 +4,7 @@
 //! of its frames and the rule's lines.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 
 use super::allocation_functions;
@@ -40,12 +41,17 @@ enum Ready {
     },
 }
 
-/// A set of patterns, a bit each.
-struct Matched(Box<[u64]>);
+/// What is known of a frame.
+struct Matched {
+    /// The patterns that it matches, a bit each.
+    patterns: Box<[u64]>,
+    /// Whether it is an allocation function.
+    allocates: bool,
+}
 
 impl Matched {
     fn has(&self, pattern: usize) -> bool {
-        self.0.get(pattern / 64).is_some_and(|word| word & (1 << (pattern % 64)) != 0)
+        self.patterns.get(pattern / 64).is_some_and(|word| word & (1 << (pattern % 64)) != 0)
     }
 }
 
@@ -76,7 +82,7 @@ impl<'a> Matcher<'a> {
             };
             matcher.rules.push(ready);
         }
-        let allocation = matcher.matched_by(|part, pattern| match part {
+        let allocation = matcher.matched_by(true, |part, pattern| match part {
             Part::Function => allocation_functions::names().any(|name| pattern.matches(name)),
             Part::Object => pattern.matches(allocation_functions::object()),
             // LeakSanitizer's rules are about the frames that reports show.
@@ -101,17 +107,18 @@ impl<'a> Matcher<'a> {
         let is_whole = |(_, frame): &(&usize, &Arc<Frame>)| !frame.inlined;
         let mut whole = vec![ALLOCATION];
         whole.extend(all.iter().skip(1).zip(stack).filter(is_whole).map(|(place, _)| *place));
-        let variants = if whole.len() < all.len() { vec![all, whole] } else { vec![all] };
-        // C++'s operators are frames of ours where they call malloc, and memcheck's allocation functions.
-        let begins_at_operator = stack.first().is_some_and(|frame| {
-            [&frame.function, &frame.symbol].into_iter().flatten().any(|name| allocation_functions::is_one(name))
-        });
+        let variants = if whole.len() < all.len() { vec![all.clone(), whole] } else { vec![all.clone()] };
         let is_matched = |rule: &Ready| match rule {
-            Ready::Passing(pattern) => variants.iter().flatten().any(|place| self.has(*place, *pattern)),
+            Ready::Passing(pattern) => all.iter().any(|place| self.has(*place, *pattern)),
             Ready::BeginningWith { lines, begins_at_caller } => variants.iter().any(|stack| {
-                let from_caller = stack.get(1..).unwrap_or_default();
+                // C++'s operators, which call malloc or each other, are frames of ours; memcheck has put its own in their place.
+                let is_operator = |place: &&usize| self.matched.get(**place).is_some_and(|frame| frame.allocates);
+                let allocating = stack.iter().take_while(is_operator).count();
+                let from_caller = stack.get(allocating..).unwrap_or_default();
+                let from_allocation = || iter::once(&ALLOCATION).chain(from_caller).copied().collect::<Vec<_>>();
                 self.begins_with(stack, lines)
-                    || ((*begins_at_caller || begins_at_operator) && self.begins_with(from_caller, lines))
+                    || (allocating > 1 && self.begins_with(&from_allocation(), lines))
+                    || (*begins_at_caller && self.begins_with(from_caller, lines))
             }),
         };
         let matched = self.rules.iter().enumerate().filter(|(_, rule)| is_matched(rule));
@@ -155,20 +162,22 @@ impl<'a> Matcher<'a> {
             return *place;
         }
         let names = Names::of(frame);
-        let matched = self.matched_by(|part, pattern| names.of_part(part).any(|name| pattern.matches(name)));
+        let allocates =
+            [&frame.function, &frame.symbol].into_iter().flatten().any(|it| allocation_functions::is_one(it));
+        let matched = self.matched_by(allocates, |part, pattern| names.of_part(part).any(|name| pattern.matches(name)));
         self.matched.push(matched);
         self.places.insert(Arc::as_ptr(frame), self.matched.len() - 1);
         self.matched.len() - 1
     }
 
-    fn matched_by(&self, matches: impl Fn(Part, &Pattern) -> bool) -> Matched {
+    fn matched_by(&self, allocates: bool, matches: impl Fn(Part, &Pattern) -> bool) -> Matched {
         let mut words = vec![0u64; self.patterns.len().div_ceil(64)];
         for (index, (part, pattern)) in self.patterns.iter().enumerate() {
             if let Some(word) = words.get_mut(index / 64).filter(|_| matches(*part, pattern)) {
                 *word |= 1 << (index % 64);
             }
         }
-        Matched(words.into_boxed_slice())
+        Matched { patterns: words.into_boxed_slice(), allocates }
     }
 }
 
@@ -211,7 +220,7 @@ impl<'a> Names<'a> {
             Part::Any => (true, true, true),
         };
         let functions = self.functions.iter().copied().filter(move |_| functions);
-        let objects = std::iter::once(self.object).filter(move |_| objects);
+        let objects = iter::once(self.object).filter(move |_| objects);
         functions.chain(objects).chain(self.sources.iter().map(Vec::as_slice).filter(move |_| sources))
     }
 }
@@ -261,8 +270,9 @@ mod tests {
         assert!(matches(&block(&["fun:_Znwm", "fun:_Z1f*"]), &stack));
         assert!(matches(&block(&["fun:*", "fun:f()"]), &stack));
         assert!(matches(&block(&["fun:_Znwm", "fun:_Z1fv"]), &stack[1..]), "an allocator's own operator is no frame");
-        assert!(!matches(&block(&["fun:malloc", "fun:_Z1fv"]), &stack), "memcheck's stack has no malloc here");
-        assert!(!matches(&block(&["fun:_Znam", "fun:_Z1fv"]), &stack), "another operator");
+        assert!(matches(&block(&["fun:_Znam", "fun:_Z1fv"]), &stack), "new[] jumps to new, and leaves no frame");
+        assert!(matches(&block(&["fun:f()", "fun:main"]), &stack), "from the caller on");
+        assert!(!matches(&block(&["fun:_Znwm", "fun:main"]), &stack));
     }
 
     #[test]
