@@ -38,11 +38,16 @@ impl<'a> Sum<'a> {
         let bytes = estimates::bytes(self.hidden.bytes, sampled, None);
         let count = estimates::allocations(self.hidden.count, sampled);
         let mut line = format!("{begin}: {bytes} in {count} at {}", counted(self.sites, "site"));
-        if self.lost.count > 0 {
-            // A string takes any text.
-            let _ = write!(line, ", {} of it lost", Bytes(self.lost.bytes));
-        }
-        let names = listed(self.rules.iter().map(|it| it.rule.name.as_str()));
+        // A string takes any text.
+        let _ = match self.lost.count {
+            0 => Ok(()),
+            count if count == self.hidden.count => line.write_str(", all of it lost"),
+            _ => write!(line, ", {} of it lost", Bytes(self.lost.bytes)),
+        };
+        // Generated files give all rules one name.
+        let mut names: Vec<_> = self.rules.iter().map(|it| it.rule.name.as_str()).collect();
+        names.dedup();
+        let names = listed(names.into_iter());
         let _ = write!(line, " ({names}); {end}");
         line
     }
@@ -114,7 +119,7 @@ mod tests {
             lines(&snapshot()),
             [
                 "known harmless: 71.0 KiB in 1 allocation at 1 site (pool); in the totals, not listed: see --no-default-suppressions",
-                "suppressed by /etc/a?.supp: 16 B in 1 allocation at 1 site, 16 B of it lost (leak:f); in the totals, not listed",
+                "suppressed by /etc/a?.supp: 16 B in 1 allocation at 1 site, all of it lost (leak:f); in the totals, not listed",
             ]
         );
         assert_eq!(short(&snapshot()).unwrap(), "left out: 71.0 KiB known harmless, 16 B suppressed");
