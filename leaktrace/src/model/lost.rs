@@ -2,21 +2,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use super::request::Only;
 use super::snapshot::{Process, Site, Snapshot};
 use super::suppression::Kinds;
-
-/// What reports are about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Only {
-    /// What a leak check found to be definitely or indirectly lost.
-    Lost,
-    /// Something that this version does not know.
-    #[serde(other)]
-    Unknown,
-}
 
 /// The snapshot has no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::lost::Only;
 use super::notation::{optional_seconds, seconds};
 use super::types::Pid;
 
@@ -89,6 +88,17 @@ pub enum Unwind {
     /// By frame pointers only.
     Fp,
     /// A way that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What reports are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Only {
+    /// What a leak check found to be definitely or indirectly lost.
+    Lost,
+    /// Something that this version does not know.
     #[serde(other)]
     Unknown,
 }

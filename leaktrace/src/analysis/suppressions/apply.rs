@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::matching::Matcher;
+use super::rule::Rule;
 use super::rules::Rules;
 use crate::model::{self, Hidden, Kinds, Snapshot, Tally};
 
@@ -49,9 +50,8 @@ impl Rules {
     /// built in.
     pub fn apply(&self, snapshot: &mut Snapshot) -> Applied {
         let mut matcher = Matcher::new(&self.rules);
-        let nothing =
-            |rule: &super::rules::Rule| RuleUse { rule: Arc::clone(&rule.known), hidden: Tally::default(), sites: 0 };
-        let mut uses: Vec<_> = self.rules.iter().map(nothing).collect();
+        let nothing = |rule: &Rule| RuleUse { rule: Arc::clone(&rule.known), hidden: Tally::default(), sites: 0 };
+        let mut hits: Vec<_> = self.rules.iter().map(nothing).collect();
         for site in &mut snapshot.sites {
             site.suppressed.retain(|hidden| !hidden.rule.is_built_in() && !self.sources.contains(&hidden.rule.source));
             if !site.is_outstanding() || self.rules.is_empty() {
@@ -61,7 +61,7 @@ impl Rules {
             let hidden = |sum: Kinds, hidden: &Hidden| sum.without(hidden.kinds);
             let mut left = site.suppressed.iter().fold(site.kinds(), hidden);
             for place in matcher.matching(&site.stack) {
-                let Some((rule, used)) = self.rules.get(place).zip(uses.get_mut(place)) else { continue };
+                let Some((rule, used)) = self.rules.get(place).zip(hits.get_mut(place)) else { continue };
                 let kinds = match is_judged {
                     _ if rule.kinds.is_empty() => rule.kinds,
                     true => rule.kinds.and(left),
@@ -78,8 +78,8 @@ impl Rules {
                 left = left.without(kinds);
             }
         }
-        uses.retain(|used| used.sites > 0 || !used.rule.is_built_in());
-        Applied { rules: uses }
+        hits.retain(|used| used.sites > 0 || !used.rule.is_built_in());
+        Applied { rules: hits }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::parse::{Malformed, TextLine};
+use super::lines::{Malformed, TextLine};
 use super::pattern::Pattern;
-use super::rules::{Rule, Stacks};
+use super::rule::{Rule, Stacks};
 use crate::model::{self, Kinds, Reachability};
 
 /// LeakSanitizer reports leaks only, so that its suppressions hide nothing else: what is still reachable stays in the list.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::allocation_functions;
 use super::pattern::Pattern;
-use super::rules::{Line, Part, Rule, Stacks};
+use super::rule::{Line, Part, Rule, Stacks};
 use crate::model::Frame;
 
 /// What memcheck calls a function, or an object, of which it knows nothing.

@@ -7,13 +7,15 @@
 
 mod allocation_functions;
 mod apply;
+mod lines;
 mod lsan;
 mod matching;
 mod parse;
 mod pattern;
+mod rule;
 mod rules;
 mod valgrind;
 
 pub use apply::{Applied, RuleUse};
-pub use parse::{MAX_BYTES, Malformed};
+pub use lines::{MAX_BYTES, Malformed};
 pub use rules::Rules;

@@ -1,11 +1,9 @@
-//! Rules as their files say them.
+//! The rules of several files.
 
-use std::sync::Arc;
-
-use super::parse::{Malformed, parse};
-use super::pattern::Pattern;
+use super::lines::Malformed;
+use super::parse::parse;
+use super::rule::Rule;
 use crate::model;
-use crate::model::Kinds;
 
 /// The rules that leaktrace brings along.
 const BUILT_IN: &str = include_str!("harmless.supp");
@@ -17,48 +15,6 @@ pub struct Rules {
     pub(super) rules: Vec<Rule>,
     /// The files that were read, also those without a rule.
     pub(super) sources: Vec<String>,
-}
-
-/// A rule: blocks of these kinds under these stacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// What it is known by.
-    pub known: Arc<model::Rule>,
-    /// The kinds of blocks that it hides, where blocks were judged.
-    pub kinds: Kinds,
-    /// The stacks.
-    pub stacks: Stacks,
-}
-
-/// A set of stacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stacks {
-    /// Those of which any frame's function, file or module matches: LeakSanitizer's.
-    Passing(Pattern),
-    /// Those that begin, from the allocation function on, with frames that match these lines: memcheck's.
-    BeginningWith(Vec<Line>),
-}
-
-/// A line of a stack in memcheck's format.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Line {
-    /// Any number of frames, or none: `...`.
-    Frames,
-    /// A frame of which this matches.
-    Frame(Part, Pattern),
-}
-
-/// What of a frame a pattern is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// `fun:`, its function.
-    Function,
-    /// `obj:`, the path of its module.
-    Object,
-    /// `src:`, its source file and line.
-    Source,
-    /// Any of function, source file and module.
-    Any,
 }
 
 impl Rules {

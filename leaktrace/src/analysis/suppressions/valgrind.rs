@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::parse::{Malformed, TextLine};
+use super::lines::{Malformed, TextLine};
 use super::pattern::Pattern;
-use super::rules::{Line, Part, Rule, Stacks};
+use super::rule::{Line, Part, Rule, Stacks};
 use crate::model::{self, Kinds, Reachability};
 
 pub fn parse(lines: &[TextLine<'_>], source: &str) -> Result<Vec<Rule>, Malformed> {

@@ -9,9 +9,10 @@ use serde::{Serialize, Serializer};
 
 use super::Schema;
 use super::forms::{Document, HiddenForm, SiteForm, SuppressionForm};
+use crate::model::hidden::Suppressed;
 use crate::model::snapshot::{Site, Snapshot};
 use crate::model::stack_state::StackState;
-use crate::model::suppression::{Hidden, Suppressed};
+use crate::model::suppression::Hidden;
 use crate::model::types::Frame;
 
 /// A snapshot as it is to be written.
