@@ -227,6 +227,10 @@ impl<'a> Names<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
     use super::super::parse::parse;
     use super::*;
     use crate::model::Address;
@@ -290,6 +294,39 @@ mod tests {
         assert!(!matches(&rule, &["x", "b", "c", "a"]) && !matches(&rule, &["a", "b", "x", "c"]));
         assert!(matches(&block(&["...", "obj:*/libx.so*"]), &["f||/lib/libc.so.6", "g||/lib/libx.so.1"]));
         assert!(matches(&block(&["fun:f", "..."]), &["f"]));
+    }
+
+    /// What the lines of a block mean, as briefly as it can be said; takes exponential time.
+    fn means(lines: &[&str], stack: &[&str]) -> bool {
+        match (lines, stack) {
+            ([], _) => true,
+            (["...", rest @ ..], _) => means(rest, stack) || (!stack.is_empty() && means(lines, &stack[1..])),
+            ([line, rest @ ..], [frame, behind @ ..]) => {
+                (*line == "fun:?" || line.strip_prefix("fun:") == Some(frame)) && means(rest, behind)
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_is_what_lines_mean(
+            lines in prop::collection::vec(prop::sample::select(vec!["...", "fun:a", "fun:b", "fun:?"]), 0..7),
+            stack in prop::collection::vec(prop::sample::select(vec!["a", "b"]), 0..9),
+        ) {
+            let lines = [&["fun:malloc"], lines.as_slice()].concat();
+            let expected = means(&lines[1..], &stack);
+            prop_assert_eq!(matches(&block(&lines), &stack), expected);
+        }
+    }
+
+    #[test]
+    fn many_ellipses_take_no_exponential_time() {
+        let lines = [vec!["fun:malloc"], ["...", "fun:a"].repeat(300), vec!["fun:b"]].concat();
+        let begun = Instant::now();
+        assert!(!matches(&block(&lines), &["a"; 1024]));
+        // Some hundred thousand steps.
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 
     #[test]
