@@ -11,7 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// [`GROUND`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["run"]),
-    ("run", &["analysis", "cli", "config", "doctor", "holder", "host", "logging", "outcome", "report", "show", "trace"]),
+    (
+        "run",
+        &["analysis", "cli", "config", "doctor", "holder", "host", "logging", "outcome", "report", "show", "trace"],
+    ),
     ("cli", &["probes"]),
     ("config", &["analysis", "cli", "host", "probes", "report", "symbolize"]),
     ("config_tests", &["cli"]),

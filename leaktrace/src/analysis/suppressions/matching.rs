@@ -20,9 +20,14 @@ const CALLERS_OF_MAIN: [&str; 4] =
     ["__libc_start_main", "__libc_start_main_impl", "__libc_start_call_main", "generic_start_main"];
 
 /// Rules, ready to be matched with the stacks of one snapshot.
+#[derive(Default)]
 pub struct Matcher<'a> {
     /// The rules' patterns, each once.
     patterns: Vec<(Part, &'a Pattern)>,
+    /// Places of those without wildcards, by what they are for and the name. Large files have little else.
+    literals: HashMap<(Part, Vec<u8>), usize>,
+    /// Places of the others.
+    wildcards: Vec<usize>,
     rules: Vec<Ready>,
     /// The patterns that a frame matches: that of the allocation function, then those of the stacks.
     matched: Vec<Matched>,
@@ -61,7 +66,7 @@ const ALLOCATION: usize = 0;
 impl<'a> Matcher<'a> {
     /// Prepares rules. What is found of a frame is kept by its address: the stacks must stay where they are meanwhile.
     pub fn new(rules: &'a [Rule]) -> Self {
-        let mut matcher = Self { patterns: Vec::new(), rules: Vec::new(), matched: Vec::new(), places: HashMap::new() };
+        let mut matcher = Self::default();
         let mut known = HashMap::new();
         let mut place = |part: Part, pattern: &'a Pattern, patterns: &mut Vec<(Part, &'a Pattern)>| {
             *known.entry((part, pattern)).or_insert_with(|| {
@@ -82,12 +87,13 @@ impl<'a> Matcher<'a> {
             };
             matcher.rules.push(ready);
         }
-        let allocation = matcher.matched_by(true, |part, pattern| match part {
-            Part::Function => allocation_functions::names().any(|name| pattern.matches(name)),
-            Part::Object => pattern.matches(allocation_functions::object()),
-            // LeakSanitizer's rules are about the frames that reports show.
-            Part::Source | Part::Any => false,
-        });
+        for (place, (part, pattern)) in matcher.patterns.iter().enumerate() {
+            match pattern.literal() {
+                Some(name) => drop(matcher.literals.insert((*part, name), place)),
+                None => matcher.wildcards.push(place),
+            }
+        }
+        let allocation = matcher.matched(&Names::of_allocation_function());
         for rule in &mut matcher.rules {
             if let Ready::BeginningWith { lines, begins_at_caller } = rule {
                 *begins_at_caller = matches!(lines.first(), Some(Some(first)) if !allocation.has(*first));
@@ -161,23 +167,32 @@ impl<'a> Matcher<'a> {
         if let Some(place) = self.places.get(&Arc::as_ptr(frame)) {
             return *place;
         }
-        let names = Names::of(frame);
-        let allocates =
-            [&frame.function, &frame.symbol].into_iter().flatten().any(|it| allocation_functions::is_one(it));
-        let matched = self.matched_by(allocates, |part, pattern| names.of_part(part).any(|name| pattern.matches(name)));
+        let matched = self.matched(&Names::of_frame(frame));
         self.matched.push(matched);
         self.places.insert(Arc::as_ptr(frame), self.matched.len() - 1);
         self.matched.len() - 1
     }
 
-    fn matched_by(&self, allocates: bool, matches: impl Fn(Part, &Pattern) -> bool) -> Matched {
+    /// What matches a frame of these names.
+    fn matched(&self, names: &Names<'_>) -> Matched {
         let mut words = vec![0u64; self.patterns.len().div_ceil(64)];
-        for (index, (part, pattern)) in self.patterns.iter().enumerate() {
-            if let Some(word) = words.get_mut(index / 64).filter(|_| matches(*part, pattern)) {
-                *word |= 1 << (index % 64);
+        let mut mark = |place: usize| {
+            if let Some(word) = words.get_mut(place / 64) {
+                *word |= 1 << (place % 64);
+            }
+        };
+        for place in &self.wildcards {
+            let matches = |(part, pattern): &(Part, &Pattern)| names.of(*part).any(|name| pattern.matches(name));
+            if self.patterns.get(*place).is_some_and(matches) {
+                mark(*place);
             }
         }
-        Matched { patterns: words.into_boxed_slice(), allocates }
+        for part in [Part::Function, Part::Object, Part::Source, Part::Any] {
+            for name in names.of(part) {
+                self.literals.get(&(part, name.to_vec())).into_iter().for_each(|place| mark(*place));
+            }
+        }
+        Matched { patterns: words.into_boxed_slice(), allocates: names.allocates }
     }
 }
 
@@ -186,10 +201,19 @@ struct Names<'a> {
     functions: Vec<&'a [u8]>,
     object: &'a [u8],
     sources: Vec<Vec<u8>>,
+    /// Whether it is, or stands for, an allocation function.
+    allocates: bool,
+    /// Whether reports show it, so that LeakSanitizer's rules are about it.
+    is_shown: bool,
 }
 
 impl<'a> Names<'a> {
-    fn of(frame: &'a Frame) -> Self {
+    fn of_allocation_function() -> Self {
+        let (functions, object) = (allocation_functions::names().collect(), allocation_functions::object());
+        Self { functions, object, sources: Vec::new(), allocates: true, is_shown: false }
+    }
+
+    fn of_frame(frame: &'a Frame) -> Self {
         use std::os::unix::ffi::OsStrExt;
         let mut functions: Vec<&[u8]> =
             [&frame.function, &frame.symbol].into_iter().flatten().map(String::as_bytes).collect();
@@ -209,15 +233,17 @@ impl<'a> Names<'a> {
             }
         }
         let object = frame.module.as_deref().map_or(UNKNOWN, |module| module.as_os_str().as_bytes());
-        Self { functions, object, sources }
+        let allocates =
+            [&frame.function, &frame.symbol].into_iter().flatten().any(|it| allocation_functions::is_one(it));
+        Self { functions, object, sources, allocates, is_shown: true }
     }
 
-    fn of_part(&self, part: Part) -> impl Iterator<Item = &[u8]> {
+    fn of(&self, part: Part) -> impl Iterator<Item = &[u8]> {
         let (functions, objects, sources) = match part {
             Part::Function => (true, false, false),
             Part::Object => (false, true, false),
             Part::Source => (false, false, true),
-            Part::Any => (true, true, true),
+            Part::Any => (self.is_shown, self.is_shown, self.is_shown),
         };
         let functions = self.functions.iter().copied().filter(move |_| functions);
         let objects = iter::once(self.object).filter(move |_| objects);

@@ -45,6 +45,12 @@ impl Pattern {
         Self(pieces)
     }
 
+    /// The only name that matches, where there are no wildcards.
+    pub fn literal(&self) -> Option<Vec<u8>> {
+        let byte = |piece: &Piece| if let Piece::Byte(byte) = piece { Some(*byte) } else { None };
+        self.0.iter().map(byte).collect()
+    }
+
     /// Whether a name matches. Takes at most as many steps as the product of both lengths.
     pub fn matches(&self, name: &[u8]) -> bool {
         let (mut piece, mut at) = (0, 0);
