@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use args::{
-    CheckArgs, ColorArg, GateArgs, LeakCheckArg, MeasureArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs,
+    CheckArgs, ColorArg, GateArgs, LeakCheckArg, MeasureArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs,
     SchemaArg, SortArg, TraceArgs, UnwindArg, WhomArgs,
 };
 pub use manual::{completions, manual};

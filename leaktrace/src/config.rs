@@ -4,18 +4,20 @@
 //! conflict is settled, or a [`UsageError`].
 
 mod outputs;
+mod suppressions;
 mod whom;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::analysis::suppressions::Rules;
 use crate::cli::{
-    Action, CheckArgs, Cli, GateArgs, LeakCheckArg, MessageArgs, OutputArgs, RecordArgs, ReportArgs, SortArg,
+    Action, CheckArgs, Cli, GateArgs, LeakCheckArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs, SortArg,
     TraceArgs, UnwindArg, UsageError, WhomArgs,
 };
 use crate::host::memory;
-use crate::model::{Options, SortKey, Target, TraceMode, Unwind, sampling};
+use crate::model::{Only, Options, SortKey, Target, TraceMode, Unwind, sampling};
 use crate::probes::functions::AllocSymbol;
 use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
@@ -54,6 +56,10 @@ pub struct Config {
     pub debuginfod: bool,
     /// `--sort`.
     pub sort: SortKey,
+    /// What is not to be reported.
+    pub suppressions: Rules,
+    /// `--only`; `None` to report everything.
+    pub only: Option<Only>,
     /// Where reports go.
     pub outputs: Outputs,
     /// When leaks are a failure.
@@ -137,6 +143,10 @@ pub struct ReportConfig {
     pub older_than: Option<Duration>,
     /// Another order; `None` for the snapshot's.
     pub sort: Option<SortKey>,
+    /// What is not to be reported.
+    pub suppressions: Rules,
+    /// `--only`; `None` to report everything.
+    pub only: Option<Only>,
     /// Where reports go.
     pub outputs: Outputs,
     /// When leaks are a failure.
@@ -202,6 +212,13 @@ impl Config {
         }
         let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
         let leak_check = leak_check(&check, &whom, &record)?;
+        let only = output.only.map(only);
+        if only == Some(Only::Lost) && leak_check.is_none() {
+            return Err(UsageError::new(
+                "--only lost shows what a leak check finds lost, and none would run; name processes with --pid or launch a COMMAND, \
+                 without --leak-check=no and --sample-bytes",
+            ));
+        }
         Ok(Self {
             leak_check,
             recording: Recording::resolve(&whom, &record, &output, surroundings)?,
@@ -210,6 +227,8 @@ impl Config {
             force,
             debuginfod,
             sort: output.sort.map_or(SortKey::Bytes, sort_key),
+            suppressions: suppressions::resolve(&output)?,
+            only,
             outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
             // A command writes to the same standard error, and would write into the line.
@@ -258,6 +277,7 @@ impl Config {
             sort: self.sort,
             show_allocs: recording.show_allocs,
             all_sites: recording.all_sites,
+            only: None,
             follow: self.follow,
         }
     }
@@ -377,6 +397,8 @@ impl ReportConfig {
             snapshot: (snapshot != Path::new("-")).then_some(snapshot),
             older_than: output.older_than,
             sort: output.sort.map(sort_key),
+            suppressions: suppressions::resolve(&output)?,
+            only: output.only.map(only),
             outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
             messages: Messages::resolve(&messages, true, surroundings),
@@ -394,6 +416,12 @@ impl Messages {
     fn resolve(args: &MessageArgs, no_progress: bool, surroundings: Surroundings) -> Self {
         let progress = surroundings.interactive && !args.quiet && !no_progress;
         Self { quiet: args.quiet, verbose: args.verbose, progress }
+    }
+}
+
+fn only(arg: OnlyArg) -> Only {
+    match arg {
+        OnlyArg::Lost => Only::Lost,
     }
 }
 

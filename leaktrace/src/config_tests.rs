@@ -141,6 +141,7 @@ fn options_reach_the_snapshot_as_resolved() {
         sort: SortKey::Age,
         show_allocs: true,
         all_sites: false,
+        only: None,
         follow: true,
     };
     assert_eq!(options, expected);
@@ -204,7 +205,7 @@ fn contradictions_are_one_line_with_the_next_step() {
 
 #[test]
 fn options_of_later_versions_are_not_taken_silently() {
-    for option in ["--kernel", "--grow=brk", "--pprof=x", "--html=x", "--suppressions=x"] {
+    for option in ["--kernel", "--grow=brk", "--pprof=x", "--html=x"] {
         assert!(refused(&[option]).contains("unexpected argument"), "{option}");
     }
 }

@@ -1,5 +1,6 @@
 //! The top level: reads the command line, runs what it asks for, and turns the result into messages and an exit status.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -12,7 +13,7 @@ use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, Invocation, ReportConfig, Surroundings};
 use crate::holder;
 use crate::host::{errno, limits};
-use crate::model::{Sink, Snapshot, Status};
+use crate::model::{Only, Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
 use crate::show::StatusLine;
@@ -93,7 +94,7 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
     let reporter = Reporter::prepare(&config.outputs)?;
     doctor::preflight(config.force)?;
     let line = config.messages.progress.then(StatusLine::new);
-    let mut outputs = Outputs { reporter: &reporter, line, last: Ok(()) };
+    let mut outputs = Outputs { reporter: &reporter, only: config.only, line, last: Ok(()) };
     let traced = trace::run(config, &mut outputs);
     let Outputs { line, last, .. } = outputs;
     // The status line is removed before other output follows it.
@@ -109,6 +110,7 @@ fn trace_and_report(config: &Config) -> anyhow::Result<u8> {
 /// The files, standard output and the status line.
 struct Outputs<'a> {
     reporter: &'a Reporter,
+    only: Option<Only>,
     line: Option<StatusLine>,
     /// How the last report's delivery went.
     last: anyhow::Result<()>,
@@ -118,10 +120,10 @@ impl Sink for Outputs<'_> {
     fn take(&mut self, snapshot: &Snapshot) -> ControlFlow<()> {
         if snapshot.is_final {
             self.line = None;
-            self.last = deliver_last(self.reporter, snapshot);
+            self.last = deliver_last(self.reporter, &chosen(snapshot, self.only));
             return ControlFlow::Break(());
         }
-        let deliver = || self.reporter.deliver(snapshot);
+        let deliver = || self.reporter.deliver(&chosen(snapshot, self.only));
         let delivery = self.line.as_ref().map_or_else(deliver, |line| line.without(deliver));
         // The trace goes on: the next report may find room again, and only the last report determines success.
         for failure in &delivery.failures {
@@ -175,8 +177,22 @@ fn report_again(config: &ReportConfig) -> anyhow::Result<u8> {
     } else if config.older_than.is_some() {
         snapshot.sort_sites(snapshot.options.sort);
     }
-    deliver_last(&Reporter::prepare(&config.outputs)?, &snapshot)?;
+    for used in config.suppressions.apply(&mut snapshot).rules {
+        log::info!("{used}");
+    }
+    if config.only == Some(Only::Lost) && !snapshot.has_verdict() {
+        return Err(model::NoVerdict).with_context(cannot_use);
+    }
+    deliver_last(&Reporter::prepare(&config.outputs)?, &chosen(&snapshot, config.only))?;
     Ok(exit_code(&snapshot, None, config.gate))
+}
+
+/// The part of a snapshot that reports are to show.
+fn chosen(snapshot: &Snapshot, only: Option<Only>) -> Cow<'_, Snapshot> {
+    match only {
+        Some(Only::Lost) => Cow::Owned(snapshot.only_lost()),
+        Some(Only::Unknown) | None => Cow::Borrowed(snapshot),
+    }
 }
 
 fn read(config: &ReportConfig) -> anyhow::Result<Vec<u8>> {

@@ -112,6 +112,70 @@ fn debug_information_without_a_server_to_ask_is_a_usage_error() {
 }
 
 #[test]
+fn suppressions_are_read_before_anything_is_done_and_what_is_wrong_with_them_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &[u8]| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let cases = [
+        (
+            file("mixed", b"leak:f\n{\n"),
+            ["--suppressions", "mixed, line 2: a block of Valgrind's among", "file of its own"],
+        ),
+        (file("open", b"{\n a\n Memcheck:Leak\n fun:f\n"), ["--suppressions", "open, line 1: ", "close it with }"]),
+        (file("race", b"# x\nrace:f\n"), ["--suppressions", "race, line 2: `race:f`", "write leak:PATTERN"]),
+        (file("binary", b"\x7fELF\xff\n"), ["--suppressions", "binary, line 1: ", "name a file"]),
+        (directory.path().to_str().unwrap().to_owned(), ["--suppressions", "Is a directory", "name a file"]),
+        ("/nowhere.supp".to_owned(), ["--suppressions /nowhere.supp", "No such file", "name a file"]),
+    ];
+    for (path, parts) in &cases {
+        assert_fails(&leaktrace(&["--suppressions", path, "--", "true"]), 2, parts);
+        assert_fails(&report(&["--suppressions", path]), 2, parts);
+    }
+}
+
+#[test]
+fn a_report_leaves_out_what_suppressions_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+    fs::write(&one, "leak:Cache::remember\n").unwrap();
+    fs::write(&other, "leak:worker\nleak:nothing\n").unwrap();
+    let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
+    let output = report(&["--suppressions", one, "--suppressions", other, "--fail-on-leak", "-v"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let text = stdout(&output);
+    assert!(text.contains("10.1 KiB in 5 allocations at 2 sites, 10.0 KiB of it lost"), "{text}");
+    assert!(text.contains("\n2.0 KiB in 1 allocation (16.5%), still reachable, 2 suppressed, "), "{text}");
+    let said = stderr(&output);
+    assert!(said.contains("suppression `leak:worker`") && said.contains("`leak:nothing`"), "{said}");
+    assert!(said.contains("hid nothing"), "{said}");
+    assert_eq!(report(&["--suppressions", one, "--fail-on-leak=97"]).status.code(), Some(0));
+    assert_eq!(report(&["--suppressions", one, "--fail-on-leak=96"]).status.code(), Some(23));
+}
+
+#[test]
+fn only_what_is_lost_can_be_shown_where_there_is_a_verdict() {
+    let output = report(&["--only", "lost", "--fail-on-leak=10336"]);
+    assert_eq!(output.status.code(), Some(23), "the gate counts what is not shown, too");
+    assert!(stdout(&output).starts_with("10.0 KiB outstanding in 2 allocations at 1 site"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("only what is definitely or indirectly lost"));
+    assert!(stdout(&output).contains("warning: --only lost leaves out pid 1240"), "{}", stdout(&output));
+    assert_fails(&report(&["--only", "growing"]), 2, &["'growing'", "--only", "[possible values: lost]"]);
+    for whom in [&["-d", "1s"][..], &["--leak-check=no", "--", "true"], &["--sample-bytes", "1M", "--", "true"]] {
+        let output = leaktrace(&[&["--only", "lost"], whom].concat());
+        assert_fails(&output, 2, &["--only lost", "--pid", "COMMAND", "--leak-check=no", "--sample-bytes"]);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let bare = directory.path().join("bare.json");
+    let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":1,"target":{"mode":"system"}}"#;
+    fs::write(&bare, text).unwrap();
+    let output = leaktrace(&["report", bare.to_str().unwrap(), "--only", "lost"]);
+    assert_fails(&output, 1, &["bare.json", "no leak check", "--only lost", "record it with --pid"]);
+}
+
+#[test]
 fn quiet_still_prints_the_report() {
     assert_eq!(stdout(&report(&["-q"])), golden("report.txt"));
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leaktrace::analysis::suppressions::Rules;
 use leaktrace::model::{Address, Pid, Schema, Snapshot, TraceMode, Written};
 use leaktrace::report::text::TextStyle;
 use leaktrace::report::{Measure, flamegraph, folded, json, lsan, text};
@@ -130,6 +131,51 @@ fn folded_stacks_of_a_lossless_snapshot_have_no_comments() {
     let text = rendered(|out| folded::write(&snapshot, out));
     assert_eq!(text.lines().count(), 3);
     assert!(text.lines().all(|line| line.contains("-12") && !line.starts_with('#')), "{text}");
+}
+
+/// The fixture with suppressions: one of memcheck's hides the lost blocks of the largest site, a line of LeakSanitizer's the second.
+fn suppressed() -> Snapshot {
+    let memcheck = "{\n   vectors of the cache\n   Memcheck:Leak\n   match-leak-kinds: definite,indirect\n   fun:_Znwm\n   ...\n   \
+        src:cache.cpp:88\n}\n";
+    let mut rules = Rules::default();
+    rules.add(memcheck.as_bytes(), "/etc/server.supp").unwrap();
+    rules.add(b"leak:worker\nleak:nowhere\n", "ci/worker.supp").unwrap();
+    let mut snapshot = fixture();
+    let hid: Vec<_> = rules.apply(&mut snapshot).rules.iter().map(|used| used.hidden.bytes).collect();
+    assert_eq!(hid, [10240, 96, 0]);
+    snapshot
+}
+
+#[test]
+fn text_report_without_what_is_suppressed() {
+    let style = TextStyle { show_allocs: true, ..PLAIN };
+    assert_golden("suppressed.txt", &rendered(|out| text::write(&suppressed(), style, out)));
+}
+
+#[test]
+fn folded_stacks_and_flame_graph_without_what_is_suppressed() {
+    assert_golden("suppressed.folded", &rendered(|out| folded::write(&suppressed(), out)));
+    let svg = rendered(|out| flamegraph::write(&suppressed(), Measure::Bytes, out));
+    assert_golden("suppressed-flamegraph.txt", &(svg_texts(&svg).join("\n") + "\n"));
+}
+
+#[test]
+fn json_has_marks_on_what_is_suppressed() {
+    let snapshot = suppressed();
+    let written = Written { snapshot: &snapshot, schema: Schema::V2, all_sites: true };
+    let text = rendered(|out| json::write(&written, out));
+    assert_golden("suppressed.json", &text);
+    assert_eq!(Snapshot::from_json(text.as_bytes()).unwrap(), snapshot);
+}
+
+#[test]
+fn reports_of_what_is_lost_alone() {
+    let lost = fixture().only_lost();
+    let style = TextStyle { show_allocs: true, ..PLAIN };
+    assert_golden("lost.txt", &rendered(|out| text::write(&lost, style, out)));
+    assert_golden("lost.folded", &rendered(|out| folded::write(&lost, out)));
+    let svg = rendered(|out| flamegraph::write(&lost, Measure::Count, out));
+    assert_golden("lost-flamegraph.txt", &(svg_texts(&svg).join("\n") + "\n"));
 }
 
 /// The texts of an SVG in order; fails where it is not well-formed.

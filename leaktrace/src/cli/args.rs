@@ -309,6 +309,26 @@ pub struct OutputArgs {
     #[arg(long, value_name = "KEY", value_enum)]
     pub sort: Option<SortArg>,
 
+    /// Show only sites where a leak check found blocks lost, and of these only what is definitely or indirectly lost
+    ///
+    /// In every output; the exit status of --fail-on-leak does not change.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub only: Option<OnlyArg>,
+
+    /// Do not report the leaks that FILE names
+    ///
+    /// In the format of LeakSanitizer (leak:PATTERN) or of Valgrind's memcheck (blocks of Memcheck:Leak); which one is told by what
+    /// stands in the file. Totals keep counting these leaks, the list of sites, flame graphs and folded stacks leave them out, and
+    /// --fail-on-leak does not count them. With -v each rule says what it hid. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub suppressions: Vec<PathBuf>,
+
+    /// Report also what is known to be harmless: what the C and C++ libraries allocate once for themselves
+    ///
+    /// Without this option a list of such allocations that leaktrace brings along is left out as if --suppressions named it.
+    #[arg(long)]
+    pub no_default_suppressions: bool,
+
     /// List each outstanding allocation under its site: address, size, age
     ///
     /// The JSON snapshot then holds them as well, and leaktrace report can filter them by age.
@@ -397,6 +417,13 @@ pub enum SortArg {
     Count,
     /// Age of the oldest
     Age,
+}
+
+/// Values of `--only`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnlyArg {
+    /// What is lost
+    Lost,
 }
 
 /// Values of `--unwind`.

@@ -380,6 +380,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         oldest: tally.oldest,
         youngest: tally.youngest,
         verdict: tally.verdict,
+        suppressed: Vec::new(),
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,

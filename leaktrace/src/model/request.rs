@@ -92,6 +92,17 @@ pub enum Unwind {
     Unknown,
 }
 
+/// What reports are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Only {
+    /// What a leak check found to be definitely or indirectly lost.
+    Lost,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// The options of the trace as resolved, defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -134,6 +145,9 @@ pub struct Options {
     pub show_allocs: bool,
     /// `--all-sites`: whether sites with nothing outstanding are there, too.
     pub all_sites: bool,
+    /// `--only`: what the outstanding numbers are about; `None` for everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Only>,
     /// Whether children of named processes and of a command were traced as well: not so with `--no-follow`.
     pub follow: bool,
 }
@@ -181,6 +195,7 @@ impl Default for Options {
             sort: SortKey::Bytes,
             show_allocs: false,
             all_sites: false,
+            only: None,
             follow: true,
         }
     }

@@ -68,7 +68,7 @@ impl Snapshot {
     }
 
     /// Computes the processes' outstanding numbers from their sites.
-    fn recount_processes(&mut self) {
+    pub(super) fn recount_processes(&mut self) {
         let mut sums = vec![(0u64, 0u64); self.processes.len()];
         for site in &self.sites {
             if let Some((bytes, count)) = self.process_index(site).and_then(|index| sums.get_mut(index)) {

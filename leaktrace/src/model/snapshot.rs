@@ -12,6 +12,7 @@ use super::notation::{lossy_path, seconds};
 use super::request::{Options, Target};
 use super::site_id::SiteId;
 use super::stack_state::StackState;
+use super::suppression::Hidden;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
 use super::verdict::{LeakCheck, Reachability, Verdict};
@@ -155,6 +156,8 @@ pub struct Site {
     pub youngest: Option<Duration>,
     /// What the leak check found; `None` where none ran.
     pub verdict: Option<Verdict>,
+    /// What suppressions hide of it, by rule; no kind twice.
+    pub suppressed: Vec<Hidden>,
     /// Shape of the growth over time; `None` where it was not followed.
     pub trend: Option<Trend>,
     /// Growth of the outstanding bytes; 0 where it was not followed.

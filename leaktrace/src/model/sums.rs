@@ -60,12 +60,13 @@ impl Snapshot {
         totals
     }
 
-    /// Bytes that count as leaked: definitely and indirectly lost where a leak check ran, otherwise all outstanding.
+    /// Bytes that count as leaked: definitely and indirectly lost where a leak check ran, otherwise all outstanding; not what
+    /// suppressions hide.
     #[must_use]
     pub fn leaked_bytes(&self) -> u64 {
-        let leaked = |site: &Site| match &site.verdict {
+        let leaked = |site: &Site| match site.shown_verdict() {
             Some(verdict) => verdict.lost().bytes,
-            None => site.outstanding_bytes,
+            None => site.shown().bytes,
         };
         self.sites.iter().fold(0, |sum, site| sum.saturating_add(leaked(site)))
     }
@@ -120,7 +121,7 @@ impl Snapshot {
     }
 
     fn check_site(&self, site: &Site, weights: Option<&Weights>) -> Result<(), SumMismatch> {
-        if self.options.older_than.is_zero() {
+        if self.options.older_than.is_zero() && self.options.only.is_none() {
             let balance = |allocated: u64, freed: u64| allocated.wrapping_sub(freed);
             let bytes = balance(site.alloc_bytes, site.free_bytes);
             equal(site.pid, "bytes outstanding / allocated - freed of a site", site.outstanding_bytes, bytes)?;

@@ -37,6 +37,10 @@ pub struct Frame {
     /// Demangled name; `None` where no symbol covers the address (never the nearest one past its size).
     #[serde(default)]
     pub function: Option<String>,
+    /// Its name in the object's symbol table, where that differs: C++ and Rust mangle names, and a function of the C library may have
+    /// several. Suppression files name functions so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<String>,
     /// The mapped object's path as the process sees it, or the kernel's name for the mapping (`[vdso]`, `[anon]`).
     #[serde(default, serialize_with = "lossy_path")]
     pub module: Option<PathBuf>,
@@ -62,6 +66,15 @@ impl Frame {
     /// A frame of which nothing is known but its address.
     #[must_use]
     pub fn unresolved(address: Address) -> Self {
-        Self { function: None, module: None, file: None, line: None, inlined: false, address, module_offset: None }
+        Self {
+            function: None,
+            symbol: None,
+            module: None,
+            file: None,
+            line: None,
+            inlined: false,
+            address,
+            module_offset: None,
+        }
     }
 }

@@ -25,6 +25,12 @@ pub enum Reachability {
     Unknown,
 }
 
+impl Reachability {
+    /// The kinds that can be told apart.
+    pub const ALL: [Self; 5] =
+        [Self::DefinitelyLost, Self::IndirectlyLost, Self::PossiblyLost, Self::StillReachable, Self::Undecided];
+}
+
 /// The leak check's findings about the outstanding blocks of one site.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -100,12 +106,22 @@ impl Tally {
 impl Verdict {
     /// Counts one block in.
     pub fn add(&mut self, kind: Reachability, bytes: u64) {
+        self.of_mut(kind).add(bytes);
+    }
+
+    /// The blocks of one kind.
+    #[must_use]
+    pub fn of(mut self, kind: Reachability) -> Tally {
+        *self.of_mut(kind)
+    }
+
+    pub(super) fn of_mut(&mut self, kind: Reachability) -> &mut Tally {
         match kind {
-            Reachability::DefinitelyLost => self.definitely_lost.add(bytes),
-            Reachability::IndirectlyLost => self.indirectly_lost.add(bytes),
-            Reachability::PossiblyLost => self.possibly_lost.add(bytes),
-            Reachability::StillReachable => self.still_reachable.add(bytes),
-            Reachability::Undecided | Reachability::Unknown => self.undecided.add(bytes),
+            Reachability::DefinitelyLost => &mut self.definitely_lost,
+            Reachability::IndirectlyLost => &mut self.indirectly_lost,
+            Reachability::PossiblyLost => &mut self.possibly_lost,
+            Reachability::StillReachable => &mut self.still_reachable,
+            Reachability::Undecided | Reachability::Unknown => &mut self.undecided,
         }
     }
 

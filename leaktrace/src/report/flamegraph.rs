@@ -8,8 +8,8 @@ use inferno::flamegraph::{self, Options, Palette};
 use super::estimates;
 use super::human::{Bytes, Span, counted};
 use super::notices::{notices, whole_stacks};
-use super::{Measure, folded, names};
-use crate::model::Snapshot;
+use super::{Measure, folded, names, suppressed};
+use crate::model::{Only, Snapshot};
 
 /// Writes the SVG. A snapshot with nothing outstanding gives a picture that says so.
 ///
@@ -22,7 +22,7 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
     if stacks.is_empty() {
         let empty = match estimates::unseen(snapshot) {
             Some(unseen) => format!("Nothing was hit: less than {} is outstanding (95%).", Bytes(unseen)),
-            None => "Nothing is outstanding.".to_owned(),
+            None => nothing(snapshot).to_owned(),
         };
         return write_empty(&title, &subtitle, &empty, out);
     }
@@ -58,19 +58,38 @@ fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+/// What to say where there is nothing to draw.
+fn nothing(snapshot: &Snapshot) -> &'static str {
+    match (snapshot.options.only, snapshot.totals().count) {
+        (Some(Only::Lost), 0) => "Nothing is lost.",
+        (_, 0) => "Nothing is outstanding.",
+        _ => "Nothing is outstanding but what is left out.",
+    }
+}
+
 fn title(snapshot: &Snapshot, measure: Measure) -> String {
-    let what = match measure {
-        Measure::Bytes => "Unfreed memory",
-        Measure::Count => "Unfreed allocations",
+    let what = match (measure, snapshot.options.only) {
+        (Measure::Bytes, Some(Only::Lost)) => "Lost memory",
+        (Measure::Count, Some(Only::Lost)) => "Lost allocations",
+        (Measure::Bytes, _) => "Unfreed memory",
+        (Measure::Count, _) => "Unfreed allocations",
     };
     format!("{what} of {} after {}", names::target(snapshot), Span(snapshot.elapsed))
 }
 
 /// Totals and every loss.
 fn subtitle(snapshot: &Snapshot) -> String {
-    let totals = snapshot.totals();
-    let bytes = estimates::bytes(totals.bytes, snapshot.sampled, snapshot.outstanding_bytes_ci95);
-    let mut parts = vec![format!("{bytes} in {}", estimates::allocations(totals.count, snapshot.sampled))];
+    // What the picture shows: the widths of its frames add up to this.
+    let shown = suppressed::shown(snapshot);
+    let left_out = suppressed::short(snapshot);
+    // The interval is that of everything.
+    let interval = snapshot.outstanding_bytes_ci95.filter(|_| left_out.is_none());
+    let bytes = estimates::bytes(shown.bytes, snapshot.sampled, interval);
+    let mut parts = vec![format!("{bytes} in {}", estimates::allocations(shown.count, snapshot.sampled))];
+    parts.extend(left_out);
+    if snapshot.options.only == Some(Only::Lost) {
+        parts.push("only what is definitely or indirectly lost".to_owned());
+    }
     if !snapshot.options.older_than.is_zero() {
         parts.push(format!("at least {} old", Span(snapshot.options.older_than)));
     }

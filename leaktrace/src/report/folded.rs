@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::estimates;
 use super::notices::notices;
-use super::{Measure, names};
-use crate::model::{Frame, Site, Snapshot};
+use super::{Measure, names, suppressed};
+use crate::model::{Frame, Only, Site, Snapshot};
 
 /// Writes one line for each distinct stack with outstanding bytes, in the order of the names.
 ///
@@ -23,20 +23,27 @@ pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
     for notice in notices(snapshot) {
         writeln!(out, "# warning: {}", notice.line())?;
     }
+    if snapshot.options.only == Some(Only::Lost) {
+        writeln!(out, "# only what is definitely or indirectly lost")?;
+    }
+    for line in suppressed::lines(snapshot) {
+        writeln!(out, "# {line}")?;
+    }
     for (stack, bytes) in stacks(snapshot, Measure::Bytes, true) {
         writeln!(out, "{stack} {bytes}")?;
     }
     Ok(())
 }
 
-/// Folded stacks and what is outstanding there. Sites whose frames have the same names share one.
+/// Folded stacks and what is outstanding there and not hidden by suppressions. Sites whose frames have the same names share one.
 pub(super) fn stacks(snapshot: &Snapshot, measure: Measure, with_process: bool) -> BTreeMap<String, u64> {
     let mut stacks = BTreeMap::new();
     let mut escaped = Escaped::default();
     for site in &snapshot.sites {
+        let shown = site.shown();
         let value = match measure {
-            Measure::Bytes => site.outstanding_bytes,
-            Measure::Count => site.outstanding_count,
+            Measure::Bytes => shown.bytes,
+            Measure::Count => shown.count,
         };
         if value > 0 {
             let sum: &mut u64 = stacks.entry(stack(snapshot, site, with_process, &mut escaped)).or_default();

@@ -16,6 +16,7 @@ mod notices;
 pub mod output;
 mod stack;
 mod style;
+mod suppressed;
 pub mod text;
 mod verdicts;
 

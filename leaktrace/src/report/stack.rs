@@ -66,7 +66,7 @@ struct SameCode<'a>(&'a Frame);
 
 impl PartialEq for SameCode<'_> {
     fn eq(&self, SameCode(other): &Self) -> bool {
-        let Frame { function, module, file, line, inlined, address, module_offset } = self.0;
+        let Frame { function, symbol: _, module, file, line, inlined, address, module_offset } = self.0;
         let is_same_place = match (function, module_offset) {
             (Some(_), _) => true,
             (None, Some(_)) => *module_offset == other.module_offset,
@@ -170,6 +170,7 @@ mod tests {
     fn frame() -> Frame {
         Frame {
             function: Some("std::vector<std::pair<int, std::string>, Allocator>::push_back".into()),
+            symbol: None,
             module: Some("/opt/server/bin/server".into()),
             file: Some("/home/build/server/src/cache/store.cpp".into()),
             line: Some(120),

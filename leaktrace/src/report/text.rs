@@ -1,19 +1,20 @@
 //! The text report: one line of totals, what to know before believing them, then the sites, largest first.
 
+use std::cmp::Reverse;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
 use super::estimates;
-use super::human::{Bytes, Span, counted};
+use super::human::{Bytes, Count, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
 use super::stack;
 use super::style::Paint;
 pub use super::style::TextStyle;
-use super::verdicts;
+use super::{suppressed, verdicts};
 use crate::clean::clean;
-use crate::model::{Block, Options, Site, Snapshot, Totals};
+use crate::model::{Block, Only, Options, Site, Snapshot, SortKey, Tally, Totals};
 
 const HEADER: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -35,26 +36,30 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out, "{}", paint.with(HEADER, &line))?;
     }
 
+    for line in suppressed::lines(snapshot) {
+        writeln!(out, "{}", paint.with(HEADER, &line))?;
+    }
+
     for note in &snapshot.notes {
         writeln!(out, "{} {}", paint.with(HEADER, "note:"), clean(note))?;
     }
 
-    let outstanding: Vec<&Site> = snapshot.sites.iter().filter(|site| site.outstanding_count > 0).collect();
+    let outstanding = outstanding(snapshot);
     let shown = style.top.unwrap_or(outstanding.len()).min(outstanding.len());
     let (shown, rest) = outstanding.split_at(shown);
-    for site in shown {
+    for (site, amount) in shown {
         writeln!(out)?;
-        writeln!(out, "{}", site_line(snapshot, site, &totals, paint))?;
+        writeln!(out, "{}", site_line(snapshot, site, *amount, &totals, paint))?;
         stack::write(site, style, &snapshot.options, paint, out)?;
         if style.show_allocs {
-            for block in site.blocks.iter().flatten() {
+            for block in site.blocks.iter().flatten().filter(|block| !site.hides(block)) {
                 writeln!(out, "        {}", block_line(block))?;
             }
         }
     }
     if !rest.is_empty() {
-        let bytes = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.outstanding_bytes));
-        let count = rest.iter().fold(0u64, |sum, site| sum.saturating_add(site.outstanding_count));
+        let bytes = rest.iter().fold(0u64, |sum, (_, amount)| sum.saturating_add(amount.bytes));
+        let count = rest.iter().fold(0u64, |sum, (_, amount)| sum.saturating_add(amount.count));
         let sites = counted(rest.len() as u64, if shown.is_empty() { "site" } else { "more site" });
         let (bytes, count) = amounts(snapshot, bytes, count, None);
         writeln!(out, "\n{sites}: {bytes} in {count}; --top all shows them")?;
@@ -62,9 +67,23 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
     Ok(())
 }
 
+/// The sites that have something outstanding that no suppression hides, with that, in the snapshot's order.
+fn outstanding(snapshot: &Snapshot) -> Vec<(&Site, Tally)> {
+    let mut sites: Vec<_> = snapshot.sites.iter().map(|site| (site, site.shown())).collect();
+    sites.retain(|(_, amount)| amount.count > 0);
+    // Where a part is hidden, the order is that of the rest.
+    match snapshot.options.sort {
+        SortKey::Bytes | SortKey::Unknown => sites.sort_by_key(|(_, amount)| Reverse(amount.bytes)),
+        SortKey::Count => sites.sort_by_key(|(_, amount)| Reverse(amount.count)),
+        SortKey::Age | SortKey::Growth => {}
+    }
+    sites
+}
+
 /// Totals, what was traced, and what narrows the numbers, in one line.
 fn header(snapshot: &Snapshot, totals: &Totals) -> String {
-    let Options { older_than, min_size, max_size, .. } = snapshot.options;
+    let Options { older_than, min_size, max_size, only, .. } = snapshot.options;
+    let is_lost = only == Some(Only::Lost);
     let traced = format!("after {} of {}", Span(snapshot.elapsed), names::target(snapshot));
     let mut parts = Vec::new();
     if totals.count > 0 {
@@ -75,11 +94,15 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
         match estimates::unseen(snapshot) {
             Some(unseen) => parts
                 .push(format!("of what is outstanding nothing was hit (95%: less than {}) {traced}", Bytes(unseen))),
+            None if is_lost => parts.push(format!("nothing lost {traced}")),
             None => parts.push(format!("nothing outstanding {traced}")),
         }
-        if totals.alloc_count > 0 && older_than.is_zero() {
+        if totals.alloc_count > 0 && older_than.is_zero() && !is_lost {
             parts.push(format!("freed again: {}", estimates::allocations(totals.alloc_count, snapshot.sampled)));
         }
+    }
+    if is_lost {
+        parts.push("only what is definitely or indirectly lost".to_owned());
     }
     if !older_than.is_zero() {
         parts.push(format!("only what is at least {} old", Span(older_than)));
@@ -102,16 +125,20 @@ fn amounts(snapshot: &Snapshot, bytes: u64, count: u64, interval: Option<[u64; 2
     (estimates::bytes(bytes, snapshot.sampled, interval), estimates::allocations(count, snapshot.sampled))
 }
 
-fn site_line(snapshot: &Snapshot, site: &Site, totals: &Totals, paint: Paint) -> String {
-    let (bytes, count) = amounts(snapshot, site.outstanding_bytes, site.outstanding_count, site.outstanding_bytes_ci95);
+fn site_line(snapshot: &Snapshot, site: &Site, shown: Tally, totals: &Totals, paint: Paint) -> String {
+    let (bytes, count) = amounts(snapshot, shown.bytes, shown.count, site.outstanding_bytes_ci95);
     let amount = format!("{bytes} in {count}");
     let share = if totals.bytes > 0 {
-        format!(" ({:.1}%)", 100.0 * site.outstanding_bytes as f64 / totals.bytes as f64)
+        format!(" ({:.1}%)", 100.0 * shown.bytes as f64 / totals.bytes as f64)
     } else {
         String::new()
     };
     let mut parts = vec![format!("{}{share}", paint.with(AMOUNT, &amount))];
-    parts.extend(verdicts::of_site(site));
+    parts.extend(verdicts::of_site(site, shown));
+    parts.extend(match site.outstanding_count.saturating_sub(shown.count) {
+        0 => None,
+        hidden => Some(format!("{} suppressed", Count(hidden))),
+    });
     parts.extend(age(site));
     parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
     parts.join(", ")

@@ -20,12 +20,12 @@ pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     judged.collect()
 }
 
-/// What was found of a site's blocks: `definitely lost`, or `2 definitely lost, 1 still reachable`.
-pub fn of_site(site: &Site) -> Option<String> {
-    let found: Vec<_> = kinds(site.verdict.as_ref()?).into_iter().filter(|(_, tally)| tally.count > 0).collect();
+/// What was found of a site's blocks that are shown: `definitely lost`, or `2 definitely lost, 1 still reachable`.
+pub fn of_site(site: &Site, shown: Tally) -> Option<String> {
+    let found: Vec<_> = kinds(&site.shown_verdict()?).into_iter().filter(|(_, tally)| tally.count > 0).collect();
     match found.as_slice() {
         [] => None,
-        [(words, tally)] if tally.count == site.outstanding_count => Some((*words).to_owned()),
+        [(words, tally)] if tally.count == shown.count => Some((*words).to_owned()),
         several => {
             let parts: Vec<_> =
                 several.iter().map(|(words, tally)| format!("{} {words}", Count(tally.count))).collect();

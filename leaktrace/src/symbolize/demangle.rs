@@ -15,6 +15,11 @@ pub(super) fn demangle(name: &[u8]) -> String {
     printable(plain.as_deref().unwrap_or(name))
 }
 
+/// The name as it is, if it is short enough to be kept and is text.
+pub(super) fn bounded(name: &[u8]) -> Option<String> {
+    if name.len() > MAX_NAME { None } else { std::str::from_utf8(name).ok().map(str::to_owned) }
+}
+
 /// Whether the name has the form of a mangled name.
 pub(super) fn is_mangled(name: &[u8]) -> bool {
     name.starts_with(b"_Z") || name.starts_with(b"_R")

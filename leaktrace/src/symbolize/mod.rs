@@ -350,6 +350,7 @@ impl Symbolizer {
                 .iter()
                 .map(|frame| Frame {
                     function: frame.function.clone(),
+                    symbol: frame.symbol.clone(),
                     file: frame.place.file.clone(),
                     line: frame.place.line,
                     inlined: frame.inlined,

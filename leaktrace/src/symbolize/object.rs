@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::debugfile;
-use super::demangle::{demangle, is_mangled};
+use super::demangle::{bounded, demangle, is_mangled};
 use super::dwarf::{Dwarf, DwarfFrames, Place};
 use super::elf::Elf;
 use super::plt::Plt;
@@ -25,6 +25,8 @@ use crate::process::maps::{Object, Root};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SourceFrame {
     pub(super) function: Option<String>,
+    /// The function's name in the symbol table, where that differs.
+    pub(super) symbol: Option<String>,
     pub(super) place: Place,
     pub(super) inlined: bool,
 }
@@ -85,7 +87,7 @@ pub fn names_by_tables(bytes: Vec<u8>, addresses: &[u64]) -> io::Result<Vec<Opti
 
 /// The frame for an address of which nothing is known.
 pub(super) fn unnamed() -> SourceFrames {
-    Arc::new([SourceFrame { function: None, place: Place::default(), inlined: false }])
+    Arc::new([SourceFrame { function: None, symbol: None, place: Place::default(), inlined: false }])
 }
 
 /// An object's symbols, read.
@@ -193,19 +195,22 @@ impl ObjectSymbols {
 
     fn frames(&self, address: u64, described: DwarfFrames) -> SourceFrames {
         let symbol = self.table.find(address);
-        let function = match (described.function, symbol) {
+        let (function, symbol) = match (described.function, symbol) {
             // DWARF has only the plain name if the compiler left the linkage name out: the symbol table's name says more.
-            (Some(name), Some(symbol)) if is_mangled(symbol) && !is_mangled(name.as_bytes()) => Some(demangle(symbol)),
-            (Some(name), _) => Some(demangle(name.as_bytes())),
-            (None, Some(symbol)) => Some(demangle(symbol)),
-            (None, None) => self.stub(address),
+            (Some(name), Some(symbol)) if is_mangled(symbol) && !is_mangled(name.as_bytes()) => named(symbol),
+            // glibc's own name is __GI___strdup where others call strdup.
+            (Some(name), Some(symbol)) if !is_mangled(symbol) && symbol != name.as_bytes() => {
+                (Some(demangle(name.as_bytes())), bounded(symbol))
+            }
+            (Some(name), _) => named(name.as_bytes()),
+            (None, Some(symbol)) => named(symbol),
+            (None, None) => (self.stub(address), None),
         };
-        let inlined = described.inlined.into_iter().map(|(name, place)| SourceFrame {
-            function: Some(demangle(name.as_bytes())),
-            place,
-            inlined: true,
+        let inlined = described.inlined.into_iter().map(|(name, place)| {
+            let (function, symbol) = named(name.as_bytes());
+            SourceFrame { function, symbol, place, inlined: true }
         });
-        inlined.chain([SourceFrame { function, place: described.place, inlined: false }]).collect()
+        inlined.chain([SourceFrame { function, symbol, place: described.place, inlined: false }]).collect()
     }
 
     fn stub(&self, address: u64) -> Option<String> {
@@ -216,4 +221,10 @@ impl ObjectSymbols {
         self.elf.sections().iter().find(holds)?;
         self.plt.get_or_init(|| Plt::read(&self.elf)).find(address)
     }
+}
+
+/// A function's name as its author wrote it, and as the object has it where that is another name that can be kept.
+fn named(symbol: &[u8]) -> (Option<String>, Option<String>) {
+    let mangled = is_mangled(symbol).then(|| bounded(symbol)).flatten();
+    (Some(demangle(symbol)), mangled)
 }

@@ -50,6 +50,8 @@ struct Stack<'a> {
     frames: &'a [Arc<Frame>],
     life: u32,
     bytes: u64,
+    /// Those that no suppression hides.
+    shown: u64,
 }
 
 /// Files without debug information that outstanding stacks go through, those with most bytes first: what is worth fetching.
@@ -73,6 +75,10 @@ pub fn find(snapshot: &Snapshot, lives: &[u32], spaces: &Spaces, symbolizer: &Sy
     let (mut files, mut bytes, mut all) = (Files::default(), 0u64, 0u64);
     for stack in stacks(snapshot, lives) {
         all = all.saturating_add(stack.bytes);
+        // Nobody looks for names where a report shows none.
+        if stack.shown == 0 {
+            continue;
+        }
         let frames: Vec<(&Frame, &Arc<Object>, Coverage)> = stack
             .frames
             .iter()
@@ -89,8 +95,8 @@ pub fn find(snapshot: &Snapshot, lives: &[u32], spaces: &Spaces, symbolizer: &Sy
             let lineless = !has_lines && !coverage.symbols && !is_runtime(object.path());
             !coverage.debug_info && object.inode().is_some() && (nameless || lineless)
         });
-        if files.add(lacking.map(|(_, object, _)| *object), stack.bytes) {
-            bytes = bytes.saturating_add(stack.bytes);
+        if files.add(lacking.map(|(_, object, _)| *object), stack.shown) {
+            bytes = bytes.saturating_add(stack.shown);
         }
     }
     Gaps { bytes, all, files: files.largest_first() }
@@ -122,7 +128,12 @@ fn is_runtime(path: &Path) -> bool {
 
 fn stacks<'a>(snapshot: &'a Snapshot, lives: &'a [u32]) -> impl Iterator<Item = Stack<'a>> {
     snapshot.sites.iter().filter(|site| site.outstanding_bytes > 0).filter_map(|site| {
-        Some(Stack { frames: &site.stack, life: *lives.get(site.process?)?, bytes: site.outstanding_bytes })
+        Some(Stack {
+            frames: &site.stack,
+            life: *lives.get(site.process?)?,
+            bytes: site.outstanding_bytes,
+            shown: site.shown().bytes,
+        })
     })
 }
 

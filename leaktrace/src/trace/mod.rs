@@ -68,7 +68,8 @@ pub fn run(config: &Config, sink: &mut dyn Sink) -> Result<Outcome> {
     limits::require_descriptors().context("cannot start the runtime")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
-    let namer = Namer::start(config.debuginfod).context("cannot start the threads that name addresses")?;
+    let namer = Namer::start(config.debuginfod, config.suppressions.clone())
+        .context("cannot start the threads that name addresses")?;
     let stop = namer.stop();
     let (reports, desk) = reports::new(sink, namer);
     thread::scope(|scope| {

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
 use super::phases::Phases;
+use crate::analysis::suppressions::Rules;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
 use crate::symbolize::debuginfod::{Debuginfod, Settings};
@@ -25,6 +26,8 @@ pub struct Namer {
     debuginfod: Option<Debuginfod>,
     /// Whether debuginfod servers are configured.
     has_servers: bool,
+    /// What is not to be reported.
+    suppressions: Rules,
 }
 
 impl Namer {
@@ -32,11 +35,11 @@ impl Namer {
     ///
     /// # Errors
     /// Threads cannot be started.
-    pub fn start(fetches: bool) -> io::Result<Self> {
+    pub fn start(fetches: bool, suppressions: Rules) -> io::Result<Self> {
         let settings = Settings::from_environment();
         let has_servers = settings.has_servers();
         let debuginfod = fetches.then(|| Debuginfod::start(settings)).transpose()?;
-        Ok(Self { symbolizer: Symbolizer::new()?, debuginfod, has_servers })
+        Ok(Self { symbolizer: Symbolizer::new()?, debuginfod, has_servers, suppressions })
     }
 
     /// What ends the fetching when it is set; `None` where nothing is fetched.
@@ -65,6 +68,13 @@ impl Namer {
                 rename(&mut snapshot, &lives, &self.resolve(&wanted, spaces));
             }
             phases.done("fetching debug information");
+        }
+        let applied = self.suppressions.apply(&mut snapshot);
+        phases.done("applying suppressions");
+        if snapshot.is_final {
+            for used in applied.rules {
+                log::info!("{used}");
+            }
         }
         // Only when nothing is traced any more: package managers allocate too.
         if snapshot.is_final {

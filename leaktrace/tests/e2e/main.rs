@@ -52,6 +52,7 @@ mod replaced_code;
 mod sampling;
 mod schema;
 mod set_up;
+mod suppressions;
 mod system_wide;
 mod threads;
 mod untraced;

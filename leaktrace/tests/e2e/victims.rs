@@ -9,7 +9,7 @@ use crate::harness::build;
 use crate::{command, frames, hostile_files, jitted, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 28] = [
+const PLAIN: [&str; 29] = [
     "abandoned.c",
     "braid.c",
     "changing.c",
@@ -23,6 +23,7 @@ const PLAIN: [&str; 28] = [
     "forking.c",
     "idle.c",
     "indirect.c",
+    "known_leaks.cc",
     "late.c",
     "leader.c",
     "many_sites.c",

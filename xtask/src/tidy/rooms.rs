@@ -11,9 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// [`GROUND`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["run"]),
-    ("run", &["cli", "config", "doctor", "holder", "host", "logging", "outcome", "report", "show", "trace"]),
+    (
+        "run",
+        &["analysis", "cli", "config", "doctor", "holder", "host", "logging", "outcome", "report", "show", "trace"],
+    ),
     ("cli", &["probes"]),
-    ("config", &["cli", "host", "probes", "report", "symbolize"]),
+    ("config", &["analysis", "cli", "host", "probes", "report", "symbolize"]),
     ("config_tests", &["cli"]),
     ("logging", &["config", "workers"]),
     ("doctor", &["host"]),

@@ -17,6 +17,7 @@ use crate::model::request::{Options, Target};
 use crate::model::site_id::SiteId;
 use crate::model::snapshot::{Block, Process, Trend};
 use crate::model::stack_state::StackState;
+use crate::model::suppression::Kinds;
 use crate::model::types::{Frame, Pid};
 use crate::model::untraced::Untraced;
 use crate::model::verdict::Verdict;
@@ -57,6 +58,9 @@ pub struct Document<'a, S> {
     pub sites_left_out: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stacks: Option<Stacks>,
+    /// The rules that hide something, with what they hide in all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suppressions: Vec<SuppressionForm<'a>>,
     #[serde(default, skip_serializing_if = "<[Untraced]>::is_empty")]
     pub untraced: Cow<'a, [Untraced]>,
     #[serde(default)]
@@ -93,6 +97,16 @@ pub struct SiteForm<'a, S> {
     pub youngest: Option<Duration>,
     #[serde(default)]
     pub verdict: Option<Verdict>,
+    /// Name of the first rule that hides blocks of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub suppressed_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub suppressed_count: u64,
+    /// Every rule that hides blocks of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suppressed_by: Vec<HiddenForm>,
     #[serde(default)]
     pub trend: Option<Trend>,
     #[serde(default)]
@@ -116,6 +130,31 @@ pub struct SiteForm<'a, S> {
     pub stack: S,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Cow<'a, [Block]>>,
+}
+
+/// A rule that hides something.
+#[derive(Serialize, Deserialize)]
+pub struct SuppressionForm<'a> {
+    #[serde(default)]
+    pub name: Cow<'a, str>,
+    #[serde(default)]
+    pub source: Cow<'a, str>,
+    #[serde(default)]
+    pub bytes: u64,
+    #[serde(default)]
+    pub count: u64,
+    #[serde(default)]
+    pub sites: u64,
+}
+
+/// What a rule hides of a site.
+#[derive(Serialize, Deserialize)]
+pub struct HiddenForm {
+    /// Place in `suppressions`, from 0.
+    pub rule: usize,
+    /// Absent where blocks were not judged: the rule hides all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<Kinds>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]

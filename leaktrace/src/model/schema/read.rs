@@ -12,9 +12,10 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use super::Schema;
-use super::forms::{Document, Frames, Places, SiteForm};
+use super::forms::{Document, Frames, HiddenForm, Places, SiteForm, SuppressionForm};
 use crate::model::snapshot::{Site, Snapshot};
 use crate::model::stack_state::StackState;
+use crate::model::suppression::{Hidden, Kinds, Rule};
 use crate::model::types::Frame;
 
 /// The latest schema that this version reads.
@@ -149,12 +150,20 @@ fn in_memory<S>(
         sites,
         sites_left_out,
         stacks,
+        suppressions,
         untraced,
         losses,
         warnings,
         notes,
     } = document;
-    let sites = sites.into_iter().enumerate().map(|(index, form)| site(form, |stack| frames(index, stack)));
+    let rule =
+        |form: SuppressionForm<'_>| Arc::new(Rule { name: form.name.into_owned(), source: form.source.into_owned() });
+    let rules: Vec<_> = suppressions.into_iter().map(rule).collect();
+    let sites = sites.into_iter().enumerate().map(|(index, mut form)| {
+        let suppressed = hidden(&rules, index, std::mem::take(&mut form.suppressed_by))?;
+        let read = site(form, |stack| frames(index, stack))?;
+        Ok(Site { suppressed, ..read })
+    });
     Ok(Snapshot {
         leaktrace_version: leaktrace_version.into_owned(),
         started,
@@ -166,7 +175,7 @@ fn in_memory<S>(
         target: target.into_owned(),
         options: options.into_owned(),
         processes: processes.into_owned(),
-        sites: sites.collect::<Result<_, _>>()?,
+        sites: sites.collect::<Result<_, String>>()?,
         sites_left_out,
         stacks,
         untraced: untraced.into_owned(),
@@ -190,6 +199,10 @@ fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame
         oldest,
         youngest,
         verdict,
+        suppressed: _,
+        suppressed_bytes: _,
+        suppressed_count: _,
+        suppressed_by: _,
         trend,
         growth_bytes_per_s,
         truncated,
@@ -214,6 +227,7 @@ fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame
         oldest,
         youngest,
         verdict,
+        suppressed: Vec::new(),
         trend,
         growth_bytes_per_s,
         truncated,
@@ -227,6 +241,18 @@ fn site<S>(form: SiteForm<'_, S>, frames: impl FnOnce(S) -> Result<Vec<Arc<Frame
         stack: frames(stack)?,
         blocks: blocks.map(Cow::into_owned),
     })
+}
+
+/// What rules hide of a site, by their places in the table of rules.
+fn hidden(rules: &[Arc<Rule>], site: usize, forms: Vec<HiddenForm>) -> Result<Vec<Hidden>, String> {
+    let hidden = |HiddenForm { rule: place, kinds }| match rules.get(place) {
+        Some(rule) => Ok(Hidden { rule: Arc::clone(rule), kinds: kinds.unwrap_or(Kinds::ALL) }),
+        None => Err(format!(
+            "suppressed_by of site {site}: there is no rule {place} in suppressions, which has {}",
+            rules.len()
+        )),
+    };
+    forms.into_iter().map(hidden).collect()
 }
 
 /// The frames that a stack names by their indices in the table. They are shared: otherwise a small file could become large

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::Schema;
-use super::forms::{Document, SiteForm};
+use super::forms::{Document, HiddenForm, SiteForm, SuppressionForm};
+use crate::model::hidden::Suppressed;
 use crate::model::snapshot::{Site, Snapshot};
 use crate::model::stack_state::StackState;
+use crate::model::suppression::Hidden;
 use crate::model::types::Frame;
 
 /// A snapshot as it is to be written.
@@ -65,7 +67,17 @@ impl<'a> Written<'a> {
             notes,
         } = self.snapshot;
         let kept = |site: &&Site| self.all_sites || site.is_outstanding();
-        let sites_in: Vec<_> = sites.iter().filter(kept).map(|site| form(site, stack(site))).collect();
+        let suppressed = self.snapshot.suppressed();
+        let places: HashMap<_, _> = suppressed.iter().enumerate().map(|(at, it)| (Arc::as_ptr(&it.rule), at)).collect();
+        let hidden = |site: &Site| -> Vec<HiddenForm> {
+            let place = |hidden: &Hidden| {
+                let kinds = site.verdict.is_some().then_some(hidden.kinds);
+                Some(HiddenForm { rule: *places.get(&Arc::as_ptr(&hidden.rule))?, kinds })
+            };
+            site.suppressed.iter().filter(|hidden| site.hidden_by(hidden).count > 0).filter_map(place).collect()
+        };
+        let written = |site| SiteForm { suppressed_by: hidden(site), ..form(site, stack(site)) };
+        let sites_in: Vec<_> = sites.iter().filter(kept).map(written).collect();
         Document {
             schema: Cow::Borrowed(self.schema.name()),
             leaktrace_version: Cow::Borrowed(leaktrace_version),
@@ -82,11 +94,22 @@ impl<'a> Written<'a> {
             sites_left_out: *sites_left_out + (sites.len() - sites_in.len()) as u64,
             sites: sites_in,
             stacks: *stacks,
+            suppressions: suppressed.iter().map(suppression).collect(),
             untraced: Cow::Borrowed(untraced),
             losses: Cow::Borrowed(losses),
             warnings: Cow::Borrowed(warnings),
             notes: Cow::Borrowed(notes),
         }
+    }
+}
+
+fn suppression(suppressed: &Suppressed) -> SuppressionForm<'static> {
+    SuppressionForm {
+        name: Cow::Owned(suppressed.rule.name.clone()),
+        source: Cow::Owned(suppressed.rule.source.clone()),
+        bytes: suppressed.hidden.bytes,
+        count: suppressed.hidden.count,
+        sites: suppressed.sites,
     }
 }
 
@@ -104,6 +127,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         oldest,
         youngest,
         verdict,
+        suppressed,
         trend,
         growth_bytes_per_s,
         truncated,
@@ -113,6 +137,8 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         stack: _,
         blocks,
     } = site;
+    let first = suppressed.iter().find(|hidden| site.hidden_by(hidden).count > 0);
+    let shown = site.shown();
     SiteForm {
         pid: *pid,
         process: *process,
@@ -126,6 +152,10 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         oldest: *oldest,
         youngest: *youngest,
         verdict: *verdict,
+        suppressed: first.map(|hidden| Cow::Borrowed(hidden.rule.name.as_str())),
+        suppressed_bytes: outstanding_bytes.saturating_sub(shown.bytes),
+        suppressed_count: outstanding_count.saturating_sub(shown.count),
+        suppressed_by: Vec::new(),
         trend: *trend,
         growth_bytes_per_s: *growth_bytes_per_s,
         truncated: *truncated,

@@ -26,7 +26,20 @@ pub struct Snapshot {
     pub untraced: Vec<Untraced>,
     /// Absent where there are none.
     #[serde(default)]
+    pub suppressions: Vec<Suppression>,
+    /// Absent where there are none.
+    #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// What a rule hides.
+#[derive(Debug, Deserialize)]
+pub struct Suppression {
+    pub name: String,
+    pub source: String,
+    pub bytes: u64,
+    pub count: u64,
+    pub sites: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,6 +109,10 @@ pub struct Site {
     pub stack: Vec<Frame>,
     /// Bytes and numbers of blocks by kind; only after a leak check.
     pub verdict: Option<BTreeMap<String, Tally>>,
+    /// The name of the rule that hides blocks of it; absent where none does.
+    pub suppressed: Option<String>,
+    #[serde(default)]
+    pub suppressed_bytes: u64,
     /// Only with `--show-allocs`.
     pub blocks: Option<Vec<Block>>,
 }
