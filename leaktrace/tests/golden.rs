@@ -10,12 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leaktrace::model::{Address, Pid, Schema, Snapshot, TraceMode, Written};
-use leaktrace::report::text::TextStyle;
+use leaktrace::report::text::{GroupBy, TextStyle};
 use leaktrace::report::{Measure, flamegraph, folded, json, text};
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-const PLAIN: TextStyle = TextStyle { top: Some(10), show_allocs: false, color: false, width: None };
+const PLAIN: TextStyle = TextStyle {
+    top: Some(10),
+    show_allocs: false,
+    holders: false,
+    group_by: GroupBy::Stack,
+    color: false,
+    width: None,
+};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

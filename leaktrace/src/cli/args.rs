@@ -297,6 +297,19 @@ pub struct OutputArgs {
     #[arg(long, value_name = "KEY", value_enum)]
     pub sort: Option<SortArg>,
 
+    /// Say who holds what can still be reached: which variable, and through which blocks
+    ///
+    /// Under each site, and the variables that hold most in all. Found out by the leak check, so the same processes have it. The
+    /// JSON snapshot says it in any case.
+    #[arg(long)]
+    pub holders: bool,
+
+    /// Sum the text report by this: each stack alone, or the types of objects
+    ///
+    /// The type of an object is known if it has virtual functions and its process was searched by the leak check.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = GroupByArg::Stack)]
+    pub group_by: GroupByArg,
+
     /// List each outstanding allocation under its site: address, size, age
     ///
     /// The JSON snapshot then holds them as well, and leaktrace report can filter them by age.
@@ -374,6 +387,15 @@ pub enum MeasureArg {
     Bytes,
     /// Allocations not freed
     Count,
+}
+
+/// Values of `--group-by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GroupByArg {
+    /// Each stack alone
+    Stack,
+    /// Objects of one class
+    Type,
 }
 
 /// Values of `--sort`.

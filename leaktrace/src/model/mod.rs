@@ -7,6 +7,7 @@
 mod blocks;
 mod capture;
 mod estimate;
+mod holders;
 mod losses;
 mod notation;
 mod request;
@@ -24,8 +25,9 @@ mod untraced;
 mod verdict;
 
 pub use blocks::{BlockTally, RawBlock, SiteTally};
-pub use capture::{Capture, Counters, Named, RawProcess, RawSite, Resolver};
+pub use capture::{Capture, Counters, Described, Named, RawProcess, RawSite, Resolver};
 pub use estimate::Spread;
+pub use holders::{Holder, Retained, RootKind};
 pub use losses::{Losses, Stacks};
 pub use request::{Options, SortKey, Target, TraceMode, Unwind};
 pub use schema::{Schema, SnapshotError, Written};

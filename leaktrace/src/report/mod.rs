@@ -8,6 +8,7 @@ mod estimates;
 pub mod flamegraph;
 pub mod folded;
 mod format;
+mod holders;
 pub(crate) mod human;
 pub mod json;
 mod names;
@@ -16,6 +17,7 @@ pub mod output;
 mod stack;
 mod style;
 pub mod text;
+mod types;
 mod verdicts;
 
 pub use deliver::{Delivery, Outputs, Reporter};

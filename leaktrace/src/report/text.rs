@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 
 use super::estimates;
+use super::holders;
 use super::human::{Bytes, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
 use super::stack;
 use super::style::Paint;
-pub use super::style::TextStyle;
+pub use super::style::{GroupBy, TextStyle};
+use super::types;
 use super::verdicts;
 use crate::clean::clean;
 use crate::model::{Block, Options, Site, Snapshot, Totals};
@@ -35,10 +37,17 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out, "{}", paint.with(HEADER, &line))?;
     }
 
+    if style.holders {
+        holders::largest(snapshot, out)?;
+    }
+
     for note in &snapshot.notes {
         writeln!(out, "{} {}", paint.with(HEADER, "note:"), clean(note))?;
     }
 
+    if style.group_by == GroupBy::Type {
+        return types::write(snapshot, style.top, out);
+    }
     let outstanding: Vec<&Site> = snapshot.sites.iter().filter(|site| site.outstanding_count > 0).collect();
     let shown = style.top.unwrap_or(outstanding.len()).min(outstanding.len());
     let (shown, rest) = outstanding.split_at(shown);
@@ -46,6 +55,9 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out)?;
         writeln!(out, "{}", site_line(snapshot, site, &totals, paint))?;
         stack::write(site, style, &snapshot.options, paint, out)?;
+        if style.holders {
+            holders::of_site(site, out)?;
+        }
         if style.show_allocs {
             for block in site.blocks.iter().flatten() {
                 writeln!(out, "        {}", block_line(block))?;
@@ -112,6 +124,7 @@ fn site_line(snapshot: &Snapshot, site: &Site, totals: &Totals, paint: Paint) ->
     };
     let mut parts = vec![format!("{}{share}", paint.with(AMOUNT, &amount))];
     parts.extend(verdicts::of_site(site));
+    parts.extend(site.type_name.as_ref().map(|name| format!("type {}", clean(name))));
     parts.extend(age(site));
     parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
     parts.join(", ")
@@ -129,5 +142,6 @@ fn age(site: &Site) -> Option<String> {
 
 fn block_line(block: &Block) -> String {
     let verdict = verdicts::of_block(block).map(|words| format!(", {words}")).unwrap_or_default();
-    format!("{}  {}, {} old{verdict}", block.address, counted(block.size, "byte"), Span(block.age))
+    let class = block.type_name.as_ref().map(|name| format!(", type {}", clean(name))).unwrap_or_default();
+    format!("{}  {}, {} old{verdict}{class}", block.address, counted(block.size, "byte"), Span(block.age))
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
+use super::holding::Holding;
 use super::leak_check::Judged;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
@@ -25,9 +26,23 @@ use crate::process::maps::AddressSpace;
 /// 40 ms of reading (4 ns a place, 8 ns a block).
 const MANY_PLACES: u64 = 8_000_000;
 
-/// Address spaces by the number of their life, as they were at a capture, with the names that run-time compilers had given
-/// their code by then. Later changes leave them alone.
-pub type Spaces = HashMap<u32, AddressSpace>;
+/// What the naming of a capture needs beside it.
+#[derive(Default)]
+pub struct Spaces {
+    /// Address spaces by the number of their life, as they were at the capture, with the names that run-time compilers had given
+    /// their code by then. Later changes leave them alone.
+    spaces: HashMap<u32, AddressSpace>,
+    /// What leak checks have found just before.
+    pub holdings: Vec<Holding>,
+}
+
+impl Spaces {
+    /// The address space of a life.
+    #[must_use]
+    pub fn get(&self, life: &u32) -> Option<&AddressSpace> {
+        self.spaces.get(life)
+    }
+}
 
 /// When and what for.
 pub struct Occasion {
@@ -90,7 +105,7 @@ impl Draft {
             warnings.push(format!("{merged} processes that have ended are summed by name and program, as pid 0"));
         }
         Ok(Self {
-            spaces: spaces.collect(),
+            spaces: Spaces { spaces: spaces.collect(), holdings: Vec::new() },
             processes: lives,
             by_slot,
             now_ns,
@@ -191,6 +206,10 @@ impl Draft {
         if occasion.is_final {
             self.incomplete.log();
         }
+        for judged in self.judged {
+            let process = self.by_slot.get(&judged.slot).copied();
+            self.spaces.holdings.extend(process.map(|process| judged.into_holding(process)));
+        }
         let capture = Capture {
             started: occasion.started,
             elapsed: occasion.elapsed,
@@ -202,6 +221,7 @@ impl Draft {
             untraced: Vec::new(),
             sites: self.sites,
             blocks: self.blocks,
+            described: HashMap::new(),
             // Where frame pointers end cannot be told from where they are missing.
             stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),
             losses: self.losses,

@@ -10,6 +10,7 @@ use procfs::ProcError;
 use procfs::WithCurrentSystemInfo;
 use procfs::process::Process;
 
+use super::holding::Holding;
 use super::standstill::{KnownBlock, Standstill};
 use super::{Over, Trace};
 use crate::config::Whom;
@@ -28,6 +29,8 @@ pub struct Judged {
     pub check: LeakCheck,
     /// By address.
     blocks: Vec<KnownBlock>,
+    /// What was found of who holds them.
+    holding: Holding,
 }
 
 impl Judged {
@@ -35,6 +38,13 @@ impl Judged {
     pub fn place(&mut self, place: impl Fn(u32) -> Option<usize>) {
         // What has no place is in no report.
         self.blocks.iter_mut().for_each(|block| block.site = place(block.site).map_or(u32::MAX, |place| place as u32));
+    }
+
+    /// Who holds the blocks, to be told of the process at this index of a capture.
+    #[must_use]
+    pub fn into_holding(self, process: usize) -> Holding {
+        // In the order of addresses, as the search has them.
+        Holding { sites: self.blocks.iter().map(|block| block.site).collect(), process, ..self.holding }
     }
 
     /// What was found of a block of a capture.
@@ -122,8 +132,8 @@ impl Trace {
         let since_start = life.untracked_frees <= life.thread_end_frees && self.knows_all_blocks(pid);
         let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(*slot), since_start };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
-        let check = still.check(&mut blocks, read).map_err(|obstacle| no_verdict(pid, &obstacle))?;
-        Ok(Judged { slot: *slot, check, blocks })
+        let (check, holding) = still.check(&mut blocks, read).map_err(|obstacle| no_verdict(pid, &obstacle))?;
+        Ok(Judged { slot: *slot, check, blocks, holding })
     }
 
     /// Whether every block that a process has made must stand in the tables.

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
+use super::holding::{self, Holding};
 use super::phases::Phases;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
@@ -51,11 +52,17 @@ impl Namer {
 
     /// Names what was captured. Only the last report waits for debug information to be fetched; an interim report orders it for
     /// later ones.
-    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
+    pub fn name(&mut self, mut capture: Capture, spaces: &mut Spaces, phases: &mut Phases) -> Snapshot {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
         let names = self.resolve(&wanted, spaces);
         phases.done("naming the code");
+        // They may be large, and nobody needs them afterwards.
+        for mut holding in std::mem::take(&mut spaces.holdings) {
+            self.describe(&mut capture, &mut holding, &names, spaces);
+            phases.done("finding out who holds blocks");
+        }
+        let spaces = &*spaces;
         mark_unsure(&mut capture, spaces);
         let mut snapshot = snapshot(capture, &names, spaces);
         phases.done("putting the sites together");
@@ -95,6 +102,18 @@ impl Namer {
             names.extend(addresses.iter().zip(frames).map(|(at, frames)| ((*life, at.address), shared(frames))));
         }
         names
+    }
+
+    /// Adds to a capture who holds the blocks of a process.
+    fn describe(&mut self, capture: &mut Capture, holding: &mut Holding, names: &Names, spaces: &Spaces) {
+        let Some(life) = capture.processes.get(holding.process).map(|process| process.life) else { return };
+        let Some(space) = spaces.get(&life) else { return };
+        let frames: Vec<Vec<Address>> = capture.sites.iter().map(|site| site.frames.clone()).collect();
+        let block_of = |place: usize| {
+            let frames = frames.get(place).into_iter().flatten();
+            holding::block_of(frames.flat_map(|address| at(names, life, *address)).map(|frame| &**frame))
+        };
+        holding::describe(capture, holding, space, &mut self.symbolizer, &block_of);
     }
 
     /// Orders debug information for these objects and gives the symbolizer what has arrived; whether anything has.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use procfs::process::Process;
 
+use super::holding::{FileWords, Given, Holding, copy_stacks};
 use crate::analysis::reachability::{
     Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan, vtables,
 };
@@ -69,7 +70,11 @@ impl Standstill<'_> {
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, blocks: &mut Vec<KnownBlock>, read: impl FnOnce() -> Duration) -> Result<LeakCheck, Obstacle> {
+    pub fn check(
+        &self,
+        blocks: &mut Vec<KnownBlock>,
+        read: impl FnOnce() -> Duration,
+    ) -> Result<(LeakCheck, Holding), Obstacle> {
         blocks.sort_unstable_by_key(|block| block.address);
         // What a `realloc` in flight has set aside may stand in the table again.
         blocks.dedup_by_key(|block| block.address);
@@ -85,39 +90,61 @@ impl Standstill<'_> {
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
         }
-        let registers = live.iter().flat_map(|live| live.words.iter().copied());
-        // A coroutine's stack that runs now, in a block.
-        let stacks = threads.iter().filter_map(|thread| Some(index.start(index.find(thread.live_from)?.0)));
-        let given: Vec<u64> = KernelRoots::of(self.tid).words().chain(registers).chain(stacks).collect();
+        let mut given = Given::default();
+        given.kernel(&KernelRoots::of(self.tid));
+        for (number, live) in live.iter().enumerate() {
+            given.registers(number, &live.words, live.are_kept);
+            live.table.iter().for_each(|table| given.table(number, *table));
+            // A coroutine's stack that runs now, in a block.
+            let stack = index.find(live.thread.live_from).map(|(block, _)| index.start(block));
+            stack.iter().for_each(|stack| given.stack(number, *stack));
+        }
         let rules = Rules {
             heuristics: Heuristics::ALL,
             guard: threads.first().and_then(|thread| guard(thread, &memory)),
             vtables: &vtables::places(&survey),
             threads: thread::available_parallelism().map_or(1, usize::from),
         };
-        let scan = scan(&index, &regions, &given, &memory, &rules);
-        let tables = vtables::known(&scan, &survey.code, &memory);
+        let scan = scan(&index, &regions, &given.words, &memory, &rules);
+        let mut tables = vtables::Tables::find(&scan, &survey.code, &memory);
+        let stacks = copy_stacks(self.threads.iter().zip(threads.iter().copied()), &survey, &memory);
         let pause = read();
-        let is_vtable = |address: u64| tables.get(&address).copied().unwrap_or_default();
-        let kinds = judge(&index, &scan, rules.heuristics, &is_vtable).kinds;
-        blocks.iter_mut().zip(kinds).for_each(|(block, kind)| block.kind = kind);
+        // What is described by what is described in files.
+        for _ in 0..2 {
+            let unread = tables.unread();
+            let files = self.space.filter(|_| !unread.is_empty()).map(|space| FileWords::read(space, &unread));
+            files.iter().for_each(|files| tables.learn(&survey.code, files));
+        }
+        let judgement = judge(&index, &scan, rules.heuristics, &|address| tables.is_vtable(address));
+        blocks.iter_mut().zip(&judgement.kinds).for_each(|(block, kind)| block.kind = *kind);
         let (scanned_bytes, unread_bytes) = (scan.scanned, scan.unread);
-        Ok(LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 })
+        let check = LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 };
+        let holding = Holding::new(index, scan, judgement, tables);
+        Ok((check, Holding { given, mappings: survey.regions, threads: stacks, ..holding }))
     }
 }
 
 /// What of a thread is the program's.
 struct Live {
     thread: Thread,
-    /// What its registers contain, and the table of its local storage.
+    /// What its registers contain.
     words: Vec<u64>,
+    /// These are only those that a call keeps.
+    are_kept: bool,
+    /// The table of its local storage.
+    table: Option<u64>,
 }
 
 impl Standstill<'_> {
     fn live(&self, stopped: &StoppedThread, memory: &MemoryOf<'_>) -> Live {
         let registers = &stopped.registers;
         let control_block = registers.thread_pointer().0;
-        let live = |live_from, words| Live { thread: Thread { live_from, control_block }, words };
+        let live = |live_from, words| Live {
+            thread: Thread { live_from, control_block },
+            words,
+            are_kept: false,
+            table: None,
+        };
         if registers.system_call() == libc::SYS_exit {
             // It has left its function: only what the C library keeps of it is there.
             let end = if stopped.tid == self.pid { arguments(self.tid) } else { None };
@@ -134,10 +161,10 @@ impl Standstill<'_> {
         if let (Some(frame), Some(space)) = (frame, self.space)
             && let Some(caller) = exiting::before_exit(space, frame, &read)
         {
-            return live(caller.stack_pointer, caller.kept.into_iter().chain(table).collect());
+            return Live { are_kept: true, table, ..live(caller.stack_pointer, caller.kept.to_vec()) };
         }
         let words = registers.general().iter().chain(registers.extended()).copied();
-        live(registers.stack_pointer().0.saturating_sub(RED_ZONE), words.chain(table).collect())
+        Live { table, ..live(registers.stack_pointer().0.saturating_sub(RED_ZONE), words.collect()) }
     }
 }
 

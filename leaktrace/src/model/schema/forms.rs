@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
 use crate::model::request::{Options, Target};
@@ -93,6 +94,10 @@ pub struct SiteForm<'a, S> {
     pub youngest: Option<Duration>,
     #[serde(default)]
     pub verdict: Option<Verdict>,
+    #[serde(default, rename = "type")]
+    pub type_name: Option<Arc<str>>,
+    #[serde(default)]
+    pub holders: Option<Cow<'a, [Holder]>>,
     #[serde(default)]
     pub trend: Option<Trend>,
     #[serde(default)]
