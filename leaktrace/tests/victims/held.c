@@ -25,8 +25,8 @@ struct cache {
 
 /* The session stands 0x10 bytes behind the start. */
 struct cache cache;
-static char *table[ENTRIES];
-static __thread char *own;
+char *table[ENTRIES];
+__thread char *own;
 static volatile int there;
 
 SITE_FN static struct session *session_new(void)
