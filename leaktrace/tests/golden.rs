@@ -112,6 +112,18 @@ fn text_report_with_blocks() {
 }
 
 #[test]
+fn text_report_with_holders() {
+    let style = TextStyle { holders: true, ..PLAIN };
+    assert_golden("report-holders.txt", &rendered(|out| text::write(&fixture(), style, out)));
+}
+
+#[test]
+fn text_report_by_type() {
+    let style = TextStyle { group_by: GroupBy::Type, ..PLAIN };
+    assert_golden("report-types.txt", &rendered(|out| text::write(&fixture(), style, out)));
+}
+
+#[test]
 fn text_report_of_the_largest_site_on_a_narrow_colour_terminal() {
     let style = TextStyle { top: Some(1), color: true, width: Some(80), ..PLAIN };
     assert_golden("report-terminal.txt", &rendered(|out| text::write(&fixture(), style, out)));

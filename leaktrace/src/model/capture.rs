@@ -14,7 +14,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
-use super::holders::{Holder, Retained};
+use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
 use super::request::{Options, Target, Unwind};
 use super::silence::Silence;
@@ -98,15 +98,6 @@ pub struct RawProcess {
     pub leak_check: Option<LeakCheck>,
     /// The variables that alone hold most of its blocks, the largest first.
     pub holders: Vec<Retained>,
-}
-
-/// What is known of a site's blocks, in names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Described {
-    /// The class of the objects in them.
-    pub type_name: Option<Arc<str>>,
-    /// Who holds those that can still be reached.
-    pub holders: Option<Vec<Holder>>,
 }
 
 /// What was allocated and freed again since tracing began. While sampling, bytes are in units of 1/2^[`BYTES_SHIFT`] and

@@ -1,5 +1,7 @@
 //! Who holds the blocks that a program can still reach, as far as a leak check found it out.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// What kind of word outside of all blocks a block is reached from.
@@ -48,4 +50,13 @@ pub struct Retained {
     pub blocks: u64,
     /// Their sizes' sum.
     pub bytes: u64,
+}
+
+/// What is known of a site's blocks, in names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The class of the objects in them.
+    pub type_name: Option<Arc<str>>,
+    /// Who holds those that can still be reached.
+    pub holders: Option<Vec<Holder>>,
 }

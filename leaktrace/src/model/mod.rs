@@ -25,9 +25,9 @@ mod untraced;
 mod verdict;
 
 pub use blocks::{BlockTally, RawBlock, SiteTally};
-pub use capture::{Capture, Counters, Described, Named, RawProcess, RawSite, Resolver};
+pub use capture::{Capture, Counters, Named, RawProcess, RawSite, Resolver};
 pub use estimate::Spread;
-pub use holders::{Holder, Retained, RootKind};
+pub use holders::{Described, Holder, Retained, RootKind};
 pub use losses::{Losses, Stacks};
 pub use request::{Options, SortKey, Target, TraceMode, Unwind};
 pub use schema::{Schema, SnapshotError, Written};

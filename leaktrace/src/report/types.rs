@@ -27,7 +27,7 @@ pub fn write(snapshot: &Snapshot, top: Option<usize>, out: &mut dyn Write) -> io
     }
     let others = groups.remove(&None);
     let mut groups: Vec<(&str, Group)> = groups.into_iter().filter_map(|(name, group)| Some((name?, group))).collect();
-    groups.sort_by(|(_, a), (_, b)| (b.bytes, b.count).cmp(&(a.bytes, a.count)));
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse((group.bytes, group.count)));
     let shown = top.unwrap_or(groups.len()).min(groups.len());
     if !groups.is_empty() || others.is_some() {
         writeln!(out)?;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::Symbolizer;
 use super::demangle::{class_of_vtable, demangle};
-use super::object::ObjectSymbols;
 use crate::process::maps::{Object, ObjectId};
 
 /// A variable of an object.
@@ -41,21 +40,9 @@ pub struct DataWanted {
 /// What there is.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DataFound {
-    variables: Vec<Variable>,
-    classes: HashMap<u64, String>,
-}
-
-impl DataFound {
-    pub(super) fn read(symbols: &ObjectSymbols, object: &Object, wanted: &DataWanted) -> Self {
-        if wanted.variables.is_empty() && wanted.classes.is_empty() {
-            return Self::default();
-        }
-        let class = |address: &u64| Some((*address, symbols.class_at(object, *address)?));
-        Self {
-            variables: symbols.variables(&wanted.variables),
-            classes: wanted.classes.iter().filter_map(class).collect(),
-        }
-    }
+    pub(super) variables: Vec<Variable>,
+    /// Classes by the addresses of their names.
+    pub(super) classes: HashMap<u64, String>,
 }
 
 /// Data of several objects, with names.

@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::data::Variable;
+use super::data::{DataFound, DataWanted, Variable};
 use super::debugfile;
 use super::demangle::{class_of_type_info, demangle, is_mangled};
 use super::dwarf::{Dwarf, DwarfFrames, Place};
@@ -203,8 +203,18 @@ impl ObjectSymbols {
         addresses.iter().map(|&address| self.frames(address, described.next().unwrap_or_default())).collect()
     }
 
+    /// Reads what is wanted of the object's data.
+    pub(super) fn data(&self, object: &Object, wanted: &DataWanted) -> DataFound {
+        if wanted.variables.is_empty() && wanted.classes.is_empty() {
+            return DataFound::default();
+        }
+        let class = |address: &u64| Some((*address, self.class_at(object, *address)?));
+        let classes = wanted.classes.iter().filter_map(class).collect();
+        DataFound { variables: self.variables(&wanted.variables), classes }
+    }
+
     /// Names the variables that hold these ELF virtual addresses, given in ascending order: each variable once.
-    pub(super) fn variables(&self, addresses: &[u64]) -> Vec<Variable> {
+    fn variables(&self, addresses: &[u64]) -> Vec<Variable> {
         let table = self.variables.get_or_init(|| {
             let mut table = SymbolTable::default();
             table.add_variables(&self.elf, ".symtab");
@@ -223,7 +233,7 @@ impl ObjectSymbols {
     }
 
     /// The class whose mangled name stands at an ELF virtual address of the object.
-    pub(super) fn class_at(&self, object: &Object, address: u64) -> Option<String> {
+    fn class_at(&self, object: &Object, address: u64) -> Option<String> {
         let segment = object.segments().iter().find(|segment| segment.holds_address(address))?;
         let length = (segment.end() - address).min(LONGEST_CLASS);
         let bytes = self.elf.bytes_at(segment.address_to_offset(address), length).ok()?;

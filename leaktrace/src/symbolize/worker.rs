@@ -129,7 +129,7 @@ fn answer(
         guarded(|| symbols.resolve(&addresses)).unwrap_or_default()
     });
     let frames = addresses.iter().copied().zip(frames).collect();
-    let data = guarded(|| DataFound::read(&symbols, &object, &data)).unwrap_or_default();
+    let data = guarded(|| symbols.data(&object, &data)).unwrap_or_default();
     let (coverage, notes) = (Some(symbols.coverage()), symbols.take_notes());
     kept.insert(id, Kept { symbols, fetched: fetched.is_some(), used: now });
     Answer { object, frames, data, coverage, notes }

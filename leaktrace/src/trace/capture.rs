@@ -39,8 +39,8 @@ pub struct Spaces {
 impl Spaces {
     /// The address space of a life.
     #[must_use]
-    pub fn get(&self, life: &u32) -> Option<&AddressSpace> {
-        self.spaces.get(life)
+    pub fn get(&self, life: u32) -> Option<&AddressSpace> {
+        self.spaces.get(&life)
     }
 }
 
@@ -126,7 +126,7 @@ impl Draft {
     pub fn add(&mut self, kernel: &Kernel, account: Account) {
         let Account { index, slot, layout, frames, counters, truncated, stack_state, broken } = account;
         let Some(&process) = self.by_slot.get(&slot) else { return };
-        let space = self.spaces.get(&self.processes[process].life);
+        let space = self.spaces.get(self.processes[process].life);
         let may_repeat = layout != 0 || space.is_some_and(AddressSpace::has_layouts);
         if !may_repeat || self.known.insert((process, frames.clone(), truncated, broken)) {
             if let Some(reason) = broken {
@@ -188,7 +188,7 @@ impl Draft {
     /// Adds a site of a life that was taken out of the tables, once all blocks are read.
     pub fn add_dead(&mut self, process: usize, site: &DeadSite) {
         if let Some(reason) = site.broken {
-            self.incomplete.add(self.spaces.get(&self.processes[process].life), &site.frames, reason, site.stacks);
+            self.incomplete.add(self.spaces.get(self.processes[process].life), &site.frames, reason, site.stacks);
         }
         let DeadSite { frames, counters, truncated, stack_state, .. } = site;
         let stack = (*truncated, *stack_state, site.broken);

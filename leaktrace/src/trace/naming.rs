@@ -91,7 +91,7 @@ impl Namer {
     fn resolve(&mut self, wanted: &HashMap<u32, Vec<CodeAddress>>, spaces: &Spaces) -> Names {
         let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> = wanted
             .iter()
-            .filter_map(|(life, addresses)| Some((*life, spaces.get(life)?, addresses.as_slice())))
+            .filter_map(|(life, addresses)| Some((*life, spaces.get(*life)?, addresses.as_slice())))
             .collect();
         let request: Vec<(&AddressSpace, &[CodeAddress])> =
             batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
@@ -107,7 +107,7 @@ impl Namer {
     /// Adds to a capture who holds the blocks of a process.
     fn describe(&mut self, capture: &mut Capture, holding: &mut Holding, names: &Names, spaces: &Spaces) {
         let Some(life) = capture.processes.get(holding.process).map(|process| process.life) else { return };
-        let Some(space) = spaces.get(&life) else { return };
+        let Some(space) = spaces.get(life) else { return };
         let frames: Vec<Vec<Address>> = capture.sites.iter().map(|site| site.frames.clone()).collect();
         let block_of = |place: usize| {
             let frames = frames.get(place).into_iter().flatten();
@@ -162,7 +162,7 @@ fn snapshot(capture: Capture, names: &Names, spaces: &Spaces) -> Snapshot {
     // A process' stacks pass through the same few places many times.
     let mut places: HashMap<(u32, Address), Place<'_>> = HashMap::new();
     let mut resolver = |process: &RawProcess, stack: &[Address]| -> Named {
-        let space = spaces.get(&process.life);
+        let space = spaces.get(process.life);
         let mut frames = Vec::with_capacity(stack.len());
         let codes = stack.iter().map(|address| {
             let place = places.entry((process.life, *address)).or_insert_with(|| {
@@ -224,7 +224,7 @@ fn code<'a>(space: Option<&'a AddressSpace>, address: Address, frames: &'a [Arc<
 fn mark_unsure(capture: &mut Capture, spaces: &Spaces) {
     let mut counted = HashSet::new();
     for site in &mut capture.sites {
-        let space = capture.processes.get(site.process).and_then(|process| spaces.get(&process.life));
+        let space = capture.processes.get(site.process).and_then(|process| spaces.get(process.life));
         if site.stack_state >= StackState::Unsure || !space.is_some_and(|space| space.passes_unsure_code(&site.frames))
         {
             continue;

@@ -96,8 +96,9 @@ impl Standstill<'_> {
             given.registers(number, &live.words, live.are_kept);
             live.table.iter().for_each(|table| given.table(number, *table));
             // A coroutine's stack that runs now, in a block.
-            let stack = index.find(live.thread.live_from).map(|(block, _)| index.start(block));
-            stack.iter().for_each(|stack| given.stack(number, *stack));
+            if let Some((block, _)) = index.find(live.thread.live_from) {
+                given.stack(number, index.start(block));
+            }
         }
         let rules = Rules {
             heuristics: Heuristics::ALL,
@@ -112,8 +113,9 @@ impl Standstill<'_> {
         // What is described by what is described in files.
         for _ in 0..2 {
             let unread = tables.unread();
-            let files = self.space.filter(|_| !unread.is_empty()).map(|space| FileWords::read(space, &unread));
-            files.iter().for_each(|files| tables.learn(&survey.code, files));
+            if let Some(space) = self.space.filter(|_| !unread.is_empty()) {
+                tables.learn(&survey.code, &FileWords::read(space, &unread));
+            }
         }
         let judgement = judge(&index, &scan, rules.heuristics, &|address| tables.is_vtable(address));
         blocks.iter_mut().zip(&judgement.kinds).for_each(|(block, kind)| block.kind = *kind);

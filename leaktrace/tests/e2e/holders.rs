@@ -31,7 +31,7 @@ fn check_c(snapshot: &Snapshot, program: &str) {
     let process = &snapshot.processes[0];
     let retained = |name: &str| {
         let found = process.holders.iter().find(|holder| holder.name.starts_with(name));
-        found.map(|holder| (holder.blocks, holder.bytes)).unwrap_or_else(|| panic!("{name}: {:?}", process.holders))
+        found.map_or_else(|| panic!("{name}: {:?}", process.holders), |holder| (holder.blocks, holder.bytes))
     };
     assert_eq!(retained("cache ("), (1001, 16 + 1000 * 48));
     assert_eq!(retained("table ("), (200, 200 * 24));

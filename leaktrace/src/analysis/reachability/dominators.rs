@@ -99,7 +99,7 @@ impl Tree {
                 None => graph.next(node).for_each(edge),
                 Some(variable) => {
                     let stage: &[Source] = stages[usize::from(number >= self.passing)];
-                    stage[sources.of(stage, variable)].iter().for_each(|source| edge(source.block));
+                    stage[Sources::of(stage, variable)].iter().for_each(|source| edge(source.block));
                 }
             }
         }

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use super::blocks::Blocks;
 use super::marking::{Judgement, bit_of};
-use super::scanning::{Root, Scan};
+use super::roots::Root;
+use super::scanning::Scan;
 
 /// No node, no site.
 pub const NONE: u32 = u32::MAX;
@@ -59,8 +60,8 @@ impl Sources {
         self.variables
     }
 
-    /// The place of a variable's words in the list.
-    pub(super) fn of(&self, stage: &[Source], variable: u32) -> Range<usize> {
+    /// The places of a variable's words among these.
+    pub(super) fn of(stage: &[Source], variable: u32) -> Range<usize> {
         let place = |number: u32| stage.partition_point(|source| source.variable < number);
         place(variable)..place(variable.saturating_add(1))
     }

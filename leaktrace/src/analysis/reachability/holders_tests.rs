@@ -28,13 +28,16 @@ fn find(process: &Process, lasting: &[&[u32]], passing: &[&[u32]]) -> Found {
     Found { blocks, scan, judgement, sources }
 }
 
+/// A trail: word, sites with how many of them follow each other, blocks.
+type Told = (u32, Vec<(u32, u32)>, u64);
+
 impl Found {
     fn graph(&self) -> Graph<'_> {
         Graph::new(&self.blocks, &self.scan, &self.judgement)
     }
 
-    /// Numbers of the blocks' sites, and for each site how it is held: word, sites with how many follow each other, blocks.
-    fn trails(&self, sites: &[u32], site: u32) -> Vec<(u32, Vec<(u32, u32)>, u64)> {
+    /// How the blocks of a site are held, given each block's site.
+    fn trails(&self, sites: &[u32], site: u32) -> Vec<Told> {
         let of_sites = Trails::find(self.graph(), &self.sources, sites).of_sites(5);
         let told = |trail: &Trail| {
             let steps = trail.steps.iter().map(|step| (step.site, step.longest)).collect();

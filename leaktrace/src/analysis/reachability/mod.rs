@@ -17,6 +17,7 @@ mod holders;
 mod marking;
 mod memory;
 mod pointers;
+mod roots;
 mod scanning;
 mod standing;
 pub mod vtables;
@@ -29,7 +30,8 @@ pub use heuristics::Heuristics;
 pub use holders::{Step, Trail, Trails};
 pub use marking::{Judgement, judge};
 pub use memory::{Memory, Region, Standing};
-pub use scanning::{Place, Root, Rules, Scan, Vtable, scan};
+pub use roots::{Place, Root};
+pub use scanning::{Rules, Scan, Vtable, scan};
 pub use standing::{Circumstances, Thread, regions};
 
 #[cfg(test)]

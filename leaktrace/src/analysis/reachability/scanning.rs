@@ -14,6 +14,7 @@ use super::glibc;
 use super::heuristics::Heuristics;
 use super::memory::{Memory, Region, Standing};
 use super::pointers::{Reader, Target};
+use super::roots::{Place, Root, Roots, room_for};
 use crate::process::memory::Buffer;
 
 /// Bytes that one thread reads at once: they fit into a processor's second cache.
@@ -23,8 +24,6 @@ const PAGE: u64 = 4096;
 const WORD: u64 = 8;
 /// How many words of a block are kept as possible addresses of vtables.
 const MAX_VTABLES: usize = 8;
-/// How many roots are kept beside the first ones of each block, for each block and in any case.
-const MORE_ROOTS: (usize, usize) = (2, 1 << 16);
 /// Pointers point to several places in a block.
 pub(super) const SEVERAL: u32 = u32::MAX;
 
@@ -57,26 +56,6 @@ pub(super) mod found {
     pub const IS_8: u8 = 1 << 5;
     /// The same for 24 bytes.
     pub const IS_24: u8 = 1 << 6;
-}
-
-/// A word outside of blocks that vouches for a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Root {
-    /// The block's position.
-    pub block: u32,
-    /// What part of the block it points to.
-    pub(super) part: Part,
-    /// Where the word is.
-    pub at: Place,
-}
-
-/// Where a word outside of blocks is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// In memory at this address.
-    Memory(u64),
-    /// The word of this position among those from outside of memory.
-    Given(usize),
 }
 
 /// A word of a block that is, or may be, the address of a vtable. The first word of the block is one, too.
@@ -128,7 +107,7 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
     let inner = if with_inner { blocks.len() } else { 0 };
     let inner: Vec<AtomicU32> = std::iter::repeat_with(AtomicU32::default).take(inner).collect();
     let reader = Reader::new(blocks, rules.guard);
-    let more_roots = AtomicUsize::new(MORE_ROOTS.1 + MORE_ROOTS.0 * blocks.len());
+    let more_roots = AtomicUsize::new(room_for(blocks.len()));
     let scanner = Scanner { blocks, memory, rules, reader, found: &found, inner: &inner, more_roots: &more_roots };
 
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(pieces.len())));
@@ -202,22 +181,6 @@ fn pieces(regions: &[Region]) -> Vec<Piece> {
     regions.iter().flat_map(cut).collect()
 }
 
-/// Roots of a piece of memory.
-#[derive(Default)]
-struct Roots {
-    list: Vec<Root>,
-    /// How many more may be kept that are not the first of their block.
-    room: usize,
-    left_out: u64,
-}
-
-impl Roots {
-    fn join(&mut self, other: &mut Self) {
-        self.list.append(&mut other.list);
-        self.left_out += other.left_out;
-    }
-}
-
 /// What a piece of memory holds.
 #[derive(Default)]
 struct Contents {
@@ -268,7 +231,7 @@ impl Scanner<'_> {
     }
 
     fn new_roots(&self) -> Roots {
-        Roots { room: self.more_roots.load(Ordering::Relaxed), ..Roots::default() }
+        Roots::with_room(self.more_roots.load(Ordering::Relaxed))
     }
 
     /// Reads what a program took from the break once more where it goes on in the next pieces: up to the next block.
@@ -411,14 +374,8 @@ impl Scanner<'_> {
             Part::Inside => found::INSIDE,
         };
         let root = Root { block: target.block, part, at };
-        if self.mark(target.block, kind) {
-            roots.list.push(root);
-        } else if roots.room > 0 {
-            roots.room -= 1;
-            roots.list.push(root);
-        } else {
-            roots.left_out += 1;
-        }
+        let is_first = self.mark(target.block, kind);
+        roots.add(root, is_first);
     }
 
     /// Sets a bit; whether it was not set before.

@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn what_only_files_have_is_looked_up_there_in_two_steps() {
         let mut tables = Tables::find(&scan(&[TABLE, TABLE + 4]), &CODE, &Words(Vec::new()));
-        assert_eq!(tables.unread(), [TABLE - 16..TABLE + 80]);
+        assert_eq!(tables.unread().first(), Some(&(TABLE - 16..TABLE + 80)));
+        assert_eq!(tables.unread().len(), 1, "vtables are aligned");
         tables.learn(&CODE, &Words(vec![(TABLE - 16, vec![0, 0x9000, 0x1000, 0x1008])]));
         assert_eq!(tables.unread().into_iter().find(|range| range.start == 0x9000), Some(0x9000..0x9010));
         tables.learn(&CODE, &Words(vec![(0x9000, vec![1, 0x9100])]));

@@ -7,7 +7,7 @@ use super::Holding;
 use super::roots::{Name, Surroundings};
 use super::types::Types;
 use crate::analysis::reachability::{Graph, NONE, Step, Trail, Trails, retained};
-use crate::model::{Capture, Described, Holder, Retained, RootKind, Tally};
+use crate::model::{BlockTally, Capture, Described, Holder, Retained, RootKind, Tally};
 use crate::process::maps::AddressSpace;
 use crate::symbolize::Symbolizer;
 
@@ -45,8 +45,8 @@ pub fn describe(
     let named = Surroundings { holding, space, loaded: &loaded }.name(graph, symbolizer);
     let trails = Trails::find(graph, &named.sources, &holding.sites).of_sites(HOLDERS);
     let block_of = |site: u32| first.get(&site).map_or_else(|| "block".to_owned(), |place| block_of(*place));
-    let mut names = HashMap::new();
-    let mut block_of = |site: u32| names.entry(site).or_insert_with(|| block_of(site)).clone();
+    let mut known = HashMap::new();
+    let mut block_of = |site: u32| known.entry(site).or_insert_with(|| block_of(site)).clone();
     for (site, trails) in trails {
         let holders = trails.iter().map(|trail| holder(trail, &named.words, &mut block_of)).collect();
         let described: &mut Described = capture.described.entry(site as usize).or_default();
@@ -120,7 +120,7 @@ fn name_blocks(capture: &mut Capture, holding: &Holding, types: &Types, merged: 
     if classes.is_empty() {
         return;
     }
-    for (site, block) in capture.blocks.iter_mut().flat_map(|blocks| blocks.kept_mut()) {
+    for (site, block) in capture.blocks.iter_mut().flat_map(BlockTally::kept_mut) {
         if merged.get(site).is_some_and(|site| own.contains(site))
             && let Some((known, 0)) = holding.blocks.find(block.address.0)
         {

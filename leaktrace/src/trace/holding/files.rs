@@ -14,6 +14,9 @@ use crate::process::maps::{AddressSpace, Object};
 
 const WORD: u64 = 8;
 
+/// An address in a process, the place in the file, and how many bytes are wanted.
+type Wanted = (u64, u64, u64);
+
 /// Some words, by address.
 #[derive(Debug, Default)]
 pub struct FileWords(HashMap<u64, u64>);
@@ -24,8 +27,7 @@ impl FileWords {
     #[must_use]
     pub fn read(space: &AddressSpace, ranges: &[Range<u64>]) -> Self {
         let loaded = space.loaded();
-        // By file: addresses, and where in the file they are.
-        let mut wanted: HashMap<_, (Arc<Object>, Vec<(u64, u64, u64)>)> = HashMap::new();
+        let mut wanted: HashMap<_, (Arc<Object>, Vec<Wanted>)> = HashMap::new();
         for range in ranges {
             let Some(place) = loaded.at(range.start) else { continue };
             let mut segments = place.object.segments().iter();
@@ -48,7 +50,7 @@ impl FileWords {
     }
 }
 
-fn read(object: &Object, wanted: &[(u64, u64, u64)]) -> Vec<(u64, u64)> {
+fn read(object: &Object, wanted: &[Wanted]) -> Vec<(u64, u64)> {
     let Ok(file) = object.open() else { return Vec::new() };
     let mut words = Vec::new();
     for (address, offset, length) in wanted {

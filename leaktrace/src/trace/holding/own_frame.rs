@@ -22,8 +22,10 @@ const LIBRARIES: [&str; 8] =
     ["libc.so", "libc-2", "ld-linux", "ld-musl", "libstdc++.so", "libc++.so", "libgcc_s.so", "libm.so"];
 
 /// `block from session_new (app.c:12)`, given the frames of its site, innermost first.
-pub fn block_of<'a>(frames: impl Iterator<Item = &'a Frame> + Clone) -> String {
-    let Some(frame) = frames.clone().find(|frame| is_own(frame)).or_else(|| frames.clone().next()) else {
+pub fn block_of<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
+    let mut frames = frames.peekable();
+    let innermost = frames.peek().copied();
+    let Some(frame) = frames.find(|frame| is_own(frame)).or(innermost) else {
         return "block without a stack".to_owned();
     };
     format!("block from {}", place(frame))
