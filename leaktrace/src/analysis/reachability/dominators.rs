@@ -13,7 +13,7 @@ use crate::model::Tally;
 /// What each variable alone holds, by its number.
 #[must_use]
 pub fn retained(graph: Graph<'_>, sources: &Sources) -> Vec<Tally> {
-    let tree = Tree::grow(graph, sources);
+    let mut tree = Tree::grow(graph, sources);
     let dominators = tree.dominators(graph, sources);
     // The variable under which each node is; the number of a node is above that of its dominator.
     let mut top = dominators;
@@ -105,8 +105,8 @@ impl Tree {
         }
     }
 
-    /// For each number that of its immediate dominator.
-    fn dominators(&self, graph: Graph<'_>, sources: &Sources) -> Vec<u32> {
+    /// For each number that of its immediate dominator. Takes the parents away.
+    fn dominators(&mut self, graph: Graph<'_>, sources: &Sources) -> Vec<u32> {
         let count = self.nodes.len();
         // The other ends of the edges to each number, one after another.
         let mut ends = vec![0u32; count + 1];
@@ -124,14 +124,19 @@ impl Tree {
         let begins = ends;
 
         let identity = || (0..count as u32).collect::<Vec<u32>>();
-        let mut forest =
-            Forest { ancestors: self.parents.clone(), semi: identity(), best: identity(), path: Vec::new() };
+        let mut forest = Forest {
+            ancestors: std::mem::take(&mut self.parents),
+            semi: identity(),
+            best: identity(),
+            path: Vec::new(),
+        };
         let mut dominators = vec![0; count];
         // Of each number, those whose semidominator it is, as a list.
         let (mut first, mut next) = (vec![NONE; count], vec![NONE; count]);
         for number in (1..count as u32).rev() {
             let at = number as usize;
-            let parent = self.parents[at];
+            // It is not in the forest yet.
+            let parent = forest.ancestors[at];
             if self.variable(self.nodes[at]).is_some() {
                 forest.semi[at] = 0;
             }
