@@ -74,7 +74,7 @@ pub struct Vtable {
 pub struct Scan {
     /// Which blocks point to which.
     pub edges: Edges,
-    /// The words outside of blocks that vouch: for each block at least the first that was met of each [`Part`].
+    /// The words outside of blocks that vouch: for each block at least the first that was met of each part.
     pub roots: Vec<Root>,
     /// How many of them are left out, since there are so many.
     pub roots_left_out: u64,
