@@ -50,8 +50,9 @@ impl Judged {
     /// What was found of a block of a capture.
     #[must_use]
     pub fn kind(&self, block: &RawBlock) -> Option<Reachability> {
-        let place = self.blocks.binary_search_by_key(&block.address, |known| known.address).ok()?;
-        let known = self.blocks[place];
+        // Faster than a search in ten million blocks.
+        let (place, _) = self.holding.blocks.find(block.address.0).filter(|(_, offset)| *offset == 0)?;
+        let known = self.blocks[place as usize];
         (known.site as usize == block.site && known.size == block.size).then_some(known.kind)
     }
 }

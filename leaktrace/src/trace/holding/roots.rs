@@ -22,8 +22,8 @@ use crate::symbolize::{CodeAddress, Data, DataWanted, Symbolizer};
 const FEW: usize = 16;
 /// Words of a file without a variable's name that are told apart at most.
 const UNNAMED: usize = 1024;
-/// What the C libraries keep of a thread beside its variables, bytes: a page is more than that.
-const CONTROL: u64 = 4096;
+/// What the C libraries keep of a thread beside its variables, bytes: as glibc 2.36 does (`struct pthread`), musl keeps less.
+const CONTROL: u64 = 2304;
 
 /// Something outside of blocks that may hold some. What comes first is preferred as a reason why a block is there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
