@@ -13,8 +13,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use args::{
-    CheckArgs, ColorArg, GateArgs, LeakCheckArg, MeasureArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs,
-    SchemaArg, SortArg, TraceArgs, UnwindArg, WhomArgs,
+    CheckArgs, ColorArg, GateArgs, GroupByArg, LeakCheckArg, MeasureArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs,
+    ReportArgs, SchemaArg, SortArg, TraceArgs, UnwindArg, WhomArgs,
 };
 pub use manual::{completions, manual};
 pub use usage::UsageError;

@@ -11,12 +11,19 @@ use std::time::Duration;
 
 use leaktrace::analysis::suppressions::Rules;
 use leaktrace::model::{Address, Pid, Schema, Snapshot, TraceMode, Written};
-use leaktrace::report::text::TextStyle;
+use leaktrace::report::text::{GroupBy, TextStyle};
 use leaktrace::report::{Measure, flamegraph, folded, json, lsan, text};
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-const PLAIN: TextStyle = TextStyle { top: Some(10), show_allocs: false, color: false, width: None };
+const PLAIN: TextStyle = TextStyle {
+    top: Some(10),
+    show_allocs: false,
+    holders: false,
+    group_by: GroupBy::Stack,
+    color: false,
+    width: None,
+};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -103,6 +110,18 @@ fn text_report() {
 fn text_report_with_blocks() {
     let style = TextStyle { show_allocs: true, ..PLAIN };
     assert_golden("report-allocs.txt", &rendered(|out| text::write(&fixture(), style, out)));
+}
+
+#[test]
+fn text_report_with_holders() {
+    let style = TextStyle { holders: true, ..PLAIN };
+    assert_golden("report-holders.txt", &rendered(|out| text::write(&fixture(), style, out)));
+}
+
+#[test]
+fn text_report_by_type() {
+    let style = TextStyle { group_by: GroupBy::Type, ..PLAIN };
+    assert_golden("report-types.txt", &rendered(|out| text::write(&fixture(), style, out)));
 }
 
 #[test]

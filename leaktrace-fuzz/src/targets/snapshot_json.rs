@@ -1,7 +1,7 @@
 //! What `leaktrace report SNAPSHOT` does: reads, filters, sorts, and writes every format.
 
 use leaktrace::model::{Schema, Snapshot, SortKey, Written};
-use leaktrace::report::text::TextStyle;
+use leaktrace::report::text::{GroupBy, TextStyle};
 use leaktrace::report::{Measure, flamegraph, folded, json, text};
 use std::io;
 use std::time::Duration;
@@ -96,12 +96,15 @@ fn reads_back(snapshot: &Snapshot, schema: Schema) {
 
 /// Every format, and what is said beside it.
 fn render(snapshot: &Snapshot) {
-    let plain = TextStyle { top: None, show_allocs: true, color: false, width: None };
-    let narrow = TextStyle { top: Some(1), show_allocs: false, color: true, width: Some(20) };
+    let plain =
+        TextStyle { top: None, show_allocs: true, holders: true, group_by: GroupBy::Stack, color: false, width: None };
+    let narrow = TextStyle { top: Some(1), show_allocs: false, color: true, width: Some(20), ..plain };
+    let by_type = TextStyle { group_by: GroupBy::Type, ..plain };
     let report = write(|out| text::write(snapshot, plain, out));
     let controls = report.iter().filter(|byte| byte.is_ascii_control() && **byte != b'\n').count();
     assert_eq!(controls, 0, "a report acts on the terminal");
     write(|out| text::write(snapshot, narrow, out));
+    write(|out| text::write(snapshot, by_type, out));
     write(|out| folded::write(snapshot, out));
     write(|out| flamegraph::write(snapshot, Measure::Bytes, out));
     write(|out| flamegraph::write(snapshot, Measure::Count, out));

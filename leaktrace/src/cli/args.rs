@@ -250,6 +250,7 @@ fn capacity() -> clap::builder::RangedI64ValueParser<u32> {
 }
 
 /// What to report.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option without a value")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to report")]
 pub struct OutputArgs {
@@ -328,6 +329,18 @@ pub struct OutputArgs {
     /// Without this option a list of such allocations that leaktrace brings along is left out as if --suppressions named it.
     #[arg(long)]
     pub no_default_suppressions: bool,
+    /// Say who holds what can still be reached: which variable, and through which blocks
+    ///
+    /// Under each site, and the variables that hold most in all. Found out by the leak check, so the same processes have it. The
+    /// JSON snapshot says it in any case.
+    #[arg(long)]
+    pub holders: bool,
+
+    /// Sum the text report by this: each stack alone, or the types of objects
+    ///
+    /// The type of an object is known if it has virtual functions and its process was searched by the leak check.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = GroupByArg::Stack)]
+    pub group_by: GroupByArg,
 
     /// List each outstanding allocation under its site: address, size, age
     ///
@@ -406,6 +419,15 @@ pub enum MeasureArg {
     Bytes,
     /// Allocations not freed
     Count,
+}
+
+/// Values of `--group-by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GroupByArg {
+    /// Each stack alone
+    Stack,
+    /// Objects of one class
+    Type,
 }
 
 /// Values of `--sort`.

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Surroundings;
-use crate::cli::{ColorArg, MeasureArg, OutputArgs, SchemaArg, UsageError};
+use crate::cli::{ColorArg, GroupByArg, MeasureArg, OutputArgs, SchemaArg, UsageError};
 use crate::model::Schema;
 use crate::report::output::Destination;
-use crate::report::text::TextStyle;
+use crate::report::text::{GroupBy, TextStyle};
 use crate::report::{Format, Measure, Outputs};
 
 /// Where reports go.
@@ -40,7 +40,17 @@ pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surround
     let files = asked_for.into_iter().filter_map(|(format, path)| Some((format, destination(path.as_ref()?))));
     let outputs = Outputs {
         files: files.collect(),
-        text: TextStyle { top: args.top.0, show_allocs: args.show_allocs, color, width: surroundings.columns },
+        text: TextStyle {
+            top: args.top.0,
+            show_allocs: args.show_allocs,
+            holders: args.holders,
+            group_by: match args.group_by {
+                GroupByArg::Stack => GroupBy::Stack,
+                GroupByArg::Type => GroupBy::Type,
+            },
+            color,
+            width: surroundings.columns,
+        },
     };
     check_distinct(&outputs)?;
     Ok(outputs)

@@ -27,6 +27,8 @@ pub enum SegmentKind {
     ProgramHeaders,
     /// The header that leads to `.eh_frame` (`PT_GNU_EH_FRAME`).
     UnwindHeader,
+    /// Copied for each thread (`PT_TLS`).
+    ThreadLocal,
     /// Made read-only once it is relocated (`PT_GNU_RELRO`).
     ReadOnlyLater,
     /// Something else.
@@ -92,6 +94,12 @@ impl Segment {
         offset.wrapping_sub(self.offset).wrapping_add(self.address)
     }
 
+    /// Where in the file the byte at this address is, as if the segment went on to it.
+    #[must_use]
+    pub const fn address_to_offset(&self, address: u64) -> u64 {
+        address.wrapping_sub(self.address).wrapping_add(self.offset)
+    }
+
     /// Its bytes, if all of them are in the file.
     pub fn data<B: Bytes>(&self, bytes: &B) -> Option<B::Run> {
         bytes.run(self.offset, self.size).ok()
@@ -129,6 +137,7 @@ fn segment(header: &ProgramHeader64<LE>) -> Segment {
             elf::PT_NOTE => SegmentKind::Notes,
             elf::PT_PHDR => SegmentKind::ProgramHeaders,
             elf::PT_GNU_EH_FRAME => SegmentKind::UnwindHeader,
+            elf::PT_TLS => SegmentKind::ThreadLocal,
             elf::PT_GNU_RELRO => SegmentKind::ReadOnlyLater,
             _ => SegmentKind::Other,
         },

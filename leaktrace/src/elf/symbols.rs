@@ -16,7 +16,9 @@ pub enum SymbolKind {
     Resolver,
     /// A label, as assembly leaves them (`STT_NOTYPE`).
     Label,
-    /// Data, a section, a file.
+    /// A variable or another piece of data (`STT_OBJECT`).
+    Data,
+    /// A section, a file, a thread's variable.
     Other,
 }
 
@@ -111,6 +113,7 @@ fn symbol(entry: &Sym64<LE>) -> Symbol {
             elf::STT_FUNC => SymbolKind::Function,
             elf::STT_GNU_IFUNC => SymbolKind::Resolver,
             elf::STT_NOTYPE => SymbolKind::Label,
+            elf::STT_OBJECT => SymbolKind::Data,
             _ => SymbolKind::Other,
         },
         local: entry.st_bind() == elf::STB_LOCAL,

@@ -146,6 +146,7 @@ impl Life {
             rss_bytes: self.memory.rss_bytes,
             pss_bytes: self.memory.pss_bytes,
             leak_check: None,
+            holders: Vec::new(),
         }
     }
 }

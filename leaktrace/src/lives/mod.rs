@@ -5,6 +5,7 @@
 
 pub(crate) mod discovery;
 pub(crate) mod exiting;
+pub(crate) mod frames;
 pub(crate) mod life;
 pub(crate) mod mmap_records;
 pub(crate) mod processes;

@@ -88,6 +88,14 @@ impl BlockTally {
         self.sites
     }
 
+    /// The blocks that are kept, each with the index of its site.
+    pub fn kept_mut(&mut self) -> impl Iterator<Item = (usize, &mut Block)> {
+        self.sites
+            .iter_mut()
+            .enumerate()
+            .flat_map(|(index, site)| site.blocks.iter_mut().map(move |block| (index, block)))
+    }
+
     /// Adds one more site behind those that were read.
     pub fn append(&mut self, site: SiteTally) {
         self.sites.push(site);
@@ -114,7 +122,7 @@ impl Extend<RawBlock> for BlockTally {
             }
             if self.keeps_blocks {
                 let RawBlock { address, size, age, kind, .. } = block;
-                site.blocks.push(Block { address, size, age, verdict: kind });
+                site.blocks.push(Block { address, size, age, verdict: kind, type_name: None });
             }
         }
     }

@@ -14,6 +14,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
+use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
 use super::request::{Options, Target, Unwind};
 use super::silence::Silence;
@@ -46,6 +47,8 @@ pub struct Capture {
     pub sites: Vec<RawSite>,
     /// The outstanding blocks, tallied; `None` if they were not read: ages are then unknown.
     pub blocks: Option<BlockTally>,
+    /// What the leak check found out of the blocks of sites, by their places among [`Capture::merged`].
+    pub described: HashMap<usize, Described>,
     /// How many stacks are whole, where that is known.
     pub stacks: Option<Stacks>,
     /// Processes that were seen and not traced.
@@ -93,6 +96,8 @@ pub struct RawProcess {
     pub pss_bytes: Option<u64>,
     /// How its blocks were judged; `None` where they were not.
     pub leak_check: Option<LeakCheck>,
+    /// The variables that alone hold most of its blocks, the largest first.
+    pub holders: Vec<Retained>,
 }
 
 /// What was allocated and freed again since tracing began. While sampling, bytes are in units of 1/2^[`BYTES_SHIFT`] and
@@ -213,6 +218,12 @@ impl Capture {
         self.sites.iter().enumerate().filter(is_reported).map(|(_, site)| site)
     }
 
+    /// For each site its place among the merged ones: those of one process with the same frames share a place.
+    #[must_use]
+    pub fn merged(&self) -> Vec<usize> {
+        places(&self.sites)
+    }
+
     /// Merges, names and sorts: the snapshot that this reading of the maps amounts to.
     ///
     /// Where blocks were read with an `--older-than`, outstanding numbers are those of the blocks that are old enough;
@@ -234,7 +245,7 @@ impl Capture {
         let mut spreads = vec![Spread::default(); processes.len()];
         let all_sites = self.options.all_sites;
         let (mut sites, mut sites_left_out) = (Vec::new(), 0);
-        for (raw, tally) in merge(self.sites, self.blocks) {
+        for (place, (raw, tally)) in merge(self.sites, self.blocks).into_iter().enumerate() {
             let Some(owner) = self.processes.get(raw.process) else { continue };
             if let (Some(spread), Some(tally)) = (spreads.get_mut(raw.process), &tally) {
                 spread.merge(&tally.spread);
@@ -260,6 +271,9 @@ impl Capture {
             } else {
                 let named = resolver.resolve(owner, &raw.frames);
                 (site.stack, site.id) = (named.frames, Some(named.id));
+            }
+            if let Some(Described { type_name, holders }) = self.described.remove(&place) {
+                (site.type_name, site.holders) = (type_name, holders);
             }
             sites.push(site);
         }
@@ -381,6 +395,8 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         youngest: tally.youngest,
         verdict: tally.verdict,
         suppressed: Vec::new(),
+        type_name: None,
+        holders: None,
         trend: None,
         growth_bytes_per_s: 0.0,
         truncated: raw.truncated,
@@ -415,6 +431,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         rss_bytes: raw.rss_bytes,
         pss_bytes: raw.pss_bytes,
         leak_check: raw.leak_check,
+        holders: raw.holders.clone(),
         sampled,
         outstanding_bytes_ci95: None,
     }

@@ -22,6 +22,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         rss_bytes: None,
         pss_bytes: None,
         leak_check: None,
+        holders: Vec::new(),
     }
 }
 
@@ -75,6 +76,7 @@ fn capture(options: Options) -> Capture {
         options,
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
+        described: HashMap::new(),
         stacks: None,
         untraced: Vec::new(),
         losses: Losses::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
 use super::notation::{lossy_path, seconds};
 use super::request::{Options, Target};
@@ -121,6 +122,9 @@ pub struct Process {
     /// How its blocks were judged; `None` where no leak check ran.
     #[serde(default)]
     pub leak_check: Option<LeakCheck>,
+    /// The variables that alone hold most of its blocks' bytes, the largest first; empty where no leak check ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Retained>,
     /// Present and true where the numbers are estimates from a sample.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sampled: bool,
@@ -158,6 +162,11 @@ pub struct Site {
     pub verdict: Option<Verdict>,
     /// What suppressions hide of it, by rule; no kind twice.
     pub suppressed: Vec<Hidden>,
+    /// The class of the objects in its blocks, if all that are objects of a class with virtual functions are of one.
+    pub type_name: Option<Arc<str>>,
+    /// How those of its blocks are held that can still be reached, the largest part first; `None` where there are none, or where
+    /// no leak check ran.
+    pub holders: Option<Vec<Holder>>,
     /// Shape of the growth over time; `None` where it was not followed.
     pub trend: Option<Trend>,
     /// Growth of the outstanding bytes; 0 where it was not followed.
@@ -189,6 +198,9 @@ pub struct Block {
     /// What the leak check found about it; `None` where none ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Reachability>,
+    /// The class of the object in it, if that has virtual functions.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_name: Option<Arc<str>>,
 }
 
 /// Shape of a site's growth over time.

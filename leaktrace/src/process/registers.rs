@@ -189,6 +189,41 @@ fn thread_pointer(tid: pid_t, _: &[u64; GENERAL_WORDS]) -> io::Result<u64> {
     Ok(words[0])
 }
 
+/// The name of the register that a word of [`Registers::general`] or, behind these, of [`Registers::extended`] belongs to.
+#[must_use]
+pub fn name(position: usize) -> String {
+    #[cfg(not(target_arch = "aarch64"))]
+    {
+        const NAMES: [&str; GENERAL_WORDS] = [
+            "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+            "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+        ];
+        // In the area of XSAVE two words each, from byte 160 on.
+        const FIRST: usize = GENERAL_WORDS + 160 / size_of::<u64>();
+        match NAMES.get(position) {
+            Some(name) => (*name).to_owned(),
+            None if (FIRST..FIRST + 32).contains(&position) => format!("xmm{}", (position - FIRST) / 2),
+            None => "a vector register".to_owned(),
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    match position {
+        0..31 => format!("x{position}"),
+        31 => "sp".to_owned(),
+        32 => "pc".to_owned(),
+        33 => "pstate".to_owned(),
+        _ => format!("v{}", (position - GENERAL_WORDS) / 2),
+    }
+}
+
+/// The name of one of the registers that a call keeps on x86-64, in the order of their numbers in DWARF.
+#[must_use]
+pub fn kept_name(position: usize) -> String {
+    ["rbx", "rbp", "r12", "r13", "r14", "r15"]
+        .get(position)
+        .map_or_else(|| "a register".to_owned(), |name| (*name).to_owned())
+}
+
 /// Where the kernel writes a set of registers of unknown size; used again for each thread.
 pub(super) struct Room(Vec<u64>);
 

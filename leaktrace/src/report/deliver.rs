@@ -153,10 +153,18 @@ fn cannot_write(format: Format, name: &str) -> String {
 mod tests {
     use std::ffi::OsStr;
 
+    use super::super::text::GroupBy;
     use super::*;
     use crate::model::Schema;
 
-    const TEXT: TextStyle = TextStyle { top: None, show_allocs: false, color: false, width: None };
+    const TEXT: TextStyle = TextStyle {
+        top: None,
+        show_allocs: false,
+        holders: false,
+        group_by: GroupBy::Stack,
+        color: false,
+        width: None,
+    };
 
     fn snapshot(is_final: bool) -> Snapshot {
         let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":1,

@@ -8,6 +8,7 @@ mod estimates;
 pub mod flamegraph;
 pub mod folded;
 mod format;
+mod holders;
 pub(crate) mod human;
 pub mod json;
 pub mod lsan;
@@ -18,6 +19,7 @@ mod stack;
 mod style;
 mod suppressed;
 pub mod text;
+mod types;
 mod verdicts;
 
 pub use deliver::{Delivery, Outputs, Reporter};

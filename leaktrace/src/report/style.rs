@@ -2,6 +2,16 @@
 
 use anstyle::Style;
 
+/// What one part of the text report sums.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GroupBy {
+    /// A site: one stack of one process.
+    #[default]
+    Stack,
+    /// All sites whose blocks hold objects of one class.
+    Type,
+}
+
 /// How the report is to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextStyle {
@@ -9,6 +19,10 @@ pub struct TextStyle {
     pub top: Option<usize>,
     /// Whether each outstanding block is listed under its site.
     pub show_allocs: bool,
+    /// Whether it says who holds the blocks that can still be reached.
+    pub holders: bool,
+    /// What each of its parts sums.
+    pub group_by: GroupBy,
     /// Whether to use terminal colours.
     pub color: bool,
     /// Columns that lines of frames should fit into; `None` for no limit.

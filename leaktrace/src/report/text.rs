@@ -6,12 +6,14 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 
 use super::estimates;
+use super::holders;
 use super::human::{Bytes, Count, Span, counted};
 use super::names;
 use super::notices::{notices, whole_stacks};
 use super::stack;
 use super::style::Paint;
-pub use super::style::TextStyle;
+pub use super::style::{GroupBy, TextStyle};
+use super::types;
 use super::{suppressed, verdicts};
 use crate::clean::clean;
 use crate::model::{Block, Only, Options, Site, Snapshot, SortKey, Tally, Totals};
@@ -39,11 +41,17 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
     for line in suppressed::lines(snapshot) {
         writeln!(out, "{}", paint.with(HEADER, &line))?;
     }
+    if style.holders {
+        holders::largest(snapshot, out)?;
+    }
 
     for note in &snapshot.notes {
         writeln!(out, "{} {}", paint.with(HEADER, "note:"), clean(note))?;
     }
 
+    if style.group_by == GroupBy::Type {
+        return types::write(snapshot, style.top, out);
+    }
     let outstanding = outstanding(snapshot);
     let shown = style.top.unwrap_or(outstanding.len()).min(outstanding.len());
     let (shown, rest) = outstanding.split_at(shown);
@@ -51,6 +59,9 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out)?;
         writeln!(out, "{}", site_line(snapshot, site, *amount, &totals, paint))?;
         stack::write(site, style, &snapshot.options, paint, out)?;
+        if style.holders {
+            holders::of_site(site, out)?;
+        }
         if style.show_allocs {
             for block in site.blocks.iter().flatten().filter(|block| !site.hides(block)) {
                 writeln!(out, "        {}", block_line(block))?;
@@ -139,6 +150,7 @@ fn site_line(snapshot: &Snapshot, site: &Site, shown: Tally, totals: &Totals, pa
         0 => None,
         hidden => Some(format!("{} suppressed", Count(hidden))),
     });
+    parts.extend(site.type_name.as_ref().map(|name| format!("type {}", clean(name))));
     parts.extend(age(site));
     parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
     parts.join(", ")
@@ -156,5 +168,6 @@ fn age(site: &Site) -> Option<String> {
 
 fn block_line(block: &Block) -> String {
     let verdict = verdicts::of_block(block).map(|words| format!(", {words}")).unwrap_or_default();
-    format!("{}  {}, {} old{verdict}", block.address, counted(block.size, "byte"), Span(block.age))
+    let class = block.type_name.as_ref().map(|name| format!(", type {}", clean(name))).unwrap_or_default();
+    format!("{}  {}, {} old{verdict}{class}", block.address, counted(block.size, "byte"), Span(block.age))
 }

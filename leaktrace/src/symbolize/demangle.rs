@@ -20,6 +20,23 @@ pub(super) fn bounded(name: &[u8]) -> Option<String> {
     if name.len() > MAX_NAME { None } else { std::str::from_utf8(name).ok().map(str::to_owned) }
 }
 
+/// The class whose vtable has this name in a symbol table (Itanium C++ ABI, "Virtual Tables and RTTI").
+pub(super) fn class_of_vtable(symbol: &[u8]) -> Option<String> {
+    class(symbol.strip_prefix(b"_ZTV")?)
+}
+
+/// The class that calls itself so in its `std::type_info`.
+pub(super) fn class_of_type_info(name: &[u8]) -> Option<String> {
+    // Names that are compared by their addresses begin with a star.
+    class(name.strip_prefix(b"*").unwrap_or(name))
+}
+
+/// A class by its mangled name, which is also the end of a variable's of that name.
+fn class(name: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME)?;
+    cpp(&format!("_Z{name}")).filter(|class| !class.is_empty()).map(|class| printable(&class))
+}
+
 /// Whether the name has the form of a mangled name.
 pub(super) fn is_mangled(name: &[u8]) -> bool {
     name.starts_with(b"_Z") || name.starts_with(b"_R")
@@ -105,6 +122,25 @@ mod tests {
             ("_Zgarbage", "_Zgarbage"),
         ] {
             assert_eq!(demangle(mangled.as_bytes()), plain);
+        }
+    }
+
+    #[test]
+    fn classes_are_named_by_their_vtables_and_by_themselves() {
+        for (name, class) in [
+            ("7Session", "Session"),
+            ("N4shop4ItemE", "shop::Item"),
+            ("St9exception", "std::exception"),
+            ("N4shop5StackIiEE", "shop::Stack<int>"),
+            ("N12_GLOBAL__N_16HiddenE", "(anonymous namespace)::Hidden"),
+            ("Z4mainE5Local", "main::Local"),
+        ] {
+            assert_eq!(class_of_vtable(format!("_ZTV{name}").as_bytes()).as_deref(), Some(class));
+            assert_eq!(class_of_type_info(format!("*{name}").as_bytes()).as_deref(), Some(class));
+        }
+        assert_eq!(class_of_vtable(b"_ZTI7Session"), None);
+        for nonsense in [&b""[..], b"*", b"\xff\xfe", b"99Session", b"hello"] {
+            assert_eq!(class_of_type_info(nonsense), None, "{nonsense:?}");
         }
     }
 

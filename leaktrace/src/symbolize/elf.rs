@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use crate::elf::{self, ElfError, FileKind, Section, SectionKind, Stored};
+use crate::elf::{self, Bytes, ElfError, FileKind, Section, SectionKind, Stored};
 
 /// An ELF file's section table and access to what it lists.
 #[derive(Debug)]
@@ -51,6 +51,11 @@ impl Elf {
     /// A section's bytes, as they lie in the file; none where it takes no room there.
     pub(super) fn data(&self, section: &Section) -> io::Result<Vec<u8>> {
         section.data(self.elf.bytes())
+    }
+
+    /// As many bytes of the file.
+    pub(super) fn bytes_at(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        self.elf.bytes().run(offset, length)
     }
 
     /// What a packed section says that it unpacks to, bytes.

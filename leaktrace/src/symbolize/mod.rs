@@ -4,12 +4,13 @@
 //! code are kept for every process and every later report.
 //!
 //! `elf` reads sections, `vetting` rejects files that would crash a reader, `symtab` and `plt` find symbols, `debugfile`
-//! finds separate debug files on this machine, `debuginfod` fetches those of servers, `dwarf` asks blazesym, `object`
+//! finds separate debug files on this machine, `debuginfod` fetches those of servers, `dwarf` asks blazesym, `data` is what is known of variables, `object`
 //! combines all of these for one object, `worker` runs that on threads.
 //!
 //! Invariants: a report never fails because of a symbol; no name is used beyond its symbol's size; no file is read by a path
 //! that might have come to name another file.
 
+mod data;
 mod debugfile;
 pub mod debuginfod;
 mod demangle;
@@ -30,6 +31,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use self::data::DataFound;
+pub use self::data::{Data, DataWanted, Variable};
 use self::object::SourceFrames;
 pub use self::object::names_by_tables;
 use self::worker::{Answer, Question, Worker};
@@ -152,6 +155,8 @@ struct ObjectNames {
     /// Its debug file, where that was fetched.
     fetched: Option<Arc<File>>,
     frames: HashMap<u64, SourceFrames>,
+    /// What the last question about its data has found.
+    data: DataFound,
 }
 
 /// What a worker was asked.
@@ -251,34 +256,38 @@ impl Symbolizer {
         wanted.sort_unstable_by_key(|(object, addresses)| (std::cmp::Reverse(addresses.len()), object.id()));
         let mut asked = Vec::new();
         for (object, addresses) in wanted {
-            let known = self.objects.entry(object.id()).or_insert_with(|| {
-                self.next = (self.next + 1) % self.workers.len();
-                // Of a file system that does not answer, the first object is waited for, and not each.
-                let silent = object.await_file_system().err();
-                let hopeless = silent.is_some();
-                if let Some(error) = silent {
-                    let reason = NoteReason::Unreadable(error.to_string());
-                    self.notes.insert(Note { module: object.path().to_path_buf(), reason });
-                }
-                ObjectNames {
-                    object: Arc::downgrade(&object),
-                    worker: self.next,
-                    hopeless,
-                    coverage: None,
-                    fetched: None,
-                    frames: HashMap::new(),
-                }
-            });
-            if known.hopeless {
-                continue;
-            }
             // In order: neighbours share compilation units.
             let mut addresses: Vec<_> = addresses.into_iter().collect();
             addresses.sort_unstable();
-            let fetched = known.fetched.clone();
-            asked.push(Asked { worker: known.worker, question: Question { object, fetched, addresses } });
+            asked.extend(self.question(object, addresses, DataWanted::default()));
         }
         self.ask(asked);
+    }
+
+    /// What is to be asked of an object, and whom; `None` where it is hopeless.
+    fn question(&mut self, object: Arc<Object>, addresses: Vec<u64>, data: DataWanted) -> Option<Asked> {
+        let known = self.objects.entry(object.id()).or_insert_with(|| {
+            self.next = (self.next + 1) % self.workers.len();
+            // Of a file system that does not answer, the first object is waited for, and not each.
+            let silent = object.await_file_system().err();
+            let hopeless = silent.is_some();
+            if let Some(error) = silent {
+                let reason = NoteReason::Unreadable(error.to_string());
+                self.notes.insert(Note { module: object.path().to_path_buf(), reason });
+            }
+            ObjectNames {
+                object: Arc::downgrade(&object),
+                worker: self.next,
+                hopeless,
+                coverage: None,
+                fetched: None,
+                frames: HashMap::new(),
+                data: DataFound::default(),
+            }
+        });
+        let fetched = known.fetched.clone();
+        let question = Question { object, fetched, addresses, data };
+        (!known.hopeless).then_some(Asked { worker: known.worker, question })
     }
 
     /// Asks the workers and waits for what they answer.
@@ -315,6 +324,7 @@ impl Symbolizer {
         if let Some(known) = self.objects.get_mut(&answer.object.id()) {
             known.coverage = answer.coverage;
             known.frames.extend(answer.frames);
+            known.data = answer.data;
         }
     }
 

@@ -10,8 +10,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::data::{DataFound, DataWanted, Variable};
 use super::debugfile;
-use super::demangle::{bounded, demangle, is_mangled};
+use super::demangle::{bounded, class_of_type_info, demangle, is_mangled};
 use super::dwarf::{Dwarf, DwarfFrames, Place};
 use super::elf::Elf;
 use super::plt::Plt;
@@ -20,6 +21,9 @@ use super::vetting::{self, Verdict};
 use super::{Coverage, NoteReason};
 use crate::elf;
 use crate::process::maps::{Object, Root};
+
+/// The longest mangled name of a class that is read, bytes.
+const LONGEST_CLASS: u64 = 4096;
 
 /// A frame without what differs between processes: its address and the object's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +84,16 @@ pub fn names_by_tables(bytes: Vec<u8>, addresses: &[u64]) -> io::Result<Vec<Opti
     table.add(&elf, ".dynsym");
     vetting::vet(&elf, false);
     let coverage = Coverage::default();
-    let mut symbols = ObjectSymbols { elf, table, plt: OnceCell::new(), dwarf: None, coverage, notes: Vec::new() };
+    let mut symbols = ObjectSymbols {
+        elf,
+        table,
+        plt: OnceCell::new(),
+        dwarf: None,
+        coverage,
+        notes: Vec::new(),
+        debug: None,
+        variables: OnceCell::new(),
+    };
     // Without DWARF there is one frame at each address.
     Ok(symbols.resolve(addresses).iter().map(|frames| frames.first()?.function.clone()).collect())
 }
@@ -98,6 +111,9 @@ pub(super) struct ObjectSymbols {
     dwarf: Option<Dwarf>,
     coverage: Coverage,
     notes: Vec<NoteReason>,
+    /// The separate debug file.
+    debug: Option<Elf>,
+    variables: OnceCell<SymbolTable>,
 }
 
 impl ObjectSymbols {
@@ -119,7 +135,7 @@ impl ObjectSymbols {
         table.add(&elf, ".symtab");
         let stripped = table.is_empty();
 
-        let mut dwarf = None;
+        let (mut dwarf, mut debug_elf) = (None, None);
         let mut debug_info = elf.has_debug_info();
         // If a program has both, the DWARF reader would follow the link by itself.
         if !elf.has_debug_info() || elf.section(".gnu_debuglink").is_some() {
@@ -135,6 +151,7 @@ impl ObjectSymbols {
                     let directories = if debug.installed { directories } else { &[] };
                     dwarf = vetted(&debug.file, directories, &mut notes);
                 }
+                debug_elf = Some(debug.elf);
             } else {
                 notes.extend(foreign.into_iter().map(NoteReason::ForeignDebugFile));
             }
@@ -154,7 +171,8 @@ impl ObjectSymbols {
         if table.is_empty() && dwarf.is_none() {
             notes.push(NoteReason::NoSymbols);
         }
-        Ok(Self { elf, table, plt: OnceCell::new(), dwarf, coverage, notes })
+        let (plt, variables) = (OnceCell::new(), OnceCell::new());
+        Ok(Self { elf, table, plt, dwarf, coverage, notes, debug: debug_elf, variables })
     }
 
     /// What there is to name its code by.
@@ -185,6 +203,43 @@ impl ObjectSymbols {
         };
         let mut described = described.into_iter();
         addresses.iter().map(|&address| self.frames(address, described.next().unwrap_or_default())).collect()
+    }
+
+    /// Reads what is wanted of the object's data.
+    pub(super) fn data(&self, object: &Object, wanted: &DataWanted) -> DataFound {
+        if wanted.variables.is_empty() && wanted.classes.is_empty() {
+            return DataFound::default();
+        }
+        let class = |address: &u64| Some((*address, self.class_at(object, *address)?));
+        let classes = wanted.classes.iter().filter_map(class).collect();
+        DataFound { variables: self.variables(&wanted.variables), classes }
+    }
+
+    /// Names the variables that hold these ELF virtual addresses, given in ascending order: each variable once.
+    fn variables(&self, addresses: &[u64]) -> Vec<Variable> {
+        let table = self.variables.get_or_init(|| {
+            let mut table = SymbolTable::default();
+            table.add_variables(&self.elf, ".symtab");
+            self.debug.iter().for_each(|debug| table.add_variables(debug, ".symtab"));
+            table.add_variables(&self.elf, ".dynsym");
+            table
+        });
+        let mut found: Vec<Variable> = Vec::new();
+        for &address in addresses {
+            if found.last().is_some_and(|last| last.bytes.contains(&address)) {
+                continue;
+            }
+            found.extend(table.find_with_bytes(address).map(|(name, bytes)| Variable::new(name, bytes)));
+        }
+        found
+    }
+
+    /// The class whose mangled name stands at an ELF virtual address of the object.
+    fn class_at(&self, object: &Object, address: u64) -> Option<String> {
+        let segment = object.segments().iter().find(|segment| segment.holds_address(address))?;
+        let length = (segment.end() - address).min(LONGEST_CLASS);
+        let bytes = self.elf.bytes_at(segment.address_to_offset(address), length).ok()?;
+        class_of_type_info(elf::terminated(&bytes, LONGEST_CLASS as usize)?)
     }
 
     /// Stops using DWARF: it made its reader panic.

@@ -1,13 +1,15 @@
-//! Symbol tables: which function covers an address.
+//! Symbol tables: which function or variable covers an address.
 //!
 //! In: `.symtab` and `.dynsym` with their strings. Out: the innermost symbol whose bytes hold the address. A symbol ends
 //! where its size says; one without a size covers only its first address. An address is never named after a neighbouring
 //! symbol.
 
-use super::elf::Elf;
-use crate::elf::{Home, SymbolKind, Symbols};
+use std::ops::Range;
 
-/// The functions of an object.
+use super::elf::Elf;
+use crate::elf::{Home, Section, Symbol as Entry, SymbolKind, Symbols};
+
+/// The functions of an object, or its variables.
 #[derive(Debug, Default)]
 pub(super) struct SymbolTable {
     /// By start, then longest first.
@@ -29,23 +31,36 @@ struct Symbol {
 impl SymbolTable {
     /// The functions in the tables of these sections, such as `.symtab`; tables that cannot be read have none.
     pub(super) fn add(&mut self, elf: &Elf, table: &str) {
+        let is_code = |entry: &Entry| !matches!(entry.kind, SymbolKind::Data | SymbolKind::Other);
+        // Only loaded code: the value of a symbol without a section is not an address in the object.
+        self.add_those(elf, table, |entry, home| is_code(entry) && home.is_none_or(|section| section.executable));
+    }
+
+    /// The variables in the tables of these sections. Threads' own ones have no address.
+    pub(super) fn add_variables(&mut self, elf: &Elf, table: &str) {
+        let is_data = |section: &Section| section.allocated && !section.executable;
+        self.add_those(elf, table, |entry, home| entry.kind == SymbolKind::Data && home.is_none_or(is_data));
+    }
+
+    /// The symbols that are wanted, which is asked with their sections, where these are known.
+    fn add_those(&mut self, elf: &Elf, table: &str, is_wanted: impl Fn(&Entry, Option<&Section>) -> bool) {
         let sections = elf.sections();
         let Some(section) = elf.section(table) else { return };
         let (Ok(symbols), Some(strings)) = (elf.data(section), sections.get(section.link)) else { return };
         let Ok(strings) = elf.data(strings) else { return };
-        // Only loaded code: the value of a symbol without a section is not an address in the object.
-        let is_code = |home: Home| match home {
+        self.extend(Symbols::new(&symbols, &strings), |entry| match entry.home {
             Home::Elsewhere | Home::None => false,
-            Home::SomeSection => true,
-            Home::Section(index) => sections.get(usize::from(index)).is_some_and(|section| section.executable),
-        };
-        self.extend(Symbols::new(&symbols, &strings), is_code);
+            Home::SomeSection => is_wanted(entry, None),
+            Home::Section(index) => {
+                sections.get(usize::from(index)).is_some_and(|section| is_wanted(entry, Some(section)))
+            }
+        });
     }
 
-    fn extend(&mut self, symbols: Symbols<'_>, is_code: impl Fn(Home) -> bool) {
+    fn extend(&mut self, symbols: Symbols<'_>, is_wanted: impl Fn(&Entry) -> bool) {
         let mut strings = symbols.strings();
         for symbol in symbols.iter() {
-            if symbol.kind == SymbolKind::Other || !is_code(symbol.home) {
+            if !is_wanted(&symbol) {
                 continue;
             }
             let Some(name) = symbol.name_in(&mut strings) else { continue };
@@ -96,13 +111,19 @@ impl SymbolTable {
 
     /// The innermost function whose bytes hold `address`, by its linkage name.
     pub(super) fn find(&self, address: u64) -> Option<&[u8]> {
+        self.find_with_bytes(address).map(|(name, _)| name)
+    }
+
+    /// The same, with the addresses of its bytes.
+    pub(super) fn find_with_bytes(&self, address: u64) -> Option<(&[u8], Range<u64>)> {
         let after = self.symbols.partition_point(|symbol| symbol.start <= address);
         let symbol = self.symbols[..after]
             .iter()
             .rev()
             .take_while(|symbol| address < symbol.reach)
             .find(|symbol| address < symbol.end)?;
-        Some(&self.names[symbol.name.0 as usize..][..symbol.name.1 as usize])
+        let name = &self.names[symbol.name.0 as usize..][..symbol.name.1 as usize];
+        Some((name, symbol.start..symbol.end))
     }
 }
 
@@ -132,7 +153,8 @@ mod tests {
             strings.push(0);
         }
         let mut table = SymbolTable::default();
-        table.extend(Symbols::new(&symbols, &strings), |home| home == Home::Section(1));
+        let is_code = |entry: &Entry| !matches!(entry.kind, SymbolKind::Data | SymbolKind::Other);
+        table.extend(Symbols::new(&symbols, &strings), |entry| is_code(entry) && entry.home == Home::Section(1));
         table
     }
 

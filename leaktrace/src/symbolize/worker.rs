@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use super::data::{DataFound, DataWanted};
 use super::object::{ObjectSymbols, SourceFrames, unnamed};
 use super::vetting::MAX_DEPTH;
 use super::{Coverage, NoteReason};
@@ -40,6 +41,8 @@ pub(super) struct Question {
     /// Its debug file, where that was fetched.
     pub(super) fetched: Option<Arc<File>>,
     pub(super) addresses: Vec<u64>,
+    /// What data is asked for.
+    pub(super) data: DataWanted,
 }
 
 struct Job {
@@ -51,6 +54,7 @@ struct Job {
 pub(super) struct Answer {
     pub(super) object: Arc<Object>,
     pub(super) frames: Vec<(u64, SourceFrames)>,
+    pub(super) data: DataFound,
     /// `None` where it could not be read.
     pub(super) coverage: Option<Coverage>,
     pub(super) notes: Vec<NoteReason>,
@@ -105,7 +109,7 @@ fn answer(
     own_root: &Root,
     directories: &[PathBuf],
 ) -> Answer {
-    let Question { object, fetched, addresses } = question;
+    let Question { object, fetched, addresses, data } = question;
     let id = object.id();
     // The file may have been overwritten since its symbols were read.
     let loaded = match kept.remove(&id) {
@@ -117,7 +121,7 @@ fn answer(
         Ok(symbols) => symbols,
         Err(reason) => {
             let frames = addresses.iter().map(|&address| (address, unnamed())).collect();
-            return Answer { object, frames, coverage: None, notes: vec![reason] };
+            return Answer { object, frames, data: DataFound::default(), coverage: None, notes: vec![reason] };
         }
     };
     let frames = guarded(|| symbols.resolve(&addresses)).unwrap_or_else(|panic| {
@@ -125,9 +129,10 @@ fn answer(
         guarded(|| symbols.resolve(&addresses)).unwrap_or_default()
     });
     let frames = addresses.iter().copied().zip(frames).collect();
+    let data = guarded(|| symbols.data(&object, &data)).unwrap_or_default();
     let (coverage, notes) = (Some(symbols.coverage()), symbols.take_notes());
     kept.insert(id, Kept { symbols, fetched: fetched.is_some(), used: now });
-    Answer { object, frames, coverage, notes }
+    Answer { object, frames, data, coverage, notes }
 }
 
 /// Runs code that may panic on a hostile file. After a panic the caller must discard everything that the code has modified.

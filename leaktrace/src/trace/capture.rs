@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
+use super::holding::Holding;
 use super::leak_check::Judged;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
@@ -25,9 +26,23 @@ use crate::process::maps::AddressSpace;
 /// 40 ms of reading (4 ns a place, 8 ns a block).
 const MANY_PLACES: u64 = 8_000_000;
 
-/// Address spaces by the number of their life, as they were at a capture, with the names that run-time compilers had given
-/// their code by then. Later changes leave them alone.
-pub type Spaces = HashMap<u32, AddressSpace>;
+/// What the naming of a capture needs beside it.
+#[derive(Default)]
+pub struct Spaces {
+    /// Address spaces by the number of their life, as they were at the capture, with the names that run-time compilers had given
+    /// their code by then. Later changes leave them alone.
+    spaces: HashMap<u32, AddressSpace>,
+    /// What leak checks have found just before.
+    pub holdings: Vec<Holding>,
+}
+
+impl Spaces {
+    /// The address space of a life.
+    #[must_use]
+    pub fn get(&self, life: u32) -> Option<&AddressSpace> {
+        self.spaces.get(&life)
+    }
+}
 
 /// When and what for.
 pub struct Occasion {
@@ -90,7 +105,7 @@ impl Draft {
             warnings.push(format!("{merged} processes that have ended are summed by name and program, as pid 0"));
         }
         Ok(Self {
-            spaces: spaces.collect(),
+            spaces: Spaces { spaces: spaces.collect(), holdings: Vec::new() },
             processes: lives,
             by_slot,
             now_ns,
@@ -111,7 +126,7 @@ impl Draft {
     pub fn add(&mut self, kernel: &Kernel, account: Account) {
         let Account { index, slot, layout, frames, counters, truncated, stack_state, broken } = account;
         let Some(&process) = self.by_slot.get(&slot) else { return };
-        let space = self.spaces.get(&self.processes[process].life);
+        let space = self.spaces.get(self.processes[process].life);
         let may_repeat = layout != 0 || space.is_some_and(AddressSpace::has_layouts);
         if !may_repeat || self.known.insert((process, frames.clone(), truncated, broken)) {
             if let Some(reason) = broken {
@@ -173,7 +188,7 @@ impl Draft {
     /// Adds a site of a life that was taken out of the tables, once all blocks are read.
     pub fn add_dead(&mut self, process: usize, site: &DeadSite) {
         if let Some(reason) = site.broken {
-            self.incomplete.add(self.spaces.get(&self.processes[process].life), &site.frames, reason, site.stacks);
+            self.incomplete.add(self.spaces.get(self.processes[process].life), &site.frames, reason, site.stacks);
         }
         let DeadSite { frames, counters, truncated, stack_state, .. } = site;
         let stack = (*truncated, *stack_state, site.broken);
@@ -191,6 +206,10 @@ impl Draft {
         if occasion.is_final {
             self.incomplete.log();
         }
+        for judged in self.judged {
+            let process = self.by_slot.get(&judged.slot).copied();
+            self.spaces.holdings.extend(process.map(|process| judged.into_holding(process)));
+        }
         let capture = Capture {
             started: occasion.started,
             elapsed: occasion.elapsed,
@@ -202,6 +221,7 @@ impl Draft {
             untraced: Vec::new(),
             sites: self.sites,
             blocks: self.blocks,
+            described: HashMap::new(),
             // Where frame pointers end cannot be told from where they are missing.
             stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),
             losses: self.losses,

@@ -138,7 +138,7 @@ fn stacks<'a>(snapshot: &'a Snapshot, lives: &'a [u32]) -> impl Iterator<Item = 
 }
 
 fn object_of<'a>(frame: &Frame, life: u32, spaces: &'a Spaces) -> Option<&'a Arc<Object>> {
-    object_at(spaces.get(&life)?, CodeAddress::returning(frame.address))
+    object_at(spaces.get(life)?, CodeAddress::returning(frame.address))
 }
 
 /// Objects with the bytes of the stacks that go through them.

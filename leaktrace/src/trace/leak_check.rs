@@ -12,8 +12,8 @@ use procfs::WithCurrentSystemInfo;
 use procfs::process::Process;
 
 use super::Trace;
+use super::holding::Holding;
 use super::standstill::{Checked, Standstill};
-use crate::analysis::reachability::Blocks;
 use crate::config::{CheckPlan, Whom};
 use crate::kernel::drain;
 use crate::kernel::inventory::{Inventory, TabledBlock};
@@ -31,9 +31,10 @@ pub struct Judged {
     pub check: LeakCheck,
     /// By address.
     blocks: Vec<TabledBlock>,
-    index: Blocks,
     /// The kind of each.
     kinds: Vec<Reachability>,
+    /// What was found of who holds them.
+    holding: Holding,
 }
 
 impl Judged {
@@ -43,10 +44,17 @@ impl Judged {
         self.blocks.iter_mut().for_each(|block| block.site = place(block.site).map_or(u32::MAX, |place| place as u32));
     }
 
+    /// Who holds the blocks, to be told of the process at this index of a capture.
+    #[must_use]
+    pub fn into_holding(self, process: usize) -> Holding {
+        // In the order of addresses, as the search has them.
+        Holding { sites: self.blocks.iter().map(|block| block.site).collect(), process, ..self.holding }
+    }
+
     /// What was found of a block of a capture.
     #[must_use]
     pub fn kind(&self, block: &RawBlock) -> Option<Reachability> {
-        let place = self.index.find(block.address.0).filter(|(_, offset)| *offset == 0)?.0 as usize;
+        let place = self.holding.blocks.find(block.address.0).filter(|(_, offset)| *offset == 0)?.0 as usize;
         let known = self.blocks[place];
         let is_same = known.site as usize == block.site && known.size == block.size && known.time == block.time;
         is_same.then(|| self.kinds[place])
@@ -211,8 +219,8 @@ impl Trace {
         let since_start = since_start && !self.has_lost_blocks();
         let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(slot), since_start };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
-        let Checked { check, index, kinds } = still.check(&blocks, read)?;
-        Ok(Judged { slot, check, blocks, index, kinds })
+        let Checked { check, kinds, holding } = still.check(&blocks, read)?;
+        Ok(Judged { slot, check, blocks, kinds, holding })
     }
 
     /// Whether every block that a process has made must stand in the tables, if none was lost.

@@ -7,6 +7,7 @@ mod aside;
 mod capture;
 mod gaps;
 mod growing;
+mod holding;
 mod intake;
 mod leak_check;
 mod memory;

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
+use super::holding::{self, Holding};
 use super::phases::Phases;
 use crate::analysis::suppressions::Rules;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
@@ -54,11 +55,17 @@ impl Namer {
 
     /// Names what was captured. Only the last report waits for debug information to be fetched; an interim report orders it for
     /// later ones.
-    pub fn name(&mut self, mut capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
+    pub fn name(&mut self, mut capture: Capture, spaces: &mut Spaces, phases: &mut Phases) -> Snapshot {
         let wanted = wanted(&capture);
         let lives: Vec<u32> = capture.processes.iter().map(|process| process.life).collect();
         let names = self.resolve(&wanted, spaces);
         phases.done("naming the code");
+        // They may be large, and nobody needs them afterwards.
+        for mut holding in std::mem::take(&mut spaces.holdings) {
+            self.describe(&mut capture, &mut holding, &names, spaces);
+            phases.done("finding out who holds blocks");
+        }
+        let spaces = &*spaces;
         mark_unsure(&mut capture, spaces);
         let mut snapshot = snapshot(capture, &names, spaces);
         phases.done("putting the sites together");
@@ -94,7 +101,7 @@ impl Namer {
     fn resolve(&mut self, wanted: &HashMap<u32, Vec<CodeAddress>>, spaces: &Spaces) -> Names {
         let batch: Vec<(u32, &AddressSpace, &[CodeAddress])> = wanted
             .iter()
-            .filter_map(|(life, addresses)| Some((*life, spaces.get(life)?, addresses.as_slice())))
+            .filter_map(|(life, addresses)| Some((*life, spaces.get(*life)?, addresses.as_slice())))
             .collect();
         let request: Vec<(&AddressSpace, &[CodeAddress])> =
             batch.iter().map(|(_, space, addresses)| (*space, *addresses)).collect();
@@ -105,6 +112,18 @@ impl Namer {
             names.extend(addresses.iter().zip(frames).map(|(at, frames)| ((*life, at.address), shared(frames))));
         }
         names
+    }
+
+    /// Adds to a capture who holds the blocks of a process.
+    fn describe(&mut self, capture: &mut Capture, holding: &mut Holding, names: &Names, spaces: &Spaces) {
+        let Some(life) = capture.processes.get(holding.process).map(|process| process.life) else { return };
+        let Some(space) = spaces.get(life) else { return };
+        let frames: Vec<Vec<Address>> = capture.sites.iter().map(|site| site.frames.clone()).collect();
+        let block_of = |place: usize| {
+            let frames = frames.get(place).into_iter().flatten();
+            holding::block_of(frames.flat_map(|address| at(names, life, *address)).map(|frame| &**frame))
+        };
+        holding::describe(capture, holding, space, &mut self.symbolizer, &block_of);
     }
 
     /// Orders debug information for these objects and gives the symbolizer what has arrived; whether anything has.
@@ -153,7 +172,7 @@ fn snapshot(capture: Capture, names: &Names, spaces: &Spaces) -> Snapshot {
     // A process' stacks pass through the same few places many times.
     let mut places: HashMap<(u32, Address), Place<'_>> = HashMap::new();
     let mut resolver = |process: &RawProcess, stack: &[Address]| -> Named {
-        let space = spaces.get(&process.life);
+        let space = spaces.get(process.life);
         let mut frames = Vec::with_capacity(stack.len());
         let codes = stack.iter().map(|address| {
             let place = places.entry((process.life, *address)).or_insert_with(|| {
@@ -215,7 +234,7 @@ fn code<'a>(space: Option<&'a AddressSpace>, address: Address, frames: &'a [Arc<
 fn mark_unsure(capture: &mut Capture, spaces: &Spaces) {
     let mut counted = HashSet::new();
     for site in &mut capture.sites {
-        let space = capture.processes.get(site.process).and_then(|process| spaces.get(&process.life));
+        let space = capture.processes.get(site.process).and_then(|process| spaces.get(process.life));
         if site.stack_state >= StackState::Unsure || !space.is_some_and(|space| space.passes_unsure_code(&site.frames))
         {
             continue;

@@ -140,12 +140,14 @@ impl Desk<'_> {
                     shows = shows && guarded(|| self.sink.close()).is_ok();
                     continue;
                 }
-                Job::Report(capture, spaces, phases) => {
+                Job::Report(capture, mut spaces, phases) => {
                     let sequence = capture.sequence;
-                    guarded(|| self.report(*capture, &spaces, phases))
+                    guarded(|| self.report(*capture, &mut spaces, phases))
                         .unwrap_or_else(|message| Done::Failed { sequence, message })
                 }
-                Job::Last(capture, spaces, phases) => Done::Last(guarded(|| self.last(*capture, &spaces, phases))),
+                Job::Last(capture, mut spaces, phases) => {
+                    Done::Last(guarded(|| self.last(*capture, &mut spaces, phases)))
+                }
             };
             // Nobody waits any more: the trace has failed.
             if self.done.send_blocking(done).is_err() {
@@ -154,7 +156,7 @@ impl Desk<'_> {
         }
     }
 
-    fn report(&mut self, capture: Capture, spaces: &Spaces, mut phases: Phases) -> Done {
+    fn report(&mut self, capture: Capture, spaces: &mut Spaces, mut phases: Phases) -> Done {
         let snapshot = self.name(capture, spaces, &mut phases);
         let over = matches!(self.sink.take(&snapshot), ControlFlow::Break(()));
         phases.done("writing");
@@ -162,7 +164,7 @@ impl Desk<'_> {
         Done::Report { over }
     }
 
-    fn last(&mut self, capture: Capture, spaces: &Spaces, mut phases: Phases) -> Box<Snapshot> {
+    fn last(&mut self, capture: Capture, spaces: &mut Spaces, mut phases: Phases) -> Box<Snapshot> {
         let snapshot = self.name(capture, spaces, &mut phases);
         for note in self.namer.notes() {
             log::info!("{note}");
@@ -174,7 +176,7 @@ impl Desk<'_> {
         Box::new(snapshot)
     }
 
-    fn name(&mut self, capture: Capture, spaces: &Spaces, phases: &mut Phases) -> Snapshot {
+    fn name(&mut self, capture: Capture, spaces: &mut Spaces, phases: &mut Phases) -> Snapshot {
         #[cfg(debug_assertions)]
         misbehave(capture.sequence);
         self.namer.name(capture, spaces, phases)

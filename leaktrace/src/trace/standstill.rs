@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 
+use super::holding::{FileWords, Given, Holding, copy_stacks};
 use crate::analysis::reachability::{
-    Blocks, Circumstances, Heuristics, Memory, Rules, Thread, TooFar, judge, regions, scan, vtables,
+    Blocks, Circumstances, Heuristics, Memory, Rules, TABLE, Thread, TooFar, judge, kept_tables, regions, scan,
+    table_block, vtables,
 };
 use crate::kernel::inventory::TabledBlock;
 use crate::lives::exiting;
@@ -22,8 +24,6 @@ use crate::process::registers::{Registers, StoppedThread};
 /// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
 /// `sysdeps/x86_64/nptl/tls.h`).
 const POINTER_GUARD: u64 = 0x30;
-/// Where the C libraries keep the table of a thread's local storage (`dtv` of `tcbhead_t`).
-const TABLE: u64 = 8;
 /// What functions may use below the stack pointer, bytes (System V ABI for x86-64, "The Stack Frame").
 const RED_ZONE: u64 = 128;
 
@@ -43,10 +43,10 @@ pub enum Obstacle {
 pub struct Checked {
     /// How.
     pub check: LeakCheck,
-    /// The blocks by address.
-    pub index: Blocks,
-    /// The kind of each.
+    /// The kind of each block.
     pub kinds: Vec<Reachability>,
+    /// What is to be told of who holds them.
+    pub holding: Holding,
 }
 
 /// A process of which nothing runs.
@@ -85,28 +85,44 @@ impl Standstill<'_> {
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
         }
+        let mut given = Given::default();
+        given.kernel(&KernelRoots::of(self.tid));
+        for (number, live) in live.iter().enumerate() {
+            given.registers(number, &live.words, live.are_kept);
+            live.table.iter().for_each(|table| given.table(number, *table));
+            // A coroutine's stack that runs now, in a block.
+            if let Some((block, _)) = index.find(live.thread.live_from) {
+                given.stack(number, index.start(block));
+            }
+        }
+        given.kept_tables(&kept_tables(&survey, &memory));
         steps.done("telling memory apart");
-        let registers = live.iter().flat_map(|live| live.words.iter().copied());
-        // A coroutine's stack that runs now, in a block.
-        let stacks = threads.iter().filter_map(|thread| Some(index.start(index.find(thread.live_from)?.0)));
-        let given: Vec<u64> = KernelRoots::of(self.tid).words().chain(registers).chain(stacks).collect();
         let rules = Rules {
             heuristics: Heuristics::ALL,
             guard: threads.first().and_then(|thread| guard(thread, &memory)),
             vtables: &vtables::places(&survey),
             threads: thread::available_parallelism().map_or(1, usize::from),
         };
-        let scan = scan(&index, &regions, &given, &memory, &rules);
+        let scan = scan(&index, &regions, &given.words, &memory, &rules);
         steps.done("searching");
-        let tables = vtables::known(&scan, &survey.code, &memory);
-        steps.done("reading vtables");
+        let mut tables = vtables::Tables::find(&scan, &survey.code, &memory);
+        let stacks = copy_stacks(self.threads.iter().zip(threads.iter().copied()), &survey, &memory);
+        steps.done("reading vtables and stacks");
         let pause = read();
         log::debug!("process {}: {steps}", self.pid);
-        let is_vtable = |address: u64| tables.get(&address).copied().unwrap_or_default();
-        let kinds = judge(&index, &scan, rules.heuristics, &is_vtable).kinds;
+        // What is described by what is described in files.
+        for _ in 0..2 {
+            let unread = tables.unread();
+            if let Some(space) = self.space.filter(|_| !unread.is_empty()) {
+                tables.learn(&survey.code, &FileWords::read(space, &unread));
+            }
+        }
+        let judgement = judge(&index, &scan, rules.heuristics, &|address| tables.is_vtable(address));
+        let kinds = judgement.kinds.clone();
         let (scanned_bytes, unread_bytes) = (scan.scanned, scan.unread);
         let check = LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 };
-        Ok(Checked { check, index, kinds })
+        let holding = Holding::new(index, scan, judgement, tables);
+        Ok(Checked { check, kinds, holding: Holding { given, mappings: survey.regions, threads: stacks, ..holding } })
     }
 }
 
@@ -141,15 +157,24 @@ impl fmt::Display for Steps {
 /// What of a thread is the program's.
 struct Live {
     thread: Thread,
-    /// What its registers contain, and the table of its local storage.
+    /// What its registers contain.
     words: Vec<u64>,
+    /// These are only those that a call keeps.
+    are_kept: bool,
+    /// The table of its local storage.
+    table: Option<u64>,
 }
 
 impl Standstill<'_> {
     fn live(&self, stopped: &StoppedThread, memory: &MemoryOf<'_>) -> Live {
         let registers = &stopped.registers;
         let control_block = registers.thread_pointer().0;
-        let live = |live_from, words| Live { thread: Thread { live_from, control_block }, words };
+        let live = |live_from, words| Live {
+            thread: Thread { live_from, control_block },
+            words,
+            are_kept: false,
+            table: None,
+        };
         if registers.system_call() == libc::SYS_exit {
             // It has left its function: only what the C library keeps of it is there.
             let end = if stopped.tid == self.pid { arguments(self.tid) } else { None };
@@ -159,17 +184,16 @@ impl Standstill<'_> {
             let mut word = [0];
             (address.is_multiple_of(8) && memory.read(address, &mut word) == 0).then_some(word[0])
         };
-        // The table of the thread's local storage, in which two words precede what the control block points to.
-        let table = read(control_block.wrapping_add(TABLE)).map(|table| table.wrapping_sub(16));
+        let table = read(control_block.wrapping_add(TABLE)).map(table_block);
         let exiting = Some(registers).filter(|registers| registers.system_call() == libc::SYS_exit_group);
         let frame = exiting.and_then(Registers::by_dwarf_number);
         if let (Some(frame), Some(space)) = (frame, self.space)
             && let Some(caller) = exiting::before_exit(space, frame, &read)
         {
-            return live(caller.stack_pointer, caller.kept.into_iter().chain(table).collect());
+            return Live { are_kept: true, table, ..live(caller.stack_pointer, caller.kept.to_vec()) };
         }
         let words = registers.general().iter().chain(registers.extended()).copied();
-        live(registers.stack_pointer().0.saturating_sub(RED_ZONE), words.chain(table).collect())
+        Live { table, ..live(registers.stack_pointer().0.saturating_sub(RED_ZONE), words.collect()) }
     }
 }
 

@@ -32,6 +32,7 @@ mod filters;
 mod following;
 mod frames;
 mod holder;
+mod holders;
 mod hostile_files;
 mod jitted;
 mod leak_checks;

@@ -102,7 +102,8 @@ pub(super) fn begins_with_chunks(start: u64, block: u64, memory: &dyn Memory) ->
 /// How far from the end of a stack's mapping the thread's control block may be: behind it come at most thread-local variables of
 /// libraries.
 const NEAR_END: u64 = 64 << 10;
-/// Where `struct pthread` (nptl/descr.h) has what is needed here, in bytes.
+/// Where `struct pthread` (nptl/descr.h) has what is needed here, in bytes: the table of thread-local storage (`dtv`) and so on.
+pub const TABLE: u64 = 8;
 const SELF: u64 = 16;
 const TID: u64 = 0x2d0;
 const CANCELHANDLING: u64 = 0x308;
@@ -116,6 +117,21 @@ const JOINED: u64 = 0xffff_ffff;
 /// A thread's number is zero as soon as the kernel has ended it, also where it is killed with its process; one that left its
 /// function by itself is marked as well. Until it is joined its control block has its result.
 pub(super) fn dead_stack(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Range<u64>> {
+    Some(dead(mapping, memory)?.stack)
+}
+
+/// The table of thread-local storage that the C library keeps with such a stack, by the address of its block.
+pub(super) fn kept_table(mapping: &Range<u64>, memory: &dyn Memory) -> Option<u64> {
+    Some(dead(mapping, memory)?.table)
+}
+
+/// What is left of a thread that has ended.
+struct Dead {
+    stack: Range<u64>,
+    table: u64,
+}
+
+fn dead(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Dead> {
     let start = mapping.start.max(mapping.end.saturating_sub(NEAR_END));
     let mut tail = vec![0; ((mapping.end - start) / WORD) as usize];
     memory.read(start, &mut tail);
@@ -124,11 +140,18 @@ pub(super) fn dead_stack(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Ra
         |at: &usize| tail[*at] == address(*at) && tail.get(at + (SELF / WORD) as usize) == Some(&address(*at));
     let at = (0..tail.len()).rev().find(is_block)?;
     let word = |offset: u64| tail.get(at + (offset / WORD) as usize).copied();
-    match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
-        (JOINED, _) => Some(mapping.clone()),
-        (0, EXITING) => Some(mapping.start..address(at)),
-        _ => None,
-    }
+    let stack = match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
+        (JOINED, _) => mapping.clone(),
+        (0, EXITING) => mapping.start..address(at),
+        _ => return None,
+    };
+    Some(Dead { stack, table: table_block(word(TABLE)?) })
+}
+
+/// Where the block of a table of thread-local storage starts, by what the control block says of it: two words behind.
+#[must_use]
+pub fn table_block(table: u64) -> u64 {
+    table.wrapping_sub(2 * WORD)
 }
 
 /// These words, all of which can be read.
@@ -225,9 +248,13 @@ mod tests {
         };
         assert_eq!(dead(JOINED, 0x10), Some(mapping.clone()));
         assert_eq!(dead(0, 0x10), Some(mapping.start..block), "its result is not");
+        let mut words = vec![0; 0x400 / 8];
+        (words[0], words[1], words[2], words[(TID / 8) as usize]) = (block, 0x7010, block, JOINED);
+        assert_eq!(kept_table(&mapping, &Words(vec![(block, words)])), Some(0x7000));
         assert_eq!(dead(4711, 0), None);
         assert_eq!(dead(0, 2), None, "killed with its process");
         assert_eq!(dead(4711, 0x10), None, "ending, but still there");
         assert_eq!(dead_stack(&mapping, &Words(vec![])), None);
+        assert_eq!(kept_table(&mapping, &Words(vec![])), None);
     }
 }

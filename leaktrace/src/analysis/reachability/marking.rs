@@ -17,15 +17,9 @@ use crate::model::Reachability;
 pub struct Judgement {
     /// By the block's position.
     pub kinds: Vec<Reachability>,
-    /// For each reachable block the reachable block from which it was found first, [`ROOT`] for one that a root points to, and
-    /// [`NOBODY`] for all others.
-    pub holders: Vec<u32>,
+    /// For each block, in the bits of [`found`], which pointers to it make it reachable.
+    pub(super) accepts: Vec<u8>,
 }
-
-/// A word outside of blocks.
-pub const ROOT: u32 = u32::MAX;
-/// None that is known.
-pub const NOBODY: u32 = u32::MAX - 1;
 
 /// Judges all blocks by what a pass over memory found. `is_vtable` says of an address in one of the ranges where vtables may be
 /// whether one begins there.
@@ -35,7 +29,6 @@ pub fn judge(blocks: &Blocks, scan: &Scan, heuristics: Heuristics, is_vtable: &d
         found: scan.found.clone(),
         is_inside_good: good_insides(scan, heuristics, is_vtable),
         kinds: vec![None; blocks.len()],
-        holders: vec![NOBODY; blocks.len()],
         pending: Vec::new(),
     };
     marker.mark_reachable();
@@ -43,7 +36,21 @@ pub fn judge(blocks: &Blocks, scan: &Scan, heuristics: Heuristics, is_vtable: &d
     marker.mark_from(found::UNDECIDED, Reachability::Undecided);
     marker.mark_lost();
     let kinds = marker.kinds.into_iter().map(|kind| kind.unwrap_or(Reachability::DefinitelyLost));
-    Judgement { kinds: kinds.collect(), holders: marker.holders }
+    Judgement { kinds: kinds.collect(), accepts: accepted(&marker.found, &marker.is_inside_good) }
+}
+
+/// For each block, in the bits of [`found`], which pointers to it are as good as one to its start.
+fn accepted(found: &[u8], is_inside_good: &[(u32, u8)]) -> Vec<u8> {
+    let of = |own: &u8| {
+        let at_8 = if own & found::IS_8 != 0 { found::AT_8 } else { 0 };
+        let at_24 = if own & found::IS_24 != 0 { found::AT_24 } else { 0 };
+        found::START | at_8 | at_24
+    };
+    let mut accepts: Vec<u8> = found.iter().map(of).collect();
+    for (block, bits) in is_inside_good {
+        accepts[*block as usize] |= bits;
+    }
+    accepts
 }
 
 /// For each block, in the bits of [`found`], which pointers into it are as good as one to its start since they point to a base
@@ -81,7 +88,6 @@ struct Marker<'a> {
     found: Vec<u8>,
     is_inside_good: Vec<(u32, u8)>,
     kinds: Vec<Option<Reachability>>,
-    holders: Vec<u32>,
     pending: Vec<u32>,
 }
 
@@ -89,13 +95,10 @@ impl Marker<'_> {
     fn mark_reachable(&mut self) {
         for block in 0..self.found.len() as u32 {
             if self.is_good(block, self.found[block as usize]) {
-                self.reach(block, ROOT);
+                self.reach(block);
             }
         }
-        // First come, first served: so that the ways from roots are short.
-        let mut next = 0;
-        while let Some(&block) = self.pending.get(next) {
-            next += 1;
+        while let Some(block) = self.pending.pop() {
             let scan = self.scan;
             for (to, part) in scan.edges.of(block) {
                 let bit = bit_of(part);
@@ -103,18 +106,16 @@ impl Marker<'_> {
                     continue;
                 }
                 if self.is_good(to, bit) {
-                    self.reach(to, block);
+                    self.reach(to);
                 } else {
                     self.found[to as usize] |= bit;
                 }
             }
         }
-        self.pending.clear();
     }
 
-    fn reach(&mut self, block: u32, from: u32) {
+    fn reach(&mut self, block: u32) {
         self.kinds[block as usize] = Some(Reachability::StillReachable);
-        self.holders[block as usize] = from;
         self.pending.push(block);
     }
 
@@ -176,7 +177,8 @@ impl Marker<'_> {
     }
 }
 
-fn bit_of(part: Part) -> u8 {
+/// The bit that says that something points there.
+pub(super) fn bit_of(part: Part) -> u8 {
     match part {
         Part::Start => found::START,
         Part::At8 => found::AT_8,

@@ -8,23 +8,34 @@
 //! its region's [`Standing`]: variables and stacks vouch; memory between blocks, which the allocator owns, does not.
 
 mod blocks;
+mod dominators;
 mod edges;
 mod glibc;
+mod graph;
 mod heuristics;
+mod holders;
 mod marking;
 mod memory;
 mod pointers;
+mod roots;
 mod scanning;
 mod standing;
 pub mod vtables;
 
 pub use blocks::{Blocks, TooFar};
+pub use dominators::retained;
 pub use edges::Edges;
+pub use glibc::{TABLE, table_block};
+pub use graph::{Graph, NONE, Source, Sources};
 pub use heuristics::Heuristics;
-pub use marking::{Judgement, NOBODY, ROOT, judge};
+pub use holders::{Step, Trail, Trails};
+pub use marking::{Judgement, judge};
 pub use memory::{Memory, Region, Standing};
-pub use scanning::{Place, Root, Rules, Scan, Vtable, scan};
-pub use standing::{Circumstances, Thread, regions};
+pub use roots::{Place, Root};
+pub use scanning::{Rules, Scan, Vtable, scan};
+pub use standing::{Circumstances, Thread, kept_tables, regions};
 
+#[cfg(test)]
+mod holders_tests;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use super::glibc;
 use super::heuristics::Heuristics;
 use super::memory::{Memory, Region, Standing};
 use super::pointers::{Reader, Target};
+use super::roots::{Place, Root, Roots, room_for};
 use crate::process::memory::Buffer;
 
 /// Bytes that one thread reads at once: they fit into a processor's second cache.
@@ -57,24 +58,6 @@ pub(super) mod found {
     pub const IS_24: u8 = 1 << 6;
 }
 
-/// A word outside of blocks that vouches for a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Root {
-    /// The block's position.
-    pub block: u32,
-    /// Where the word is.
-    pub at: Place,
-}
-
-/// Where a word outside of blocks is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// In memory at this address.
-    Memory(u64),
-    /// The word of this position among those from outside of memory.
-    Given(usize),
-}
-
 /// A word of a block that is, or may be, the address of a vtable. The first word of the block is one, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vtable {
@@ -91,8 +74,10 @@ pub struct Vtable {
 pub struct Scan {
     /// Which blocks point to which.
     pub edges: Edges,
-    /// For each block the first root of each kind that was met.
+    /// The words outside of blocks that vouch: for each block at least the first that was met of each part.
     pub roots: Vec<Root>,
+    /// How many of them are left out, since there are so many.
+    pub roots_left_out: u64,
     /// Bytes that were read.
     pub scanned: u64,
     /// Bytes that could not be read.
@@ -106,6 +91,13 @@ pub struct Scan {
     pub(super) inner: Vec<u32>,
 }
 
+impl Scan {
+    /// Drops what only a judgement needs.
+    pub fn forget_marks(&mut self) {
+        (self.found, self.inner) = (Vec::new(), Vec::new());
+    }
+}
+
 /// Reads all regions, disjoint and in ascending order, once. `given` are words from outside of memory, such as registers, which
 /// vouch.
 pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Memory, rules: &Rules<'_>) -> Scan {
@@ -115,7 +107,8 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
     let inner = if with_inner { blocks.len() } else { 0 };
     let inner: Vec<AtomicU32> = std::iter::repeat_with(AtomicU32::default).take(inner).collect();
     let reader = Reader::new(blocks, rules.guard);
-    let scanner = Scanner { blocks, memory, rules, reader, found: &found, inner: &inner };
+    let more_roots = AtomicUsize::new(room_for(blocks.len()));
+    let scanner = Scanner { blocks, memory, rules, reader, found: &found, inner: &inner, more_roots: &more_roots };
 
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(pieces.len())));
     let work = || {
@@ -136,7 +129,8 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
     });
 
     let mut scan = Scan::default();
-    reader.read(None, given, |position, target| scanner.root(target, Place::Given(position), &mut scan.roots));
+    let mut outside = scanner.new_roots();
+    reader.read(None, given, |position, target| scanner.root(target, Place::Given(position), &mut outside));
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);
     let mut edges = Vec::with_capacity(done.len());
@@ -144,13 +138,14 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
         if contents.own_at_end {
             scanner.follow_own(&pieces[number + 1..], &mut contents.roots);
         }
-        scan.roots.append(&mut contents.roots);
+        outside.join(&mut contents.roots);
         scan.vtables.append(&mut contents.vtables);
         scan.scanned += contents.scanned;
         scan.unread += contents.unread;
         edges.push(contents.edges);
     }
     scan.edges = Edges::join(edges, blocks.len());
+    (scan.roots, scan.roots_left_out) = (outside.list, outside.left_out);
     scan.found = found.into_iter().map(AtomicU8::into_inner).collect();
     scan.inner = inner.into_iter().map(AtomicU32::into_inner).collect();
     scan
@@ -190,7 +185,7 @@ fn pieces(regions: &[Region]) -> Vec<Piece> {
 #[derive(Default)]
 struct Contents {
     edges: EdgesOfPiece,
-    roots: Vec<Root>,
+    roots: Roots,
     vtables: Vec<Vtable>,
     scanned: u64,
     unread: u64,
@@ -205,6 +200,8 @@ struct Scanner<'a> {
     reader: Reader<'a>,
     found: &'a [AtomicU8],
     inner: &'a [AtomicU32],
+    /// How many roots may be kept beside the first ones, as far as pieces were read.
+    more_roots: &'a AtomicUsize,
 }
 
 impl Scanner<'_> {
@@ -216,24 +213,36 @@ impl Scanner<'_> {
         let at = (from % PAGE / WORD) as usize;
         let words = &mut buffer[at..][..((end - from) / WORD) as usize];
         let unread = self.memory.read(from, words).min(end - start);
-        let mut contents = Contents { scanned: end - start - unread, unread, ..Contents::default() };
+        let mut contents =
+            Contents { scanned: end - start - unread, unread, roots: self.new_roots(), ..Contents::default() };
         let (before, words) = match &*words {
             [before, words @ ..] if piece.has_word_before => (Some(*before), words),
             words => (None, words),
         };
+        let room = contents.roots.room;
         self.stretches(piece, start, before, words, &mut contents);
+        let taken = room - contents.roots.room;
+        if taken > 0 {
+            // Not for each root: threads would wait for each other.
+            let less = |left: usize| Some(left.saturating_sub(taken));
+            let _ = self.more_roots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
         contents
     }
 
+    fn new_roots(&self) -> Roots {
+        Roots::with_room(self.more_roots.load(Ordering::Relaxed))
+    }
+
     /// Reads what a program took from the break once more where it goes on in the next pieces: up to the next block.
-    fn follow_own(&self, pieces: &[Piece], roots: &mut Vec<Root>) {
+    fn follow_own(&self, pieces: &[Piece], roots: &mut Roots) {
         let mut buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
         for piece in pieces.iter().take_while(|piece| piece.is_allocators()) {
             let next = self.blocks.first_behind(piece.range.start);
             let next = if next < self.blocks.len() { self.blocks.start(next as u32) } else { u64::MAX };
             let end = piece.range.end.min(next / WORD * WORD).max(piece.range.start);
             let own = Piece { range: piece.range.start..end, outside: Standing::Vouches, ..*piece };
-            roots.append(&mut self.piece(&own, &mut buffer).roots);
+            roots.join(&mut self.piece(&own, &mut buffer).roots);
             if end < piece.range.end {
                 break;
             }
@@ -355,17 +364,18 @@ impl Scanner<'_> {
     }
 
     /// Notes a pointer of a word that vouches.
-    fn root(&self, target: Target, at: Place, roots: &mut Vec<Root>) {
+    fn root(&self, target: Target, at: Place, roots: &mut Roots) {
         self.note_offset(target);
-        let kind = match target.part() {
+        let part = target.part();
+        let kind = match part {
             Part::Start => found::START,
             Part::At8 => found::AT_8,
             Part::At24 => found::AT_24,
             Part::Inside => found::INSIDE,
         };
-        if self.mark(target.block, kind) {
-            roots.push(Root { block: target.block, at });
-        }
+        let root = Root { block: target.block, part, at };
+        let is_first = self.mark(target.block, kind);
+        roots.add(root, is_first);
     }
 
     /// Sets a bit; whether it was not set before.

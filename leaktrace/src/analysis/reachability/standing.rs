@@ -46,6 +46,13 @@ struct Part {
     holds_chunks: bool,
 }
 
+/// The blocks of the tables of thread-local storage that the C library keeps with the stacks of ended threads, for the next ones.
+#[must_use]
+pub fn kept_tables(survey: &Survey, memory: &dyn Memory) -> Vec<u64> {
+    let stacks = survey.regions.iter().filter(|mapping| mapping.kind == RegionKind::Anonymous);
+    stacks.filter_map(|mapping| glibc::kept_table(&(mapping.start.0..mapping.end.0), memory)).collect()
+}
+
 /// The regions of a process, by address.
 #[must_use]
 pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstances: Circumstances<'_>) -> Vec<Region> {

@@ -1,5 +1,6 @@
 //! Verdicts on memory that is an array of words.
 
+use super::edges::Part;
 use super::*;
 use crate::model::Reachability::{self, *};
 
@@ -27,8 +28,8 @@ impl Memory for Words {
 
 /// A process: its heap from [`HEAP`] on, its variables from [`VARIABLES`] on.
 #[derive(Clone)]
-struct Process {
-    heap: Vec<u64>,
+pub(super) struct Process {
+    pub(super) heap: Vec<u64>,
     /// Offset in the heap and size in bytes.
     blocks: Vec<(u64, u64)>,
     variables: Vec<u64>,
@@ -41,7 +42,7 @@ struct Process {
 
 impl Process {
     /// Blocks of three words each, 32 bytes apart, with these words.
-    fn with(blocks: &[[u64; 3]], variables: &[u64]) -> Self {
+    pub(super) fn with(blocks: &[[u64; 3]], variables: &[u64]) -> Self {
         let heap = blocks.iter().flat_map(|words| words.iter().copied().chain([0])).collect();
         let blocks = (0..blocks.len() as u64).map(|number| (number * 32, 24)).collect();
         let (variables, registers) = (variables.to_vec(), Vec::new());
@@ -49,7 +50,7 @@ impl Process {
         Self { heap, blocks, variables, registers, between, has_chunks: false, heuristics }
     }
 
-    fn scan(&self, threads: usize) -> (Blocks, Scan) {
+    pub(super) fn scan(&self, threads: usize) -> (Blocks, Scan) {
         let region = |start: u64, words: &[u64], outside| Region {
             range: start..start + words.len() as u64 * 8,
             outside,
@@ -71,7 +72,7 @@ impl Process {
 }
 
 /// The address of the block with this number.
-fn at(block: u64) -> u64 {
+pub(super) fn at(block: u64) -> u64 {
     HEAP + block * 32
 }
 
@@ -127,7 +128,7 @@ fn registers_vouch_as_variables_do() {
     let mut process = Process::with(&[[0; 3], [0; 3]], &[]);
     process.registers = vec![7, at(1)];
     assert_eq!(process.kinds(), [DefinitelyLost, StillReachable]);
-    assert_eq!(process.scan(1).1.roots, [Root { block: 1, at: Place::Given(1) }]);
+    assert_eq!(process.scan(1).1.roots, [Root { block: 1, part: Part::Start, at: Place::Given(1) }]);
 }
 
 #[test]
@@ -217,12 +218,12 @@ fn a_pointer_to_a_base_class_is_as_good_as_one_to_the_start() {
 }
 
 #[test]
-fn holders_lead_to_a_root() {
-    let process = Process::with(&[[at(1), 0, 0], [at(2), 0, 0], [0; 3], [0; 3]], &[0, at(0)]);
-    let (blocks, scan) = process.scan(1);
-    let judgement = judge(&blocks, &scan, Heuristics::ALL, &|_| false);
-    assert_eq!(judgement.holders, [marking::ROOT, 0, 1, marking::NOBODY]);
-    assert_eq!(scan.roots, [Root { block: 0, at: Place::Memory(VARIABLES + 8) }]);
+fn every_word_that_vouches_is_kept() {
+    let (_, scan) = Process::with(&[[0; 3], [0; 3]], &[at(0), at(0), at(1) + 8, at(0)]).scan(1);
+    let root = |block, part, word: u64| Root { block, part, at: Place::Memory(VARIABLES + word * 8) };
+    let inside = root(1, Part::At8, 2);
+    assert_eq!(scan.roots, [root(0, Part::Start, 0), root(0, Part::Start, 1), inside, root(0, Part::Start, 3)]);
+    assert_eq!(scan.roots_left_out, 0);
 }
 
 #[test]

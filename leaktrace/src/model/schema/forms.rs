@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
 use crate::model::request::{Options, Target};
@@ -107,6 +108,10 @@ pub struct SiteForm<'a, S> {
     /// Every rule that hides blocks of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suppressed_by: Vec<HiddenForm>,
+    #[serde(default, rename = "type")]
+    pub type_name: Option<Arc<str>>,
+    #[serde(default)]
+    pub holders: Option<Cow<'a, [Holder]>>,
     #[serde(default)]
     pub trend: Option<Trend>,
     #[serde(default)]

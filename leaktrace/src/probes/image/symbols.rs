@@ -62,7 +62,8 @@ impl<'a> Image<'a> {
     }
 
     fn extent(&self, symbol: &elf::Symbol) -> Option<Extent> {
-        if matches!(symbol.home, Home::Elsewhere | Home::None) || symbol.kind == SymbolKind::Other {
+        let is_code = !matches!(symbol.kind, SymbolKind::Data | SymbolKind::Other);
+        if matches!(symbol.home, Home::Elsewhere | Home::None) || !is_code {
             return None;
         }
         self.code_at(symbol.address)?;

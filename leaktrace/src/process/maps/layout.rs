@@ -26,6 +26,8 @@ pub(super) struct Layout {
     /// Those that are loaded.
     pub(super) segments: Vec<Segment>,
     pub(super) build_id: Option<Vec<u8>>,
+    /// What each thread has of its variables, bytes with the alignment.
+    pub(super) thread_local_bytes: u64,
 }
 
 impl Layout {
@@ -44,8 +46,10 @@ impl Layout {
         let build_id = notes
             .filter_map(|segment| Some((segment.data(elf.bytes())?, segment.align)))
             .find_map(|(notes, align)| elf::build_id(&notes, align).map(<[u8]>::to_vec));
+        let thread_local = segments.iter().find(|segment| segment.kind == SegmentKind::ThreadLocal);
+        let thread_local_bytes = thread_local.map_or(0, |segment| segment.memory_size.saturating_add(segment.align));
         segments.retain(|segment| segment.kind == SegmentKind::Load);
-        Self { segments, build_id }
+        Self { segments, build_id, thread_local_bytes }
     }
 
     /// The executable segment that holds the offset, or the one whose first or last page does.
@@ -78,7 +82,7 @@ mod tests {
                 writable: !executable,
             })
             .collect();
-        Layout { segments, build_id: None }
+        Layout { segments, ..Layout::default() }
     }
 
     #[test]

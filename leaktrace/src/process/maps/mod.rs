@@ -29,5 +29,5 @@ pub use layout::read_layout;
 pub use object::{Object, ObjectId};
 pub use parse::{Device, Malformed, Mapping, MappingName, Permissions, parse};
 pub use pooled::Pooled;
-pub use space::{AddressSpace, CaptureError, Layout, Location, Settler};
+pub use space::{AddressSpace, CaptureError, Layout, Loaded, Location, Place, Settler};
 pub use store::ObjectStore;

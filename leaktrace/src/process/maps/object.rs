@@ -88,6 +88,12 @@ impl Object {
         &self.layout.segments
     }
 
+    /// What a thread has of the object's thread-local variables at most, bytes.
+    #[must_use]
+    pub fn thread_local_bytes(&self) -> u64 {
+        self.layout.thread_local_bytes
+    }
+
     /// The GNU build id.
     #[must_use]
     pub fn build_id(&self) -> Option<&[u8]> {

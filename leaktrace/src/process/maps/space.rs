@@ -1,6 +1,7 @@
 //! One process' executable mappings, now and before.
 
 mod layouts;
+mod loaded;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +19,7 @@ use crate::host::patience::{self, About};
 use crate::model::{Address, Pid};
 use layouts::Layouts;
 pub use layouts::{Layout, Settler};
+pub use loaded::{Loaded, Place};
 
 /// Mappings kept after they have gone. A process that loads and unloads plugins for months must not fill our memory.
 const MAX_RETIRED: usize = 4096;

@@ -73,6 +73,8 @@ pub struct Process {
     pub thread_end_frees: u64,
     pub abandoned_calls: u64,
     pub leak_check: Option<LeakCheck>,
+    #[serde(default)]
+    pub holders: Vec<Retained>,
 }
 
 /// How the blocks of a process were judged.
@@ -113,8 +115,28 @@ pub struct Site {
     pub suppressed: Option<String>,
     #[serde(default)]
     pub suppressed_bytes: u64,
+    #[serde(rename = "type")]
+    pub type_name: Option<String>,
+    /// Only after a leak check.
+    pub holders: Option<Vec<Holder>>,
     /// Only with `--show-allocs`.
     pub blocks: Option<Vec<Block>>,
+}
+
+/// How blocks of a site are held.
+#[derive(Debug, Deserialize)]
+pub struct Holder {
+    pub root: String,
+    pub path: Vec<String>,
+    pub blocks: u64,
+}
+
+/// What a variable alone holds.
+#[derive(Debug, Deserialize)]
+pub struct Retained {
+    pub name: String,
+    pub blocks: u64,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -140,6 +162,8 @@ pub struct Block {
     pub age_s: f64,
     /// Only after a leak check.
     pub verdict: Option<String>,
+    #[serde(default, rename = "type")]
+    pub type_name: Option<String>,
 }
 
 /// A process that was seen and not traced, or in part.
