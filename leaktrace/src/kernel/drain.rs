@@ -16,6 +16,7 @@ use leaktrace_common::unwind::Stop;
 use leaktrace_common::wide::WideBlock;
 
 use super::Kernel;
+use super::inventory::TabledBlock;
 use super::mapped::MappedArray;
 use crate::model::{Address, Counters, RawBlock, StackState};
 
@@ -220,6 +221,21 @@ pub(super) fn placed_blocks<'a>(
     let wide = wide.flat_map(lanes).filter_map(|(bucket, lane)| wide_block(kernel, bucket, lane));
     let aside = aside.flat_map(lanes).filter_map(|(bucket, lane)| taken_aside(kernel, bucket, lane));
     tabled.chain(wide.chain(aside).map(|(address, block)| (None, address, block)))
+}
+
+/// Whether a block of the life in a slot still stands in the tables.
+pub fn is_there(kernel: &Kernel, slot: u32, block: &TabledBlock) -> bool {
+    let is_it = |record: Block| {
+        record.size == block.size && record.site == block.site.wrapping_add(1) && record.time == block.time
+    };
+    match abi::block_key(slot, block.address) {
+        Some(key) => {
+            table::find(&kernel.block_keys, key).and_then(|place| kernel.blocks.read(place.index())).is_some_and(is_it)
+        }
+        None => (0..kernel.wide_keys.elements())
+            .flat_map(|bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)))
+            .any(|(address, record)| address == block.address && is_it(record)),
+    }
 }
 
 /// Turns jiffies into ages.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use leaktrace_common::abi::Process;
 
 use crate::kernel::reclaim::DeadSite;
-use crate::model::{Pid, RawProcess};
+use crate::model::{Pid, RawProcess, Tally};
 use crate::process::facts::{self, Identity, MemoryUse};
 use crate::process::maps::AddressSpace;
 
@@ -146,6 +146,7 @@ impl Life {
             rss_bytes: self.memory.rss_bytes,
             pss_bytes: self.memory.pss_bytes,
             leak_check: None,
+            taken_back: Tally::default(),
             holders: Vec::new(),
         }
     }

@@ -23,7 +23,7 @@ use super::snapshot::{Process, Site, Snapshot};
 use super::stack_state::StackState;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
-use super::verdict::LeakCheck;
+use super::verdict::{LeakCheck, Tally};
 use crate::model::sampling::whole;
 
 /// One reading of the maps.
@@ -96,6 +96,8 @@ pub struct RawProcess {
     pub pss_bytes: Option<u64>,
     /// How its blocks were judged; `None` where they were not.
     pub leak_check: Option<LeakCheck>,
+    /// What leak checks called lost and turned out not to be.
+    pub taken_back: Tally,
     /// The variables that alone hold most of its blocks, the largest first.
     pub holders: Vec<Retained>,
 }
@@ -431,6 +433,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         rss_bytes: raw.rss_bytes,
         pss_bytes: raw.pss_bytes,
         leak_check: raw.leak_check,
+        lost_taken_back: raw.taken_back,
         holders: raw.holders.clone(),
         sampled,
         outstanding_bytes_ci95: None,

@@ -22,6 +22,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         rss_bytes: None,
         pss_bytes: None,
         leak_check: None,
+        taken_back: Tally::default(),
         holders: Vec::new(),
     }
 }

@@ -16,7 +16,7 @@ use super::stack_state::StackState;
 use super::suppression::Hidden;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
-use super::verdict::{LeakCheck, Reachability, Verdict};
+use super::verdict::{LeakCheck, Reachability, Tally, Verdict};
 
 /// State of the traced processes' memory at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +122,10 @@ pub struct Process {
     /// How its blocks were judged; `None` where no leak check ran.
     #[serde(default)]
     pub leak_check: Option<LeakCheck>,
+    /// Blocks that a leak check had called lost and that were freed or found again later: those verdicts are taken back. Absent
+    /// where there were none.
+    #[serde(default, skip_serializing_if = "Tally::is_empty")]
+    pub lost_taken_back: Tally,
     /// The variables that alone hold most of its blocks' bytes, the largest first; empty where no leak check ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Retained>,

@@ -90,6 +90,12 @@ pub enum LeakCheckMode {
 }
 
 impl Tally {
+    /// Whether it counts no block.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Counts one block of `bytes` bytes in.
     pub fn add(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);

@@ -4,7 +4,7 @@ use super::human::{Bytes, Count, Span, counted};
 use super::names;
 use crate::model::{Block, LeakCheck, LeakCheckMode, Reachability, Site, Snapshot, Tally, Verdict};
 
-/// A line for each process whose blocks were judged: how much is lost, and how that was found.
+/// A line for each process whose blocks were judged: how much is lost, and how that was found; and one for what was taken back.
 pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     let mut verdicts = vec![Verdict::default(); snapshot.processes.len()];
     for site in &snapshot.sites {
@@ -12,12 +12,22 @@ pub fn lines(snapshot: &Snapshot) -> Vec<String> {
             verdicts.get_mut(index).into_iter().for_each(|sum| sum.join(verdict));
         }
     }
-    let judged = snapshot.processes.iter().zip(&verdicts).filter_map(|(process, verdict)| {
-        let check = process.leak_check?;
+    let mut lines = Vec::new();
+    for (process, verdict) in snapshot.processes.iter().zip(&verdicts) {
         let whose = if snapshot.processes.len() > 1 { format!(" of {}", names::one(process)) } else { String::new() };
-        Some(format!("leak check{whose}: {}; {}", sums(verdict), manner(&check)))
-    });
-    judged.collect()
+        if let Some(check) = process.leak_check {
+            lines.push(format!("leak check{whose}: {}; {}", sums(verdict), manner(&check)));
+        }
+        let Tally { bytes, count } = process.lost_taken_back;
+        if count > 0 {
+            let what = counted(count, "allocation");
+            lines.push(format!(
+                "taken back{whose}: {} in {what} that a leak check had called lost, since freed or found again",
+                Bytes(bytes)
+            ));
+        }
+    }
+    lines
 }
 
 /// What was found of a site's blocks that are shown: `definitely lost`, or `2 definitely lost, 1 still reachable`.

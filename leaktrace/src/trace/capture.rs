@@ -18,7 +18,8 @@ use crate::kernel::drain::{self, Account, BlockPiece, Clock};
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
 use crate::model::{
-    Address, BlockTally, Capture, Losses, Options, RawBlock, RawProcess, RawSite, StackState, Stacks, Target, Unwind,
+    Address, BlockTally, Capture, Losses, Options, RawBlock, RawProcess, RawSite, StackState, Stacks, Tally, Target,
+    Unwind,
 };
 use crate::process::maps::AddressSpace;
 
@@ -147,6 +148,15 @@ impl Draft {
             }
         }
         self.judged = judged;
+    }
+
+    /// Adds what turned out not to be lost after leak checks had said so, by slot.
+    pub fn take_back(&mut self, taken_back: impl Iterator<Item = (u32, Tally)>) {
+        for (slot, tally) in taken_back {
+            if let Some(&process) = self.by_slot.get(&slot) {
+                self.processes[process].taken_back = tally;
+            }
+        }
     }
 
     /// The tables of blocks, to be read once all accounts are added; none where that would take too long.

@@ -152,7 +152,11 @@ impl Trace {
 
     fn prepare_to_stop(&mut self, pid: Pid) -> Result<Prepared, Box<dyn Error>> {
         let Some(CheckPlan { max_pause, .. }) = self.config.leak_check else { return Err("none was asked for".into()) };
-        let expected = Estimate::of(pid)?.pause();
+        let estimate = Estimate::of(pid).map_err(|error| match error {
+            ProcError::NotFound(_) => "it ended before it could be stopped".to_owned(),
+            other => other.to_string(),
+        });
+        let expected = estimate?.pause();
         if expected > max_pause {
             return Err(TooLong { expected, max_pause }.into());
         }
@@ -199,7 +203,7 @@ impl Trace {
         let Some((slot, life)) = life else { return Err("nothing of it was recorded".into()) };
         let since_start = life.untracked_frees <= life.thread_end_frees && self.knows_all_blocks(pid);
         let inventory = Inventory::of(&self.kernel, *slot);
-        Ok(Prepared { life: Life { pid, slot: *slot, since_start }, inventory })
+        Ok(Prepared { life: Life { pid, slot: *slot, first_seen: life.seen_ns, since_start }, inventory })
     }
 
     /// Judges the blocks, given by address, of a process of which nothing runs, and those of its threads that are there; one of them
@@ -214,12 +218,13 @@ impl Trace {
         threads: &[StoppedThread],
         read: impl FnOnce() -> Duration,
     ) -> Result<Judged, Box<dyn Error>> {
-        let Life { pid, slot, since_start } = *life;
+        let Life { pid, slot, first_seen, since_start } = *life;
         let Some(thread) = threads.first() else { return Err("it has no thread any more".into()) };
         let since_start = since_start && !self.has_lost_blocks();
         let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(slot), since_start };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
-        let Checked { check, kinds, holding } = still.check(&blocks, read)?;
+        let Checked { check, mut kinds, holding } = still.check(&blocks, read)?;
+        self.second_look.at_check((slot, first_seen), &blocks, &mut kinds);
         Ok(Judged { slot, check, blocks, kinds, holding })
     }
 
@@ -247,6 +252,7 @@ pub struct Prepared {
 struct Life {
     pid: Pid,
     slot: u32,
+    first_seen: u64,
     /// Every block that it has was recorded, if none was lost.
     since_start: bool,
 }

@@ -18,6 +18,7 @@ mod reading;
 mod records;
 mod remarks;
 mod reports;
+mod second_look;
 mod setup;
 mod signals;
 mod standstill;
@@ -56,6 +57,7 @@ use phases::Phases;
 use progress::Progress;
 use records::Records;
 use reports::{Done, Reports};
+use second_look::SecondLook;
 use signals::{ReportSignal, Signals, interrupted};
 use untraced::UntracedProcesses;
 use waiting::{Ends, next_event, noting_long_turns, tick, until};
@@ -128,6 +130,8 @@ struct Trace {
     reclaimed: Reclaimed,
     /// Threads of the command that were killed, by its end or by its beginning another program.
     ended_threads: Vec<StoppedThread>,
+    /// What leak checks have called lost.
+    second_look: SecondLook,
     /// Processes that were recorded in part or not at all.
     untraced: UntracedProcesses,
     /// How much memory processes had when first seen, to compare where few allocations are seen.

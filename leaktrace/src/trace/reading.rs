@@ -37,6 +37,9 @@ impl Trace {
         let occasion =
             Occasion { started: self.started, elapsed: self.since.elapsed(), sequence: self.sequence, is_final };
         let mut attention = Attention((!is_final).then(Instant::now));
+        let lives: Vec<_> = drain::lives(&self.kernel).into_iter().map(|(slot, life)| (slot, life.seen_ns)).collect();
+        self.second_look.retain(|life| lives.contains(&life));
+        self.second_look.at_report(&self.kernel);
         let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();
         for process in &draft.processes {
@@ -103,6 +106,7 @@ impl Trace {
             }
         }
         draft.judge(judged);
+        draft.take_back(self.second_look.taken_back());
         for piece in draft.block_pieces(&self.kernel, occasion, &self.options) {
             draft.add_blocks(&self.kernel, &piece);
             self.attend(attention);

@@ -16,6 +16,7 @@ use super::growing::{self, Growth};
 use super::intake::Reclaimed;
 use super::memory::MemoryReader;
 use super::records::Records;
+use super::second_look::SecondLook;
 use super::untraced::UntracedProcesses;
 use crate::clean::clean;
 use crate::config::{Config, Whom};
@@ -126,6 +127,7 @@ impl Trace {
             ends_before: 0,
             reclaim_at: None,
             reclaimed: Reclaimed::nothing(),
+            second_look: SecondLook::default(),
             untraced: UntracedProcesses::default(),
             ended_threads: Vec::new(),
             growth: Growth::default(),

@@ -59,6 +59,32 @@ fn a_signal_asks_for_a_report_with_a_leak_check() {
 }
 
 #[test]
+fn a_verdict_that_turns_out_wrong_is_taken_back_and_its_site_is_doubted() {
+    let mut puppet = puppet();
+    let tracer = Tracer::attach(&puppet, &PATIENT);
+    let report = |expected: &str| {
+        tracer.signal(Signal::SIGUSR1);
+        tracer.wait_for_output(expected, |line| line.contains(expected))
+    };
+    puppet.tell("a b 100 3");
+    // The program has a secret.
+    puppet.tell("h b 2");
+    report("200 B definitely lost in 2 allocations");
+    puppet.tell("f b 2");
+    report("taken back: 200 B in 2 allocations that a leak check had called lost, since freed or found again");
+    // In truth, this time.
+    puppet.tell("l b 1");
+    puppet.tell("a c 100 1");
+    puppet.tell("l c 1");
+    let snapshot = tracer.stop().exact();
+    let taken_back = snapshot.process(puppet.pid()).lost_taken_back.as_ref().unwrap();
+    assert_eq!((taken_back.bytes, taken_back.count), (200, 2));
+    let doubted = snapshot.sites_through(puppet.pid(), "leak_b")[0];
+    assert_eq!((blocks(doubted, "possibly_lost"), blocks(doubted, "definitely_lost")), (1, 0));
+    assert_eq!(blocks(snapshot.sites_through(puppet.pid(), "leak_c")[0], "definitely_lost"), 1, "another site is not");
+}
+
+#[test]
 fn without_leak_checks_a_signal_asks_for_a_report_all_the_same() {
     let mut puppet = puppet();
     let tracer = Tracer::attach(&puppet, &["--leak-check=no"]);

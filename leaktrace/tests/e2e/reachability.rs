@@ -56,20 +56,24 @@ impl Expected {
     }
 }
 
-/// What was found of the blocks of each size.
-fn found(snapshot: &Snapshot) -> BTreeMap<u64, Vec<&str>> {
+/// What was found of a process' blocks of each size.
+fn found(snapshot: &Snapshot, pid: u32) -> BTreeMap<u64, Vec<&str>> {
     let mut found: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
-    for block in snapshot.sites.iter().flat_map(|site| site.blocks.iter().flatten()) {
+    let sites = snapshot.sites.iter().filter(|site| site.pid == pid);
+    for block in sites.flat_map(|site| site.blocks.iter().flatten()) {
         found.entry(block.size).or_default().push(block.verdict.as_deref().unwrap_or("none"));
     }
     found
 }
 
 /// Compares what a program said with what was found of it; gives the differences.
-fn differences(output: &str, snapshot: &Snapshot, is_excepted: impl Fn(u64, &str) -> bool) -> Vec<String> {
+fn differences(
+    output: &str,
+    mut found: BTreeMap<u64, Vec<&str>>,
+    is_excepted: impl Fn(u64, &str) -> bool,
+) -> Vec<String> {
     let expected: Vec<Expected> = output.lines().filter_map(Expected::parse).collect();
     assert!(!expected.is_empty(), "the program says what must be found:\n{output}");
-    let mut found = found(snapshot);
     let mut differences = Vec::new();
     for Expected { size, kinds } in expected {
         let of_size = found.entry(size).or_default();
@@ -82,14 +86,16 @@ fn differences(output: &str, snapshot: &Snapshot, is_excepted: impl Fn(u64, &str
     differences
 }
 
-/// Checks that one process was judged, and each of its blocks once.
-fn check(finished: &Finished) -> Snapshot {
+/// Checks that so many processes were judged, and each of their blocks once.
+fn check(finished: &Finished, processes: usize) -> Snapshot {
     finished.assert_success();
     let snapshot = finished.snapshot();
     let judged: Vec<_> = snapshot.processes.iter().filter_map(|process| process.leak_check.as_ref()).collect();
-    assert_eq!(judged.len(), 1, "{:?}", snapshot.warnings);
-    assert_eq!((judged[0].mode.as_str(), judged[0].passes), ("exact", 1));
-    assert!(judged[0].scanned_bytes > 0);
+    assert_eq!(judged.len(), processes, "{:?}\n{}", snapshot.warnings, finished.stderr);
+    for check in judged {
+        assert_eq!((check.mode.as_str(), check.passes), ("exact", 1));
+        assert!(check.scanned_bytes > 0);
+    }
     for site in snapshot.sites.iter().filter(|site| site.outstanding_count > 0) {
         let kinds = site.verdict.as_ref().unwrap_or_else(|| panic!("no verdict on {}", site.path()));
         let sum = |of: fn(&Tally) -> u64| kinds.values().map(of).sum::<u64>();
@@ -99,47 +105,53 @@ fn check(finished: &Finished) -> Snapshot {
     snapshot
 }
 
-/// Launches the program at each level, and compares at its end.
+/// Launches the program and traces it to its end: what it said, what was found, and what differs.
+fn launch(source: &str, arguments: &[&str], level: u8) -> (Finished, Snapshot, Vec<String>) {
+    let program = build::reachability_victim(source, level);
+    let command = [&["--show-allocs", "--", path_str(&program), "run"], arguments].concat();
+    let finished = Tracer::start(&command).wait();
+    let snapshot = check(&finished, 1);
+    let pid = snapshot.target.pids[0];
+    let excepted = |size, kind: &str| kind == "definitely_lost" && is_in(KILLED_WITH_VECTORS, source, size);
+    let wrong = differences(&finished.stdout, found(&snapshot, pid), excepted);
+    let wrong = wrong.into_iter().map(|found| format!("-O{level}: {found}")).collect();
+    (finished, snapshot, wrong)
+}
+
+/// Launches the program at each level, and compares at its end. Most programs are launched in [`compared`].
 fn launched(source: &str, arguments: &[&str]) {
-    let mut wrong = Vec::new();
-    for level in LEVELS {
-        let program = build::reachability_victim(source, level);
-        let command = [&["--show-allocs", "--", path_str(&program), "run"], arguments].concat();
-        let finished = Tracer::start(&command).wait();
-        let snapshot = check(&finished);
-        let excepted = |size, kind: &str| kind == "definitely_lost" && is_in(KILLED_WITH_VECTORS, source, size);
-        let found = differences(&finished.stdout, &snapshot, excepted);
-        wrong.extend(found.into_iter().map(|found| format!("-O{level}: {found}")));
-    }
+    let wrong: Vec<_> = LEVELS.iter().flat_map(|level| launch(source, arguments, *level).2).collect();
     assert!(wrong.is_empty(), "{source} {arguments:?}: {wrong:#?}");
 }
 
-/// Attaches to the program at each level, and compares while it is stopped.
+/// Attaches to the programs of all levels at once, and compares while they are stopped, one after the other.
 fn attached(source: &str, arguments: &[&str]) {
-    let mut wrong = Vec::new();
-    for level in LEVELS {
+    let start = |level| {
         let program = build::reachability_victim(source, level);
-        let mut victim = Victim::spawn(source, Command::new(program).arg("wait").args(arguments));
+        let victim = Victim::spawn(source, Command::new(program).arg("wait").args(arguments));
         victim.wait_until_ready();
-        // However slow the machine is.
-        let tracer = Tracer::attach(&victim, &["--max-pause", "1h"]);
+        victim
+    };
+    let mut victims = LEVELS.map(start);
+    let pids = victims.each_ref().map(|victim| victim.pid().to_string()).join(",");
+    // However slow the machine is.
+    let tracer = Tracer::start(&["-p", &pids, "--show-allocs", "--max-pause", "1h"]);
+    let outputs = victims.each_mut().map(|victim| {
         victim.go();
-        let output = victim.collect_until_done();
-        let finished = tracer.stop();
-        let snapshot = check(&finished);
-        let pause = snapshot.processes[0].leak_check.as_ref().unwrap().pause_ms;
+        victim.collect_until_done()
+    });
+    let snapshot = check(&tracer.stop(), victims.len());
+    let mut wrong = Vec::new();
+    for ((level, victim), output) in LEVELS.iter().zip(victims).zip(outputs) {
+        let pid = victim.pid();
+        let pause = snapshot.process(pid).leak_check.as_ref().unwrap().pause_ms;
         assert!(pause > 0.0, "it was stopped");
         let excepted = |size, kind: &str| kind == "undecided" && is_in(FROM_BEFORE, source, size);
-        let found = differences(&output, &snapshot, excepted);
+        let found = differences(&output, found(&snapshot, pid), excepted);
         wrong.extend(found.into_iter().map(|found| format!("-O{level}: {found}")));
         victim.finish();
     }
     assert!(wrong.is_empty(), "{source} {arguments:?}: {wrong:#?}");
-}
-
-#[test]
-fn coroutines_at_the_end() {
-    launched("coroutines.c", &[]);
 }
 
 #[test]
@@ -148,18 +160,8 @@ fn coroutines_while_it_waits() {
 }
 
 #[test]
-fn objects_of_cxx_at_the_end() {
-    launched("cxx.cc", &[]);
-}
-
-#[test]
 fn objects_of_cxx_while_it_waits() {
     attached("cxx.cc", &[]);
-}
-
-#[test]
-fn variables_at_the_end() {
-    launched("data.c", &[]);
 }
 
 #[test]
@@ -168,28 +170,13 @@ fn variables_while_it_waits() {
 }
 
 #[test]
-fn pointers_in_disguise_at_the_end() {
-    launched("encodings.c", &[]);
-}
-
-#[test]
 fn pointers_in_disguise_while_it_waits() {
     attached("encodings.c", &[]);
 }
 
 #[test]
-fn graphs_of_blocks_at_the_end() {
-    launched("graph.c", &[]);
-}
-
-#[test]
 fn graphs_of_blocks_while_it_waits() {
     attached("graph.c", &[]);
-}
-
-#[test]
-fn the_allocators_own_memory_at_the_end() {
-    launched("heap.c", &[]);
 }
 
 #[test]
@@ -208,18 +195,8 @@ fn what_the_c_library_holds_while_it_waits() {
 }
 
 #[test]
-fn pointers_into_blocks_that_are_as_good_as_to_their_start_at_the_end() {
-    launched("heuristics.cc", &[]);
-}
-
-#[test]
 fn pointers_into_blocks_that_are_as_good_as_to_their_start_while_it_waits() {
     attached("heuristics.cc", &[]);
-}
-
-#[test]
-fn what_the_kernel_holds_at_the_end() {
-    launched("kernel.c", &[]);
 }
 
 #[test]
@@ -228,18 +205,8 @@ fn what_the_kernel_holds_while_it_waits() {
 }
 
 #[test]
-fn mapped_memory_at_the_end() {
-    launched("mappings.c", &[]);
-}
-
-#[test]
 fn mapped_memory_while_it_waits() {
     attached("mappings.c", &[]);
-}
-
-#[test]
-fn stacks_at_the_end() {
-    launched("on_stacks.c", &[]);
 }
 
 #[test]
@@ -255,11 +222,6 @@ fn registers_at_the_end() {
 #[test]
 fn registers_while_it_waits() {
     attached("registers.c", &[]);
-}
-
-#[test]
-fn thread_local_storage_at_the_end() {
-    launched("tls.c", &[]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
  *     a SITE SIZE COUNT    COUNT blocks of SIZE bytes at leak_a, leak_b or leak_c
  *     f SITE COUNT         frees the COUNT oldest blocks of that site
  *     l SITE COUNT         loses their addresses instead
+ *     h SITE COUNT         hides the addresses of the COUNT oldest: they stand nowhere as they are, and can still be freed
  *     r                    reports
  *     q STATUS             ends
  */
@@ -14,7 +15,8 @@ enum { A, B, C, SITES };
 static struct site sites[SITES] = {SITE(leak_a), SITE(leak_b), SITE(leak_c)};
 
 struct block {
-    void *address;
+    uintptr_t address;
+    int is_hidden;
     size_t size;
 };
 static struct block blocks[SITES][MAX_BLOCKS];
@@ -63,7 +65,7 @@ static void allocate(int site, size_t size, size_t count)
     while (count-- > 0) {
         void *p = site == A ? leak_a(size) : site == B ? leak_b(size) : leak_c(size);
         victim_require(p != NULL && last[site] < MAX_BLOCKS, "out of memory");
-        blocks[site][last[site]++] = (struct block){p, size};
+        blocks[site][last[site]++] = (struct block){(uintptr_t)p, 0, size};
         book(&sites[site], size);
     }
 }
@@ -73,7 +75,7 @@ static void release(int site, size_t count)
     while (count-- > 0) {
         victim_require(first[site] < last[site], "nothing left to free");
         struct block *b = &blocks[site][first[site]++];
-        free(b->address);
+        free((void *)(b->is_hidden ? ~b->address : b->address));
         unbook(&sites[site], b->size);
     }
 }
@@ -82,7 +84,16 @@ static void lose(int site, size_t count)
 {
     while (count-- > 0) {
         victim_require(first[site] < last[site], "nothing left to lose");
-        blocks[site][first[site]++].address = NULL;
+        blocks[site][first[site]++].address = 0;
+    }
+}
+
+static void hide(int site, size_t count)
+{
+    for (size_t at = first[site]; at < first[site] + count; at++) {
+        victim_require(at < last[site], "nothing left to hide");
+        blocks[site][at].address = ~blocks[site][at].address;
+        blocks[site][at].is_hidden = 1;
     }
 }
 
@@ -93,7 +104,7 @@ int main(int argc, char **argv)
     while (read_line(line, sizeof line)) {
         char *rest = line + 1;
         int site = 0;
-        if (line[0] == 'a' || line[0] == 'f' || line[0] == 'l') {
+        if (strchr("aflh", line[0]) != NULL && line[0] != 0) {
             rest = line + 3;
             site = line[2] - 'a';
             victim_require(site >= A && site <= C, "no such site");
@@ -108,6 +119,9 @@ int main(int argc, char **argv)
             break;
         case 'l':
             lose(site, x);
+            break;
+        case 'h':
+            hide(site, x);
             break;
         case 'r':
             report_all(sites, SITES);

@@ -73,6 +73,8 @@ pub struct Process {
     pub thread_end_frees: u64,
     pub abandoned_calls: u64,
     pub leak_check: Option<LeakCheck>,
+    /// Absent where there is none.
+    pub lost_taken_back: Option<Tally>,
     #[serde(default)]
     pub holders: Vec<Retained>,
 }

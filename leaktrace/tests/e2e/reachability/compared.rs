@@ -12,9 +12,9 @@ use std::process::{Command, Stdio};
 use regex::Regex;
 use tempfile::TempDir;
 
-use super::{KILLED_WITH_VECTORS, LEVELS, check, found, is_in};
+use super::{KILLED_WITH_VECTORS, LEVELS, found, is_in, launch};
 use crate::harness::tracer::path_str;
-use crate::harness::{Tracer, build, locks};
+use crate::harness::{build, locks};
 
 /// The answers to blocks of each size.
 type Answers = BTreeMap<u64, Vec<String>>;
@@ -269,15 +269,15 @@ fn compare(tool: Tool, mut ours: Run, mut theirs: Run) -> Vec<String> {
     wrong
 }
 
-/// Traces the program once at each level, to its end, and has the tools judge it too.
+/// Traces the program once at each level, to its end, compares with what it says itself, and has the tools judge it too.
 fn compared(source: &str) {
     let mut wrong = Vec::new();
     for level in LEVELS {
-        let program = build::reachability_victim(source, level);
-        let finished = Tracer::start(&["--show-allocs", "--", path_str(&program), "run"]).wait();
-        let snapshot = check(&finished);
+        let (finished, snapshot, differences) = launch(source, &[], level);
+        wrong.extend(differences);
         let owned = |kinds: Vec<&str>| kinds.into_iter().map(str::to_owned).collect();
-        let answers: Answers = found(&snapshot).into_iter().map(|(size, kinds)| (size, owned(kinds))).collect();
+        let answers: Answers =
+            found(&snapshot, snapshot.target.pids[0]).into_iter().map(|(size, kinds)| (size, owned(kinds))).collect();
         for tool in [Tool::Memcheck, Tool::LeakSanitizer] {
             let theirs = match tool {
                 Tool::Memcheck => memcheck(source, level),

@@ -44,7 +44,7 @@ fn cycles_of_shared_pointers_in_a_service_under_load_are_lost_to_the_byte() {
     let tracer = Tracer::attach(&victim, &["--max-pause", "1h"]);
     victim.go();
     let output = victim.collect_until_done();
-    let snapshot = check(&tracer.stop());
+    let snapshot = check(&tracer.stop(), 1);
     victim.finish();
     let (booked, found) = (booked(&output), found(&snapshot));
     let definitely = booked.iter().filter(|((_, kind), _)| kind == "definitely_lost").map(|(_, (_, count))| count);
