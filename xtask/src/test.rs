@@ -119,6 +119,9 @@ fn tests(object: &Object) -> Result<Command> {
             test.env("LEAKTRACE_BPF_OBJECT", file);
         }
     }
+    // Most end-to-end cases wait half of their time: for a process, for a kernel that removes probes, for a moment to come.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    test.env("RUST_TEST_THREADS", (processors + processors.div_ceil(2)).to_string());
     let runner = root::runner("trace processes in the tests")?;
     if !runner.is_empty() {
         let architecture = std::env::consts::ARCH.to_uppercase();
