@@ -16,7 +16,6 @@ use leaktrace_common::unwind::Stop;
 use leaktrace_common::wide::WideBlock;
 
 use super::Kernel;
-use super::inventory::TabledBlock;
 use super::mapped::MappedArray;
 use crate::model::{Address, Counters, RawBlock, StackState};
 
@@ -221,6 +220,26 @@ pub(super) fn placed_blocks<'a>(
     let wide = wide.flat_map(lanes).filter_map(|(bucket, lane)| wide_block(kernel, bucket, lane));
     let aside = aside.flat_map(lanes).filter_map(|(bucket, lane)| taken_aside(kernel, bucket, lane));
     tabled.chain(wide.chain(aside).map(|(address, block)| (None, address, block)))
+}
+
+/// A block as the tables have it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TabledBlock {
+    /// Where it lies in the process; 0 is none.
+    pub address: u64,
+    /// Bytes asked for.
+    pub size: u64,
+    /// The index of its site.
+    pub site: u32,
+    /// When it was allocated, in the units of [`Block::time`].
+    pub time: u32,
+}
+
+impl TabledBlock {
+    /// `None` where the record is being written or taken back.
+    pub(super) fn of(address: u64, block: Block) -> Option<Self> {
+        Some(Self { address, size: block.size, site: block.site.checked_sub(1)?, time: block.time })
+    }
 }
 
 /// Whether a block of the life in a slot still stands in the tables.

@@ -8,30 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use leaktrace_common::abi::Block;
 use leaktrace_common::table::BUCKET_KEYS;
 
 use super::Kernel;
-use super::drain::{self, BlockPiece};
-
-/// A block as the tables have it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TabledBlock {
-    /// Where it lies in the process; 0 is none.
-    pub address: u64,
-    /// Bytes asked for.
-    pub size: u64,
-    /// The index of its site.
-    pub site: u32,
-    /// When it was allocated, in the units of [`Block::time`].
-    pub time: u32,
-}
-
-impl TabledBlock {
-    fn of(address: u64, block: Block) -> Option<Self> {
-        Some(Self { address, size: block.size, site: block.site.checked_sub(1)?, time: block.time })
-    }
-}
+use super::drain::{self, BlockPiece, TabledBlock};
 
 /// The position of a block that has none.
 const NOWHERE: u32 = u32::MAX;

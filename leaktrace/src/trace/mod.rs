@@ -5,6 +5,7 @@
 
 mod aside;
 mod capture;
+mod due;
 mod gaps;
 mod growing;
 mod holding;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::config::{Config, Whom};
 use crate::holder::Holder;
@@ -42,12 +43,13 @@ use crate::kernel::Kernel;
 use crate::kernel::events::Events;
 use crate::lives::processes::Processes;
 use crate::lives::unwinding::Unwinding;
-use crate::model::{Options, Pid, Sink, Target};
+use crate::model::{Options, Sink, Target};
 use crate::outcome::Outcome;
 use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::process::pidfd::PidFd;
 use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
+use due::{Due, STOPPED_WITHIN, Stopping, late_to_stop};
 use growing::Growth;
 use intake::Reclaimed;
 use leak_check::Findings;
@@ -97,11 +99,6 @@ const MEMORY_WITHIN: Duration = Duration::from_secs(2);
 const REREAD_AT_LAST: Duration = Duration::from_millis(500);
 /// How long the last report waits for files that are being read.
 const PLANNED_WITHIN: Duration = Duration::from_millis(300);
-/// How long the command may take to stop for the last leak check: as long as a process that is named.
-const STOPPED_WITHIN: Duration = Duration::from_millis(500);
-/// How long the last report waits for the other threads of a command that exits, and how often it looks for them.
-const ALONE_WITHIN: Duration = Duration::from_millis(500);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long a command that was sent a signal is waited for, so that its last report sees its end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -147,49 +144,12 @@ struct Trace {
     sequence: u64,
 }
 
-/// A report that is being prepared.
-struct Due {
-    with_check: bool,
-    /// The command was asked to stop for that.
-    stopping: Option<Stopping>,
-}
-
-/// A command that was asked to stop.
-struct Stopping {
-    pid: Pid,
-    prepared: leak_check::Prepared,
-    /// When it must have stopped.
-    by: Instant,
-}
-
-/// Waits until a command that was asked to stop should have, and gives up the report that is due for that; for ever where none was.
-async fn late_to_stop(due: &mut Option<Due>) -> Pid {
-    let by = due.as_ref().and_then(|due| due.stopping.as_ref()).map(|stopping| stopping.by);
-    until(by).await;
-    match due.take().and_then(|due| due.stopping) {
-        Some(stopping) => stopping.pid,
-        None => std::future::pending().await,
-    }
-}
-
 /// Why the trace is over.
 enum Over {
     /// Time, reports or processes have run out, or the user has asked.
     Done,
     /// The command is stopped at its exit until it is released.
     Exiting(Held),
-}
-
-/// Waits until the other threads of a process that exits have ended, so that their registers are known.
-async fn until_alone(held: &Held, pid: Pid) {
-    let waited = timeout(ALONE_WITHIN, async {
-        while !held.is_alone(pid) {
-            sleep(LOOK_AGAIN).await;
-        }
-    });
-    if waited.await.is_err() {
-        log::warn!("threads of process {pid} have not ended {} ms after it began to exit", ALONE_WITHIN.as_millis());
-    }
 }
 
 async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
@@ -408,59 +368,6 @@ impl Trace {
                     self.take_in();
                 }
             }
-        }
-    }
-
-    /// Has a report made of how things stand, with what leak checks found.
-    fn report_by_now(&mut self, findings: Findings, reports: &mut Reports) -> Result<()> {
-        let mut phases = Phases::of(format!("report {}", self.sequence + 1));
-        let (capture, spaces) = self.read(false, findings)?;
-        phases.done("reading the tables");
-        reports.order(capture, spaces, phases);
-        Ok(())
-    }
-
-    /// Judges blocks for the last report: those of a command at its end, if that has come meanwhile.
-    async fn judge_at_last(&mut self, over: &mut Over, launched: Option<&mut Launched>) -> Findings {
-        let Some(launched) = launched.filter(|_| self.config.leak_check.is_some()) else {
-            return self.judge_running(true);
-        };
-        let pid = launched.pid();
-        let (mut stopped, mut prepared) = (None, None);
-        if let Over::Done = over {
-            match self.prepare_command(pid) {
-                Ok(ready) => prepared = Some(ready),
-                Err(none) => return none,
-            }
-            launched.ask_to_stop();
-            let deadline = Instant::now() + STOPPED_WITHIN;
-            while let Ok(event) =
-                timeout(deadline.saturating_duration_since(Instant::now()), launched.next_event()).await
-            {
-                match event {
-                    Event::Stopped(held) => {
-                        stopped = held;
-                        break;
-                    }
-                    // Another program, of which there is no time to trace anything.
-                    Event::Held(held) => held.release(),
-                    Event::Exiting(held) => {
-                        *over = Over::Exiting(held);
-                        break;
-                    }
-                    Event::Ended(_) => break,
-                }
-            }
-        }
-        match over {
-            Over::Exiting(held) => {
-                until_alone(held, pid).await;
-                self.judge_at_end(held, pid)
-            }
-            Over::Done => match prepared {
-                Some(prepared) => self.judge_command(prepared, stopped, true),
-                None => Findings::default(),
-            },
         }
     }
 

@@ -10,8 +10,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::kernel::Kernel;
-use crate::kernel::drain;
-use crate::kernel::inventory::TabledBlock;
+use crate::kernel::drain::{self, TabledBlock};
 use crate::model::{Reachability, Tally};
 
 /// How many blocks of a life are looked at again, at most.

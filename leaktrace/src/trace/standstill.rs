@@ -13,7 +13,7 @@ use crate::analysis::reachability::{
     Blocks, Circumstances, Heuristics, Memory, Rules, TABLE, Thread, TooFar, judge, kept_tables, regions, scan,
     table_block, vtables,
 };
-use crate::kernel::inventory::TabledBlock;
+use crate::kernel::drain::TabledBlock;
 use crate::lives::exiting;
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability};
 use crate::process::kernel_roots::KernelRoots;
