@@ -212,13 +212,14 @@ pub(super) fn placed_blocks<'a>(
         BlockPiece::Aside(buckets) => (0..0, 0..0, buckets),
     };
     let lanes = |bucket: u32| (0..BUCKET_KEYS).map(move |lane| (bucket, lane));
-    // Most are empty where there is much room.
-    let tabled = tabled.filter(|bucket| !is_empty(kernel, *bucket)).flat_map(lanes).filter_map(|(bucket, lane)| {
+    let tabled = used(&kernel.block_keys, tabled).flat_map(lanes).filter_map(|(bucket, lane)| {
         let (address, block) = tabled_block(kernel, bucket, lane)?;
         Some((Some(bucket * BUCKET_KEYS as u32 + lane as u32), address, block))
     });
-    let wide = wide.flat_map(lanes).filter_map(|(bucket, lane)| wide_block(kernel, bucket, lane));
-    let aside = aside.flat_map(lanes).filter_map(|(bucket, lane)| taken_aside(kernel, bucket, lane));
+    let wide =
+        used(&kernel.wide_keys, wide).flat_map(lanes).filter_map(|(bucket, lane)| wide_block(kernel, bucket, lane));
+    let aside =
+        used(&kernel.thread_keys, aside).flat_map(lanes).filter_map(|(bucket, lane)| taken_aside(kernel, bucket, lane));
     tabled.chain(wide.chain(aside).map(|(address, block)| (None, address, block)))
 }
 
@@ -286,11 +287,26 @@ impl Clock {
     }
 }
 
-/// Whether a bucket of blocks has no key, by a look at all of its words at once.
-fn is_empty(kernel: &Kernel, bucket: u32) -> bool {
-    let Some(keys) = kernel.block_keys.pointer(bucket) else { return true };
-    // SAFETY: in bounds; words of the mapping, each of which is read whole.
-    (0..BUCKET_KEYS).fold(0, |any, lane| any | unsafe { (&raw const (*keys).keys[lane]).read_volatile() }) == 0
+/// Those of these buckets that have a key. Most have none where there is much room: so they are passed over in a plain loop, which
+/// matters to a debug build.
+fn used(keys: &MappedArray<Bucket>, buckets: Range<u32>) -> impl Iterator<Item = u32> + '_ {
+    let mut next = buckets.start;
+    std::iter::from_fn(move || {
+        while next < buckets.end {
+            let bucket = keys.pointer(next)?;
+            next += 1;
+            let (mut any, mut lane) = (0, 0);
+            while lane < BUCKET_KEYS {
+                // SAFETY: in bounds; a word of the mapping.
+                any |= unsafe { (&raw const (*bucket).keys[lane]).read_volatile() };
+                lane += 1;
+            }
+            if any != 0 {
+                return Some(next - 1);
+            }
+        }
+        None
+    })
 }
 
 fn tabled_block(kernel: &Kernel, bucket: u32, lane: usize) -> Option<(u64, Block)> {

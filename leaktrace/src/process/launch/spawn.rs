@@ -68,7 +68,10 @@ pub(super) fn start(executable: &Executable) -> Result<pid_t, LaunchError> {
 /// Follows a seized child to its `exec`; gives its ending if it does not get there.
 fn wait_for_exec(pid: pid_t) -> Result<Option<Ending>, LaunchError> {
     loop {
-        let (changed, change) = ptrace::wait_any().map_err(LaunchError::Wait)?;
+        let (changed, change) = match ptrace::wait_any() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            change => change.map_err(LaunchError::Wait)?,
+        };
         // An error means that it was killed while it was stopped; the next change says so.
         let _ = match change {
             Change::Exec => return Ok(None),
