@@ -230,6 +230,8 @@ pub struct CheckArgs {
     pub leak_check: Option<LeakCheckArg>,
 
     /// Stop a process for a leak check only if that takes no longer than TIME, by an estimate
+    ///
+    /// Where the estimate was wrong it goes on after ten times TIME, or two seconds if that is more, without a verdict.
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_positive_time)]
     pub max_pause: Duration,
 }

@@ -13,7 +13,7 @@ use leaktrace_common::abi::{
 };
 use leaktrace_common::table::{self, BUCKET_KEYS, Bucket, Place};
 use leaktrace_common::unwind::Stop;
-use leaktrace_common::wide::WideBlock;
+use leaktrace_common::wide::{Name, WideBlock};
 
 use super::Kernel;
 use super::mapped::MappedArray;
@@ -248,14 +248,16 @@ pub fn is_there(kernel: &Kernel, slot: u32, block: &TabledBlock) -> bool {
     let is_it = |record: Block| {
         record.size == block.size && record.site == block.site.wrapping_add(1) && record.time == block.time
     };
-    match abi::block_key(slot, block.address) {
-        Some(key) => {
-            table::find(&kernel.block_keys, key).and_then(|place| kernel.blocks.read(place.index())).is_some_and(is_it)
-        }
-        None => (0..kernel.wide_keys.elements())
-            .flat_map(|bucket| (0..BUCKET_KEYS).filter_map(move |lane| wide_block(kernel, bucket, lane)))
-            .any(|(address, record)| address == block.address && is_it(record)),
+    if let Some(key) = abi::block_key(slot, block.address) {
+        let place = table::find(&kernel.block_keys, key);
+        return place.and_then(|place| kernel.blocks.read(place.index())).is_some_and(is_it);
     }
+    let key = Name::of_allocator(slot, block.address).key();
+    let is_named = |index| {
+        let wide = kernel.wide_blocks.read(index);
+        wide.is_some_and(|wide| wide.process == slot && wide.address == block.address && is_it(wide.block))
+    };
+    table::find_where(&kernel.wide_keys, key, is_named).is_some()
 }
 
 /// Turns jiffies into ages.

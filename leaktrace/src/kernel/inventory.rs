@@ -32,33 +32,24 @@ pub struct Inventory {
 type Found = Vec<(u32, TabledBlock)>;
 
 impl Inventory {
-    /// Reads the blocks of the life in a slot.
+    /// Reads the blocks of the life in a slot, of a process that will run on.
     #[must_use]
     pub fn of(kernel: &Kernel, slot: u32) -> Self {
-        let mut inventory = Self { slot, positions: Vec::new(), blocks: Vec::new(), room: Vec::new() };
-        let found = inventory.read(kernel);
-        let mut all: Found = Vec::with_capacity(found.iter().map(Vec::len).sum());
-        for found in &found {
-            all.extend_from_slice(found);
-        }
-        all.sort_unstable_by_key(|(_, block)| block.address);
-        let places = kernel.block_keys.elements() as usize * BUCKET_KEYS;
-        inventory.positions = vec![NOWHERE; places];
+        let found = read(kernel, slot, Vec::new());
+        let all = in_order(&found);
+        let mut positions = vec![NOWHERE; kernel.block_keys.elements() as usize * BUCKET_KEYS];
         for (position, (place, _)) in all.iter().enumerate() {
-            if let Some(entry) = inventory.positions.get_mut(*place as usize) {
+            if let Some(entry) = positions.get_mut(*place as usize) {
                 *entry = position as u32;
             }
         }
-        inventory.blocks = all.into_iter().map(|(_, block)| block).collect();
-        inventory.room = found;
-        inventory
+        Self { slot, positions, blocks: all.into_iter().map(|(_, block)| block).collect(), room: found }
     }
 
-    /// The blocks by now, by address. What a `realloc` in flight has set aside may stand in the table again: of several blocks at
-    /// one address one is given.
+    /// The blocks by now, as [`blocks`] gives them.
     #[must_use]
-    pub fn up_to_date(mut self, kernel: &Kernel) -> Vec<TabledBlock> {
-        let found = self.read(kernel);
+    pub fn up_to_date(self, kernel: &Kernel) -> Vec<TabledBlock> {
+        let found = read(kernel, self.slot, self.room);
         let mut kept = self.blocks;
         for block in &mut kept {
             block.size = GONE;
@@ -81,40 +72,48 @@ impl Inventory {
         kept.dedup_by_key(|block| block.address);
         kept
     }
+}
 
-    /// The blocks as they were read, as [`Inventory::up_to_date`] gives them.
-    #[must_use]
-    pub fn into_blocks(mut self) -> Vec<TabledBlock> {
-        self.blocks.dedup_by_key(|block| block.address);
-        self.blocks
-    }
+/// The blocks of the life in a slot, of a process that does not run, by address. What a `realloc` in flight has set aside may stand
+/// in the table again: of several blocks at one address one is given.
+#[must_use]
+pub fn blocks(kernel: &Kernel, slot: u32) -> Vec<TabledBlock> {
+    let mut blocks: Vec<_> = in_order(&read(kernel, slot, Vec::new())).into_iter().map(|(_, block)| block).collect();
+    blocks.dedup_by_key(|block| block.address);
+    blocks
+}
 
-    /// Reads the tables, with as many threads as there are processors.
-    fn read(&mut self, kernel: &Kernel) -> Vec<Found> {
-        let pieces: Vec<BlockPiece> = drain::block_pieces(kernel).collect();
-        let room = Mutex::new(std::mem::take(&mut self.room));
-        let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let slot = self.slot;
-        let work = || {
-            let mut owners = Owners::of(kernel, slot);
-            let mut found = room.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-            found.clear();
-            while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-                found.extend(drain::placed_blocks(kernel, piece).filter_map(|(place, address, block)| {
-                    let block = TabledBlock::of(address, block)?;
-                    owners.is_its(block.site).then_some((place.unwrap_or(NOWHERE), block))
-                }));
-            }
-            done.lock().unwrap_or_else(PoisonError::into_inner).push(found);
-        };
-        thread::scope(|scope| {
-            for _ in 1..thread::available_parallelism().map_or(1, usize::from) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        done.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
+/// All that was found, by address.
+fn in_order(found: &[Found]) -> Found {
+    let mut all = found.concat();
+    all.sort_unstable_by_key(|(_, block)| block.address);
+    all
+}
+
+/// Reads the tables, with as many threads as there are processors.
+fn read(kernel: &Kernel, slot: u32, room: Vec<Found>) -> Vec<Found> {
+    let pieces: Vec<BlockPiece> = drain::block_pieces(kernel).collect();
+    let (room, done) = (Mutex::new(room), Mutex::new(Vec::new()));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut owners = Owners::of(kernel, slot);
+        let mut found = room.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        found.clear();
+        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.extend(drain::placed_blocks(kernel, piece).filter_map(|(place, address, block)| {
+                let block = TabledBlock::of(address, block)?;
+                owners.is_its(block.site).then_some((place.unwrap_or(NOWHERE), block))
+            }));
+        }
+        done.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+    };
+    thread::scope(|scope| {
+        for _ in 1..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Marks a block that is no longer there; no allocator gives so many bytes.

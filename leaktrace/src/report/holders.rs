@@ -14,8 +14,11 @@ const LARGEST: usize = 5;
 /// Most characters of one part of a path: names of templates have no end.
 const LONGEST: usize = 120;
 
-/// The variables that alone hold most, of each process.
+/// The variables that alone hold most, of each process; why none is known, where no process was judged.
 pub fn largest(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
+    if snapshot.processes.iter().all(|process| process.leak_check.is_none()) {
+        return writeln!(out, "holders are not known: no leak check ran; see --leak-check");
+    }
     for process in snapshot.processes.iter().filter(|process| !process.holders.is_empty()) {
         let whose = if snapshot.processes.len() > 1 { format!(" of {}", names::one(process)) } else { String::new() };
         writeln!(out, "largest holders{whose}:")?;

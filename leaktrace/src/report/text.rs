@@ -49,10 +49,10 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out, "{} {}", paint.with(HEADER, "note:"), clean(note))?;
     }
 
-    if style.group_by == GroupBy::Type {
-        return types::write(snapshot, style.top, out);
-    }
     let outstanding = outstanding(snapshot);
+    if style.group_by == GroupBy::Type {
+        return types::write(snapshot, &outstanding, style.top, out);
+    }
     let shown = style.top.unwrap_or(outstanding.len()).min(outstanding.len());
     let (shown, rest) = outstanding.split_at(shown);
     for (site, amount) in shown {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::estimates;
 use super::human::counted;
 use crate::clean::clean;
-use crate::model::Snapshot;
+use crate::model::{Site, Snapshot, Tally};
 
 /// The sites of one class.
 #[derive(Default)]
@@ -16,13 +16,14 @@ struct Group {
     sites: u64,
 }
 
-/// Writes a line for each class, the largest first, `top` of them; then one for blocks of no class.
-pub fn write(snapshot: &Snapshot, top: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
+/// Writes a line for each class of these sites, given with what of them is shown, the largest first, `top` of them; then one for
+/// blocks of no class.
+pub fn write(snapshot: &Snapshot, sites: &[(&Site, Tally)], top: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
     let mut groups: BTreeMap<Option<&str>, Group> = BTreeMap::new();
-    for site in snapshot.sites.iter().filter(|site| site.outstanding_count > 0) {
+    for (site, shown) in sites {
         let group = groups.entry(site.type_name.as_deref()).or_default();
-        group.bytes = group.bytes.saturating_add(site.outstanding_bytes);
-        group.count = group.count.saturating_add(site.outstanding_count);
+        group.bytes = group.bytes.saturating_add(shown.bytes);
+        group.count = group.count.saturating_add(shown.count);
         group.sites += 1;
     }
     let others = groups.remove(&None);

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::leak_check::{Findings, Prepared};
 use super::phases::Phases;
@@ -77,41 +77,29 @@ impl Trace {
             return self.judge_running(true);
         };
         let pid = launched.pid();
-        let (mut stopped, mut prepared) = (None, None);
         if let Over::Done = over {
-            match self.prepare_command(pid) {
-                Ok(ready) => prepared = Some(ready),
+            let prepared = match self.prepare_command(pid) {
+                Ok(prepared) => prepared,
                 Err(none) => return none,
-            }
+            };
             launched.ask_to_stop();
             let deadline = Instant::now() + STOPPED_WITHIN;
-            while let Ok(event) =
-                timeout(deadline.saturating_duration_since(Instant::now()), launched.next_event()).await
-            {
-                match event {
-                    Event::Stopped(held) => {
-                        stopped = held;
-                        break;
-                    }
+            loop {
+                match timeout_at(deadline.into(), launched.next_event()).await {
+                    Ok(Event::Stopped(held)) => return self.judge_command(prepared, held, true),
                     // Another program, of which there is no time to trace anything.
-                    Event::Held(held) => held.release(),
-                    Event::Exiting(held) => {
+                    Ok(Event::Held(held)) => held.release(),
+                    Ok(Event::Exiting(held)) => {
                         *over = Over::Exiting(held);
                         break;
                     }
-                    Event::Ended(_) => break,
+                    Ok(Event::Ended(_)) => return Findings::none_for_ended(pid),
+                    Err(_) => return Findings::none_for_late(pid, STOPPED_WITHIN),
                 }
             }
         }
-        match over {
-            Over::Exiting(held) => {
-                until_alone(held, pid).await;
-                self.judge_at_end(held, pid)
-            }
-            Over::Done => match prepared {
-                Some(prepared) => self.judge_command(prepared, stopped, true),
-                None => Findings::default(),
-            },
-        }
+        let Over::Exiting(held) = over else { return Findings::default() };
+        until_alone(held, pid).await;
+        self.judge_at_end(held, pid)
     }
 }

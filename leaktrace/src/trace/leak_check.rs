@@ -13,10 +13,10 @@ use procfs::process::Process;
 
 use super::Trace;
 use super::holding::Holding;
-use super::standstill::{Checked, Standstill};
+use super::standstill::Standstill;
 use crate::config::{CheckPlan, Whom};
 use crate::kernel::drain::{self, TabledBlock};
-use crate::kernel::inventory::Inventory;
+use crate::kernel::inventory::{self, Inventory};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
 use crate::process::launch::Held;
 use crate::process::registers::StoppedThread;
@@ -31,9 +31,7 @@ pub struct Judged {
     pub check: LeakCheck,
     /// By address.
     blocks: Vec<TabledBlock>,
-    /// The kind of each.
-    kinds: Vec<Reachability>,
-    /// What was found of who holds them.
+    /// What was found of them, and of who holds them.
     holding: Holding,
 }
 
@@ -57,7 +55,7 @@ impl Judged {
         let place = self.holding.blocks.find(block.address.0).filter(|(_, offset)| *offset == 0)?.0 as usize;
         let known = self.blocks[place];
         let is_same = known.site as usize == block.site && known.size == block.size && known.time == block.time;
-        is_same.then(|| self.kinds[place])
+        is_same.then(|| self.holding.judgement.kinds[place])
     }
 }
 
@@ -85,6 +83,11 @@ impl Findings {
         Self { judged: Vec::new(), warnings: vec![no_verdict(pid, why_not)] }
     }
 
+    /// Those of a command that ended unseen.
+    pub fn none_for_ended(pid: Pid) -> Self {
+        Self::none(pid, &ENDED)
+    }
+
     /// Those of a command that was asked to stop and did not.
     pub fn none_for_late(pid: Pid, within: Duration) -> Self {
         Self::none(pid, &format!("it did not stop within {} ms", within.as_millis()))
@@ -107,8 +110,9 @@ impl Trace {
             self.take_in();
             let ended = self.ended_threads.clone();
             let threads: Vec<StoppedThread> = held.thread().into_iter().cloned().chain(ended).collect();
-            let judged = self.prepare(pid).and_then(|Prepared { life, inventory }| {
-                self.judge(&life, inventory.into_blocks(), &threads, || Duration::ZERO)
+            let judged = self.life(pid).and_then(|life| {
+                let blocks = inventory::blocks(&self.kernel, life.slot);
+                self.judge(&life, blocks, &threads, || Duration::ZERO)
             });
             findings.add(judged.map_err(|why_not| no_verdict(pid, &why_not)));
         }
@@ -153,28 +157,31 @@ impl Trace {
     fn prepare_to_stop(&mut self, pid: Pid) -> Result<Prepared, Box<dyn Error>> {
         let Some(CheckPlan { max_pause, .. }) = self.config.leak_check else { return Err("none was asked for".into()) };
         let estimate = Estimate::of(pid).map_err(|error| match error {
-            ProcError::NotFound(_) => "it ended before it could be stopped".to_owned(),
+            ProcError::NotFound(_) => ENDED.to_owned(),
             other => other.to_string(),
         });
         let expected = estimate?.pause();
         if expected > max_pause {
             return Err(TooLong { expected, max_pause }.into());
         }
-        self.prepare(pid)
+        let life = self.life(pid)?;
+        let inventory = Inventory::of(&self.kernel, life.slot);
+        Ok(Prepared { life, inventory, hold_at_most: longest_stop(max_pause) })
     }
 
     fn stop_and_judge(
         &mut self,
-        Prepared { life, inventory }: Prepared,
+        Prepared { life, inventory, hold_at_most }: Prepared,
         held: Option<Held>,
         halts: bool,
     ) -> Result<Judged, Box<dyn Error>> {
         let (pid, held) = (life.pid, held.map(|held| GoesOn(Some(held))));
         let command = held.as_ref().and_then(|held| held.0.as_ref());
         let began = command.map(Held::since);
+        let limits = Limits { hold_at_most, ..Limits::default() };
         let stopped = match command.and_then(Held::thread) {
-            Some(thread) => Stopped::stop_beside(thread.clone(), pid, Limits::default())?,
-            None => Stopped::stop(pid, Limits::default())?,
+            Some(thread) => Stopped::stop_beside(thread.clone(), pid, limits)?,
+            None => Stopped::stop(pid, limits)?,
         };
         if halts && let Err(error) = self.kernel.halt() {
             // What it does afterwards is recorded, and not judged.
@@ -189,21 +196,26 @@ impl Trace {
             was_cut_short = pause.cut_short;
             began.map_or(pause.length, |began| began.elapsed())
         })?;
-        if was_cut_short { Err("it went on before all of its memory was read".into()) } else { Ok(judged) }
+        if was_cut_short {
+            let ms = hold_at_most.as_millis();
+            return Err(
+                format!("it went on after {ms} ms, before all of its memory was read; raise --max-pause").into()
+            );
+        }
+        Ok(judged)
     }
 
-    /// Finds out and reads what need not be read while a process is stopped.
+    /// The life that a process leads now.
     ///
     /// # Errors
     /// Why it cannot be judged, a part of a sentence.
-    fn prepare(&mut self, pid: Pid) -> Result<Prepared, Box<dyn Error>> {
+    fn life(&mut self, pid: Pid) -> Result<Life, Box<dyn Error>> {
         self.take_in();
         let lives = drain::lives(&self.kernel);
         let life = lives.iter().rev().find(|(_, life)| life.tgid == pid.0 && life.state == PROCESS_ALIVE);
         let Some((slot, life)) = life else { return Err("nothing of it was recorded".into()) };
         let since_start = life.untracked_frees <= life.thread_end_frees && self.knows_all_blocks(pid);
-        let inventory = Inventory::of(&self.kernel, *slot);
-        Ok(Prepared { life: Life { pid, slot: *slot, first_seen: life.seen_ns, since_start }, inventory })
+        Ok(Life { pid, slot: *slot, first_seen: life.seen_ns, since_start })
     }
 
     /// Judges the blocks, given by address, of a process of which nothing runs, and those of its threads that are there; one of them
@@ -223,9 +235,9 @@ impl Trace {
         let since_start = since_start && !self.has_lost_blocks();
         let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(slot), since_start };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
-        let Checked { check, mut kinds, holding } = still.check(&blocks, read)?;
-        self.second_look.at_check((slot, first_seen), &blocks, &mut kinds);
-        Ok(Judged { slot, check, blocks, kinds, holding })
+        let (check, mut holding) = still.check(&blocks, read)?;
+        self.second_look.at_check((slot, first_seen), &blocks, &mut holding.judgement.kinds);
+        Ok(Judged { slot, check, blocks, holding })
     }
 
     /// Whether every block that a process has made must stand in the tables, if none was lost.
@@ -246,6 +258,13 @@ impl Trace {
 pub struct Prepared {
     life: Life,
     inventory: Inventory,
+    /// After this time it runs again, judged or not.
+    hold_at_most: Duration,
+}
+
+/// How long a stop may last at worst: no estimate knows how many of a heap's words are pointers.
+fn longest_stop(max_pause: Duration) -> Duration {
+    max_pause.saturating_mul(10).max(Duration::from_secs(2))
 }
 
 /// A life that is judged.
@@ -256,6 +275,9 @@ struct Life {
     /// Every block that it has was recorded, if none was lost.
     since_start: bool,
 }
+
+/// Why there is no verdict on one that is gone.
+const ENDED: &str = "it ended before it could be stopped";
 
 /// A stop that takes longer than it may.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use crate::analysis::reachability::{
 };
 use crate::kernel::drain::TabledBlock;
 use crate::lives::exiting;
-use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability};
+use crate::model::{Address, LeakCheck, LeakCheckMode, Pid};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::{MemoryError, Reader, Run, Survey};
@@ -38,17 +38,6 @@ pub enum Obstacle {
     Blocks(#[from] TooFar),
 }
 
-/// What was found.
-#[derive(Debug)]
-pub struct Checked {
-    /// How.
-    pub check: LeakCheck,
-    /// The kind of each block.
-    pub kinds: Vec<Reachability>,
-    /// What is to be told of who holds them.
-    pub holding: Holding,
-}
-
 /// A process of which nothing runs.
 pub struct Standstill<'a> {
     /// The process.
@@ -69,7 +58,11 @@ impl Standstill<'_> {
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, blocks: &[TabledBlock], read: impl FnOnce() -> Duration) -> Result<Checked, Obstacle> {
+    pub fn check(
+        &self,
+        blocks: &[TabledBlock],
+        read: impl FnOnce() -> Duration,
+    ) -> Result<(LeakCheck, Holding), Obstacle> {
         let mut steps = Steps::begin();
         let index = Blocks::new(blocks.iter().map(|block| (block.address, block.size)))?;
         steps.done("indexing blocks");
@@ -118,15 +111,14 @@ impl Standstill<'_> {
             }
         }
         let judgement = judge(&index, &scan, rules.heuristics, &|address| tables.is_vtable(address));
-        let kinds = judgement.kinds.clone();
         let (scanned_bytes, unread_bytes) = (scan.scanned, scan.unread);
         let check = LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 };
         let holding = Holding::new(index, scan, judgement, tables);
-        Ok(Checked { check, kinds, holding: Holding { given, mappings: survey.regions, threads: stacks, ..holding } })
+        Ok((check, Holding { given, mappings: survey.regions, threads: stacks, ..holding }))
     }
 }
 
-/// How long the steps of a stop took.
+/// How long the steps of a stop took; told afterwards, since a process waits.
 struct Steps {
     began: Instant,
     done: Vec<(&'static str, Duration)>,

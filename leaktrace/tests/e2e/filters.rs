@@ -5,16 +5,9 @@ use std::time::{Duration, Instant};
 use crate::harness::tracer::path_str;
 use crate::harness::{Tracer, Victim, build, trace_command};
 
-/// A puppet that has begun and waits for orders.
-fn puppet() -> Victim {
-    let mut puppet = Victim::start("puppet.c", &[]);
-    puppet.go();
-    puppet
-}
-
 #[test]
 fn size_limits_are_inclusive_and_leave_the_rest_untouched() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &["-z", "100", "-Z", "200"]);
     for order in ["a a 99 5", "a a 100 5", "a b 150 5", "a b 200 5", "a c 201 5", "a c 1000000 2"] {
         puppet.tell(order);
@@ -73,7 +66,7 @@ fn what_was_not_recorded_is_counted_once_when_it_goes_by_free_or_realloc() {
 #[test]
 fn only_blocks_of_the_age_asked_for_are_reported() {
     let asked = Duration::from_secs(2);
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &["-o", "2s"]);
     puppet.tell("a a 100 3");
     // Age is what this is about: nothing but time makes it.
@@ -94,7 +87,7 @@ fn only_blocks_of_the_age_asked_for_are_reported() {
 
 #[test]
 fn ages_are_those_of_the_blocks() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &[]);
     let before = Instant::now();
     puppet.tell("a a 100 2");
@@ -114,7 +107,7 @@ fn ages_are_those_of_the_blocks() {
 
 #[test]
 fn interval_reports_stop_after_the_count() {
-    let puppet = puppet();
+    let puppet = Victim::puppet();
     let begun = Instant::now();
     let tracer = Tracer::attach(&puppet, &["-i", "200ms", "-n", "3"]);
     let finished = tracer.wait();
@@ -128,7 +121,7 @@ fn interval_reports_stop_after_the_count() {
 #[test]
 fn a_duration_ends_the_trace() {
     let duration = Duration::from_secs(2);
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let begun = Instant::now();
     let tracer = Tracer::attach(&puppet, &["-d", "2s"]);
     puppet.tell("a a 10 1");
@@ -218,7 +211,7 @@ fn what_can_still_be_reached_is_no_leak_to_fail_on() {
 
 #[test]
 fn fail_on_leak_works_for_a_running_process() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     for (orders, options, status) in [
         (&["a a 1000 1"][..], &["--leak-check=no"][..], 23),
         (&["a b 999 1"], &["--leak-check=no"], 0),

@@ -1,8 +1,5 @@
 //! When blocks are judged: at each interval, on a signal, while a command runs on, and never for longer than allowed.
 
-use std::thread;
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 
 use crate::harness::snapshot::Site;
@@ -17,15 +14,9 @@ fn blocks(site: &Site, kind: &str) -> u64 {
     site.verdict.as_ref().map_or(0, |verdict| verdict.get(kind).map_or(0, |tally| tally.count))
 }
 
-fn puppet() -> Victim {
-    let mut puppet = Victim::start("puppet.c", &[]);
-    puppet.go();
-    puppet
-}
-
 #[test]
 fn each_report_at_an_interval_says_what_is_lost_by_then() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &[&["--leak-check=summary", "-i", "200ms"], &PATIENT[..]].concat());
     puppet.tell("a a 1000 5");
     tracer.wait_for_output("that nothing is lost", |line| {
@@ -44,7 +35,7 @@ fn each_report_at_an_interval_says_what_is_lost_by_then() {
 
 #[test]
 fn a_signal_asks_for_a_report_with_a_leak_check() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &PATIENT);
     puppet.tell("a b 100 3");
     puppet.tell("l b 1");
@@ -60,7 +51,7 @@ fn a_signal_asks_for_a_report_with_a_leak_check() {
 
 #[test]
 fn a_verdict_that_turns_out_wrong_is_taken_back_and_its_site_is_doubted() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &PATIENT);
     let report = |expected: &str| {
         tracer.signal(Signal::SIGUSR1);
@@ -86,7 +77,7 @@ fn a_verdict_that_turns_out_wrong_is_taken_back_and_its_site_is_doubted() {
 
 #[test]
 fn without_leak_checks_a_signal_asks_for_a_report_all_the_same() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &["--leak-check=no"]);
     puppet.tell("a b 100 3");
     tracer.signal(Signal::SIGUSR1);
@@ -125,7 +116,7 @@ fn a_command_that_runs_is_judged_at_intervals_and_at_the_end_of_the_duration() {
 
 #[test]
 fn a_stop_that_would_take_too_long_is_left_out_and_said() {
-    let mut puppet = puppet();
+    let mut puppet = Victim::puppet();
     let tracer = Tracer::attach(&puppet, &["--max-pause", "1ms"]);
     puppet.tell("a a 1000 5");
     puppet.tell("l a 5");
@@ -148,14 +139,18 @@ fn blocks_that_are_freed_after_the_stop_are_in_no_verdict() {
     victim.wait_until_ready();
     let tracer = Tracer::attach(&victim, &[&["--leak-check=summary", "-i", "50ms"], &PATIENT[..]].concat());
     victim.go();
-    thread::sleep(Duration::from_secs(2));
+    for _ in 0..3 {
+        tracer.wait_for_output("a verdict", |line| line.contains("leak check:"));
+    }
     let finished = tracer.stop();
     let snapshot = finished.exact();
     for site in snapshot.sites_through(victim.pid(), "leak_churn") {
         let lost = blocks(site, "definitely_lost") + blocks(site, "indirectly_lost");
         assert_eq!(lost, 0, "{}", finished.stdout);
     }
-    for line in finished.stdout.lines().filter(|line| line.contains("leak check:")) {
+    let verdicts: Vec<_> = finished.stdout.lines().filter(|line| line.contains("leak check:")).collect();
+    assert!(verdicts.len() >= 3, "{}", finished.stdout);
+    for line in verdicts {
         assert!(line.contains("nothing definitely lost"), "{line}");
     }
 }

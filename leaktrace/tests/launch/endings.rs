@@ -6,7 +6,7 @@ use std::path::Path;
 use leaktrace::process::launch::{Ending, Event};
 use leaktrace::process::stop::{Limits, Stopped};
 
-use super::support::{Fifo, Programs, await_state, await_tracer, hold, maps, see_through, threads, wait_for, words};
+use super::support::{Fifo, Programs, hold, maps, see_through, wait_for, without_first_thread, words};
 
 fn ends(program: &Path, how: &[&str]) -> (Vec<&'static str>, Ending) {
     let mut command = vec![program.as_os_str().to_owned()];
@@ -58,19 +58,8 @@ fn a_signal_from_outside_is_an_announced_end_too() {
 #[test]
 fn the_end_of_the_first_thread_alone_is_no_end() {
     let programs = Programs::new();
-    let program = programs.build("cc", "ending.c", "ending", &["-pthread"]);
-    let mut input = Fifo::new(programs.path("input"));
-    let script = "exec \"$0\" first-thread-leaves <\"$1\"";
-    let command = words(["sh", "-c", script, program.to_str().unwrap(), input.path.to_str().unwrap()]);
     wait_for(async {
-        let (mut launched, held) = hold(&command).await;
-        held.release();
-        let Event::Held(held) = launched.next_event().await else { panic!("not held") };
-        held.release();
-        // The second thread reads only when the first has gone; the one that sees it to its end must be there by then.
-        await_state(launched.pid().0, "Z");
-        let last = threads(launched.pid().0).into_iter().find(|&tid| tid != launched.pid().0).unwrap();
-        await_tracer(last);
+        let (mut launched, last, mut input) = without_first_thread(&programs).await;
         input.send("x");
         let Event::Exiting(held) = launched.next_event().await else { panic!("its end was not announced") };
         assert!(!maps(last).is_empty(), "the memory is there, seen through the last thread");

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use leaktrace::process::launch::{Ending, Event, Held, HeldAt};
 use leaktrace::process::stop::{Limits, Stopped};
 
-use crate::support::{Fifo, Mortal, Programs, await_state, await_tracer, hold, see_through, threads, wait_for, words};
+use crate::support::{
+    Fifo, Mortal, Programs, await_state, hold, see_through, threads, wait_for, without_first_thread, words,
+};
 
 /// A stopped thread, however many times the program was held before.
 async fn stop(launched: &mut Mortal) -> Option<Held> {
@@ -66,18 +68,8 @@ fn all_threads_of_a_command_can_be_stopped_beside_the_one_that_is_held() {
 #[test]
 fn a_command_whose_first_thread_has_ended_is_stopped_by_another() {
     let programs = Programs::new();
-    let program = programs.build("cc", "ending.c", "ending", &["-pthread"]);
-    let mut input = Fifo::new(programs.path("input"));
-    let script = "exec \"$0\" first-thread-leaves <\"$1\"";
-    let command = words(["sh", "-c", script, program.to_str().unwrap(), input.path.to_str().unwrap()]);
     wait_for(async {
-        let (mut launched, held) = hold(&command).await;
-        held.release();
-        let Event::Held(held) = launched.next_event().await else { panic!("not held") };
-        held.release();
-        await_state(launched.pid().0, "Z");
-        let last = threads(launched.pid().0).into_iter().find(|&tid| tid != launched.pid().0).unwrap();
-        await_tracer(last);
+        let (mut launched, last, mut input) = without_first_thread(&programs).await;
         let held = stop(&mut launched).await.expect("it is traced");
         assert_eq!(held.thread().unwrap().tid.0, last);
         held.release();

@@ -205,6 +205,24 @@ pub fn threads(pid: u32) -> Vec<u32> {
     tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
+/// `ending.c` whose first thread has ended, held twice before, and its last thread, which is traced. It exits with 23 once it can
+/// read something.
+pub async fn without_first_thread(programs: &Programs) -> (Mortal, u32, Fifo) {
+    let program = programs.build("cc", "ending.c", "ending", &["-pthread"]);
+    let input = Fifo::new(programs.path("input"));
+    let script = "exec \"$0\" first-thread-leaves <\"$1\"";
+    let command = words(["sh", "-c", script, program.to_str().unwrap(), input.path.to_str().unwrap()]);
+    let (mut launched, held) = hold(&command).await;
+    held.release();
+    let Event::Held(held) = launched.next_event().await else { panic!("not held") };
+    held.release();
+    // The second thread reads only when the first has gone; the one that sees it to its end must be there by then.
+    await_state(launched.pid().0, "Z");
+    let last = threads(launched.pid().0).into_iter().find(|&tid| tid != launched.pid().0).unwrap();
+    await_tracer(last);
+    (launched, last, input)
+}
+
 const PHASE: &str = "LEAKTRACE_TEST_PHASE";
 const COMMAND: &str = "LEAKTRACE_TEST_COMMAND";
 const OUTPUT: &str = "LEAKTRACE_TEST_OUTPUT";

@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
         self.has_near_anywhere(words)
     }
 
-    /// Four words at a time: twice as fast on a heap of which few words are pointers.
+    /// The same, compiled for vectors of four words.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn has_near_by_avx2(&self, words: &[u64; GROUP + 1]) -> bool {

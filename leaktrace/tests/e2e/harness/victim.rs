@@ -21,6 +21,13 @@ pub struct Victim {
 }
 
 impl Victim {
+    /// A puppet that has begun and waits for orders.
+    pub fn puppet() -> Self {
+        let mut puppet = Self::start("puppet.c", &[]);
+        puppet.go();
+        puppet
+    }
+
     /// Builds and starts `tests/victims/SOURCE` and returns once it is ready, before it has done its work.
     pub fn start(source: &str, arguments: &[&str]) -> Self {
         let victim = Self::spawn(source, Command::new(build::victim(source)).arg("wait").args(arguments));
