@@ -4,6 +4,7 @@
 //! Invariant: nothing here decides what an option does; defaults and conflicts are resolved in [`crate::config`].
 
 mod args;
+mod checks;
 mod manual;
 mod usage;
 mod values;
@@ -13,9 +14,10 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use args::{
-    CheckArgs, ColorArg, GateArgs, GroupByArg, LeakCheckArg, MeasureArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs,
-    ReportArgs, SchemaArg, SortArg, TraceArgs, UnwindArg, WhomArgs,
+    ColorArg, GateArgs, GroupByArg, MeasureArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs, SchemaArg,
+    SortArg, TraceArgs, UnwindArg, WhomArgs,
 };
+pub use checks::{CheckArgs, CheckModeArg, HeuristicArg, LeakCheckArg};
 pub use manual::{completions, manual};
 pub use usage::UsageError;
 pub use values::Top;

@@ -3,6 +3,7 @@
 //! In: [`Cli`] and what kind of terminal there is. Out: an [`Invocation`] in which every default is filled in and every
 //! conflict is settled, or a [`UsageError`].
 
+mod checks;
 mod outputs;
 mod suppressions;
 mod whom;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use crate::analysis::suppressions::Rules;
 use crate::cli::{
-    Action, CheckArgs, Cli, GateArgs, LeakCheckArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs, SortArg,
-    TraceArgs, UnwindArg, UsageError, WhomArgs,
+    Action, Cli, GateArgs, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs, SortArg, TraceArgs, UnwindArg,
+    UsageError, WhomArgs,
 };
 use crate::host::memory;
 use crate::model::{Only, Options, SortKey, Target, TraceMode, Unwind, sampling};
@@ -22,6 +23,7 @@ use crate::probes::functions::AllocSymbol;
 use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
 
+pub use checks::{CheckMode, CheckPlan};
 pub use whom::{Filters, Whom};
 
 /// What to do.
@@ -66,15 +68,6 @@ pub struct Config {
     pub gate: Gate,
     /// What to say on standard error.
     pub messages: Messages,
-}
-
-/// When and how it is found out which blocks of a process are lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckPlan {
-    /// `--max-pause`: how long a process may be stopped for it.
-    pub max_pause: Duration,
-    /// For each report at an interval, not only for the last and those that are asked for by a signal.
-    pub at_intervals: bool,
 }
 
 /// What to record.
@@ -211,12 +204,12 @@ impl Config {
             ));
         }
         let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
-        let leak_check = leak_check(&check, &whom, &record)?;
+        let leak_check = checks::resolve(&check, &whom, &record)?;
         let only = output.only.map(only);
         if only == Some(Only::Lost) && leak_check.is_none() {
             return Err(UsageError::new(
-                "--only lost shows what a leak check finds lost, and none would run; name processes with --pid or launch a COMMAND, \
-                 without --leak-check=no and --sample-bytes",
+                "--only lost shows what a leak check finds lost, and none would run; name processes with --pid, launch a COMMAND or \
+                 give --leak-check, without --sample-bytes",
             ));
         }
         Ok(Self {
@@ -292,26 +285,6 @@ impl Config {
                  a smaller --sample-bytes"
             )
         })
-    }
-}
-
-/// The leak checks, if there are to be any.
-fn leak_check(check: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result<Option<CheckPlan>, UsageError> {
-    let is_asked_for = match check.leak_check {
-        Some(LeakCheckArg::No) => return Ok(None),
-        asked => asked.is_some(),
-    };
-    let at_intervals = check.leak_check == Some(LeakCheckArg::Summary);
-    let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
-    match (is_asked_for, is_named, record.sample_bytes) {
-        (true, false, _) => Err(UsageError::new(
-            "--leak-check searches the memory of named processes; name them with --pid, or launch a COMMAND",
-        )),
-        (true, true, Some(_)) => Err(UsageError::new(
-            "--leak-check must know every allocation, which --sample-bytes leaves out; give one of them",
-        )),
-        (_, true, None) => Ok(Some(CheckPlan { max_pause: check.max_pause, at_intervals })),
-        (false, _, _) => Ok(None),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::checks::Heuristics;
 use super::*;
 use crate::cli::{Parsed, parse};
 use crate::model::Pid;
@@ -212,7 +213,13 @@ fn options_of_later_versions_are_not_taken_silently() {
 
 #[test]
 fn named_processes_are_checked_for_lost_blocks_unless_that_cannot_be() {
-    let plan = CheckPlan { max_pause: Duration::from_millis(50), at_intervals: false };
+    let plan = CheckPlan {
+        mode: None,
+        max_pause: Duration::from_millis(50),
+        at_intervals: false,
+        most_others: 5,
+        heuristics: Heuristics::ALL,
+    };
     assert_eq!(config(&["-p", "1"]).leak_check, Some(plan));
     assert_eq!(config(&["--", "true"]).leak_check, Some(plan));
     let longer = CheckPlan { max_pause: Duration::from_secs(2), ..plan };
@@ -222,7 +229,16 @@ fn named_processes_are_checked_for_lost_blocks_unless_that_cannot_be() {
     assert_eq!(config(&["--leak-check", "no", "-p", "1"]).leak_check, None);
     assert_eq!(config(&[]).leak_check, None);
     assert_eq!(config(&["--sample-bytes", "512k", "-p", "1"]).leak_check, None);
-    assert!(refused(&["--leak-check"]).contains("name them with --pid, or launch a COMMAND"));
+    assert_eq!(config(&["--leak-check"]).leak_check, Some(plan), "on demand for the whole machine");
+    let live = CheckPlan { mode: Some(CheckMode::Live), most_others: 0, ..plan };
+    let words = ["-p", "1", "--leak-check-mode=live", "--leak-check-processes", "0"];
+    assert_eq!(config(&words).leak_check, Some(live));
+    let heuristics = Heuristics { stdstring: true, length64: true, ..Heuristics::NONE };
+    let some = CheckPlan { heuristics, ..plan };
+    assert_eq!(config(&["-p", "1", "--leak-check-heuristics=length64,stdstring"]).leak_check, Some(some));
+    let none = CheckPlan { heuristics: Heuristics::NONE, ..plan };
+    assert_eq!(config(&["-p", "1", "--leak-check-heuristics", "none"]).leak_check, Some(none));
+    assert!(refused(&["-p", "1", "--leak-check-heuristics=all,length64"]).contains("stand alone"));
     assert!(refused(&["--leak-check=full", "--sample-bytes", "512k", "-p", "1"]).contains("give one of them"));
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::checks::CheckArgs;
 use super::values::{
     Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes,
     parse_time, parse_uid,
@@ -215,36 +216,6 @@ pub struct RecordArgs {
     #[arg(long, value_name = "N", default_value_t = Options::MAX_DEPTH,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(Options::DEEPEST)))]
     pub max_depth: u32,
-}
-
-/// Which blocks are lost.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Which blocks are lost")]
-pub struct CheckArgs {
-    /// Search the memory of --pid or COMMAND for pointers to each block [default: full]
-    ///
-    /// What nothing points to any more is lost, in the words of Valgrind's memcheck. A COMMAND is searched at its end. Processes
-    /// that run are stopped meanwhile: see --max-pause. System calls that a stop interrupts (signal(7) lists them) return EINTR
-    /// once in each thread. SIGUSR1 asks leaktrace for a report with a leak check at any time.
-    #[arg(long, value_name = "HOW", value_enum, num_args = 0..=1, default_missing_value = "full")]
-    pub leak_check: Option<LeakCheckArg>,
-
-    /// Stop a process for a leak check only if that takes no longer than TIME, by an estimate
-    ///
-    /// Where the estimate was wrong it goes on after ten times TIME, or two seconds if that is more, without a verdict.
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_positive_time)]
-    pub max_pause: Duration,
-}
-
-/// Values of `--leak-check`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LeakCheckArg {
-    /// Not at all
-    No,
-    /// For each report, also those of --interval
-    Summary,
-    /// For the last report
-    Full,
 }
 
 fn capacity() -> clap::builder::RangedI64ValueParser<u32> {

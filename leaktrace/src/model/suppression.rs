@@ -42,9 +42,9 @@ pub struct Kinds(u8);
 
 impl Kinds {
     /// Every kind.
-    pub const ALL: Self = Self(0b1_1111);
-    /// Those that count as leaked: definitely and indirectly lost.
-    pub const LOST: Self = Self(0b0_0011);
+    pub const ALL: Self = Self(0b11_1111);
+    /// Those of lost blocks: definitely and indirectly lost, which count as leaked, and probably lost.
+    pub const LOST: Self = Self(0b10_0011);
 
     /// Whether the kind is in it.
     #[must_use]
@@ -74,6 +74,7 @@ impl Kinds {
         match kind {
             Reachability::DefinitelyLost => 1,
             Reachability::IndirectlyLost => 2,
+            Reachability::ProbablyLost => 32,
             Reachability::PossiblyLost => 4,
             Reachability::StillReachable => 8,
             Reachability::Undecided | Reachability::Unknown => 16,

@@ -14,6 +14,8 @@ pub enum Reachability {
     DefinitelyLost,
     /// Only lost blocks point at it.
     IndirectlyLost,
+    /// No search found a pointer to it, but the process ran meanwhile: a pointer that moved may have been missed each time.
+    ProbablyLost,
     /// Only pointers into its middle were found.
     PossiblyLost,
     /// A pointer to its start was found.
@@ -27,8 +29,20 @@ pub enum Reachability {
 
 impl Reachability {
     /// The kinds that can be told apart.
-    pub const ALL: [Self; 5] =
-        [Self::DefinitelyLost, Self::IndirectlyLost, Self::PossiblyLost, Self::StillReachable, Self::Undecided];
+    pub const ALL: [Self; 6] = [
+        Self::DefinitelyLost,
+        Self::IndirectlyLost,
+        Self::ProbablyLost,
+        Self::PossiblyLost,
+        Self::StillReachable,
+        Self::Undecided,
+    ];
+
+    /// Whether nothing that is not lost itself points at it, for certain or probably.
+    #[must_use]
+    pub fn is_lost(self) -> bool {
+        matches!(self, Self::DefinitelyLost | Self::IndirectlyLost | Self::ProbablyLost)
+    }
 }
 
 /// The leak check's findings about the outstanding blocks of one site.
@@ -39,6 +53,9 @@ pub struct Verdict {
     pub definitely_lost: Tally,
     /// Blocks that only lost blocks point at.
     pub indirectly_lost: Tally,
+    /// Blocks that nothing pointed at whenever the memory of a process that ran was searched.
+    #[serde(skip_serializing_if = "Tally::is_empty")]
+    pub probably_lost: Tally,
     /// Blocks of which only pointers into their middle were found.
     pub possibly_lost: Tally,
     /// Blocks of which a pointer to their start was found.
@@ -72,6 +89,10 @@ pub struct LeakCheck {
     pub unread_bytes: u64,
     /// How often memory was read.
     pub passes: u32,
+    /// Where it was read while the process ran, and the kernel told what changed meanwhile: bytes of that, which were read while
+    /// it did not run. Then the verdict is as good as if all had been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescanned_bytes: Option<u64>,
 }
 
 /// How a process' memory is read for the leak check.
@@ -125,6 +146,7 @@ impl Verdict {
         match kind {
             Reachability::DefinitelyLost => &mut self.definitely_lost,
             Reachability::IndirectlyLost => &mut self.indirectly_lost,
+            Reachability::ProbablyLost => &mut self.probably_lost,
             Reachability::PossiblyLost => &mut self.possibly_lost,
             Reachability::StillReachable => &mut self.still_reachable,
             Reachability::Undecided | Reachability::Unknown => &mut self.undecided,
@@ -135,6 +157,7 @@ impl Verdict {
     pub fn join(&mut self, other: &Self) {
         self.definitely_lost.join(other.definitely_lost);
         self.indirectly_lost.join(other.indirectly_lost);
+        self.probably_lost.join(other.probably_lost);
         self.possibly_lost.join(other.possibly_lost);
         self.still_reachable.join(other.still_reachable);
         self.undecided.join(other.undecided);

@@ -172,10 +172,13 @@ fn speaker(snapshot: &Snapshot) -> Pid {
 /// What a reader of the reports, or of their absence, must know.
 fn warnings(snapshot: &Snapshot) -> Vec<String> {
     let mut unjudged = Tally::default();
-    let mut undecided = Tally::default();
+    let (mut undecided, mut probably) = (Tally::default(), Tally::default());
     for site in &snapshot.sites {
         match &site.verdict {
-            Some(verdict) => undecided.join(verdict.undecided),
+            Some(verdict) => {
+                undecided.join(verdict.undecided);
+                probably.join(verdict.probably_lost);
+            }
             None => unjudged.join(Tally { bytes: site.outstanding_bytes, count: site.outstanding_count }),
         }
     }
@@ -184,6 +187,12 @@ fn warnings(snapshot: &Snapshot) -> Vec<String> {
     if unjudged.count > 0 {
         let which = if was_judged { " of processes that were not searched" } else { ": no leak check ran" };
         warnings.push(format!("no verdict on {}{which}; {}", amount(unjudged), next_step(snapshot)));
+    }
+    if probably.count > 0 {
+        let amount = amount(probably);
+        warnings.push(format!(
+            "probably lost: {amount}, searched while the program ran; --leak-check-mode exact stops it, and knows"
+        ));
     }
     if undecided.count > 0 {
         let next = match snapshot.target.mode {

@@ -16,7 +16,7 @@ pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     for (process, verdict) in snapshot.processes.iter().zip(&verdicts) {
         let whose = if snapshot.processes.len() > 1 { format!(" of {}", names::one(process)) } else { String::new() };
         if let Some(check) = process.leak_check {
-            lines.push(format!("leak check{whose}: {}; {}", sums(verdict), manner(&check)));
+            lines.push(format!("leak check{whose}: {}; {}", sums(verdict, &check), manner(&check)));
         }
         let Tally { bytes, count } = process.lost_taken_back;
         if count > 0 {
@@ -49,6 +49,7 @@ pub fn of_block(block: &Block) -> Option<&'static str> {
     Some(match block.verdict? {
         Reachability::DefinitelyLost => "definitely lost",
         Reachability::IndirectlyLost => "indirectly lost",
+        Reachability::ProbablyLost => "probably lost",
         Reachability::PossiblyLost => "possibly lost",
         Reachability::StillReachable => "still reachable",
         Reachability::Undecided | Reachability::Unknown => "undecided",
@@ -56,41 +57,56 @@ pub fn of_block(block: &Block) -> Option<&'static str> {
 }
 
 /// The kinds with their words, the worst first.
-fn kinds(verdict: &Verdict) -> [(&'static str, Tally); 5] {
+fn kinds(verdict: &Verdict) -> [(&'static str, Tally); 6] {
     [
         ("definitely lost", verdict.definitely_lost),
         ("indirectly lost", verdict.indirectly_lost),
+        ("probably lost", verdict.probably_lost),
         ("possibly lost", verdict.possibly_lost),
         ("undecided", verdict.undecided),
         ("still reachable", verdict.still_reachable),
     ]
 }
 
-fn sums(verdict: &Verdict) -> String {
-    let [definitely, others @ ..] = kinds(verdict);
-    let mut parts = vec![match definitely.1.count {
-        0 => "nothing definitely lost".to_owned(),
-        count => format!("{} definitely lost in {}", Bytes(definitely.1.bytes), counted(count, "allocation")),
-    }];
-    let found = others.iter().filter(|(_, tally)| tally.count > 0);
-    parts.extend(found.map(|(words, tally)| format!("{} {words} in {}", Bytes(tally.bytes), Count(tally.count))));
-    parts.join(", ")
+fn sums(verdict: &Verdict, check: &LeakCheck) -> String {
+    let mut kinds = kinds(verdict).to_vec();
+    if check.mode == LeakCheckMode::Live && check.rescanned_bytes.is_none() {
+        // Of which it could say nothing.
+        kinds.retain(|(words, _)| !matches!(*words, "definitely lost" | "indirectly lost"));
+    }
+    let parts =
+        kinds.into_iter().enumerate().filter_map(|(place, (words, Tally { bytes, count }))| match (place, count) {
+            (0, 0) => Some(format!("nothing {words}")),
+            (0, _) => Some(format!("{} {words} in {}", Bytes(bytes), counted(count, "allocation"))),
+            (_, 0) => None,
+            (_, _) => Some(format!("{} {words} in {}", Bytes(bytes), Count(count))),
+        });
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn manner(check: &LeakCheck) -> String {
-    let searched = match check.mode {
-        LeakCheckMode::Exact => format!("{} searched", Bytes(check.scanned_bytes)),
-        LeakCheckMode::Snapshot => format!("a copy of {} searched", Bytes(check.scanned_bytes)),
-        LeakCheckMode::Live | LeakCheckMode::Unknown => {
-            format!("{} searched {} times while it ran", Bytes(check.scanned_bytes), check.passes)
+    let bytes = Bytes(check.scanned_bytes);
+    let searched = match (check.mode, check.passes) {
+        (LeakCheckMode::Exact, _) => format!("{bytes} searched"),
+        (LeakCheckMode::Snapshot, _) => format!("a copy of {bytes} searched"),
+        (LeakCheckMode::Live | LeakCheckMode::Unknown, 1) => {
+            let changed = check.rescanned_bytes.map(|bytes| format!(", and {} that changed", Bytes(bytes)));
+            format!("{bytes} searched while it ran{}", changed.unwrap_or_default())
+        }
+        (LeakCheckMode::Live | LeakCheckMode::Unknown, passes) => {
+            format!("{bytes} searched {} times while it ran", Count(passes.into()))
         }
     };
     let unread = match check.unread_bytes {
         0 => String::new(),
         bytes => format!(", {} could not be read", Bytes(bytes)),
     };
-    let pause =
-        if check.pause.is_zero() { "at its end".to_owned() } else { format!("stopped for {}", Span(check.pause)) };
+    let pause = Span(check.pause);
+    let pause = match check.mode {
+        _ if check.pause.is_zero() => "at its end".to_owned(),
+        LeakCheckMode::Live if check.passes > 1 => format!("stopped each time for {pause} at most"),
+        _ => format!("stopped for {pause}"),
+    };
     format!("{searched}{unread}, {pause}")
 }
 
@@ -100,6 +116,17 @@ mod tests {
 
     use super::*;
 
+    const EXACT: LeakCheck = LeakCheck {
+        mode: LeakCheckMode::Exact,
+        pause: Duration::ZERO,
+        scanned_bytes: 4096,
+        unread_bytes: 0,
+        passes: 1,
+        rescanned_bytes: None,
+    };
+    const LIVE: LeakCheck =
+        LeakCheck { mode: LeakCheckMode::Live, pause: Duration::from_millis(12), passes: 5, ..EXACT };
+
     fn tally(bytes: u64, count: u64) -> Tally {
         Tally { bytes, count }
     }
@@ -107,25 +134,29 @@ mod tests {
     #[test]
     fn sums_say_what_is_definitely_lost_also_if_nothing_is() {
         let verdict = Verdict { still_reachable: tally(2048, 2), ..Verdict::default() };
-        assert_eq!(sums(&verdict), "nothing definitely lost, 2.0 KiB still reachable in 2");
+        assert_eq!(sums(&verdict, &EXACT), "nothing definitely lost, 2.0 KiB still reachable in 2");
         let verdict = Verdict { definitely_lost: tally(10, 1), possibly_lost: tally(1, 1), ..verdict };
         assert_eq!(
-            sums(&verdict),
+            sums(&verdict, &EXACT),
             "10 B definitely lost in 1 allocation, 1 B possibly lost in 1, 2.0 KiB still reachable in 2"
         );
     }
 
     #[test]
+    fn of_a_process_that_ran_nothing_is_said_to_be_definitely_lost() {
+        let verdict = Verdict { still_reachable: tally(2048, 2), ..Verdict::default() };
+        assert_eq!(sums(&verdict, &LIVE), "nothing probably lost, 2.0 KiB still reachable in 2");
+        let verdict = Verdict { probably_lost: tally(10, 1), ..verdict };
+        assert_eq!(sums(&verdict, &LIVE), "10 B probably lost in 1 allocation, 2.0 KiB still reachable in 2");
+    }
+
+    #[test]
     fn the_manner_tells_the_pause_and_what_was_not_read() {
-        let check = LeakCheck {
-            mode: LeakCheckMode::Exact,
-            pause: Duration::ZERO,
-            scanned_bytes: 4096,
-            unread_bytes: 0,
-            passes: 1,
-        };
-        assert_eq!(manner(&check), "4.0 KiB searched, at its end");
-        let check = LeakCheck { pause: Duration::from_millis(12), unread_bytes: 8, ..check };
+        assert_eq!(manner(&EXACT), "4.0 KiB searched, at its end");
+        let check = LeakCheck { pause: Duration::from_millis(12), unread_bytes: 8, ..EXACT };
         assert_eq!(manner(&check), "4.0 KiB searched, 8 B could not be read, stopped for 12 ms");
+        assert_eq!(manner(&LIVE), "4.0 KiB searched 5 times while it ran, stopped each time for 12 ms at most");
+        let tracked = LeakCheck { rescanned_bytes: Some(1024), passes: 1, ..LIVE };
+        assert_eq!(manner(&tracked), "4.0 KiB searched while it ran, and 1.0 KiB that changed, stopped for 12 ms");
     }
 }

@@ -1,50 +1,38 @@
-//! Reports that are due: before one with a leak check, the command has to be stopped, which a thread of ours does.
+//! Reports that are due, and the leak check before each of them.
 //!
 //! In: the wish for a report, and the command. Out: what leak checks found, and the report ordered.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::leak_check::{Findings, Prepared};
+use super::checking::{Checking, Happened};
+use super::leak_check::Findings;
 use super::phases::Phases;
 use super::reports::Reports;
-use super::waiting::until;
 use super::{Over, Trace};
 use crate::model::Pid;
 use crate::process::launch::{Event, Held, Launched};
 
-/// How long the command may take to stop for the last leak check: as long as a process that is named.
-pub const STOPPED_WITHIN: Duration = Duration::from_millis(500);
 /// How long the last report waits for the other threads of a command that exits, and how often it looks for them.
 const ALONE_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How often events are handled while the last leak check waits for searches.
+const ATTEND: Duration = Duration::from_millis(20);
 
 /// A report that is being prepared.
 pub struct Due {
     /// With a leak check.
     pub with_check: bool,
-    /// The command was asked to stop for that.
-    pub stopping: Option<Stopping>,
+    /// The leak check, once it has begun.
+    pub checking: Option<Checking>,
 }
 
-/// A command that was asked to stop.
-pub struct Stopping {
-    /// Its id.
-    pub pid: Pid,
-    /// What was read before.
-    pub prepared: Prepared,
-    /// When it must have stopped.
-    pub by: Instant,
-}
-
-/// Waits until a command that was asked to stop should have, and gives up the report that is due for that; for ever where none was.
-pub async fn late_to_stop(due: &mut Option<Due>) -> Pid {
-    let by = due.as_ref().and_then(|due| due.stopping.as_ref()).map(|stopping| stopping.by);
-    until(by).await;
-    match due.take().and_then(|due| due.stopping) {
-        Some(stopping) => stopping.pid,
+/// What comes next in the leak check of a report that is due; for ever nothing where there is none.
+pub async fn happens(due: &mut Option<Due>) -> Happened {
+    match due.as_mut().and_then(|due| due.checking.as_mut()) {
+        Some(checking) => checking.happens().await,
         None => std::future::pending().await,
     }
 }
@@ -62,8 +50,28 @@ async fn until_alone(held: &Held, pid: Pid) {
 }
 
 impl Trace {
+    /// Goes on with a report that is due, and has it made as soon as its leak check is done.
+    pub(super) fn go_on_with(
+        &mut self,
+        due: &mut Option<Due>,
+        launched: Option<&Launched>,
+        reports: &mut Reports,
+    ) -> Result<()> {
+        let Some(wanted) = due else { return Ok(()) };
+        if !wanted.with_check {
+            *due = None;
+            return self.report_by_now(Findings::default(), reports);
+        }
+        let checking = wanted.checking.get_or_insert_with(|| self.begin_checking(false));
+        if !self.go_on(checking, launched) {
+            return Ok(());
+        }
+        let findings = due.take().and_then(|due| due.checking).map_or_else(Findings::default, |done| done.findings);
+        self.report_by_now(findings, reports)
+    }
+
     /// Has a report made of how things stand, with what leak checks found.
-    pub(super) fn report_by_now(&mut self, findings: Findings, reports: &mut Reports) -> Result<()> {
+    fn report_by_now(&mut self, findings: Findings, reports: &mut Reports) -> Result<()> {
         let mut phases = Phases::of(format!("report {}", self.sequence + 1));
         let (capture, spaces) = self.read(false, findings)?;
         phases.done("reading the tables");
@@ -72,34 +80,56 @@ impl Trace {
     }
 
     /// Judges blocks for the last report: those of a command at its end, if that has come meanwhile.
-    pub(super) async fn judge_at_last(&mut self, over: &mut Over, launched: Option<&mut Launched>) -> Findings {
-        let Some(launched) = launched.filter(|_| self.config.leak_check.is_some()) else {
-            return self.judge_running(true);
-        };
-        let pid = launched.pid();
-        if let Over::Done = over {
-            let prepared = match self.prepare_command(pid) {
-                Ok(prepared) => prepared,
-                Err(none) => return none,
-            };
-            launched.ask_to_stop();
-            let deadline = Instant::now() + STOPPED_WITHIN;
-            loop {
-                match timeout_at(deadline.into(), launched.next_event()).await {
-                    Ok(Event::Stopped(held)) => return self.judge_command(prepared, held, true),
+    pub(super) async fn judge_at_last(&mut self, over: &mut Over, mut launched: Option<&mut Launched>) -> Findings {
+        if self.config.leak_check.is_none() {
+            return Findings::default();
+        }
+        let mut checking = self.begin_checking(true);
+        if let Over::Exiting(held) = &*over {
+            self.judge_command_at_end(held, &mut checking).await;
+        }
+        let mut attend = interval(ATTEND);
+        attend.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.go_on(&mut checking, launched.as_deref()) {
+            let runs = matches!(over, Over::Done);
+            tokio::select! {
+                biased;
+                event = next_event(&mut launched), if runs && launched.is_some() => match event {
+                    Event::Stopped(held) => self.command_stopped(&mut checking, held),
                     // Another program, of which there is no time to trace anything.
-                    Ok(Event::Held(held)) => held.release(),
-                    Ok(Event::Exiting(held)) => {
+                    Event::Held(held) => held.release(),
+                    Event::Exiting(held) => {
+                        self.judge_command_at_end(&held, &mut checking).await;
                         *over = Over::Exiting(held);
-                        break;
                     }
-                    Ok(Event::Ended(_)) => return Findings::none_for_ended(pid),
-                    Err(_) => return Findings::none_for_late(pid, STOPPED_WITHIN),
-                }
+                    Event::Ended(_) => {
+                        if let Some(launched) = launched.take() {
+                            checking.ended(launched.pid());
+                        }
+                    }
+                },
+                happened = checking.happens() => self.happened(&mut checking, happened, launched.as_deref()),
+                _ = attend.tick() => self.take_in(),
             }
         }
-        let Over::Exiting(held) = over else { return Findings::default() };
+        checking.findings
+    }
+
+    /// Judges the blocks of a command that is held at its end, and not as those of a process that runs.
+    async fn judge_command_at_end(&mut self, held: &Held, checking: &mut Checking) {
+        let Some(pid) = self.target.pids.first().copied() else { return };
+        checking.leave_out(pid);
         until_alone(held, pid).await;
-        self.judge_at_end(held, pid)
+        let Findings { mut judged, mut warnings } = self.judge_at_end(held, pid);
+        checking.findings.judged.append(&mut judged);
+        checking.findings.warnings.append(&mut warnings);
+    }
+}
+
+/// What happens to the command next; nothing, where there is none.
+async fn next_event(launched: &mut Option<&mut Launched>) -> Event {
+    match launched {
+        Some(launched) => launched.next_event().await,
+        None => std::future::pending().await,
     }
 }

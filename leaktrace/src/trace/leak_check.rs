@@ -4,17 +4,20 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::io;
 use std::time::Duration;
 
-use leaktrace_common::abi::PROCESS_ALIVE;
-use procfs::ProcError;
-use procfs::WithCurrentSystemInfo;
-use procfs::process::Process;
+use leaktrace_common::abi::{PROCESS_ALIVE, Process};
 
 use super::Trace;
 use super::holding::Holding;
-use super::standstill::Standstill;
-use crate::config::{CheckPlan, Whom};
+use super::life::Life;
+use super::live::{Moment, Pass, Passes, Ready, Search, Task, Tracked};
+use super::pause;
+use super::standstill::{Searchers, Standstill};
+use crate::analysis::reachability::{Heuristics, Overlay};
+use crate::config::{CheckMode, Whom};
+use crate::kernel::Kernel;
 use crate::kernel::drain::{self, TabledBlock};
 use crate::kernel::inventory::{self, Inventory};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
@@ -78,26 +81,9 @@ impl Drop for GoesOn {
 }
 
 impl Findings {
-    /// None of a process, for a reason.
-    fn none(pid: Pid, why_not: &dyn Display) -> Self {
-        Self { judged: Vec::new(), warnings: vec![no_verdict(pid, why_not)] }
-    }
-
-    /// Those of a command that ended unseen.
-    pub fn none_for_ended(pid: Pid) -> Self {
-        Self::none(pid, &ENDED)
-    }
-
-    /// Those of a command that was asked to stop and did not.
-    pub fn none_for_late(pid: Pid, within: Duration) -> Self {
-        Self::none(pid, &format!("it did not stop within {} ms", within.as_millis()))
-    }
-
-    fn add(&mut self, found: Result<Judged, String>) {
-        match found {
-            Ok(found) => self.judged.push(found),
-            Err(why_not) => self.warnings.push(why_not),
-        }
+    /// Adds that there is no verdict on a process, for a reason.
+    pub fn add_none(&mut self, pid: Pid, why_not: &dyn Display) {
+        self.warnings.push(no_verdict(pid, why_not));
     }
 }
 
@@ -114,78 +100,83 @@ impl Trace {
                 let blocks = inventory::blocks(&self.kernel, life.slot);
                 self.judge(&life, blocks, &threads, || Duration::ZERO)
             });
-            findings.add(judged.map_err(|why_not| no_verdict(pid, &why_not)));
+            match judged {
+                Ok(judged) => findings.judged.push(judged),
+                Err(why_not) => findings.add_none(pid, &why_not),
+            }
         }
         findings
     }
 
-    /// Stops the named processes, one after the other, and judges their blocks. If this is the last time, nothing is recorded any
-    /// more from the moment when the last of them is stopped.
-    pub(super) fn judge_running(&mut self, is_last: bool) -> Findings {
-        let mut findings = Findings::default();
-        if self.config.leak_check.is_none() {
-            return findings;
-        }
-        let pids = self.target.pids.clone();
-        for (place, pid) in pids.iter().enumerate() {
-            let halts = is_last && place + 1 == pids.len();
-            let prepared = self.prepare_to_stop(*pid);
-            let judged = prepared.and_then(|prepared| self.stop_and_judge(prepared, None, halts));
-            findings.add(judged.map_err(|why_not| no_verdict(*pid, &why_not)));
-        }
-        findings
-    }
-
-    /// Judges the blocks of the command, which was prepared; `held` is its thread that was stopped meanwhile, where one is traced,
-    /// and goes on as soon as its memory was read.
-    pub(super) fn judge_command(&mut self, prepared: Prepared, held: Option<Held>, is_last: bool) -> Findings {
-        let mut findings = Findings::default();
-        let pid = prepared.life.pid;
-        let judged = self.stop_and_judge(prepared, held, is_last);
-        findings.add(judged.map_err(|why_not| no_verdict(pid, &why_not)));
-        findings
-    }
-
-    /// Finds out and reads what need not be read while a process is stopped, if its stop will not take too long.
+    /// Finds out and reads what need not be read while a process is stopped. `passes` are the searches of it so far.
     ///
     /// # Errors
-    /// Why it is not to be stopped, as findings.
-    pub(super) fn prepare_command(&mut self, pid: Pid) -> Result<Prepared, Findings> {
-        self.prepare_to_stop(pid).map_err(|why_not| Findings::none(pid, &why_not))
-    }
-
-    fn prepare_to_stop(&mut self, pid: Pid) -> Result<Prepared, Box<dyn Error>> {
-        let Some(CheckPlan { max_pause, .. }) = self.config.leak_check else { return Err("none was asked for".into()) };
-        let estimate = Estimate::of(pid).map_err(|error| match error {
-            ProcError::NotFound(_) => ENDED.to_owned(),
-            other => other.to_string(),
-        });
-        let expected = estimate?.pause();
-        if expected > max_pause {
-            return Err(TooLong { expected, max_pause }.into());
-        }
+    /// Why it is not to be stopped, a part of a sentence.
+    pub(super) fn prepare_to_stop(&mut self, pid: Pid, passes: &mut Passes) -> Result<Prepared, Box<dyn Error>> {
+        let Some(plan) = self.config.leak_check else { return Err("none was asked for".into()) };
         let life = self.life(pid)?;
-        let inventory = Inventory::of(&self.kernel, life.slot);
-        Ok(Prepared { life, inventory, hold_at_most: longest_stop(max_pause) })
+        let inventory = |kernel: &Kernel| Box::new(Inventory::of(kernel, life.slot));
+        let how = if passes.is_first() {
+            match pause::mode_for(pid, &plan)? {
+                (CheckMode::Exact, _) => How::Exact(inventory(&self.kernel)),
+                (CheckMode::Live, room) => {
+                    passes.tracked = Tracked::begin(pid, room)?;
+                    How::Live(Box::new(Ready::of(pid)?))
+                }
+            }
+        } else if passes.has_layer() {
+            How::Changed(inventory(&self.kernel), Box::new(Ready::of(pid)?))
+        } else {
+            How::Live(Box::new(Ready::of(pid)?))
+        };
+        Ok(Prepared { life, how, hold_at_most: pause::longest(plan.max_pause) })
     }
 
-    fn stop_and_judge(
+    /// Stops a process, and judges its blocks, or takes note of what a search needs while it goes on. `held` is its first thread, if
+    /// that is stopped already, and goes on with the others. If it `halts`, nothing is recorded any more from then on, unless
+    /// it has to be stopped again.
+    ///
+    /// # Errors
+    /// Why not, a part of a sentence.
+    pub(super) fn stop_and_look(
         &mut self,
-        Prepared { life, inventory, hold_at_most }: Prepared,
+        Prepared { life, how, hold_at_most }: Prepared,
+        passes: &mut Passes,
         held: Option<Held>,
         halts: bool,
-    ) -> Result<Judged, Box<dyn Error>> {
-        let (pid, held) = (life.pid, held.map(|held| GoesOn(Some(held))));
-        let command = held.as_ref().and_then(|held| held.0.as_ref());
-        let began = command.map(Held::since);
+    ) -> Result<Looked, Box<dyn Error>> {
+        let (pid, mut held) = (life.pid, GoesOn(held));
+        let began = held.0.as_ref().map(Held::since);
         let limits = Limits { hold_at_most, ..Limits::default() };
-        let stopped = match command.and_then(Held::thread) {
+        let stopped = match held.0.as_ref().and_then(Held::thread) {
             Some(thread) => Stopped::stop_beside(thread.clone(), pid, limits)?,
             None => Stopped::stop(pid, limits)?,
         };
-        if halts && let Err(error) = self.kernel.halt() {
-            // What it does afterwards is recorded, and not judged.
-            log::debug!("{error:#}");
+        let inventory = match how {
+            How::Exact(inventory) => inventory,
+            How::Live(ready) => {
+                if halts && passes.last_is_next() {
+                    self.halt();
+                }
+                let moment = ready.look(stopped, None, held.0.take(), began);
+                let blocks = inventory::blocks(&self.kernel, life.slot);
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+            }
+            How::Changed(inventory, ready) => {
+                let changes = passes.tracked.as_mut().map(|tracked| tracked.changes(pid)).transpose()?;
+                if halts && changes.as_ref().is_some_and(|(_, is_little)| *is_little) {
+                    self.halt();
+                }
+                let blocks = inventory.up_to_date(&self.kernel);
+                let moment = ready.look(stopped, changes, held.0.take(), began);
+                if moment.was_cut_short {
+                    return Err(CutShort(hold_at_most).into());
+                }
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+            }
+        };
+        if halts {
+            self.halt();
         }
         let threads = stopped.threads().to_vec();
         let mut was_cut_short = false;
@@ -197,12 +188,64 @@ impl Trace {
             began.map_or(pause.length, |began| began.elapsed())
         })?;
         if was_cut_short {
-            let ms = hold_at_most.as_millis();
-            return Err(
-                format!("it went on after {ms} ms, before all of its memory was read; raise --max-pause").into()
-            );
+            return Err(CutShort(hold_at_most).into());
         }
-        Ok(judged)
+        Ok(Looked::Judged(Box::new(judged)))
+    }
+
+    /// Ends the recording while a process is stopped, so that the report's blocks are those that are judged.
+    fn halt(&mut self) {
+        if let Err(error) = self.kernel.halt() {
+            // What it does afterwards is recorded, and not judged.
+            log::debug!("{error:#}");
+        }
+    }
+
+    /// Begins to search the memory of a process that goes on.
+    ///
+    /// # Errors
+    /// There is no thread for that.
+    pub(super) fn begin_search(
+        &self,
+        life: Life,
+        moment: Moment,
+        blocks: Vec<TabledBlock>,
+        passes: &mut Passes,
+    ) -> io::Result<Search> {
+        Search::begin(Task {
+            life: Life { since_start: life.since_start && !self.has_lost_blocks(), ..life },
+            moment,
+            blocks,
+            space: self.processes.space_in(life.slot).cloned(),
+            heuristics: self.heuristics(),
+            is_tracked: passes.tracked.is_some(),
+            earlier: passes.take_layer(),
+        })
+    }
+
+    /// What searches of a process that ran have found.
+    pub(super) fn judge_by(&mut self, life: &Life, pass: Pass) -> Judged {
+        let (check, blocks, mut holding) = pass.into_parts();
+        self.second_look.at_check((life.slot, life.first_seen), &blocks, &mut holding.judgement.kinds);
+        Judged { slot: life.slot, check, blocks, holding }
+    }
+
+    /// The traced processes beside the named ones, those that hold most first.
+    pub(super) fn others_to_judge(&self, named: &[Pid]) -> Vec<Pid> {
+        let Some(plan) = self.config.leak_check else { return Vec::new() };
+        let reported: Vec<Pid> = self.processes.reported_alive().into_iter().map(|(_, pid)| pid).collect();
+        let is_wanted = |life: &Process| {
+            let pid = Pid(life.tgid);
+            life.state == PROCESS_ALIVE && life.live_bytes > 0 && reported.contains(&pid) && !named.contains(&pid)
+        };
+        let lives = drain::lives(&self.kernel).into_iter().map(|(_, life)| life);
+        let mut others: Vec<_> = lives.filter(is_wanted).collect();
+        others.sort_by_key(|life| std::cmp::Reverse(life.live_bytes));
+        others.iter().take(plan.most_others as usize).map(|life| Pid(life.tgid)).collect()
+    }
+
+    fn heuristics(&self) -> Heuristics {
+        self.config.leak_check.map_or(Heuristics::ALL, |plan| plan.heuristics)
     }
 
     /// The life that a process leads now.
@@ -233,7 +276,16 @@ impl Trace {
         let Life { pid, slot, first_seen, since_start } = *life;
         let Some(thread) = threads.first() else { return Err("it has no thread any more".into()) };
         let since_start = since_start && !self.has_lost_blocks();
-        let still = Standstill { pid, tid: thread.tid, threads, space: self.processes.space_in(slot), since_start };
+        let still = Standstill {
+            pid,
+            tid: thread.tid,
+            threads,
+            space: self.processes.space_in(slot),
+            since_start,
+            overlay: &Overlay::default(),
+            heuristics: self.heuristics(),
+            searchers: Searchers::All,
+        };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
         let (check, mut holding) = still.check(&blocks, read)?;
         self.second_look.at_check((slot, first_seen), &blocks, &mut holding.judgement.kinds);
@@ -254,60 +306,37 @@ impl Trace {
     }
 }
 
-/// A process that is about to be judged, and its blocks before it was stopped.
+/// A process that is about to be stopped.
 pub struct Prepared {
-    life: Life,
-    inventory: Inventory,
+    /// What it is.
+    pub life: Life,
+    how: How,
     /// After this time it runs again, judged or not.
     hold_at_most: Duration,
 }
 
-/// How long a stop may last at worst: no estimate knows how many of a heap's words are pointers.
-fn longest_stop(max_pause: Duration) -> Duration {
-    max_pause.saturating_mul(10).max(Duration::from_secs(2))
+/// How its memory will be read, with what was read before.
+enum How {
+    /// While it is stopped.
+    Exact(Box<Inventory>),
+    /// While it goes on.
+    Live(Box<Ready>),
+    /// What has changed, while it is stopped if that is little.
+    Changed(Box<Inventory>, Box<Ready>),
 }
 
-/// A life that is judged.
-struct Life {
-    pid: Pid,
-    slot: u32,
-    first_seen: u64,
-    /// Every block that it has was recorded, if none was lost.
-    since_start: bool,
+/// What became of a stop.
+pub enum Looked {
+    /// A verdict.
+    Judged(Box<Judged>),
+    /// Its memory and these blocks are still to be searched.
+    ToSearch(Life, Box<Moment>, Vec<TabledBlock>),
 }
 
-/// Why there is no verdict on one that is gone.
-const ENDED: &str = "it ended before it could be stopped";
-
-/// A stop that takes longer than it may.
+/// A stop that was over too early.
 #[derive(Debug, thiserror::Error)]
-#[error("it would be stopped for about {} ms, longer than --max-pause {} ms; raise that", .expected.as_millis(), .max_pause.as_millis())]
-struct TooLong {
-    expected: Duration,
-    max_pause: Duration,
-}
-
-/// What the length of a stop depends on.
-#[derive(Debug, Clone, Copy)]
-struct Estimate {
-    resident_bytes: u64,
-    threads: u64,
-}
-
-impl Estimate {
-    fn of(pid: Pid) -> Result<Self, ProcError> {
-        let stat = Process::new(pid.0.cast_signed())?.stat()?;
-        Ok(Self { resident_bytes: stat.rss_bytes().get(), threads: stat.num_threads.unsigned_abs() })
-    }
-
-    /// On two cores 1 GB in a million blocks with four pointers each is searched in 0.55 s; fewer pointers take less. A thread is
-    /// stopped in 23 us, and twice that is allowed.
-    fn pause(self) -> Duration {
-        let searching = Duration::from_nanos(self.resident_bytes * 3 / 5);
-        let stopping = Duration::from_micros(self.threads * 50);
-        Duration::from_millis(5) + searching + stopping
-    }
-}
+#[error("it went on after {} ms, before all of its memory was read; raise --max-pause", .0.as_millis())]
+struct CutShort(Duration);
 
 fn no_verdict(pid: Pid, why: &dyn Display) -> String {
     format!("no verdict on the blocks of process {pid}: {why}")

@@ -5,14 +5,18 @@
 
 mod aside;
 mod capture;
+mod checking;
 mod due;
 mod gaps;
 mod growing;
 mod holding;
 mod intake;
 mod leak_check;
+mod life;
+mod live;
 mod memory;
 mod naming;
+mod pause;
 mod phases;
 mod progress;
 mod reading;
@@ -49,10 +53,9 @@ use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::process::pidfd::PidFd;
 use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
-use due::{Due, STOPPED_WITHIN, Stopping, late_to_stop};
+use due::{Due, happens};
 use growing::Growth;
 use intake::Reclaimed;
-use leak_check::Findings;
 use memory::MemoryReader;
 use naming::Namer;
 use phases::Phases;
@@ -244,7 +247,7 @@ impl Trace {
         loop {
             if is_asked_for && due.is_none() && !reports.is_busy() {
                 is_asked_for = false;
-                due = Some(Due { with_check: config.leak_check.is_some(), stopping: None });
+                due = Some(Due { with_check: config.leak_check.is_some(), checking: None });
                 self.memory.order(self.processes.reported_alive());
             }
             tokio::select! {
@@ -261,16 +264,13 @@ impl Trace {
                     return Ok(Over::Done);
                 }
                 event = next_event(launched), if launched.is_some() => match event {
-                    Event::Stopped(held) => match due.take() {
-                        Some(Due { stopping: Some(Stopping { prepared, .. }), .. }) => {
-                            let findings = self.judge_command(prepared, held, false);
-                            self.report_by_now(findings, reports)?;
+                    Event::Stopped(held) => match due.as_mut().and_then(|due| due.checking.as_mut()) {
+                        Some(checking) => {
+                            self.command_stopped(checking, held);
+                            self.go_on_with(&mut due, launched.as_ref(), reports)?;
                         }
                         // Too late.
-                        other => {
-                            due = other;
-                            held.into_iter().for_each(Held::release);
-                        }
+                        None => held.into_iter().for_each(Held::release),
                     },
                     Event::Held(held) => {
                         if let Some(launched) = launched {
@@ -304,34 +304,19 @@ impl Trace {
                     }
                     at_intervals += 1;
                     let with_check = config.leak_check.is_some_and(|plan| plan.at_intervals);
-                    due = Some(Due { with_check, stopping: None });
+                    due = Some(Due { with_check, checking: None });
                     self.memory.order(self.processes.reported_alive());
                 }
                 () = report_signal.next() => is_asked_for = true,
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.processes.remember(memory);
-                    let findings = match (&*launched, due.take()) {
-                        (Some(launched), Some(Due { with_check: true, .. })) => {
-                            match self.prepare_command(launched.pid()) {
-                                Ok(prepared) => {
-                                    // The report is made when it is stopped.
-                                    launched.ask_to_stop();
-                                    let by = Instant::now() + STOPPED_WITHIN;
-                                    let stopping = Some(Stopping { pid: launched.pid(), prepared, by });
-                                    due = Some(Due { with_check: true, stopping });
-                                    continue;
-                                }
-                                Err(none) => none,
-                            }
-                        }
-                        (None, Some(Due { with_check: true, .. })) => self.judge_running(false),
-                        _ => Findings::default(),
-                    };
-                    self.report_by_now(findings, reports)?;
+                    self.go_on_with(&mut due, launched.as_ref(), reports)?;
                 }
-                late = late_to_stop(&mut due) => {
-                    let findings = Findings::none_for_late(late, STOPPED_WITHIN);
-                    self.report_by_now(findings, reports)?;
+                happened = happens(&mut due) => {
+                    if let Some(checking) = due.as_mut().and_then(|due| due.checking.as_mut()) {
+                        self.happened(checking, happened, launched.as_ref());
+                    }
+                    self.go_on_with(&mut due, launched.as_ref(), reports)?;
                 }
                 done = reports.done(), if reports.is_busy() => {
                     if self.is_over_after(done?) {

@@ -47,12 +47,12 @@ impl SecondLook {
         for block in std::mem::take(&mut watched.lost) {
             let place = blocks.binary_search_by_key(&block.address, |block| block.address).ok();
             let kind = place.filter(|place| blocks[*place] == block).map(|place| kinds[place]);
-            if !kind.is_some_and(is_lost) {
+            if !kind.is_some_and(Reachability::is_lost) {
                 watched.take_back(&block);
             }
         }
         for (block, kind) in blocks.iter().zip(kinds) {
-            if !is_lost(*kind) {
+            if !kind.is_lost() {
                 continue;
             }
             if watched.doubted.contains(&block.site) {
@@ -86,10 +86,6 @@ impl SecondLook {
         let taken = self.0.iter().map(|((slot, _), watched)| (*slot, watched.taken_back));
         taken.filter(|(_, tally)| tally.count > 0)
     }
-}
-
-fn is_lost(kind: Reachability) -> bool {
-    matches!(kind, Reachability::DefinitelyLost | Reachability::IndirectlyLost)
 }
 
 #[cfg(test)]

@@ -3,22 +3,23 @@
 //! In: its threads as they are stopped or have ended, its blocks. Out: a kind for each block.
 
 use std::fmt;
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 
-use super::holding::{FileWords, Given, Holding, copy_stacks};
+use super::holding::{FileWords, Given, Holding, StackCopy, copy_stacks};
 use crate::analysis::reachability::{
-    Blocks, Circumstances, Heuristics, Memory, Rules, TABLE, Thread, TooFar, judge, kept_tables, regions, scan,
-    table_block, vtables,
+    self as scanned, Blocks, Circumstances, Heuristics, Memory, Overlay, Rules, Scan, TABLE, Thread, TooFar, judge,
+    kept_tables, regions, scan, table_block, vtables,
 };
 use crate::kernel::drain::TabledBlock;
 use crate::lives::exiting;
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::maps::AddressSpace;
-use crate::process::memory::{MemoryError, Reader, Run, Survey};
+use crate::process::memory::{MemoryError, Reader, Region, Run, Survey};
 use crate::process::registers::{Registers, StoppedThread};
 
 /// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
@@ -50,6 +51,55 @@ pub struct Standstill<'a> {
     pub space: Option<&'a AddressSpace>,
     /// Every block that it has was recorded.
     pub since_start: bool,
+    /// What to take for the contents of parts of its memory.
+    pub overlay: &'a Overlay,
+    /// Which pointers into blocks are as good as to their start.
+    pub heuristics: Heuristics,
+    /// How many threads search.
+    pub searchers: Searchers,
+}
+
+/// How many threads search memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Searchers {
+    /// One for each processor: a process waits.
+    All,
+    /// One for every other processor: the process needs them, too.
+    Half,
+}
+
+impl Searchers {
+    fn count(self) -> usize {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        match self {
+            Self::All => processors,
+            Self::Half => (processors / 2).max(1),
+        }
+    }
+}
+
+/// What has changed of a process since it was searched.
+pub struct Changes {
+    /// What is mapped, and which pages are there.
+    pub survey: Survey,
+    /// Pages that have changed, by address.
+    pub runs: Vec<Run>,
+}
+
+/// What a search found.
+pub struct Found {
+    index: Blocks,
+    scan: Scan,
+    /// Of the vtables of its objects.
+    tables: vtables::Tables,
+    code: Vec<Range<u64>>,
+    given: Given,
+    mappings: Vec<Region>,
+    threads: Vec<StackCopy>,
+    heuristics: Heuristics,
+    pause: Duration,
+    /// Bytes that were read once more, since they had changed.
+    rescanned: Option<u64>,
 }
 
 impl Standstill<'_> {
@@ -63,20 +113,42 @@ impl Standstill<'_> {
         blocks: &[TabledBlock],
         read: impl FnOnce() -> Duration,
     ) -> Result<(LeakCheck, Holding), Obstacle> {
+        Ok(self.search(blocks, None, read)?.judge(self.space))
+    }
+
+    /// Searches its memory, or, where `earlier` was found before, what has changed since. `read` is called as soon as the process may
+    /// run again.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn search(
+        &self,
+        blocks: &[TabledBlock],
+        earlier: Option<(Found, Changes)>,
+        read: impl FnOnce() -> Duration,
+    ) -> Result<Found, Obstacle> {
         let mut steps = Steps::begin();
         let index = Blocks::new(blocks.iter().map(|block| (block.address, block.size)))?;
         steps.done("indexing blocks");
-        let survey = Survey::of(self.tid)?;
+        let (earlier, survey, changed) = match earlier {
+            Some((earlier, Changes { survey, runs })) => {
+                (Some(earlier), survey, Some(runs.iter().map(|run| run.start.0..run.end.0).collect::<Vec<_>>()))
+            }
+            None => (None, Survey::of(self.tid)?, None),
+        };
         steps.done("asking for pages");
-        let memory = MemoryOf { reader: Reader::open(self.tid)?, runs: &survey.runs };
+        let memory = MemoryOf { reader: Reader::open(self.tid)?, runs: &survey.runs, overlay: self.overlay };
         let live: Vec<Live> = self.threads.iter().map(|thread| self.live(thread, &memory)).collect();
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
         let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
         let arguments = if first_has_ended { arguments(self.tid) } else { None };
         let circumstances = Circumstances { threads: &threads, arguments, since_start: self.since_start };
-        let regions = regions(&survey, &index, &memory, circumstances);
+        let mut regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
+        }
+        if let Some(changed) = &changed {
+            regions = within(&regions, changed);
         }
         let mut given = Given::default();
         given.kernel(&KernelRoots::of(self.tid));
@@ -91,31 +163,69 @@ impl Standstill<'_> {
         given.kept_tables(&kept_tables(&survey, &memory));
         steps.done("telling memory apart");
         let rules = Rules {
-            heuristics: Heuristics::ALL,
+            heuristics: self.heuristics,
             guard: threads.first().and_then(|thread| guard(thread, &memory)),
             vtables: &vtables::places(&survey),
-            threads: thread::available_parallelism().map_or(1, usize::from),
+            threads: self.searchers.count(),
         };
-        let scan = scan(&index, &regions, &given.words, &memory, &rules);
+        let mut scan = scan(&index, &regions, &given.words, &memory, &rules);
         steps.done("searching");
-        let mut tables = vtables::Tables::find(&scan, &survey.code, &memory);
+        let mut rescanned = None;
+        if let Some(earlier) = earlier {
+            rescanned = Some(earlier.rescanned.unwrap_or(0) + scan.scanned);
+            scan.add_earlier(&index, earlier.scan, &earlier.index, changed.as_deref().unwrap_or_default());
+            steps.done("joining");
+        }
+        let tables = vtables::Tables::find(&scan, &survey.code, &memory);
         let stacks = copy_stacks(self.threads.iter().zip(threads.iter().copied()), &survey, &memory);
         steps.done("reading vtables and stacks");
         let pause = read();
         log::debug!("process {}: {steps}", self.pid);
+        let Survey { regions: mappings, code, .. } = survey;
+        let heuristics = self.heuristics;
+        Ok(Found { index, scan, tables, code, given, mappings, threads: stacks, heuristics, pause, rescanned })
+    }
+}
+
+impl Found {
+    /// Finds out the kinds of all blocks.
+    #[must_use]
+    pub fn judge(mut self, space: Option<&AddressSpace>) -> (LeakCheck, Holding) {
         // What is described by what is described in files.
         for _ in 0..2 {
-            let unread = tables.unread();
-            if let Some(space) = self.space.filter(|_| !unread.is_empty()) {
-                tables.learn(&survey.code, &FileWords::read(space, &unread));
+            let unread = self.tables.unread();
+            if let Some(space) = space.filter(|_| !unread.is_empty()) {
+                self.tables.learn(&self.code, &FileWords::read(space, &unread));
             }
         }
-        let judgement = judge(&index, &scan, rules.heuristics, &|address| tables.is_vtable(address));
-        let (scanned_bytes, unread_bytes) = (scan.scanned, scan.unread);
-        let check = LeakCheck { mode: LeakCheckMode::Exact, pause, scanned_bytes, unread_bytes, passes: 1 };
-        let holding = Holding::new(index, scan, judgement, tables);
-        Ok((check, Holding { given, mappings: survey.regions, threads: stacks, ..holding }))
+        let judgement = judge(&self.index, &self.scan, self.heuristics, &|address| self.tables.is_vtable(address));
+        let check = LeakCheck {
+            mode: LeakCheckMode::Exact,
+            pause: self.pause,
+            scanned_bytes: self.scan.scanned - self.rescanned.unwrap_or(0),
+            unread_bytes: self.scan.unread,
+            passes: 1,
+            rescanned_bytes: self.rescanned,
+        };
+        let holding = Holding::new(self.index, self.scan, judgement, self.tables);
+        (check, Holding { given: self.given, mappings: self.mappings, threads: self.threads, ..holding })
     }
+}
+
+/// What of these regions lies in ranges; both are in ascending order.
+fn within(regions: &[scanned::Region], ranges: &[Range<u64>]) -> Vec<scanned::Region> {
+    let mut parts = Vec::new();
+    let mut first = 0;
+    for region in regions {
+        while ranges.get(first).is_some_and(|range| range.end <= region.range.start) {
+            first += 1;
+        }
+        for range in ranges[first..].iter().take_while(|range| range.start < region.range.end) {
+            let range = range.start.max(region.range.start)..range.end.min(region.range.end);
+            parts.push(scanned::Region { range, ..*region });
+        }
+    }
+    parts
 }
 
 /// How long the steps of a stop took; told afterwards, since a process waits.
@@ -206,6 +316,7 @@ struct MemoryOf<'a> {
     reader: Reader,
     /// By address.
     runs: &'a [Run],
+    overlay: &'a Overlay,
 }
 
 impl Memory for MemoryOf<'_> {
@@ -223,6 +334,7 @@ impl Memory for MemoryOf<'_> {
             at = piece.end.0;
         }
         words[place(at)..].fill(0);
+        self.overlay.lay_over(address, words);
         unread + (end - at)
     }
 }

@@ -6,8 +6,10 @@
 //! starts in a unit no further table is needed, so memory is proportional to the number of blocks, however far apart they are and
 //! however large: 12 MB for each GiB in which small blocks lie close together, and 16 bytes for each block.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
+use super::moved::{Moved, NONE};
 use crate::process::memory::back_by_large_pages;
 
 /// Bytes that an entry of each table covers, as shifts.
@@ -133,6 +135,24 @@ impl Blocks {
     pub fn end(&self, block: u32) -> u64 {
         let Span { start, size } = self.spans[block as usize];
         start.saturating_add(size)
+    }
+
+    /// Where these blocks are among those of a later time, by the addresses at which they start: one that was moved by `realloc`
+    /// is another, and one that has grown in its place is not.
+    pub(super) fn moved_to(&self, later: &Self) -> Moved {
+        let mut moved = Moved { then: vec![NONE; later.len()], now: vec![NONE; self.len()] };
+        let (mut then, mut now) = (0, 0);
+        while let (Some(old), Some(new)) = (self.spans.get(then), later.spans.get(now)) {
+            match old.start.cmp(&new.start) {
+                Ordering::Less => then += 1,
+                Ordering::Greater => now += 1,
+                Ordering::Equal => {
+                    (moved.then[now], moved.now[then]) = (then as u32, now as u32);
+                    (then, now) = (then + 1, now + 1);
+                }
+            }
+        }
+        moved
     }
 
     /// The addresses from the first block to the end of the last: no other word points into a block.

@@ -1,7 +1,10 @@
 //! Which blocks point to which, as found in one pass over memory.
 //!
 //! Two bits of an edge say what kind of pointer it is, the rest which block it points to. Edges are kept in the pieces in which
-//! memory was read: copying them together would take twice the memory.
+//! memory was read: copying them together would take twice the memory. What several searches found lies in layers, each with the
+//! positions that blocks had then.
+
+use super::moved::Moved;
 
 /// What part of a block a pointer points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +64,21 @@ impl Piece {
     }
 }
 
-/// The edges of all blocks.
+/// The edges of all blocks, as found at one or several times.
 #[derive(Debug, Default)]
 pub struct Edges {
+    layers: Vec<Layer>,
+}
+
+/// What was found at one time, in the positions that blocks had then.
+#[derive(Debug)]
+struct Layer {
     /// In ascending order of address.
     pieces: Vec<Piece>,
     /// For each block the piece in which its edges begin, and where in it; one more at the end.
     begins: Vec<(u32, u32)>,
+    /// If blocks have other positions by now.
+    moved: Option<Moved>,
 }
 
 impl Edges {
@@ -85,27 +96,26 @@ impl Edges {
         for begin in begins.iter_mut().rev() {
             if *begin == end { *begin = next } else { next = *begin }
         }
-        Self { pieces, begins }
+        Self { layers: vec![Layer { pieces, begins, moved: None }] }
+    }
+
+    /// Adds what was found earlier, before blocks moved.
+    pub(super) fn add_earlier(&mut self, earlier: Self, moved: &Moved) {
+        self.layers.extend(earlier.layers.into_iter().map(|layer| {
+            let moved = layer.moved.as_ref().map_or_else(|| moved.clone(), |before| moved.after(before));
+            Layer { moved: Some(moved), ..layer }
+        }));
     }
 
     /// Where a block points to.
     pub(super) fn of(&self, block: u32) -> impl Iterator<Item = (u32, Part)> + '_ {
-        let (from, to) = (self.begins[block as usize], self.begins[block as usize + 1]);
-        (from.0..=to.0)
-            .filter_map(move |number| {
-                let edges = &self.pieces.get(number as usize)?.edges;
-                let first = if number == from.0 { from.1 as usize } else { 0 };
-                let last = if number == to.0 { to.1 as usize } else { edges.len() };
-                edges.get(first..last)
-            })
-            .flatten()
-            .map(|edge| (edge >> 2, Part::from_bits(edge & 3)))
+        self.layers.iter().flat_map(move |layer| layer.of(block))
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.edges.len()).sum()
+        self.layers.iter().flat_map(|layer| &layer.pieces).map(|piece| piece.edges.len()).sum()
     }
 
     /// Whether there are none.
@@ -115,8 +125,34 @@ impl Edges {
     }
 }
 
+impl Layer {
+    fn of(&self, block: u32) -> impl Iterator<Item = (u32, Part)> + '_ {
+        let then = self.moved.as_ref().map_or(Some(block), |moved| moved.then.get(block as usize).copied());
+        let ends = then.and_then(|block| {
+            let from = *self.begins.get(block as usize)?;
+            Some((from, *self.begins.get(block as usize + 1)?))
+        });
+        // Nothing of a block that was not there.
+        let (from, to) = ends.unwrap_or(((1, 0), (0, 0)));
+        (from.0..=to.0)
+            .filter_map(move |number| {
+                let edges = &self.pieces.get(number as usize)?.edges;
+                let first = if number == from.0 { from.1 as usize } else { 0 };
+                let last = if number == to.0 { to.1 as usize } else { edges.len() };
+                edges.get(first..last)
+            })
+            .flatten()
+            .filter_map(|edge| {
+                let (to, part) = (edge >> 2, Part::from_bits(edge & 3));
+                let now = self.moved.as_ref().map_or(Some(to), |moved| moved.now(to));
+                now.map(|now| (now, part))
+            })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::moved::NONE;
     use super::*;
 
     #[test]
@@ -143,5 +179,27 @@ mod tests {
         assert_eq!(of(5), []);
         assert_eq!(edges.len(), 5);
         assert_eq!(Edges::join(Vec::new(), 2).of(1).count(), 0);
+    }
+
+    #[test]
+    fn what_was_found_before_blocks_moved_is_found_by_their_new_positions() {
+        let found = |edges: &[(u32, u32)]| {
+            let mut piece = Piece::default();
+            for (from, to) in edges {
+                piece.begin(*from);
+                piece.push(*to, Part::Start);
+            }
+            Edges::join(vec![piece], 4)
+        };
+        let of = |edges: &Edges, block| edges.of(block).map(|(to, _)| to).collect::<Vec<_>>();
+        // The first block is freed, and one comes behind the others.
+        let moved = Moved { then: vec![1, 2, 3, NONE], now: vec![NONE, 0, 1, 2] };
+        let mut edges = found(&[(0, 3)]);
+        edges.add_earlier(found(&[(0, 1), (1, 0), (2, 3), (3, 1)]), &moved);
+        assert_eq!([0, 1, 2, 3].map(|block| of(&edges, block)), [vec![3], vec![2], vec![0], vec![]]);
+        let mut again = found(&[(0, 1)]);
+        again.add_earlier(edges, &moved);
+        assert_eq!([0, 1, 2, 3].map(|block| of(&again, block)), [vec![1, 1], vec![], vec![], vec![]]);
+        assert_eq!(again.len(), 6);
     }
 }

@@ -7,11 +7,9 @@ use std::ops::Range;
 
 use super::blocks::Blocks;
 use super::marking::{Judgement, bit_of};
+pub use super::moved::NONE;
 use super::roots::Root;
 use super::scanning::Scan;
-
-/// No node, no site.
-pub const NONE: u32 = u32::MAX;
 
 /// A word outside of blocks that points to a block, under the numbers that its caller has given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

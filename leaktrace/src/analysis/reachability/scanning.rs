@@ -3,6 +3,7 @@
 //! Memory is read in pieces by several threads, each word once, so that the process need not be stopped for longer than reading
 //! takes. What belongs together (a block may lie in several pieces) is joined afterwards.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -92,6 +93,40 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// Adds what an earlier pass over the same process has found, of the blocks that it had then. Its words from outside of memory,
+    /// and those in `replaced`, ranges in ascending order, do not count as roots any more.
+    pub fn add_earlier(&mut self, blocks: &Blocks, earlier: Self, earlier_blocks: &Blocks, replaced: &[Range<u64>]) {
+        let moved = earlier_blocks.moved_to(blocks);
+        for (then, bits) in earlier.found.iter().enumerate() {
+            if let Some(now) = moved.now(then as u32) {
+                self.found[now as usize] |= bits;
+            }
+        }
+        for (then, offset) in earlier.inner.iter().enumerate().filter(|(_, offset)| **offset != 0) {
+            let now = moved.now(then as u32).and_then(|now| self.inner.get_mut(now as usize));
+            if let Some(known) = now {
+                *known = if *known == 0 || known == offset { *offset } else { SEVERAL };
+            }
+        }
+        let is_replaced = |address: u64| {
+            let behind = replaced.partition_point(|range| range.end <= address);
+            replaced.get(behind).is_some_and(|range| range.start <= address)
+        };
+        self.roots.extend(earlier.roots.iter().filter_map(|root| match root.at {
+            Place::Memory(address) if !is_replaced(address) => Some(Root { block: moved.now(root.block)?, ..*root }),
+            Place::Memory(_) | Place::Given(_) => None,
+        }));
+        self.roots_left_out += earlier.roots_left_out;
+        let known: HashSet<u32> = self.vtables.iter().map(|vtable| vtable.block).collect();
+        let before =
+            earlier.vtables.iter().filter_map(|vtable| Some(Vtable { block: moved.now(vtable.block)?, ..*vtable }));
+        self.vtables.extend(before.filter(|vtable| !known.contains(&vtable.block)));
+        self.vtables.sort_by_key(|vtable| vtable.block);
+        self.scanned += earlier.scanned;
+        self.unread += earlier.unread;
+        self.edges.add_earlier(earlier.edges, &moved);
+    }
+
     /// Drops what only a judgement needs.
     pub fn forget_marks(&mut self) {
         (self.found, self.inner) = (Vec::new(), Vec::new());

@@ -9,8 +9,12 @@ use crate::model::{self, Kinds, Reachability};
 
 /// LeakSanitizer reports leaks only, so that its suppressions hide nothing else: what is still reachable stays in the list.
 /// What it would take for reachable, a block of which only pointers into its middle were found, is called lost here.
-const KINDS: [Reachability; 3] =
-    [Reachability::DefinitelyLost, Reachability::IndirectlyLost, Reachability::PossiblyLost];
+const KINDS: [Reachability; 4] = [
+    Reachability::DefinitelyLost,
+    Reachability::IndirectlyLost,
+    Reachability::ProbablyLost,
+    Reachability::PossiblyLost,
+];
 
 pub fn parse(lines: &[TextLine<'_>], source: &str) -> Result<Vec<Rule>, Malformed> {
     lines.iter().map(|line| rule(*line, source)).collect()

@@ -60,7 +60,8 @@ fn kinds(line: TextLine<'_>, words: &str) -> Result<Kinds, Malformed> {
     let mut kinds = Vec::new();
     for word in words.split(',').map(str::trim) {
         match word {
-            "definite" => kinds.push(Reachability::DefinitelyLost),
+            // What is probably lost is that definitely, or at least indirectly, as far as was seen.
+            "definite" => kinds.extend([Reachability::DefinitelyLost, Reachability::ProbablyLost]),
             "indirect" => kinds.push(Reachability::IndirectlyLost),
             "possible" => kinds.push(Reachability::PossiblyLost),
             "reachable" => kinds.push(Reachability::StillReachable),

@@ -7,6 +7,7 @@
 //!
 //! - [`regions()`] reads and judges the list of mappings.
 //! - [`Pages`] asks the kernel for the pages of a region, [`Survey`] for those of all regions.
+//! - [`Marks`] tells which pages have changed, where the kernel does.
 //! - [`Batches`] cuts runs into portions of the size of a [`Buffer`], and [`Reader`] fills it.
 //!
 //! Can reading block? The pages that a stopped process has in memory are copied at once, and swapped ones are read from the swap
@@ -17,6 +18,7 @@
 
 mod batches;
 mod buffer;
+mod changes;
 mod pages;
 mod reader;
 mod regions;
@@ -26,6 +28,7 @@ use std::ops::Range;
 
 pub use batches::Batches;
 pub use buffer::{Buffer, back_by_large_pages};
+pub use changes::Marks;
 pub use pages::{Pages, Run};
 pub use reader::{Filled, Reader};
 use regions::Mapped;

@@ -86,6 +86,7 @@ pub struct LeakCheck {
     pub pause_ms: f64,
     pub scanned_bytes: u64,
     pub passes: u32,
+    pub rescanned_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

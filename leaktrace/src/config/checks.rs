@@ -1,0 +1,80 @@
+//! When and how it is found out which blocks of a process are lost.
+
+use std::time::Duration;
+
+pub use crate::analysis::reachability::Heuristics;
+use crate::cli::{CheckArgs, CheckModeArg, HeuristicArg, LeakCheckArg, RecordArgs, UsageError, WhomArgs};
+
+/// When and how it is found out which blocks of a process are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckPlan {
+    /// `--leak-check-mode`: how memory is read; `None` for the strongest way that keeps to the pause.
+    pub mode: Option<CheckMode>,
+    /// `--max-pause`: how long a process may be stopped for it.
+    pub max_pause: Duration,
+    /// For each report at an interval, not only for the last and those that are asked for by a signal.
+    pub at_intervals: bool,
+    /// `--leak-check-processes`: how many processes are judged beside those that are named.
+    pub most_others: u32,
+    /// `--leak-check-heuristics`.
+    pub heuristics: Heuristics,
+}
+
+/// A way to read the memory of a process that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckMode {
+    /// All of it while it is stopped.
+    Exact,
+    /// While it goes on.
+    Live,
+}
+
+/// The leak checks, if there are to be any.
+///
+/// # Errors
+/// They cannot be had beside another option.
+pub(super) fn resolve(args: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result<Option<CheckPlan>, UsageError> {
+    let is_asked_for = match args.leak_check {
+        Some(LeakCheckArg::No) => return Ok(None),
+        asked => asked.is_some(),
+    };
+    let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
+    if !is_asked_for && (!is_named || record.sample_bytes.is_some()) {
+        return Ok(None);
+    }
+    if record.sample_bytes.is_some() {
+        return Err(UsageError::new(
+            "--leak-check must know every allocation, which --sample-bytes leaves out; give one of them",
+        ));
+    }
+    Ok(Some(CheckPlan {
+        mode: match args.leak_check_mode {
+            CheckModeArg::Auto => None,
+            CheckModeArg::Exact => Some(CheckMode::Exact),
+            CheckModeArg::Live => Some(CheckMode::Live),
+        },
+        max_pause: args.max_pause,
+        at_intervals: args.leak_check == Some(LeakCheckArg::Summary),
+        most_others: args.leak_check_processes,
+        heuristics: heuristics(&args.leak_check_heuristics)?,
+    }))
+}
+
+fn heuristics(asked: &[HeuristicArg]) -> Result<Heuristics, UsageError> {
+    let is_alone = |arg: &HeuristicArg| matches!(arg, HeuristicArg::All | HeuristicArg::None);
+    if asked.len() > 1 && asked.iter().any(is_alone) {
+        return Err(UsageError::new("--leak-check-heuristics: all and none stand alone; give names, or one of these"));
+    }
+    let mut heuristics = Heuristics::NONE;
+    for arg in asked {
+        match arg {
+            HeuristicArg::All => heuristics = Heuristics::ALL,
+            HeuristicArg::None => {}
+            HeuristicArg::Stdstring => heuristics.stdstring = true,
+            HeuristicArg::Length64 => heuristics.length64 = true,
+            HeuristicArg::Newarray => heuristics.newarray = true,
+            HeuristicArg::Multipleinheritance => heuristics.multipleinheritance = true,
+        }
+    }
+    Ok(heuristics)
+}

@@ -1,0 +1,107 @@
+//! Which pages of a process have changed, by the marks of kernels with `CONFIG_MEM_SOFT_DIRTY`
+//! (Documentation/admin-guide/mm/soft-dirty.rst): the mark of every page is taken away, and a page that is written gets it again.
+//!
+//! In: the id of a process, and which of its pages are there. Out: those that were written since the marks were taken away.
+//!
+//! The process pays a page fault for the first write to each page. Whoever else uses the marks, such as CRIU's incremental dumps,
+//! misses changes from before.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::pages::page_size;
+use super::{MemoryError, RegionKind, Run, Survey};
+use crate::model::{Address, Pid};
+
+/// The mark in an entry of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
+const IS_MARKED: u64 = 1 << 55;
+/// What `/proc/PID/clear_refs` takes the marks away for.
+const MARKS: &str = "4";
+/// How many entries are read at once.
+const ENTRIES: usize = 8192;
+
+/// The marks of one process.
+#[derive(Debug)]
+pub struct Marks {
+    pid: Pid,
+    pagemap: File,
+    page: u64,
+    entries: Vec<u8>,
+}
+
+impl Marks {
+    /// Those of `pid`.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn of(pid: Pid) -> Result<Self, MemoryError> {
+        let path = format!("/proc/{pid}/pagemap");
+        let pagemap = File::open(path).map_err(|error| MemoryError::of(pid, "pagemap", error))?;
+        Ok(Self { pid, pagemap, page: page_size(), entries: vec![0; ENTRIES * size_of::<u64>()] })
+    }
+
+    /// Takes the marks of all pages away, if the kernel has such marks: then some page of the process has one, since new pages do.
+    ///
+    /// # Errors
+    /// They cannot be read or written.
+    pub fn clear(&mut self, survey: &Survey) -> io::Result<bool> {
+        let mut runs = survey.runs.iter().filter(|run| !run.swapped);
+        let is_told = loop {
+            let Some(run) = runs.next() else { break false };
+            let mut is_told = false;
+            self.entries(run, |_, entry| is_told |= entry & IS_MARKED != 0)?;
+            if is_told {
+                break true;
+            }
+        };
+        if is_told {
+            fs::write(format!("/proc/{}/clear_refs", self.pid), MARKS)?;
+        }
+        Ok(is_told)
+    }
+
+    /// The pages of these that have a mark, and those of shared memory, which others may have written.
+    ///
+    /// # Errors
+    /// The marks cannot be read.
+    pub fn changed(&mut self, survey: &Survey) -> io::Result<Vec<Run>> {
+        let mut changed: Vec<Run> = Vec::new();
+        let page = self.page;
+        for run in &survey.runs {
+            let place = survey.regions.partition_point(|region| region.end.0 <= run.start.0);
+            if survey.regions.get(place).is_none_or(|region| region.kind == RegionKind::Shared) {
+                changed.push(*run);
+                continue;
+            }
+            let before = changed.len();
+            self.entries(run, |address, entry| {
+                if entry & IS_MARKED == 0 {
+                    return;
+                }
+                let end = Address(run.end.0.min(address + page));
+                match changed[before..].last_mut() {
+                    Some(last) if last.end.0 == address => last.end = end,
+                    _ => changed.push(Run { start: Address(address), end, ..*run }),
+                }
+            })?;
+        }
+        Ok(changed)
+    }
+
+    /// Calls `seen` for each page of a run, with its address and its entry.
+    fn entries(&mut self, run: &Run, mut seen: impl FnMut(u64, u64)) -> io::Result<()> {
+        let mut address = run.start.0;
+        while address < run.end.0 {
+            let pages = (run.end.0 - address).div_ceil(self.page).min(ENTRIES as u64);
+            let entries = &mut self.entries[..pages as usize * size_of::<u64>()];
+            self.pagemap.read_exact_at(entries, address / self.page * size_of::<u64>() as u64)?;
+            for entry in entries.as_chunks().0 {
+                seen(address, u64::from_ne_bytes(*entry));
+                address += self.page;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! The leak check of processes that run on meanwhile.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use super::found;
+use crate::harness::tracer::path_str;
+use crate::harness::{Snapshot, Tracer, Victim, build, locks};
+
+/// Whether this kernel marks pages that are written (Documentation/admin-guide/mm/soft-dirty.rst), by a page that was.
+fn marks_pages() -> bool {
+    let word = Box::new(7u64);
+    let page = (&raw const *word).addr() as u64 / 4096;
+    let mut entry = [0; 8];
+    File::open("/proc/self/pagemap").unwrap().read_exact_at(&mut entry, page * 8).unwrap();
+    assert_eq!(*word, 7);
+    u64::from_le_bytes(entry) >> 55 & 1 != 0
+}
+
+/// The word for lost blocks here: on kernels that do not tell what has changed nobody can be certain.
+fn lost() -> &'static str {
+    if marks_pages() { "definitely_lost" } else { "probably_lost" }
+}
+
+/// Checks how a process was searched.
+fn check_manner(snapshot: &Snapshot, pid: u32) {
+    let check = snapshot.process(pid).leak_check.as_ref().unwrap_or_else(|| panic!("{:?}", snapshot.warnings));
+    assert!(check.mode == "live" && check.scanned_bytes > 0 && check.pause_ms > 0.0, "{check:?}");
+    assert_eq!(check.rescanned_bytes.is_some(), marks_pages(), "{check:?}");
+    let is_right = if marks_pages() { check.passes == 1 } else { (2..=12).contains(&check.passes) };
+    assert!(is_right, "{check:?}");
+}
+
+#[test]
+fn what_is_lost_is_found_in_a_process_that_runs() {
+    let mut puppet = Victim::puppet();
+    let tracer = Tracer::attach(&puppet, &["--leak-check-mode=live", "--max-pause=1h"]);
+    puppet.tell("a a 1003 5");
+    puppet.tell("a b 2003 3");
+    puppet.tell("l b 2");
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
+    check_manner(&snapshot, puppet.pid());
+    let kinds = found(&snapshot, puppet.pid());
+    assert_eq!(kinds[&1003], ["still_reachable"; 5]);
+    let mut of_b = kinds[&2003].clone();
+    of_b.sort_unstable();
+    assert_eq!(of_b, [lost(), lost(), "still_reachable"]);
+    let words = format!("3.9 KiB {} in 2 allocations", lost().replace('_', " "));
+    assert!(finished.stdout.contains(&words) && finished.stdout.contains("while it ran"), "{}", finished.stdout);
+}
+
+/// 16 pointers that move about by the million each second: a search that reads one place after the other misses some.
+#[test]
+fn a_pointer_that_hops_about_makes_no_block_lost() {
+    let program = build::reachability_victim("hopping.c", 1);
+    let mut victim = Victim::spawn("hopping.c", Command::new(program).args(["wait", "40", "16", "16"]));
+    victim.wait_until_ready();
+    let options = ["--leak-check=summary", "--leak-check-mode=live", "-i", "200ms", "--max-pause=1h"];
+    let tracer = Tracer::attach(&victim, &options);
+    victim.go();
+    victim.collect_until_done();
+    for _ in 0..3 {
+        tracer.wait_for_output("a verdict", |line| line.contains("leak check:"));
+    }
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
+    check_manner(&snapshot, victim.pid());
+    let kinds = found(&snapshot, victim.pid());
+    for number in 0..16 {
+        let hopper = kinds[&(5001 + 2 * number)][0];
+        assert!(hopper != "definitely_lost" && hopper != "indirectly_lost", "{hopper}");
+        assert_eq!(kinds[&(7001 + 2 * number)], [lost()]);
+    }
+    let verdicts = finished.stdout.lines().filter(|line| line.contains("leak check:"));
+    for verdict in verdicts {
+        assert!(marks_pages() || !verdict.contains("definitely"), "{verdict}");
+    }
+}
+
+/// Of a program at rest both ways say the same.
+#[test]
+fn without_changes_all_that_exact_searches_find_is_found() {
+    for source in ["graph.c", "data.c", "on_stacks.c"] {
+        let program = build::reachability_victim(source, 1);
+        let mut victim = Victim::spawn(source, Command::new(program).arg("wait"));
+        victim.wait_until_ready();
+        let attach = |mode| Tracer::attach(&victim, &["--leak-check-mode", mode, "--max-pause=1h"]);
+        let (live, exact) = (attach("live"), attach("exact"));
+        victim.go();
+        victim.collect_until_done();
+        let (live, exact) = (live.stop(), exact.stop());
+        let (live, exact) = (live.exact(), exact.exact());
+        let (live, exact) = (found(&live, victim.pid()), found(&exact, victim.pid()));
+        for (size, kinds) in &exact {
+            let expected: Vec<&str> = kinds
+                .iter()
+                .map(|kind| match *kind {
+                    "definitely_lost" | "indirectly_lost" if !marks_pages() => "probably_lost",
+                    other => other,
+                })
+                .collect();
+            assert_eq!(live[size], expected, "{source}: blocks of {size} bytes");
+        }
+        victim.finish();
+    }
+}
+
+#[test]
+fn a_process_that_is_searched_time_and_again_goes_on_unharmed() {
+    let losing = build::victim("losing.c");
+    let options =
+        ["--leak-check=summary", "--leak-check-mode=live", "-i", "100ms", "-d", "3s", "--max-pause", "1h", "--"];
+    let tracer = Tracer::start(&[&options[..], &[path_str(&losing), "run", "600"]].concat());
+    for _ in 0..2 {
+        tracer.wait_for_output("a verdict", |line| line.contains("leak check:") && line.contains("while it ran"));
+    }
+    let finished = tracer.wait();
+    let snapshot = finished.exact();
+    let pid = snapshot.processes[0].pid;
+    check_manner(&snapshot, pid);
+    let kept = snapshot.sites_through(pid, "leak_kept")[0];
+    let verdict = kept.verdict.as_ref().unwrap();
+    for kind in ["definitely_lost", "indirectly_lost", "probably_lost"] {
+        assert_eq!(verdict.get(kind).map_or(0, |tally| tally.count), 0, "{kind}: {kept:?}");
+    }
+    let all_lost = snapshot.sites_through(pid, "leak_lost")[0];
+    let lost = all_lost.verdict.as_ref().unwrap().get(lost()).map_or(0, |tally| tally.count);
+    assert!(lost > 10, "{all_lost:?}");
+    assert!(finished.stdout.contains("600 rounds, 0 interrupted"), "{}", finished.stdout);
+}
+
+#[test]
+fn a_process_too_large_for_the_pause_is_searched_while_it_runs() {
+    let program = build::reachability_victim("hopping.c", 1);
+    let mut victim = Victim::spawn("hopping.c", Command::new(program).args(["wait", "150", "1", "3"]));
+    victim.wait_until_ready();
+    let exact = Tracer::attach(&victim, &["--leak-check-mode=exact"]);
+    let auto = Tracer::attach(&victim, &[]);
+    victim.go();
+    victim.collect_until_done();
+    let exact = exact.stop();
+    assert!(exact.exact().process(victim.pid()).leak_check.is_none());
+    let words = ["no verdict", "longer than --max-pause 50 ms; raise that, or give --leak-check-mode live"];
+    assert!(words.iter().all(|word| exact.stdout.contains(word)), "{}", exact.stdout);
+    check_manner(&auto.stop().exact(), victim.pid());
+}
+
+/// Children of named processes, and on demand any process: those that hold most.
+#[test]
+fn those_that_hold_most_are_judged_beside_the_named_ones() {
+    let _machine = locks::whole_machine();
+    let size = "1000033";
+    let mut puppets = [Victim::puppet(), Victim::puppet(), Victim::puppet()];
+    let options = ["-z", size, "-Z", size, "--leak-check", "--leak-check-processes=2", "--max-pause=1h"];
+    let tracer = Tracer::start(&options);
+    for (number, puppet) in puppets.iter_mut().enumerate() {
+        puppet.tell(&format!("a a {size} {}", number + 2));
+        puppet.tell("l a 1");
+    }
+    let snapshot = tracer.stop().exact();
+    let judged = puppets.each_ref().map(|puppet| snapshot.process(puppet.pid()).leak_check.is_some());
+    assert_eq!(judged, [false, true, true]);
+    for puppet in &puppets[1..] {
+        let lost = snapshot.sites_through(puppet.pid(), "leak_a")[0];
+        assert_eq!(lost.verdict.as_ref().unwrap()["definitely_lost"].count, 1);
+    }
+}
