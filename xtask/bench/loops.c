@@ -1,7 +1,7 @@
 /* Loops over malloc and free for `cargo xtask bench`.
  *
  * usage: loops CPU     (-1: wherever the scheduler likes)
- * In: lines `MODE MILLISECONDS`, or `hold THOUSANDS`. Out: for each, a line `CPU_NS WALL_NS UNITS`, the sum of all threads
+ * In: lines `MODE MILLISECONDS`, or `hold THOUSANDS`, or `graph THOUSANDS`. Out: for each, a line `CPU_NS WALL_NS UNITS`, the sum of all threads
  * (WALL_NS: the longest). The process stays, so that tracers come and go between two lines. CPU time is that of the threads themselves,
  * so that a busy machine changes little.
  */
@@ -11,11 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "loops.h"
 
 #define THREADS 4
 #define LIVE 256
+#define IDLE 8
 
 static void flat_pairs(uint64_t units)
 {
@@ -75,6 +77,44 @@ static void let_go(void)
     }
 }
 
+static void *idle(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
+/* Blocks of 1 KiB, each with pointers to four others at random beside the list, and threads that wait meanwhile. */
+static void graph(uint64_t units)
+{
+    static int has_threads;
+    void ***blocks = malloc(units * sizeof *blocks);
+    uint64_t random = 88172645463325252;
+    if (blocks == NULL)
+        abort();
+    for (uint64_t i = 0; i < units; i++) {
+        blocks[i] = malloc(1008);
+        if (blocks[i] == NULL)
+            abort();
+        memset(blocks[i], 0, 1008);
+        blocks[i][0] = held;
+        held = blocks[i];
+    }
+    for (uint64_t i = 0; i < units; i++)
+        for (int pointer = 1; pointer <= 4; pointer++) {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            blocks[i][pointer * 20] = blocks[random % units];
+        }
+    free(blocks);
+    for (; has_threads < IDLE; has_threads++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, idle, NULL) != 0)
+            abort();
+    }
+}
+
 static void *flat_thread(void *run)
 {
     spend(run, flat_pairs);
@@ -131,6 +171,11 @@ int main(int argc, char **argv)
             let_go();
             run.units = milliseconds * 1000;
             hold(run.units);
+        }
+        else if (strcmp(mode, "graph") == 0) {
+            let_go();
+            run.units = milliseconds * 1000;
+            graph(run.units);
         }
         else {
             fprintf(stderr, "loops: no mode %s\n", mode);

@@ -3,7 +3,7 @@
 //! The programs stand in `tests/victims/reachability`, where `expect.h` explains what they print.
 
 mod compared;
-mod live;
+pub mod live;
 mod service;
 
 use std::collections::BTreeMap;

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::build;
-use crate::{command, frames, hostile_files, jitted, replaced_code, threads};
+use crate::{command, frames, hostile_files, jitted, reachability, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 29] = [
+const PLAIN: [&str; 30] = [
     "abandoned.c",
     "braid.c",
     "changing.c",
@@ -26,6 +26,7 @@ const PLAIN: [&str; 29] = [
     "known_leaks.cc",
     "late.c",
     "leader.c",
+    "losing.c",
     "many_sites.c",
     "nolibc.c",
     "outstanding.c",
@@ -52,6 +53,12 @@ fn every_plain_victim_is_built() {
         assert!(built.is_file(), "{source} is not built");
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(Path::new(source).file_stem().unwrap())).unwrap();
+        }
+    }
+    for source in reachability::live::SOURCES {
+        let built = build::reachability_victim(source, 1);
+        if let Some(directory) = &copies {
+            fs::copy(built, Path::new(directory).join(build::reachability_name(source, 1))).unwrap();
         }
     }
     let recipes = frames::RECIPES.into_iter().chain(hostile_files::RECIPES).chain(jitted::RECIPES);

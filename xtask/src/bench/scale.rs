@@ -1,5 +1,5 @@
 //! Costs that do not depend on the speed of probes: how long leaktrace takes to attach and to detach, what a report takes
-//! with millions of outstanding blocks, and what leaktrace itself uses meanwhile.
+//! with millions of outstanding blocks, how long leak checks stop a program, and what leaktrace itself uses meanwhile.
 //!
 //! In: the loops, told to hold blocks and to churn. Out: [`Figure`]s. Times of leaktrace are by the wall clock, from
 //! outside: what a user waits for.
@@ -11,6 +11,7 @@ use super::tracer::{TRACING, Tracers, privileged};
 use super::victim::{Setting, Victim};
 use crate::{root, shell};
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -29,15 +30,19 @@ pub struct Effort {
     attachments: u32,
     /// Blocks outstanding, thousands.
     thousands: u32,
+    /// Blocks of 1 KiB that a leak check judges, thousands.
+    judged: u32,
+    /// How often it does so.
+    checks: u32,
     /// How long the program churns, ms of its CPU time.
     churn: u32,
 }
 
 impl Effort {
     /// For the record.
-    pub const FULL: Self = Self { attachments: 9, thousands: 10_000, churn: 15_000 };
+    pub const FULL: Self = Self { attachments: 9, thousands: 10_000, judged: 1000, checks: 5, churn: 15_000 };
     /// For a look.
-    pub const QUICK: Self = Self { attachments: 3, thousands: 3_000, churn: 3_000 };
+    pub const QUICK: Self = Self { attachments: 3, thousands: 3_000, judged: 1000, checks: 2, churn: 3_000 };
 }
 
 /// One row.
@@ -85,6 +90,8 @@ pub fn measure(setting: &Setting, tracers: &Tracers, effort: Effort) -> Result<V
     figures.extend(upkeep(&mut victim, tracers, effort)?);
     figures.extend(reports(&mut victim, tracers, effort)?);
     figures.push(all_blocks(&mut victim, tracers, setting, effort)?);
+    // Its threads stay: last.
+    figures.extend(leak_checks(&mut victim, tracers, setting, effort)?);
     Ok(figures)
 }
 
@@ -158,6 +165,35 @@ fn all_blocks(victim: &mut Victim, tracers: &Tracers, setting: &Setting, effort:
         measured: format!("{} s, {} MB", number(seconds), number(megabytes)),
         reached: seconds < 10.0 && megabytes < 1000.0,
     })
+}
+
+/// For how long leak checks stop a program of nine threads, at rest.
+fn leak_checks(victim: &mut Victim, tracers: &Tracers, setting: &Setting, effort: Effort) -> Result<Vec<Figure>> {
+    let room = format!("{}", u64::from(effort.judged) * 1100);
+    let json = setting.scratch.join("judged.json");
+    let mut figures = Vec::new();
+    for (mode, limit) in [("exact", 200.0), ("live", 5.0)] {
+        let (mut pauses, mut scanned) = (Vec::new(), 0.0);
+        for _ in 0..effort.checks {
+            let path = json.to_string_lossy();
+            let options = ["--max-allocs", &room, "--leak-check-mode", mode, "--max-pause", "1m", "--json", &path];
+            let (trace, _) = Trace::start(tracers, victim.pid(), &options)?;
+            victim.order("graph", effort.judged)?;
+            trace.end()?;
+            let mut read = root::command("cat", "read a report")?;
+            let report: Value = serde_json::from_str(&shell::output(read.arg(&json))?).context("leaktrace's report")?;
+            shell::output(root::command("rm", "remove a report")?.arg(&json))?;
+            let check = &report["processes"][0]["leak_check"];
+            let figure = |key: &str| check[key].as_f64().with_context(|| format!("{key} of a leak check: {check}"));
+            ensure!(check["mode"] == mode, "another leak check than {mode}: {check}");
+            pauses.push(figure("pause_ms")?);
+            scanned = figure("scanned_bytes")?;
+        }
+        let blocks = number(f64::from(effort.judged) * 1000.0);
+        let what = format!("stopped for a leak check, {mode}: {} GB, {blocks} blocks", number(scanned / 1e9));
+        figures.push(figure(what, Summary::of(pauses).context("no leak check")?, limit, "ms"));
+    }
+    Ok(figures)
 }
 
 fn milliseconds(time: Duration) -> f64 {
