@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use leaktrace::model::{Address, Pid};
 use leaktrace::process::memory::{Reader, Survey};
-use leaktrace::process::snapshot::{Copy, Plan};
+use leaktrace::process::snapshot::{Copy, Plan, Refused};
 use leaktrace::process::stop::Stopped;
 
 use super::support::{PATIENCE, PATIENT, Victim, await_state, status, threads};
@@ -162,15 +162,26 @@ fn a_process_notices_nothing_of_a_hundred_copies() {
 
 #[test]
 fn each_way_of_waiting_can_be_copied_from() {
-    // Alone, so that nothing else is chosen: the first thread reads, and is the one that is chosen first.
-    let mut program = Program::start(&[]);
-    let before = masks(program.pid());
-    for _ in 0..100 {
-        drop(program.copy());
-        assert_eq!(masks(program.pid()), before);
-        assert_eq!(program.victim.ask("ping"), "pong");
+    for way in ["sleeps", "polls", "events", "futex", "reads"] {
+        let mut program = Program::start(&["hides", way]);
+        let before = masks(program.pid());
+        let plan = Plan::of(program.pid()).unwrap();
+        let mut copies = 0;
+        while copies < 30 {
+            match Stopped::stop(program.pid(), PATIENT).unwrap().copy(&plan) {
+                Ok(copy) => {
+                    copies += 1;
+                    drop(copy);
+                }
+                // It has just been woken.
+                Err(Refused::Busy(_)) => {}
+                Err(refused) => panic!("{way}: {refused}"),
+            }
+            assert_eq!(program.victim.ask("ping"), "pong", "{way}");
+            assert_eq!(masks(program.pid()), before);
+        }
+        program.assert_alone();
     }
-    program.assert_alone();
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod outliving;
 #[cfg(target_arch = "x86_64")]
 mod refusing;
 mod signals;
+#[cfg(target_arch = "x86_64")]
+mod stepping;
 mod stopping;
 mod support;
 mod survival;

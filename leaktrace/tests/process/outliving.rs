@@ -1,17 +1,21 @@
 //! leaktrace is killed while it copies a process: the process runs on as if nothing had been, and nothing else does.
 
 use std::fs::OpenOptions;
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use leaktrace::model::{Address, Pid};
 use leaktrace::process::memory::{Reader, Survey};
-use leaktrace::process::snapshot::Plan;
+use leaktrace::process::snapshot::{Plan, Refused};
 use leaktrace::process::stop::Stopped;
 
 use super::copying::{Program, masks};
 use super::support::PATIENT;
 use super::survival::{TARGET, play_and_be_killed};
+
+/// The name of the next one.
+pub const ROLE: &str = "outliving::a_role_copies_a_process_again_and_again";
 
 /// A process of its own that copies another for ever: this test program again, with this one test, which becomes the role.
 #[test]
@@ -20,14 +24,20 @@ fn a_role_copies_a_process_again_and_again() {
     let target = Pid(target.parse().unwrap());
     let plan = Plan::of(target).unwrap();
     eprintln!("begins");
+    let copy = || loop {
+        let stopped = Stopped::stop(target, PATIENT).unwrap();
+        match stopped.copy(&plan) {
+            Ok(copy) => return (stopped, copy),
+            Err(Refused::Busy(_)) => {}
+            Err(refused) => panic!("{refused}"),
+        }
+    };
+    let (_, mut last) = copy();
     loop {
         // While the copy of one stop is there the next is made.
-        let copy = Stopped::stop(target, PATIENT).unwrap().copy(&plan).unwrap();
-        let stopped = Stopped::stop(target, PATIENT).unwrap();
-        let next = stopped.copy(&plan).unwrap();
-        drop(copy);
+        let (stopped, next) = copy();
+        drop(mem::replace(&mut last, next));
         drop(stopped);
-        drop(next);
     }
 }
 
@@ -38,11 +48,7 @@ fn a_process_outlives_us_whenever_we_are_killed_while_we_copy_it() {
     let before = masks(program.pid());
     let mut left_alone = 0;
     for round in 0..250_u32 {
-        play_and_be_killed(
-            "outliving::a_role_copies_a_process_again_and_again",
-            program.pid(),
-            Duration::from_micros(73) * round,
-        );
+        play_and_be_killed(ROLE, program.pid(), Duration::from_micros(73) * round);
         program.assert_alone();
         assert_eq!(program.victim.ask("ping"), "pong", "round {round}");
         // The C library blocks signals for a moment while it creates a thread.

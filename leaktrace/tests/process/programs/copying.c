@@ -2,7 +2,9 @@
  * change: what their system calls return, all registers, signals, children, and that nobody runs in their place.
  *
  * Arguments: words of what it does.
- *   calls     threads that wait in nanosleep, poll, epoll_wait, futex, read and sigtimedwait, again and again
+ *   sleeps polls events futex reads
+ *             a thread that waits in nanosleep, poll, epoll_wait, futex or read, again and again; calls: all of them
+ *   hides     the first thread does not wait for lines, but looks for them again and again
  *   forks     a thread that forks children, some of which execute a program, waits for them, and counts SIGCHLD
  *   threads   a thread that creates others, which end
  *   spins     a thread that never leaves user mode, with known values in its vector registers
@@ -13,6 +15,7 @@
  * Lines of standard input: ping -> "pong", once each thread has gone on twice, or what was wrong. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
@@ -268,6 +271,10 @@ static void start(void (*step)(void))
     pthread_sigmask(SIG_SETMASK, &own, NULL);
 }
 
+static const struct { const char *name; void (*step)(void); } calls[] = {
+    { "sleeps", sleeps }, { "polls", polls }, { "events", waits_for_events }, { "futex", waits_for_futex }, { "reads", reads },
+};
+
 int main(int argc, char **argv)
 {
     char line[64];
@@ -287,13 +294,17 @@ int main(int argc, char **argv)
         return 1;
     start(increments);
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "calls") == 0) {
-            start(sleeps);
-            start(polls);
-            start(waits_for_events);
-            start(waits_for_futex);
-            start(reads);
-            start(writes);
+        int all = strcmp(argv[i], "calls") == 0, is_any = all;
+        for (size_t j = 0; j < sizeof calls / sizeof *calls; j++)
+            if (all || strcmp(argv[i], calls[j].name) == 0) {
+                start(calls[j].step);
+                is_any = 1;
+            }
+        if (is_any) {
+            if (all || strcmp(argv[i], "reads") == 0)
+                start(writes);
+        } else if (strcmp(argv[i], "hides") == 0) {
+            fcntl(0, F_SETFL, O_NONBLOCK);
         } else if (strcmp(argv[i], "forks") == 0) {
             start(forks);
         } else if (strcmp(argv[i], "threads") == 0) {
@@ -312,7 +323,12 @@ int main(int argc, char **argv)
         usleep(1000);
     printf("ready %lx %x %lx %lx\n", (long)array, WORDS, (long)kept, (long)wiped);
     fflush(stdout);
-    while (fgets(line, sizeof line, stdin) != NULL) {
+    while (fgets(line, sizeof line, stdin) != NULL || errno == EAGAIN) {
+        if (ferror(stdin)) {
+            clearerr(stdin);
+            errno = 0;
+            continue;
+        }
         long before[MOST];
         for (int i = 0; i < started; i++)
             before[i] = steps[i];
