@@ -1,4 +1,4 @@
-//! How much memory there is to be had: of the machine, and of the control groups that this process is in.
+//! How much memory there is to be had: of the machine, and of the control groups that a process is in.
 //!
 //! Tables of BPF programs are charged to the control group of who makes them. In a container with a limit of its own the machine's
 //! memory says nothing.
@@ -11,8 +11,17 @@ use procfs::process::{MountInfo, Process};
 
 /// Bytes that can be had without anybody else's being swapped out; `None` where the kernel does not tell.
 pub fn available() -> Option<u64> {
+    room_of(Process::myself().ok())
+}
+
+/// The same for another process, as far as the control groups that we see limit it.
+pub fn available_to(pid: u32) -> Option<u64> {
+    room_of(Process::new(pid as i32).ok())
+}
+
+fn room_of(process: Option<Process>) -> Option<u64> {
     let machine = parse(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    Some(groups().iter().flat_map(Group::levels).filter_map(|level| level.room()).fold(machine, u64::min))
+    Some(groups(process).iter().flat_map(Group::levels).filter_map(|level| level.room()).fold(machine, u64::min))
 }
 
 /// The line `MemAvailable` of `proc_meminfo(5)`, in bytes.
@@ -21,10 +30,10 @@ fn parse(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The control groups whose limits on memory hold for this process.
-fn groups() -> Vec<Group> {
-    let Ok(process) = Process::myself() else { return Vec::new() };
-    let (Ok(mounts), Ok(groups)) = (process.mountinfo(), process.cgroups()) else { return Vec::new() };
+/// The control groups whose limits on memory hold for a process, where our own mounts show them.
+fn groups(process: Option<Process>) -> Vec<Group> {
+    let (Some(process), Ok(ourselves)) = (process, Process::myself()) else { return Vec::new() };
+    let (Ok(mounts), Ok(groups)) = (ourselves.mountinfo(), process.cgroups()) else { return Vec::new() };
     mounts.into_iter().filter_map(|mount| groups.0.iter().find_map(|group| Group::at(&mount, group))).collect()
 }
 

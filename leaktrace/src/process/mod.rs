@@ -2,7 +2,8 @@
 //! stopped, and how a COMMAND is started and held.
 //!
 //! In: process ids and command lines. Out: descriptors, address spaces, words of memory, facts of `/proc`, a command under our
-//! hand. Knows nothing of BPF, and believes nothing that a process could have written. **Never** writes to a process.
+//! hand. Knows nothing of BPF, and believes nothing that a process could have written. **Never** writes to a process, apart from
+//! `snapshot`, which puts everything back.
 
 pub(crate) mod candidate;
 pub(crate) mod facts;
@@ -14,5 +15,6 @@ pub mod memory;
 pub(crate) mod pidfd;
 mod ptrace;
 pub mod registers;
+pub mod snapshot;
 pub mod stop;
 mod threads;

@@ -72,6 +72,8 @@ pub(super) enum Change {
     Syscall,
     /// A new program has replaced the old one; nothing of it has run yet.
     Exec,
+    /// It has created a process and is still within the call that does.
+    Clone,
     /// The thread is about to exit; its memory is still there.
     Exiting,
     /// The whole process is stopped by this signal (job control).
@@ -94,6 +96,7 @@ impl Change {
         let signal = status & 0xff;
         match status >> 8 {
             libc::PTRACE_EVENT_EXEC => Self::Exec,
+            libc::PTRACE_EVENT_CLONE => Self::Clone,
             libc::PTRACE_EVENT_EXIT => Self::Exiting,
             libc::PTRACE_EVENT_STOP => match signal {
                 libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Self::GroupStop(signal),
@@ -233,6 +236,69 @@ pub(super) fn register_set(tid: pid_t, note: c_int, words: &mut [u64]) -> io::Re
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(place.iov_len) }
 }
 
+/// Sets the options of a stopped `tid`, in place of those that it had.
+pub(super) fn set_options(tid: pid_t, options: c_int) -> io::Result<()> {
+    request(libc::PTRACE_SETOPTIONS, tid, options)
+}
+
+/// The process that a `tid` in its [`Change::Clone`] has created.
+pub(super) fn created(tid: pid_t) -> io::Result<pid_t> {
+    let mut message: libc::c_ulong = 0;
+    // SAFETY: the kernel writes one unsigned long to `message`.
+    let result =
+        unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, ptr::null_mut::<libc::c_void>(), &raw mut message) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(message as pid_t) }
+}
+
+/// Words of a register set within one page. The kernel takes them one by one; if it had to wait for a page between two of them
+/// while we are killed, the thread would be left with a part of the registers (`genregs_set` in arch/x86/kernel/ptrace.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(256))]
+pub(super) struct Words<const COUNT: usize>(pub(super) [u64; COUNT]);
+
+/// Writes the first words of a set of registers of a stopped `tid`, and leaves the others.
+pub(super) fn set_register_set<const COUNT: usize>(tid: pid_t, note: c_int, words: &Words<COUNT>) -> io::Result<()> {
+    const { assert!(size_of::<Words<COUNT>>() == 256) };
+    let mut place = libc::iovec { iov_base: words.0.as_ptr().cast_mut().cast(), iov_len: mem::size_of_val(&words.0) };
+    // SAFETY: the kernel only reads at most `iov_len` bytes from `iov_base`, and writes a number to `iov_len`.
+    let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, c_long::from(note), &raw mut place) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK` of include/uapi/linux/ptrace.h.
+const GET_SIGNAL_MASK: libc::c_uint = 0x420a;
+const SET_SIGNAL_MASK: libc::c_uint = 0x420b;
+
+/// The signals that a stopped `tid` blocks, bit n-1 for signal n. Within a call that blocks others for its own time, such as
+/// ppoll(2), those that it blocks otherwise.
+pub(super) fn signal_mask(tid: pid_t) -> io::Result<u64> {
+    let mut mask = 0_u64;
+    let size = size_of::<u64>() as *mut libc::c_void;
+    // SAFETY: the kernel writes one word to `mask`.
+    let result = unsafe { libc::ptrace(GET_SIGNAL_MASK, tid, size, &raw mut mask) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(mask) }
+}
+
+/// Sets the signals that a stopped `tid` blocks.
+pub(super) fn set_signal_mask(tid: pid_t, mask: u64) -> io::Result<()> {
+    let size = size_of::<u64>() as *mut libc::c_void;
+    // SAFETY: the kernel reads one word from `mask`.
+    let result = unsafe { libc::ptrace(SET_SIGNAL_MASK, tid, size, &raw const mask) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether system calls of a stopped `tid` become signals (prctl(2), `PR_SET_SYSCALL_USER_DISPATCH`). No where the kernel does
+/// not tell, which it does from 6.4 on.
+pub(super) fn dispatches_calls(tid: pid_t) -> bool {
+    // PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, whose structure begins with the mode; 0 is off.
+    const GET_DISPATCH: libc::c_uint = 0x4211;
+    let mut dispatch = [0_u64; 4];
+    let size = mem::size_of_val(&dispatch) as *mut libc::c_void;
+    // SAFETY: the kernel writes the four words of `struct ptrace_sud_config`.
+    let result = unsafe { libc::ptrace(GET_DISPATCH, tid, size, dispatch.as_mut_ptr()) };
+    result == 0 && dispatch[0] != 0
+}
+
 /// A system call that is about to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SyscallEntry {
@@ -280,6 +346,7 @@ mod tests {
         assert_eq!(stop(5 | 0x80), Change::Syscall);
         assert_eq!(stop(5 | 4 << 8), Change::Exec);
         assert_eq!(stop(5 | 6 << 8), Change::Exiting);
+        assert_eq!(stop(5 | 3 << 8), Change::Clone);
         assert_eq!(stop(0x8014), Change::GroupStop(20));
         assert_eq!(stop(5 | 128 << 8), Change::Trap);
         assert_eq!(stop(19), Change::Signal(19), "SIGSTOP about to be delivered is not yet a group stop");

@@ -9,11 +9,11 @@ use leaktrace::process::stop::{Limits, StopError, Stopped};
 use super::support::{PATIENT, Victim};
 
 /// A control group of the test's own.
-struct Group(PathBuf);
+pub struct Group(PathBuf);
 
 impl Group {
     /// In the hierarchy of this type with this option; `None` where this machine has none, or permits no groups.
-    fn new(file_system: &str, option: &str) -> Option<Self> {
+    pub fn new(file_system: &str, option: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mount = mounts.lines().find_map(|line| {
             let (mount, kind) = line.split_once(" - ")?;
@@ -21,13 +21,18 @@ impl Group {
                 kind.starts_with(&format!("{file_system} ")) && kind.split([' ', ',']).any(|word| word == option);
             is_it.then(|| mount.split(' ').nth(4).unwrap())
         })?;
-        let group = Path::new(mount).join(format!("leaktrace-test-{}", std::process::id()));
+        let group = Path::new(mount).join(format!("leaktrace-test-{option}-{}", std::process::id()));
         fs::create_dir(&group).ok()?;
         Some(Self(group))
     }
 
-    fn write(&self, file: &str, text: &str) {
+    pub fn write(&self, file: &str, text: &str) {
         fs::write(self.0.join(file), text).unwrap();
+    }
+
+    /// Takes a process out of it.
+    pub fn leave(&self, pid: &str) {
+        fs::write(self.0.parent().unwrap().join("cgroup.procs"), pid).unwrap();
     }
 
     /// Waits until `file` contains `text`.

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::support::{PATIENT, Victim, await_state, state, status, threads};
 
 /// The process that the role is to stop.
-const TARGET: &str = "LEAKTRACE_TEST_TARGET";
+pub const TARGET: &str = "LEAKTRACE_TEST_TARGET";
 
 /// A process of its own that stops another for ever: this test program again, with this one test, which becomes the role.
 #[test]
@@ -25,10 +25,14 @@ fn a_role_stops_a_process_again_and_again() {
     }
 }
 
-/// Starts the role and kills it this long after its beginning.
 fn stop_and_be_killed(target: Pid, after: Duration) {
+    play_and_be_killed("survival::a_role_stops_a_process_again_and_again", target, after);
+}
+
+/// Starts the role and kills it this long after its beginning.
+pub fn play_and_be_killed(role: &str, target: Pid, after: Duration) {
     let mut role = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "survival::a_role_stops_a_process_again_and_again", "--nocapture", "--test-threads=1"])
+        .args(["--exact", role, "--nocapture", "--test-threads=1"])
         .env(TARGET, target.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -81,7 +81,7 @@ fn wait_for_exec(pid: pid_t) -> Result<Option<Ending>, LaunchError> {
             }
             Change::Signal(signal) => ptrace::resume(pid, signal),
             Change::GroupStop(_) => ptrace::listen(pid),
-            Change::Exiting | Change::Trap | Change::Syscall => ptrace::resume(pid, 0),
+            Change::Exiting | Change::Trap | Change::Clone | Change::Syscall => ptrace::resume(pid, 0),
         };
     }
 }

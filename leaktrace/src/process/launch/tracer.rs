@@ -194,7 +194,7 @@ impl Tracer<'_> {
                 Change::Syscall => self.at_syscall(tid),
                 Change::Exiting => self.at_exit(tid),
                 Change::GroupStop(signal) => self.stay(tid).and_then(|()| self.at_group_stop(tid, signal)),
-                Change::Trap => self.stay(tid).and_then(|()| self.resume(tid, 0)),
+                Change::Trap | Change::Clone => self.stay(tid).and_then(|()| self.resume(tid, 0)),
                 Change::Signal(signal) => self.resume(tid, signal),
             };
             match done {

@@ -1,7 +1,8 @@
 //! Stopping a running process for a moment, with the registers of all its threads.
 //!
 //! In: the id of a process. Out: its threads as they are stopped, until they are released; its memory can be read meanwhile and
-//! belongs together. Never writes anything to the process, and sets no option of ptrace(2) that would leave a trace in it.
+//! belongs together. Never writes anything to the process, and sets no option of ptrace(2) that would leave a trace in it, unless it
+//! is asked for a copy ([`Stopped::copy`]).
 //!
 //! Each thread is seized and interrupted (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) by one thread of ours, since ptrace relations are
 //! per thread. The process may notice three things. System calls that signal(7) lists as interrupted by a stop, such as
@@ -13,7 +14,6 @@
 mod error;
 mod stopper;
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::model::Pid;
 use crate::process::ptrace;
 use crate::process::registers::StoppedThread;
+use crate::process::snapshot::{Copy, Order, Plan, Refused};
 pub use error::StopError;
 use stopper::{Seized, Stopper};
 
@@ -62,8 +63,15 @@ pub struct Pause {
 pub struct Stopped {
     pid: Pid,
     threads: Vec<StoppedThread>,
-    /// The thread that traces goes on as soon as nothing can be sent to it any more.
-    hold: Option<(Sender<Infallible>, JoinHandle<Pause>)>,
+    hold: Option<Hold>,
+}
+
+/// The thread that traces. It lets the process go as soon as nothing can be sent to it any more.
+#[derive(Debug)]
+struct Hold {
+    orders: Sender<Order>,
+    pause: Receiver<Pause>,
+    tracer: JoinHandle<()>,
 }
 
 impl Stopped {
@@ -91,13 +99,14 @@ impl Stopped {
         let seized = Arc::new(Seized::default());
         let stopper = Stopper::new(pid, held, limits, Arc::clone(&seized));
         let (answers, answer) = mpsc::channel();
-        let (holder, released) = mpsc::channel();
+        let (orders, given) = mpsc::channel();
+        let (paused, pause) = mpsc::channel();
         let tracer = thread::Builder::new()
             .name("stop".to_owned())
-            .spawn(move || stopper.run(&answers, &released))
+            .spawn(move || stopper.run(&answers, &given, &paused))
             .map_err(StopError::Thread)?;
         match await_answer(pid, limits, &seized, &answer) {
-            Ok(threads) => Ok(Self { pid, threads, hold: Some((holder, tracer)) }),
+            Ok(threads) => Ok(Self { pid, threads, hold: Some(Hold { orders, pause, tracer }) }),
             // Where the kernel does not let it go on, it is left behind.
             Err(error @ StopError::Executing(_)) => Err(error),
             Err(error) => {
@@ -127,11 +136,29 @@ impl Stopped {
         self.let_go().unwrap_or(nothing)
     }
 
+    /// Makes a copy of the process while it is stopped. It stays as it is when the process runs again.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn copy(&self, plan: &Plan) -> Result<Copy, Refused> {
+        let released = || Refused::Released(self.pid);
+        let Some(Hold { orders, .. }) = &self.hold else { return Err(released()) };
+        let (answers, answer) = mpsc::channel();
+        orders.send(Order::Copy(plan.clone(), answers)).map_err(|_| released())?;
+        let (pid, mappings) = answer.recv().map_err(|_| released())??;
+        Ok(Copy::new(pid, mappings, orders.clone()))
+    }
+
     fn let_go(&mut self) -> Option<Pause> {
-        let (holder, tracer) = self.hold.take()?;
-        drop(holder);
-        // A thread that panicked has ended, and the kernel has let go of what it traced.
-        tracer.join().ok()
+        let Hold { orders, pause, tracer } = self.hold.take()?;
+        // It has already let go if it cannot be told.
+        let _ = orders.send(Order::Release);
+        // It goes on with the copies that there are.
+        pause.recv().ok().or_else(|| {
+            // A thread that panicked has ended, and the kernel has let go of what it traced.
+            let _ = tracer.join();
+            None
+        })
     }
 }
 

@@ -4,7 +4,6 @@
 //! kernel (`WNOWAIT`): a signal that waits in one is delivered by our detaching, or, if we are killed, by the kernel.
 
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::iter;
@@ -22,6 +21,7 @@ use super::{Answer, Limits, Pause};
 use crate::model::Pid;
 use crate::process::ptrace::{self, Change};
 use crate::process::registers::{RegistersError, Room, StoppedThread};
+use crate::process::snapshot::{self, Made, Order, Plan, Refused, Task};
 use crate::process::threads;
 
 /// The pauses between two looks at threads that are to stop: doubled from the first to the second.
@@ -94,31 +94,81 @@ pub(super) struct Stopper {
     tracees: BTreeMap<pid_t, Tracee>,
     room: Room,
     began: Option<Instant>,
+    has_let_go: bool,
 }
 
 impl Stopper {
     pub(super) fn new(pid: Pid, held: Option<StoppedThread>, limits: Limits, seized: Arc<Seized>) -> Self {
         let pid = pid.0 as pid_t;
-        Self { pid, held, limits, seized, tracees: BTreeMap::new(), room: Room::new(), began: None }
+        Self { pid, held, limits, seized, tracees: BTreeMap::new(), room: Room::new(), began: None, has_let_go: false }
     }
 
-    /// Stops the process, answers, and lets it go when the other end of `released` is dropped, or after the longest time.
-    pub(super) fn run(mut self, answers: &Sender<Answer>, released: &Receiver<Infallible>) -> Pause {
+    /// Stops the process, answers, and lets it go when it is told to or the other end of `orders` is dropped, or after the longest
+    /// time. Then it keeps the copies that were made, until each is to end.
+    pub(super) fn run(mut self, answers: &Sender<Answer>, orders: &Receiver<Order>, paused: &Sender<Pause>) {
         // SAFETY: only reads a number.
         self.seized.tracer.store(unsafe { libc::gettid() }, Ordering::Relaxed);
         let answer = self.stop_all();
         if answer.is_err() {
-            let pause = self.let_go();
+            self.let_go();
             // If nobody waits any more, nobody wants to know.
             let _ = answers.send(answer);
-            return pause;
+            return;
         }
-        let mut cut_short = false;
-        if answers.send(answer).is_ok() {
-            let left = self.limits.hold_at_most.saturating_sub(self.paused());
-            cut_short = released.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+        let mut copies = Vec::new();
+        let cut_short = answers.send(answer).is_ok() && self.hold(orders, &mut copies);
+        let _ = paused.send(Pause { cut_short, ..self.let_go() });
+        while !copies.is_empty() {
+            match orders.recv() {
+                Ok(order) => self.obey(order, &mut copies),
+                // They are killed when they are dropped.
+                Err(_) => return,
+            }
         }
-        Pause { cut_short, ..self.let_go() }
+    }
+
+    /// Obeys orders until one is to let go, and says whether none was.
+    fn hold(&mut self, orders: &Receiver<Order>, copies: &mut Vec<Task>) -> bool {
+        loop {
+            match orders.recv_timeout(self.limits.hold_at_most.saturating_sub(self.paused())) {
+                Ok(Order::Release) | Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(order) => self.obey(order, copies),
+                Err(RecvTimeoutError::Timeout) => return true,
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, copies: &mut Vec<Task>) {
+        match order {
+            // Nobody waits for an answer that cannot be sent. What was made is killed then.
+            Order::Copy(plan, answers) => match self.copy(&plan) {
+                Ok(Made { task, mappings }) => {
+                    if answers.send(Ok((task.pid(), mappings))).is_ok() {
+                        copies.push(task);
+                    }
+                }
+                Err(refused) => drop(answers.send(Err(refused))),
+            },
+            Order::Release => {}
+            Order::End(pid, done) => {
+                copies.retain(|copy| copy.pid() != pid);
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Makes a copy, unless the process runs again.
+    fn copy(&mut self, plan: &Plan) -> Result<Made, Refused> {
+        let of = Pid(self.pid as u32);
+        let until = self.began.map(|began| began + self.limits.hold_at_most).filter(|until| *until > Instant::now());
+        let Some(until) = until.filter(|_| !self.has_let_go) else { return Err(Refused::Released(of)) };
+        let threads: Vec<&StoppedThread> = self.tracees.values().filter_map(Tracee::without_signal).collect();
+        let made = snapshot::make(plan, &threads, until);
+        // A thread that something came between may have got a signal.
+        for tracee in self.tracees.values_mut() {
+            tracee.look_again();
+        }
+        made
     }
 
     fn stop_all(&mut self) -> Answer {
@@ -216,6 +266,7 @@ impl Stopper {
 
     /// Lets all stopped threads go on. The kernel does that with those that are yet to stop, when this thread ends.
     fn let_go(&mut self) -> Pause {
+        self.has_let_go = true;
         for tracee in self.tracees.values() {
             if let State::Stopped(_, signal) = tracee.state {
                 // An error means that it was killed while it was stopped.
@@ -276,6 +327,23 @@ impl Tracee {
             Err(RegistersError::Kernel(error)) => return Err(failed("reading registers", error)),
         }
         Ok(())
+    }
+
+    /// Itself, if it is stopped and no signal waits for it to go on.
+    fn without_signal(&self) -> Option<&StoppedThread> {
+        match &self.state {
+            State::Stopped(thread, 0) => Some(thread),
+            _ => None,
+        }
+    }
+
+    /// Looks which signal it gets when it goes on.
+    fn look_again(&mut self) {
+        if let State::Stopped(_, signal) = &mut self.state
+            && let Ok(Some(Change::Signal(now))) = ptrace::change_of(self.tid)
+        {
+            *signal = now;
+        }
     }
 
     /// Takes its end, if it has ended. That of the first thread is left for its parent, which may be a thread of ours.
