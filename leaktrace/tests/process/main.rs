@@ -3,6 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod copying;
+#[cfg(target_arch = "x86_64")]
+mod disturbing;
 mod freezing;
 mod job_control;
 mod kernel_roots;

@@ -1,7 +1,7 @@
 //! leaktrace is killed at each of its steps of copying a process: before and after every request that changes something.
 //!
 //! Moments at random fall between two certain requests too seldom. So the one who copies is traced itself, and killed at the n-th of
-//! its calls of ptrace(2), process_vm_writev(2) and kill(2), for each n.
+//! its calls of ptrace(2), `process_vm_writev(2)` and kill(2), for each n.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -64,7 +64,8 @@ fn kill_at(target: &Program, step: u32) -> String {
             status => drop(status.pid().map(|tid| ptrace::syscall(tid, None))),
         }
     }
-    drop(role.stdin.take());
+    // Its end was taken above.
+    let _ = role.wait();
     what
 }
 

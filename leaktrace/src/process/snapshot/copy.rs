@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Sender};
 
 use super::{Plan, Refused};
 use crate::model::Pid;
-use crate::process::maps::parse;
+use crate::process::maps::{Mapping, parse};
 
 /// What the thread that has stopped a process is told.
 #[derive(Debug)]
@@ -82,7 +82,9 @@ fn missing(before: &[u8], smaps: &str) -> Vec<Range<u64>> {
         }
     }
     let mut missing = Vec::new();
-    for mapping in parse(before).filter_map(Result::ok) {
+    // The kernel's own, which is in no copy.
+    let is_memory = |mapping: &Mapping<'_>| mapping.name.display().as_os_str() != "[uprobes]";
+    for mapping in parse(before).filter_map(Result::ok).filter(is_memory) {
         let mut start = mapping.start.0;
         for there in copied.iter().filter(|there| there.start < mapping.end.0 && mapping.start.0 < there.end) {
             if start < there.start {
@@ -105,6 +107,7 @@ mod tests {
     fn what_a_program_keeps_from_its_children_is_missing() {
         let line = |start: u64, end: u64| format!("{start:x}-{end:x} rw-p 00000000 00:00 0 \n");
         let before = [line(0x1000, 0x3000), line(0x3000, 0x5000), line(0x8000, 0x9000)].concat();
+        let before = before + "7fffffffe000-7ffffffff000 --xp 00000000 00:00 0 [uprobes]\n";
         let entry = |start, end, flags| format!("{}Size: 8 kB\nVmFlags: rd wr {flags} \n", line(start, end));
         let all = [entry(0x1000, 0x3000, "mr"), entry(0x3000, 0x5000, "ac"), entry(0x8000, 0x9000, "ac")].concat();
         assert!(missing(before.as_bytes(), &all).is_empty());

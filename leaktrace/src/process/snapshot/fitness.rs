@@ -29,6 +29,8 @@ pub struct Plan {
     pub(super) pid: Pid,
     pub(super) program: PathBuf,
     pub(super) gadgets: Gadgets,
+    /// Where file systems of huge pages are mounted.
+    huge: Vec<PathBuf>,
 }
 
 impl Plan {
@@ -49,7 +51,24 @@ impl Plan {
         check_files(pid)?;
         check_room(pid, &status)?;
         let program = program(pid)?;
-        Ok(Self { pid, program, gadgets: Gadgets::find(pid)? })
+        Ok(Self { pid, program, gadgets: Gadgets::find(pid)?, huge: huge_page_mounts() })
+    }
+
+    /// What a fork would disturb, as far as the process has it mapped.
+    pub(super) fn check(&self, mappings: &[Mapping<'_>]) -> Result<(), Refused> {
+        for mapping in mappings {
+            let name = mapping.name.display();
+            let begins = |with: &str| name.as_os_str().as_encoded_bytes().starts_with(with.as_bytes());
+            if begins("/[aio]") || begins("anon_inode:[io_uring]") {
+                return Err(Refused::AsynchronousIo(self.pid));
+            }
+            let is_file = matches!(mapping.name, MappingName::File { .. });
+            let is_huge = is_file && self.huge.iter().any(|mount| name.starts_with(mount));
+            if (is_huge || begins("/anon_hugepage")) && !mapping.permissions.shared {
+                return Err(Refused::HugePages(self.pid));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +145,13 @@ fn check_init(pid: Pid, status: &Status) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Where file systems of huge pages are mounted.
+fn huge_page_mounts() -> Vec<PathBuf> {
+    let mounts = Process::myself().and_then(|process| process.mountinfo());
+    let mounts = mounts.map(|mounts| mounts.0).unwrap_or_default();
+    mounts.into_iter().filter(|mount| mount.fs_type == "hugetlbfs").map(|mount| mount.mount_point).collect()
+}
+
 /// What a fork would disturb, as far as the process has it open.
 fn check_files(pid: Pid) -> Result<(), Refused> {
     let files = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -138,31 +164,6 @@ fn check_files(pid: Pid) -> Result<(), Refused> {
         }
     }
     Ok(())
-}
-
-/// The same, as far as it is mapped.
-pub(super) fn check_mappings(pid: Pid, mappings: &[Mapping<'_>]) -> Result<(), Refused> {
-    let huge = huge_page_devices();
-    for mapping in mappings {
-        let name = mapping.name.display();
-        let is = |begin: &str| name.as_os_str().as_encoded_bytes().starts_with(begin.as_bytes());
-        if is("/[aio]") || is("anon_inode:[io_uring]") {
-            return Err(Refused::AsynchronousIo(pid));
-        }
-        let is_huge = is("/anon_hugepage")
-            || (matches!(mapping.name, MappingName::File { .. }) && huge.iter().any(|mount| name.starts_with(mount)));
-        if is_huge && !mapping.permissions.shared {
-            return Err(Refused::HugePages(pid));
-        }
-    }
-    Ok(())
-}
-
-/// Where file systems of huge pages are mounted.
-fn huge_page_devices() -> Vec<PathBuf> {
-    let mounts = Process::myself().and_then(|process| process.mountinfo());
-    let mounts = mounts.map(|mounts| mounts.0).unwrap_or_default();
-    mounts.into_iter().filter(|mount| mount.fs_type == "hugetlbfs").map(|mount| mount.mount_point).collect()
 }
 
 fn check_room(pid: Pid, status: &Status) -> Result<(), Refused> {
@@ -178,10 +179,27 @@ fn check_room(pid: Pid, status: &Status) -> Result<(), Refused> {
     if is_strict {
         return Err(Refused::Commitment(pid));
     }
-    match tasks_left(pid) {
+    match tasks_left(pid).into_iter().chain(tasks_left_to_user(pid, status)).min() {
         Some(left) if left < TASKS => Err(Refused::Tasks { pid, left }),
         _ => Ok(()),
     }
+}
+
+/// How many tasks more its user may have; `None` without a limit, as for root.
+fn tasks_left_to_user(pid: Pid, status: &Status) -> Option<u64> {
+    let user: u32 = status.field("Uid")?.split_ascii_whitespace().next()?.parse().ok()?;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max processes"))?;
+    let limit: u64 = limit.split_ascii_whitespace().next()?.parse().ok()?;
+    if user == 0 {
+        return None;
+    }
+    let processes = procfs::process::all_processes().ok()?.filter_map(Result::ok);
+    let threads = processes.filter_map(|process| {
+        let status = process.status().ok().filter(|status| status.ruid == user)?;
+        Some(status.threads)
+    });
+    Some(limit.saturating_sub(threads.sum()))
 }
 
 /// How many tasks more its control groups permit; `None` where they do not limit them.

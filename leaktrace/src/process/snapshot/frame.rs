@@ -168,7 +168,7 @@ impl Area {
     }
 
     /// One past the last byte.
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "x86_64"))]
     fn end(&self) -> u64 {
         self.start + (self.words.len() * 8) as u64
     }
@@ -238,7 +238,7 @@ pub(super) fn component(_: u32) -> (u64, u64) {
     (0, 0)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
 

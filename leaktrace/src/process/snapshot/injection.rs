@@ -169,6 +169,8 @@ impl Caller {
         match self.call(CLONE, [flags, stack, id, 0, 0], until)? {
             Change::Clone => Ok(Task { pid: self.pid, tid: ptrace::created(self.tid).map_err(self.failed(DOING))? }),
             _ => match self.result()? {
+                // A signal that cannot be blocked came first (`ERESTARTNOINTR`, `copy_process` in kernel/fork.c).
+                -513 => Err(Refused::Disturbed(self.pid)),
                 result if result < 0 => Err(self.failed(DOING)(io::Error::from_raw_os_error(-result as i32))),
                 _ => Err(Refused::Disturbed(self.pid)),
             },

@@ -70,7 +70,7 @@ pub(super) fn make(plan: &Plan, threads: &[&StoppedThread], until: Instant) -> R
     let text =
         fs::read(format!("/proc/{pid}/maps")).map_err(|error| Refused::kernel(pid, "reading its mappings", error))?;
     let mappings: Vec<Mapping<'_>> = parse(&text).filter_map(Result::ok).collect();
-    fitness::check_mappings(pid, &mappings)?;
+    plan.check(&mappings)?;
     let reader = Reader::open(pid).map_err(|_| Refused::Ended(pid))?;
     if !plan.gadgets.are_in(&reader) {
         return Err(Refused::Replaced(pid));

@@ -96,7 +96,7 @@ pub enum Refused {
     #[error("process {0} cannot be copied: this machine grants no more memory than it has (vm.overcommit_memory is 2)")]
     Commitment(Pid),
     /// It could not create threads meanwhile.
-    #[error("process {pid} cannot be copied: its control group permits only {left} tasks more")]
+    #[error("process {pid} cannot be copied: its control group or its user may have only {left} tasks more")]
     Tasks {
         /// The process.
         pid: Pid,
