@@ -61,6 +61,8 @@ pub enum CheckModeArg {
     Auto,
     /// While it is stopped
     Exact,
+    /// In a copy as by fork(2), for which it is stopped and a system call is made in its name
+    Snapshot,
     /// While it runs, stopped for its registers and what has changed; where the kernel does not tell what has, blocks are at most
     /// probably lost
     Live,

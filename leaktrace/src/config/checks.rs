@@ -25,6 +25,8 @@ pub struct CheckPlan {
 pub enum CheckMode {
     /// All of it while it is stopped.
     Exact,
+    /// A copy that is made while it is stopped.
+    Snapshot,
     /// While it goes on.
     Live,
 }
@@ -51,6 +53,7 @@ pub(super) fn resolve(args: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) ->
         mode: match args.leak_check_mode {
             CheckModeArg::Auto => None,
             CheckModeArg::Exact => Some(CheckMode::Exact),
+            CheckModeArg::Snapshot => Some(CheckMode::Snapshot),
             CheckModeArg::Live => Some(CheckMode::Live),
         },
         max_pause: args.max_pause,

@@ -12,8 +12,10 @@ use leaktrace_common::abi::{PROCESS_ALIVE, Process};
 use super::Trace;
 use super::holding::Holding;
 use super::life::Life;
-use super::live::{Moment, Pass, Passes, Ready, Search, Task, Tracked};
-use super::pause;
+use super::moment::{Moment, Ready, Tracked, plan_copy};
+use super::passes::Passes;
+use super::pause::{self, Ways};
+use super::search::{Pass, Search, Task};
 use super::standstill::{Searchers, Standstill};
 use crate::analysis::reachability::{Heuristics, Overlay};
 use crate::config::{CheckMode, Whom};
@@ -23,6 +25,7 @@ use crate::kernel::inventory::{self, Inventory};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
 use crate::process::launch::Held;
 use crate::process::registers::StoppedThread;
+use crate::process::snapshot;
 use crate::process::stop::{Limits, Stopped};
 
 /// What was found of the blocks of one life.
@@ -87,6 +90,43 @@ impl Findings {
     }
 }
 
+/// How a process is to be copied.
+struct Copying {
+    plan: snapshot::Plan,
+    /// There is no other way.
+    is_all: bool,
+}
+
+/// The way that was chosen to read a process' memory.
+enum Chosen {
+    Exact,
+    Snapshot(Copying),
+    Live,
+}
+
+/// Chooses one of these ways, and begins to track a process' pages where that serves it. What a stop of a process whose pages are
+/// tracked finds is as good as a copy, and nothing is written to the process for it: it comes before that.
+fn choose(pid: Pid, Ways { modes, room }: Ways, passes: &mut Passes) -> Result<Chosen, Box<dyn Error>> {
+    if modes.first() == Some(&CheckMode::Exact) {
+        return Ok(Chosen::Exact);
+    }
+    if modes.contains(&CheckMode::Live) {
+        passes.tracked = Tracked::begin(pid, room)?;
+        if passes.tracked.is_some() {
+            return Ok(Chosen::Live);
+        }
+    }
+    if modes.contains(&CheckMode::Snapshot) {
+        let is_all = modes.len() == 1;
+        match plan_copy(pid) {
+            Ok(plan) => return Ok(Chosen::Snapshot(Copying { plan, is_all })),
+            Err(refused) if is_all => return Err(refused),
+            Err(refused) => log::debug!("process {pid} is searched while it runs: {refused}"),
+        }
+    }
+    Ok(Chosen::Live)
+}
+
 impl Trace {
     /// Judges the blocks of a command that is held at its end.
     pub(super) fn judge_at_end(&mut self, held: &Held, pid: Pid) -> Findings {
@@ -117,12 +157,10 @@ impl Trace {
         let life = self.life(pid)?;
         let inventory = |kernel: &Kernel| Box::new(Inventory::of(kernel, life.slot));
         let how = if passes.is_first() {
-            match pause::mode_for(pid, &plan)? {
-                (CheckMode::Exact, _) => How::Exact(inventory(&self.kernel)),
-                (CheckMode::Live, room) => {
-                    passes.tracked = Tracked::begin(pid, room)?;
-                    How::Live(Box::new(Ready::of(pid)?))
-                }
+            match choose(pid, Ways::of(pid, &plan)?, passes)? {
+                Chosen::Exact => How::Exact(inventory(&self.kernel)),
+                Chosen::Snapshot(copying) => How::Snapshot(copying, inventory(&self.kernel), Box::new(Ready::of(pid)?)),
+                Chosen::Live => How::Live(Box::new(Ready::of(pid)?)),
             }
         } else if passes.has_layer() {
             How::Changed(inventory(&self.kernel), Box::new(Ready::of(pid)?))
@@ -160,6 +198,29 @@ impl Trace {
                 }
                 let moment = ready.look(stopped, None, held.0.take(), began);
                 let blocks = inventory::blocks(&self.kernel, life.slot);
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+            }
+            How::Snapshot(copying, inventory, ready) => {
+                let copied = match ready.copy(&stopped, &copying.plan) {
+                    Err(refused) if copying.is_all => return Err(refused),
+                    Err(refused) => {
+                        log::debug!("process {pid} is searched while it runs: {refused}");
+                        None
+                    }
+                    copied => copied.ok(),
+                };
+                if halts && copied.is_some() {
+                    self.halt();
+                }
+                passes.is_copied = copied.is_some();
+                let blocks = inventory.up_to_date(&self.kernel);
+                let moment = match copied {
+                    Some(copied) => copied.look(stopped, held.0.take(), began),
+                    None => ready.look(stopped, None, held.0.take(), began),
+                };
+                if passes.is_copied && moment.was_cut_short {
+                    return Err(CutShort(hold_at_most).into());
+                }
                 return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
             }
             How::Changed(inventory, ready) => {
@@ -225,7 +286,7 @@ impl Trace {
 
     /// What searches of a process that ran have found.
     pub(super) fn judge_by(&mut self, life: &Life, pass: Pass) -> Judged {
-        let (check, blocks, mut holding) = pass.into_parts();
+        let Pass { check, blocks, mut holding } = pass;
         self.second_look.at_check((life.slot, life.first_seen), &blocks, &mut holding.judgement.kinds);
         Judged { slot: life.slot, check, blocks, holding }
     }
@@ -278,11 +339,12 @@ impl Trace {
         let since_start = since_start && !self.has_lost_blocks();
         let still = Standstill {
             pid,
-            tid: thread.tid,
+            memory: thread.tid,
             threads,
             space: self.processes.space_in(slot),
             since_start,
             overlay: &Overlay::default(),
+            then: None,
             heuristics: self.heuristics(),
             searchers: Searchers::All,
         };
@@ -321,6 +383,8 @@ enum How {
     Exact(Box<Inventory>),
     /// While it goes on.
     Live(Box<Ready>),
+    /// A copy of it.
+    Snapshot(Copying, Box<Inventory>, Box<Ready>),
     /// What has changed, while it is stopped if that is little.
     Changed(Box<Inventory>, Box<Ready>),
 }

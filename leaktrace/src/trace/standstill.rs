@@ -43,8 +43,8 @@ pub enum Obstacle {
 pub struct Standstill<'a> {
     /// The process.
     pub pid: Pid,
-    /// An id by which its memory can be read: that of a thread that has not ended.
-    pub tid: Pid,
+    /// An id by which its memory can be read: that of a thread that has not ended, or of a copy.
+    pub memory: Pid,
     /// Its threads.
     pub threads: &'a [StoppedThread],
     /// What is mapped where.
@@ -53,10 +53,23 @@ pub struct Standstill<'a> {
     pub since_start: bool,
     /// What to take for the contents of parts of its memory.
     pub overlay: &'a Overlay,
+    /// Where it is not stopped any more: what was known of it when it was.
+    pub then: Option<&'a Then>,
     /// Which pointers into blocks are as good as to their start.
     pub heuristics: Heuristics,
     /// How many threads search.
     pub searchers: Searchers,
+}
+
+/// What else a process held when it was stopped, and pages that a copy does not have and an overlay has.
+#[derive(Debug, Default)]
+pub struct Then {
+    /// What the kernel holds for it.
+    pub kernel: KernelRoots,
+    /// The tables of thread-local storage that the C library keeps, if its memory is not as it was then.
+    pub kept_tables: Option<Vec<u64>>,
+    /// Pages of shared memory, by address.
+    pub shared: Vec<Run>,
 }
 
 /// How many threads search memory.
@@ -134,14 +147,14 @@ impl Standstill<'_> {
             Some((earlier, Changes { survey, runs })) => {
                 (Some(earlier), survey, Some(runs.iter().map(|run| run.start.0..run.end.0).collect::<Vec<_>>()))
             }
-            None => (None, Survey::of(self.tid)?, None),
+            None => (None, self.survey()?, None),
         };
         steps.done("asking for pages");
-        let memory = MemoryOf { reader: Reader::open(self.tid)?, runs: &survey.runs, overlay: self.overlay };
+        let memory = MemoryOf { reader: Reader::open(self.memory)?, runs: &survey.runs, overlay: self.overlay };
         let live: Vec<Live> = self.threads.iter().map(|thread| self.live(thread, &memory)).collect();
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
         let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
-        let arguments = if first_has_ended { arguments(self.tid) } else { None };
+        let arguments = if first_has_ended { arguments(self.memory) } else { None };
         let circumstances = Circumstances { threads: &threads, arguments, since_start: self.since_start };
         let mut regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
@@ -151,7 +164,10 @@ impl Standstill<'_> {
             regions = within(&regions, changed);
         }
         let mut given = Given::default();
-        given.kernel(&KernelRoots::of(self.tid));
+        match self.then {
+            Some(then) => given.kernel(&then.kernel),
+            None => given.kernel(&KernelRoots::of(self.memory)),
+        }
         for (number, live) in live.iter().enumerate() {
             given.registers(number, &live.words, live.are_kept);
             live.table.iter().for_each(|table| given.table(number, *table));
@@ -160,7 +176,10 @@ impl Standstill<'_> {
                 given.stack(number, index.start(block));
             }
         }
-        given.kept_tables(&kept_tables(&survey, &memory));
+        match self.then.and_then(|then| then.kept_tables.as_ref()) {
+            Some(tables) => given.kept_tables(tables),
+            None => given.kept_tables(&kept_tables(&survey, &memory)),
+        }
         steps.done("telling memory apart");
         let rules = Rules {
             heuristics: self.heuristics,
@@ -256,6 +275,15 @@ impl fmt::Display for Steps {
     }
 }
 
+/// The tables of thread-local storage that the C library keeps in a process that is stopped.
+///
+/// # Errors
+/// Its memory cannot be read.
+pub fn kept_tables_of(pid: Pid, survey: &Survey) -> Result<Vec<u64>, MemoryError> {
+    let overlay = Overlay::default();
+    Ok(kept_tables(survey, &MemoryOf { reader: Reader::open(pid)?, runs: &survey.runs, overlay: &overlay }))
+}
+
 /// What of a thread is the program's.
 struct Live {
     thread: Thread,
@@ -268,6 +296,20 @@ struct Live {
 }
 
 impl Standstill<'_> {
+    fn survey(&self) -> Result<Survey, MemoryError> {
+        let mut survey = Survey::of(self.memory)?;
+        if let Some(Then { shared, .. }) = self.then.filter(|then| !then.shared.is_empty()) {
+            let is_shared = |run: &Run| {
+                let place = shared.partition_point(|shared| shared.end.0 <= run.start.0);
+                shared.get(place).is_some_and(|shared| shared.start.0 < run.end.0)
+            };
+            survey.runs.retain(|run| !is_shared(run));
+            survey.runs.extend(shared);
+            survey.runs.sort_by_key(|run| run.start);
+        }
+        Ok(survey)
+    }
+
     fn live(&self, stopped: &StoppedThread, memory: &MemoryOf<'_>) -> Live {
         let registers = &stopped.registers;
         let control_block = registers.thread_pointer().0;
@@ -279,7 +321,7 @@ impl Standstill<'_> {
         };
         if registers.system_call() == libc::SYS_exit {
             // It has left its function: only what the C library keeps of it is there.
-            let end = if stopped.tid == self.pid { arguments(self.tid) } else { None };
+            let end = if stopped.tid == self.pid { arguments(self.memory) } else { None };
             return live(end.unwrap_or(control_block), Vec::new());
         }
         let read = |address: u64| {

@@ -69,6 +69,25 @@ impl Drop for Copy {
     }
 }
 
+/// What a process' program keeps from its children (`MADV_DONTFORK`, `MADV_WIPEONFORK`), by address. Takes some milliseconds for each GB.
+///
+/// # Errors
+/// The process is gone, or may not be read.
+pub fn kept_from_children(pid: Pid) -> Result<Vec<Range<u64>>, Refused> {
+    let smaps =
+        fs::read(format!("/proc/{pid}/smaps")).map_err(|error| Refused::kernel(pid, "reading its mappings", error))?;
+    let (mut kept, mut present) = (Vec::new(), None);
+    for line in String::from_utf8_lossy(&smaps).lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            // `VM_DONTCOPY` and `VM_WIPEONFORK` as fs/proc/task_mmu.c shows them.
+            kept.extend(present.take().filter(|_| flags.split(' ').any(|flag| matches!(flag, "dc" | "wf"))));
+        } else if let Some(Ok(mapping)) = parse(line.as_bytes()).next() {
+            present = Some(mapping.start.0..mapping.end.0);
+        }
+    }
+    Ok(kept)
+}
+
 /// What is mapped in `before` but not in the copy, or empty there.
 fn missing(before: &[u8], smaps: &str) -> Vec<Range<u64>> {
     let mut copied: Vec<Range<u64>> = Vec::new();

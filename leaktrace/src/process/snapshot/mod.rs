@@ -34,8 +34,8 @@ use std::fs;
 use std::time::Instant;
 
 use area::Memory;
-pub use copy::Copy;
 pub(super) use copy::Order;
+pub use copy::{Copy, kept_from_children};
 pub use fitness::Plan;
 use fitness::Status;
 use frame::{Area, place};

@@ -9,7 +9,8 @@ use crate::harness::tracer::path_str;
 use crate::harness::{Snapshot, Tracer, Victim, build, locks};
 
 /// Programs of `tests/victims/reachability` that these tests run, all built with one level of optimisation.
-pub const SOURCES: [&str; 4] = ["data.c", "graph.c", "hopping.c", "on_stacks.c"];
+pub const SOURCES: [&str; 8] =
+    ["coroutines.c", "data.c", "graph.c", "hopping.c", "kernel.c", "mappings.c", "on_stacks.c", "tls.c"];
 
 /// Whether this kernel marks pages that are written (Documentation/admin-guide/mm/soft-dirty.rst), by a page that was.
 fn marks_pages() -> bool {
@@ -113,11 +114,10 @@ fn without_changes_all_that_exact_searches_find_is_found() {
 #[test]
 fn a_process_that_is_searched_time_and_again_goes_on_unharmed() {
     let losing = build::victim("losing.c");
-    let options = ["--leak-check=summary", "--leak-check-mode=live", "-i", "500ms", "-n", "2", "--max-pause", "1h", "--"];
+    let options =
+        ["--leak-check=summary", "--leak-check-mode=live", "-i", "500ms", "-n", "2", "--max-pause", "1h", "--"];
     // leaktrace ends before the command, which shares its standard output.
     let finished = Tracer::start(&[&options[..], &[path_str(&losing), "run", "800"]].concat()).wait();
-    let verdicts = finished.stdout.lines().filter(|line| line.contains("leak check:"));
-    assert_eq!(verdicts.filter(|line| line.contains("while it ran")).count(), 2, "{}", finished.stdout);
     let snapshot = finished.exact();
     let pid = snapshot.processes[0].pid;
     check_manner(&snapshot, pid);
@@ -145,7 +145,81 @@ fn a_process_too_large_for_the_pause_is_searched_while_it_runs() {
     assert!(exact.exact().process(victim.pid()).leak_check.is_none());
     let words = ["no verdict", "longer than --max-pause 50 ms; raise that, or give --leak-check-mode live"];
     assert!(words.iter().all(|word| exact.stdout.contains(word)), "{}", exact.stdout);
-    check_manner(&auto.stop().exact(), victim.pid());
+    let auto = auto.stop().exact();
+    let check = auto.process(victim.pid()).leak_check.as_ref().unwrap();
+    let expected = if marks_pages() { "live" } else { "snapshot" };
+    assert!(check.mode == expected && check.pause_ms < 2000.0, "{check:?}");
+    let kinds = found(&auto, victim.pid());
+    for number in 0..3 {
+        assert_eq!(kinds[&(7001 + 2 * number)], ["definitely_lost"]);
+    }
+}
+
+#[test]
+fn a_copy_says_what_is_lost_for_certain() {
+    let program = build::reachability_victim("hopping.c", 1);
+    let mut victim = Victim::spawn("hopping.c", Command::new(program).args(["wait", "40", "16", "16"]));
+    victim.wait_until_ready();
+    let options = ["--leak-check=summary", "--leak-check-mode=snapshot", "-i", "300ms", "--max-pause=1h"];
+    let tracer = Tracer::attach(&victim, &options);
+    victim.go();
+    victim.collect_until_done();
+    for _ in 0..3 {
+        tracer.wait_for_output("a verdict", |line| line.contains("leak check:"));
+    }
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
+    let check = snapshot.process(victim.pid()).leak_check.as_ref().unwrap_or_else(|| panic!("{}", finished.stdout));
+    assert!(check.mode == "snapshot" && check.passes == 1 && check.pause_ms > 0.0, "{check:?}");
+    let kinds = found(&snapshot, victim.pid());
+    for number in 0..16 {
+        assert_eq!(kinds[&(5001 + 2 * number)], ["still_reachable"]);
+        assert_eq!(kinds[&(7001 + 2 * number)], ["definitely_lost"]);
+    }
+    let verdicts = finished.stdout.lines().filter(|line| line.contains("leak check:"));
+    for verdict in verdicts.filter(|verdict| verdict.contains("a copy of")) {
+        assert!(verdict.contains("definitely lost in 16 allocations"), "{verdict}");
+    }
+}
+
+#[test]
+fn a_process_that_is_copied_time_and_again_goes_on_unharmed() {
+    let losing = build::victim("losing.c");
+    let mut victim = Victim::spawn("losing.c", Command::new(losing).args(["wait", "1000"]));
+    victim.wait_until_ready();
+    let options = ["--leak-check=summary", "--leak-check-mode=snapshot", "-i", "100ms", "--max-pause=1h"];
+    let tracer = Tracer::attach(&victim, &options);
+    victim.go();
+    for _ in 0..2 {
+        tracer.wait_for_output("a verdict", |line| line.contains("a copy of") && line.contains("definitely lost"));
+    }
+    let finished = tracer.stop();
+    let snapshot = finished.exact();
+    let kept = snapshot.sites_through(victim.pid(), "leak_kept")[0];
+    let verdict = kept.verdict.as_ref().unwrap_or_else(|| panic!("{}", finished.stdout));
+    assert_eq!(verdict["still_reachable"].count, kept.outstanding_count);
+    let said = victim.collect_until_done();
+    assert!(said.contains("1000 rounds, 0 interrupted"), "{said}");
+}
+
+/// Everything else that a copy of a program at rest shows is as in the program itself.
+#[test]
+fn what_a_copy_shows_is_what_the_process_has() {
+    for source in ["data.c", "kernel.c", "tls.c", "coroutines.c"] {
+        let program = build::reachability_victim(source, 1);
+        let mut victim = Victim::spawn(source, Command::new(program).arg("wait"));
+        victim.wait_until_ready();
+        let attach = |mode| Tracer::attach(&victim, &["--leak-check-mode", mode, "--max-pause=1h"]);
+        let (copied, exact) = (attach("snapshot"), attach("exact"));
+        victim.go();
+        victim.collect_until_done();
+        let (copied, exact) = (copied.stop(), exact.stop());
+        let (copied, exact) = (copied.exact(), exact.exact());
+        let check = copied.process(victim.pid()).leak_check.as_ref();
+        assert_eq!(check.unwrap_or_else(|| panic!("{source}: {:?}", copied.warnings)).mode, "snapshot");
+        assert_eq!(found(&copied, victim.pid()), found(&exact, victim.pid()), "{source}");
+        victim.finish();
+    }
 }
 
 /// Children of named processes, and on demand any process: those that hold most.
@@ -167,4 +241,19 @@ fn those_that_hold_most_are_judged_beside_the_named_ones() {
         let lost = snapshot.sites_through(puppet.pid(), "leak_a")[0];
         assert_eq!(lost.verdict.as_ref().unwrap()["definitely_lost"].count, 1);
     }
+}
+
+#[test]
+fn memory_that_no_child_gets_is_in_no_copy_and_then_none_is_made() {
+    let program = build::reachability_victim("mappings.c", 1);
+    let mut victim = Victim::spawn("mappings.c", Command::new(program).arg("wait"));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &["--leak-check-mode=snapshot", "--max-pause=1h"]);
+    victim.go();
+    victim.collect_until_done();
+    let finished = tracer.stop();
+    assert!(finished.exact().process(victim.pid()).leak_check.is_none());
+    let words = ["no verdict", "MADV_DONTFORK", "which a copy does not have"];
+    assert!(words.iter().all(|word| finished.stdout.contains(word)), "{}", finished.stdout);
+    victim.finish();
 }

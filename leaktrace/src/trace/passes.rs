@@ -1,0 +1,120 @@
+//! Several searches of a process that runs, and what they say together.
+//!
+//! One search is unsound: a pointer that moves from memory that is yet to be read to memory that was read is in neither. Where the
+//! kernel marks pages that are written ([`Tracked`]), those written since are read once more while the process is stopped, and the
+//! verdict is as good as if all had been. As long as that would be too much for a stop, it is searched while the process runs, and
+//! what has changed meanwhile is less.
+//!
+//! Where the kernel does not, memory is searched several times. Each search misses about a third of the pointers that move, so that
+//! blocks are lost only if no search has found them, and even then at most probably. What was made since the first search began is
+//! undecided.
+
+use std::time::Duration;
+
+use super::moment::Tracked;
+use super::search::{Pass, Searched};
+use super::standstill::Found;
+use crate::kernel::drain::TabledBlock;
+use crate::model::{LeakCheck, Reachability};
+
+/// How often memory is searched at least and at most, and how often in a row without finding any more of what was missed.
+const FEWEST: u32 = 5;
+const MOST: u32 = 12;
+const QUIET: u32 = 2;
+/// How often what has changed is searched while the process runs, at most.
+const MOST_ROUNDS: u32 = 4;
+
+/// Several searches of one process.
+#[derive(Default)]
+pub struct Passes {
+    /// Its pages, while they are tracked.
+    pub tracked: Option<Tracked>,
+    /// It was copied.
+    pub is_copied: bool,
+    /// What was found while they were.
+    layer: Option<Box<Found>>,
+    /// How often what had changed was searched while the process ran.
+    rounds: u32,
+    /// What no search has found, by address.
+    missing: Vec<TabledBlock>,
+    done: u32,
+    /// How many in a row have found nothing of what was missing.
+    quiet: u32,
+    scanned_bytes: u64,
+    longest_pause: Duration,
+}
+
+impl Passes {
+    /// Whether nothing was searched yet.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.done == 0 && self.rounds == 0
+    }
+
+    /// What was found while pages were tracked, to be joined with what has changed since.
+    pub fn take_layer(&mut self) -> Option<Box<Found>> {
+        self.layer.take()
+    }
+
+    /// Whether there is something that is to be joined with what has changed since.
+    #[must_use]
+    pub fn has_layer(&self) -> bool {
+        self.layer.is_some()
+    }
+
+    /// Whether the next search is the last, if pages are not tracked.
+    #[must_use]
+    pub fn last_is_next(&self) -> bool {
+        let is_settled = self.done + 1 >= FEWEST && self.quiet + 1 >= QUIET || self.done + 1 >= MOST;
+        self.tracked.is_none() && self.done > 0 && (self.missing.is_empty() || is_settled)
+    }
+
+    /// Takes in what one more search found; a verdict if it was the last.
+    pub fn add(&mut self, searched: Searched) -> Option<Pass> {
+        let mut pass = match searched {
+            Searched::Layer(found) => {
+                self.rounds += 1;
+                if self.rounds > MOST_ROUNDS {
+                    // Too much changes all the time.
+                    self.tracked = None;
+                } else {
+                    self.layer = Some(found);
+                }
+                return None;
+            }
+            Searched::Judged(pass) if self.tracked.is_some() || self.is_copied => return Some(*pass),
+            Searched::Judged(pass) => *pass,
+        };
+        let was_last = self.last_is_next();
+        self.take_in(&pass);
+        if !was_last {
+            return None;
+        }
+        for (block, kind) in pass.blocks.iter().zip(&mut pass.holding.judgement.kinds) {
+            if kind.is_lost() {
+                let is_missing = self.missing.binary_search_by_key(&block.address, |block| block.address).is_ok();
+                *kind = if is_missing { Reachability::ProbablyLost } else { Reachability::Undecided };
+            }
+        }
+        let (scanned_bytes, pause) = (self.scanned_bytes, self.longest_pause);
+        Some(Pass { check: LeakCheck { scanned_bytes, pause, passes: self.done, ..pass.check }, ..pass })
+    }
+
+    fn take_in(&mut self, Pass { check, holding, blocks }: &Pass) {
+        let kinds = &holding.judgement.kinds;
+        if self.done == 0 {
+            let lost = blocks.iter().zip(kinds).filter(|(_, kind)| kind.is_lost());
+            self.missing = lost.map(|(block, _)| *block).collect();
+        } else {
+            let before = self.missing.len();
+            self.missing.retain(|block| {
+                let place = blocks.binary_search_by_key(&block.address, |block| block.address);
+                place.is_ok_and(|place| blocks[place] == *block && kinds[place].is_lost())
+            });
+            self.quiet = if self.missing.len() < before { 0 } else { self.quiet + 1 };
+        }
+        self.done += 1;
+        self.scanned_bytes = self.scanned_bytes.max(check.scanned_bytes);
+        self.longest_pause = self.longest_pause.max(check.pause);
+    }
+}
