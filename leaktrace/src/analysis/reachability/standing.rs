@@ -51,7 +51,11 @@ pub fn kept_tables(survey: &Survey, memory: &dyn Memory) -> Vec<u64> {
 /// The regions of a process, by address.
 #[must_use]
 pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstances: Circumstances<'_>) -> Vec<Region> {
-    let space = Space::of(survey, blocks, memory);
+    let space = Space {
+        threads: circumstances.threads.iter().map(|thread| thread.control_block).collect(),
+        has_unrecorded: !circumstances.since_start,
+        ..Space::of(survey, blocks, memory)
+    };
     let glibcs = Glibcs::of(&space);
     let owned = allocators::owned(&space, &glibcs.explained());
     let mut parts = Vec::with_capacity(survey.regions.len() + owned.len());

@@ -39,21 +39,26 @@ struct Allocator {
     from_before: &'static [(&'static str, u64, &'static str)],
 }
 
-const JEMALLOC: Allocator = Allocator { compiler: "cc", libraries: &["-ljemalloc"], exceptions: &[], from_before: &[] };
+const JEMALLOC: Allocator = Allocator {
+    compiler: "cc",
+    libraries: &["-ljemalloc"],
+    exceptions: &[],
+    from_before: &[ON_A_STACK, FREED_BEFORE, ON_A_KEPT_STACK],
+};
 
 const TCMALLOC: Allocator = Allocator {
     compiler: "cc",
     libraries: &["-ltcmalloc_minimal"],
     // Below the stack pointer, where functions may keep something, is what the allocator has left.
     exceptions: &[IN_A_REUSED_BLOCK, ("on_stacks.c", 1021, "still_reachable")],
-    from_before: &[FREED_BEFORE],
+    from_before: &[FREED_BEFORE, ON_A_STACK],
 };
 
 const MIMALLOC: Allocator = Allocator {
     compiler: "cc",
     libraries: &["-lmimalloc"],
     exceptions: &[IN_A_REUSED_BLOCK],
-    from_before: &[FREED_BEFORE],
+    from_before: &[FREED_BEFORE, ON_A_STACK],
 };
 
 /// The first word of a block that the program has not written: that of the allocator's list of free blocks.
@@ -61,6 +66,13 @@ const IN_A_REUSED_BLOCK: (&str, u64, &str) = ("heap.c", 1041, "still_reachable")
 
 /// In a block from before the trace, which was freed meanwhile.
 const FREED_BEFORE: (&str, u64, &str) = ("late.c", 1013, "undecided");
+
+/// On a coroutine's stack in memory that the program has mapped: with an allocator that is not in the same mapping, as any other
+/// such memory in `FROM_BEFORE`.
+const ON_A_STACK: (&str, u64, &str) = ("coroutines.c", 1005, "undecided");
+
+/// On the stack of a thread that was joined, which the kernel has joined with what follows: where it ends is not known.
+const ON_A_KEPT_STACK: (&str, u64, &str) = ("on_stacks.c", 1031, "undecided");
 
 const MUSL: Allocator = Allocator {
     compiler: "musl-gcc",
@@ -73,7 +85,7 @@ const MUSL: Allocator = Allocator {
 impl Allocator {
     /// There is no C++ with musl here.
     fn has(&self, source: &str) -> bool {
-        self.compiler == "cc" || source.ends_with(".c")
+        self.compiler == "cc" || !["cxx.cc", "heuristics.cc"].contains(&source)
     }
 
     fn built(&self, source: &str) -> PathBuf {
@@ -135,6 +147,11 @@ impl Allocator {
 #[test]
 fn with_jemalloc_at_the_end() {
     JEMALLOC.launched();
+}
+
+#[test]
+fn with_jemalloc_while_it_waits() {
+    JEMALLOC.attached();
 }
 
 #[test]

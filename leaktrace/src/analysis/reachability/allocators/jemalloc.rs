@@ -5,7 +5,9 @@
 //! The word has the address of the extent's record, and flags. Each page of a slab has one; of other extents the first and the
 //! last page. Extents that are free, or given back to the kernel and kept, stand in it as well.
 
-use super::{Found, Holds, Owned, PAGE, Pages, Space, WORD};
+mod free;
+
+use super::{Found, Holds, MOST_LOOKED_UP, Owned, PAGE, Pages, Space, WORD};
 
 /// Bytes of a leaf, as a shift.
 const LEAF: u32 = 30;
@@ -46,8 +48,10 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
     if root < variables.start || root + ROOT > variables.end {
         return None;
     }
-    let mut found = Found::default();
-    extents(space, root, &mut found);
+    let mut found = Extents::default();
+    found.read(space, root);
+    let slabs = std::mem::take(&mut found.slabs);
+    let mut found = found.ranges;
     let extents: Vec<_> = found.0.iter().map(|extents| extents.range.clone()).collect();
     for start in space.multiples(RECORDS) {
         if let Some([size, next, _, unused, left]) = pages.words(start)
@@ -62,6 +66,10 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
             found.add(start..start + size, Holds::Nothing);
         }
     }
+    if space.has_unrecorded {
+        free::regions(slabs, &mut pages, &mut found);
+        free::cached(space, &extents, &mut pages, &mut found);
+    }
     Some(found.0)
 }
 
@@ -69,55 +77,83 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
 #[derive(Debug, Clone, Copy)]
 struct Begun {
     start: u64,
-    record: u64,
+    word: u64,
 }
 
-/// All extents, by the words of their pages.
-fn extents(space: &Space<'_>, root: u64, found: &mut Found) {
-    let (mut leaves, mut pages) = (Pages::of(space.memory), Pages::of(space.memory));
-    let mut begun: Option<Begun> = None;
-    let mut before = 0;
-    for range in &space.unnamed {
-        if before != range.start
-            && let Some(Begun { start, .. }) = begun.take()
-        {
-            found.add(start..start + PAGE, Holds::Blocks);
-        }
-        before = range.end;
-        let mut page = range.start;
-        while page < range.end {
-            let leaf = if page >> LEAF < ROOT / WORD { leaves.words(root + (page >> LEAF) * WORD) } else { None };
-            let Some([leaf]) = leaf.filter(|[leaf]| *leaf != 0) else {
-                page = ((page >> LEAF) + 1) << LEAF;
-                continue;
-            };
-            // The words of 512 pages are one page, which may not be there.
-            let at = in_leaf(leaf, page);
-            let Some([word]) = pages.words(at) else {
-                page = page.saturating_add((PAGE - at % PAGE) / WORD * PAGE);
-                continue;
-            };
-            let record = word & ADDRESS;
-            let next = page + PAGE;
-            if word != 0 {
-                match begun.take() {
-                    Some(Begun { start, record: first }) if first == record => found.add(start..next, Holds::Blocks),
-                    other => {
-                        if let Some(Begun { start, .. }) = other {
-                            found.add(start..start + PAGE, Holds::Blocks);
+/// What an extent holds by its word, which from 5.3 on has the extent's state as well: dirty, muzzy or retained, it is free.
+fn kept(word: u64) -> Holds {
+    if (1..=3).contains(&(word >> 2 & 7)) { Holds::Nothing } else { Holds::Blocks }
+}
+
+/// Ranges of extents, and slabs among them.
+#[derive(Default)]
+struct Extents {
+    ranges: Found,
+    slabs: Vec<Slab>,
+}
+
+/// A slab by its first page's word.
+#[derive(Debug, Clone, Copy)]
+struct Slab {
+    start: u64,
+    word: u64,
+}
+
+impl Extents {
+    /// All extents, by the words of their pages.
+    fn read(&mut self, space: &Space<'_>, root: u64) {
+        let found = &mut self.ranges;
+        let (mut leaves, mut pages) = (Pages::of(space.memory), Pages::of(space.memory));
+        let mut begun: Option<Begun> = None;
+        let (mut before, mut budget) = (0, MOST_LOOKED_UP);
+        for range in &space.unnamed {
+            if before != range.start
+                && let Some(Begun { start, word }) = begun.take()
+            {
+                found.add(start..start + PAGE, kept(word));
+            }
+            before = range.end;
+            let mut page = range.start;
+            while page < range.end && budget > 0 {
+                budget -= 1;
+                let leaf = if page >> LEAF < ROOT / WORD { leaves.words(root + (page >> LEAF) * WORD) } else { None };
+                let Some([leaf]) = leaf.filter(|[leaf]| *leaf != 0) else {
+                    page = ((page >> LEAF) + 1) << LEAF;
+                    continue;
+                };
+                // The words of 512 pages are one page, which may not be there.
+                let at = in_leaf(leaf, page);
+                let Some([word]) = pages.words(at) else {
+                    page += ((PAGE - at % PAGE) / WORD).max(1) * PAGE;
+                    continue;
+                };
+                let record = word & ADDRESS;
+                let next = page + PAGE;
+                if word != 0 {
+                    match begun.take() {
+                        Some(Begun { start, word: first }) if first & ADDRESS == record => {
+                            found.add(start..next, kept(word));
                         }
-                        if word & SLAB == 0 {
-                            begun = Some(Begun { start: page, record });
-                        } else {
-                            found.add(page..next, Holds::Blocks);
+                        other => {
+                            if let Some(Begun { start, word }) = other {
+                                found.add(start..start + PAGE, kept(word));
+                            }
+                            if word & SLAB == 0 {
+                                begun = Some(Begun { start: page, word });
+                            } else {
+                                found.add(page..next, Holds::Blocks);
+                                if space.has_unrecorded && self.slabs.last().is_none_or(|slab| slab.word != word) {
+                                    self.slabs.push(Slab { start: page, word });
+                                }
+                            }
                         }
                     }
                 }
+                page = next;
             }
-            page = next;
         }
-    }
-    if let Some(Begun { start, .. }) = begun {
-        found.add(start..start + PAGE, Holds::Blocks);
+        if let Some(Begun { start, word }) = begun {
+            found.add(start..start + PAGE, kept(word));
+        }
     }
 }

@@ -26,6 +26,8 @@ const WORDS: usize = (PAGE / WORD) as usize;
 const MOST_VARIABLES: u64 = 256 << 20;
 /// How many words are followed from there, at most: each takes a system call.
 const MOST_FOLLOWED: usize = 50_000;
+/// How many pages are looked up in an allocator's table, at most: 256 GiB of 4 KiB.
+const MOST_LOOKED_UP: u64 = 1 << 26;
 /// After so many blocks that no allocator knows, nothing more is tried.
 const MOST_UNKNOWN: usize = 4;
 /// How many blocks are asked for, at most.
@@ -60,11 +62,25 @@ pub(super) struct Space<'a> {
     pub(super) heap: Option<Range<u64>>,
     /// Variables of programs and libraries: those with initial values and those that follow without; by address.
     pub(super) variables: Vec<Range<u64>>,
+    /// The control blocks of threads.
+    pub(super) threads: Vec<u64>,
+    /// There may be blocks that were not recorded, so that it matters what is free.
+    pub(super) has_unrecorded: bool,
 }
 
 impl<'a> Space<'a> {
     pub(super) fn of(survey: &'a Survey, blocks: &'a Blocks, memory: &'a dyn Memory) -> Self {
-        let mut space = Self { blocks, memory, survey, unnamed: Vec::new(), heap: None, variables: Vec::new() };
+        let (threads, has_unrecorded) = (Vec::new(), false);
+        let mut space = Self {
+            blocks,
+            memory,
+            survey,
+            unnamed: Vec::new(),
+            heap: None,
+            variables: Vec::new(),
+            threads,
+            has_unrecorded,
+        };
         for mapping in &survey.regions {
             let range = mapping.start.0..mapping.end.0;
             match mapping.kind {

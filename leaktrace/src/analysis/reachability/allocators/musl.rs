@@ -54,7 +54,7 @@ fn group(record: u64, words: [u64; RECORD], pages: &mut Pages<'_>) -> Option<Gro
 
 /// The address of the record of the group that a block lies in (`get_meta`).
 fn record_of(block: u64, pages: &mut Pages<'_>) -> Option<u64> {
-    let [word] = block.is_multiple_of(UNIT).then(|| pages.words(block - WORD))??;
+    let [word] = pages.words(block.checked_sub(WORD).filter(|_| block.is_multiple_of(UNIT))?)?;
     let bytes = word.to_le_bytes();
     let offset = match bytes[4] {
         0 => u64::from(u16::from_le_bytes([bytes[6], bytes[7]])),

@@ -3,7 +3,7 @@
 //! The table has two levels: a root among tcmalloc's variables, and leaves with the address of a span's record for each page. Of
 //! free spans only the first and the last page have it; what stands between is from before, so records are asked themselves.
 
-use super::{Found, Holds, Owned, Pages, Space, WORD};
+use super::{Found, Holds, MOST_LOOKED_UP, Owned, Pages, Space, WORD};
 
 /// Bits of an address.
 const ADDRESS: u32 = 48;
@@ -60,10 +60,11 @@ fn spans(space: &Space<'_>, block: u64, table: Table) -> Option<Vec<Owned>> {
         return None;
     }
     let mut found = Found::default();
-    let mut roots = Pages::of(space.memory);
+    let (mut roots, mut budget) = (Pages::of(space.memory), MOST_LOOKED_UP);
     for range in &space.unnamed {
         let (mut page, end) = (range.start >> table.page, range.end.div_ceil(1 << table.page));
-        while page < end {
+        while page < end && budget > 0 {
+            budget -= 1;
             let place = (page >> table.leaf) * WORD;
             let leaf = if place < table.root() { roots.words(root + place) } else { None };
             let Some([leaf]) = leaf.filter(|[leaf]| *leaf != 0) else {
@@ -73,7 +74,7 @@ fn spans(space: &Space<'_>, block: u64, table: Table) -> Option<Vec<Owned>> {
             let at = table.in_leaf(leaf, page);
             let Some([record]) = words.words(at) else {
                 // Nor are the words of the pages behind it there.
-                page += (super::PAGE - at % super::PAGE) / WORD;
+                page += ((super::PAGE - at % super::PAGE) / WORD).max(1);
                 continue;
             };
             let left = if record == 0 { None } else { left_of_span(record, page, table, &mut records) };

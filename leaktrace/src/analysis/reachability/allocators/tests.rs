@@ -27,7 +27,9 @@ fn found(
         name: MappingName::Anonymous,
     };
     let mut pages = pages.to_vec();
-    pages.iter_mut().for_each(|(_, words)| words.resize(words.len().next_multiple_of(WHOLE_PAGE), 0));
+    for (_, words) in &mut pages {
+        words.resize(words.len().next_multiple_of(WHOLE_PAGE), 0);
+    }
     pages.sort_by_key(|(start, _)| *start);
     let run = |(start, words): &(u64, Vec<u64>)| Run {
         start: Address(*start),
@@ -46,7 +48,9 @@ fn found(
 /// A page with these words.
 fn page(words: &[(usize, u64)]) -> Vec<u64> {
     let mut page = vec![0; WHOLE_PAGE];
-    words.iter().for_each(|(at, word)| page[*at] = *word);
+    for (at, word) in words {
+        page[*at] = *word;
+    }
     page
 }
 
@@ -80,7 +84,7 @@ fn groups_of_musl_tell_which_slots_are_in_use() {
     let (area, group, nested) = (0x5556_0000_1000_u64, 0x7f00_0000_3000_u64, 0x7f00_0000_3000_u64 + 16 + 3 * 1008);
     let record = area + 24;
     // Four slots of 1,008 bytes, of which the third is free, and the last is a group of three slots of 16 bytes.
-    let records = vec![0x5ec2e7, 0, 2, 0, 0, group, 0b0100, 3 | 19 << 6 | 1 << 12, 0, 0, nested, 0, 2];
+    let records = vec![0x5ec, 0, 2, 0, 0, group, 0b0100, 3 | 19 << 6 | 1 << 12, 0, 0, nested, 0, 2];
     let mut words = page(&[(0, record), (1, 0), (1 + 63 * 2, 0)]);
     // Before each block: how far behind the group's head it is, in units, and which slot.
     words[1] = 0;
@@ -135,7 +139,7 @@ fn extents_of_jemalloc_stand_in_its_table() {
     let mut pages = table(leaf, root + (slab >> 30) * WORD, &words, PAGE, 1 << 18);
     pages.push((records, vec![2 << 20, 0, 0, records + 0x20_0000 - 64, 64]));
     // Its size has a serial number behind it.
-    let extent = |start: u64, pages: u64| [9, start, pages * PAGE | 3];
+    let extent = |start: u64, pages: u64| [9, start, (pages * PAGE) | 3];
     pages.push((records + 0x1000, page(&[])));
     for (record, [bits, start, size]) in extents.into_iter().zip([extent(slab, 2), extent(large, 5), extent(free, 1)]) {
         let (start_of_page, at) = place(record);
@@ -148,7 +152,7 @@ fn extents_of_jemalloc_stand_in_its_table() {
         (records, records + (2 << 20), Nothing),
         (slab, slab + 2 * PAGE, WithBlocks),
         (large, large + 5 * PAGE, WithBlocks),
-        (free, free + PAGE, WithBlocks),
+        (free, free + PAGE, Nothing),
     ];
     // Slab and large extent have a page between them that is nobody's.
     assert_eq!(found(&mappings, &blocks, &pages), expected);
