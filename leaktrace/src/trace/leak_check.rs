@@ -343,6 +343,7 @@ impl Trace {
             threads,
             space: self.processes.space_in(slot),
             since_start,
+            is_at_rest: true,
             overlay: &Overlay::default(),
             then: None,
             heuristics: self.heuristics(),

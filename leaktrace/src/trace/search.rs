@@ -88,6 +88,7 @@ impl Task {
         let still = Standstill {
             pid: life.pid,
             memory: copy.as_ref().map_or(life.pid, |(copy, _)| copy.pid()),
+            is_at_rest: copy.is_some(),
             then: then.as_ref(),
             threads: &threads,
             space: space.as_ref(),

@@ -51,6 +51,8 @@ pub struct Standstill<'a> {
     pub space: Option<&'a AddressSpace>,
     /// Every block that it has was recorded.
     pub since_start: bool,
+    /// Nothing of this memory changes meanwhile.
+    pub is_at_rest: bool,
     /// What to take for the contents of parts of its memory.
     pub overlay: &'a Overlay,
     /// Where it is not stopped any more: what was known of it when it was.
@@ -155,7 +157,8 @@ impl Standstill<'_> {
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
         let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
         let arguments = if first_has_ended { arguments(self.memory) } else { None };
-        let circumstances = Circumstances { threads: &threads, arguments, since_start: self.since_start };
+        let Self { since_start, is_at_rest, .. } = *self;
+        let circumstances = Circumstances { threads: &threads, arguments, since_start, is_at_rest };
         let mut regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);

@@ -2,6 +2,7 @@
 //!
 //! The programs stand in `tests/victims/reachability`, where `expect.h` explains what they print.
 
+mod allocators;
 mod compared;
 pub mod live;
 mod service;

@@ -99,6 +99,44 @@ pub(super) fn begins_with_chunks(start: u64, block: u64, memory: &dyn Memory) ->
     chunk + CHUNK == block
 }
 
+/// Whether all that lies from `start` to `end` is chunks, as far as they are followed.
+pub(super) fn is_chunks(Range { start, end }: &Range<u64>, memory: &dyn Memory) -> bool {
+    let mut chunk = *start;
+    for _ in 0..CHUNKS {
+        let Some([_, size]) = words(chunk, memory) else { return false };
+        let is_size = is_of_heap(size) && size & !FLAGS >= CHUNK;
+        let Some(next) = chunk.checked_add(size & !FLAGS).filter(|next| is_size && next <= end) else { return false };
+        if next == *end {
+            break;
+        }
+        chunk = next;
+    }
+    true
+}
+
+/// Whether a chunk's size and flags may be those of one below the break.
+fn is_of_heap(size: u64) -> bool {
+    size & FLAGS & !1 == 0 && (size & !FLAGS).is_multiple_of(CHUNK)
+}
+
+/// Whether a block is one of the heap below the break, which ends at `end`: its chunk has room for it, and another follows.
+pub(super) fn has_chunk(start: u64, size: u64, end: u64, memory: &dyn Memory) -> bool {
+    let has_chunk = || {
+        let chunk = start.checked_sub(CHUNK)?;
+        let [_, own] = words(chunk, memory)?;
+        let next = chunk.checked_add(own & !FLAGS)?;
+        // The next chunk's first word is the block's.
+        let is_own = is_of_heap(own) && next.checked_add(WORD)? >= start.checked_add(size)?;
+        let [_, behind] = words(next, memory).filter(|_| is_own)?;
+        let is_next = behind & 1 == 1
+            && is_of_heap(behind)
+            && behind & !FLAGS >= CHUNK
+            && next.checked_add(behind & !FLAGS)? <= end;
+        Some(start.is_multiple_of(CHUNK) && is_next)
+    };
+    has_chunk().unwrap_or(false)
+}
+
 /// How far from the end of a stack's mapping the thread's control block may be: behind it come at most thread-local variables of
 /// libraries.
 const NEAR_END: u64 = 64 << 10;
@@ -109,6 +147,8 @@ const TID: u64 = 0x2d0;
 const CANCELHANDLING: u64 = 0x308;
 /// `EXITING_BITMASK`: the thread has left its function.
 const EXITING: u64 = 0x10;
+/// Its size: 2,304 bytes, and more from 2.42 on.
+const DESCRIPTOR: u64 = 0x900;
 /// The number of a thread that has ended and was joined.
 const JOINED: u64 = 0xffff_ffff;
 
@@ -141,7 +181,8 @@ fn dead(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Dead> {
     let at = (0..tail.len()).rev().find(is_block)?;
     let word = |offset: u64| tail.get(at + (offset / WORD) as usize).copied();
     let stack = match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
-        (JOINED, _) => mapping.clone(),
+        // Behind it something else may follow, which the kernel has joined with the stack.
+        (JOINED, _) => mapping.start..(address(at) + DESCRIPTOR).next_multiple_of(PAGE).min(mapping.end),
         (0, EXITING) => mapping.start..address(at),
         _ => return None,
     };

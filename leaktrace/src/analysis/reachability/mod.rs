@@ -7,6 +7,7 @@
 //! A word of a block speaks for what it points to only if the block itself can be reached. A word outside of all blocks has
 //! its region's [`Standing`]: variables and stacks vouch; memory between blocks, which the allocator owns, does not.
 
+mod allocators;
 mod blocks;
 mod dominators;
 mod edges;
@@ -18,6 +19,7 @@ mod marking;
 mod memory;
 mod moved;
 mod overlay;
+mod parts;
 mod pointers;
 mod roots;
 mod scanning;

@@ -10,8 +10,10 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Blocks;
+use super::allocators::{self, Holds, Owned, Space, first_outside};
 use super::glibc;
 use super::memory::{Memory, Region, Standing};
+use super::parts::{Part, Parts};
 use crate::process::maps::MappingName;
 use crate::process::memory::{self as mapped, RegionKind, Survey};
 
@@ -37,13 +39,8 @@ pub struct Circumstances<'a> {
     pub arguments: Option<u64>,
     /// Every block that it has was recorded.
     pub since_start: bool,
-}
-
-/// A part of a mapping.
-struct Part {
-    range: Range<u64>,
-    outside: Standing,
-    holds_chunks: bool,
+    /// Nothing changes while it is read: what an allocator's records call free was free in the same moment.
+    pub is_at_rest: bool,
 }
 
 /// The blocks of the tables of thread-local storage that the C library keeps with the stacks of ended threads, for the next ones.
@@ -56,7 +53,15 @@ pub fn kept_tables(survey: &Survey, memory: &dyn Memory) -> Vec<u64> {
 /// The regions of a process, by address.
 #[must_use]
 pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstances: Circumstances<'_>) -> Vec<Region> {
-    let mut parts = Vec::with_capacity(survey.regions.len());
+    let space = Space {
+        threads: circumstances.threads.iter().map(|thread| thread.control_block).collect(),
+        has_unrecorded: !circumstances.since_start,
+        ..Space::of(survey, blocks, memory)
+    };
+    let glibcs = Glibcs::of(&space);
+    let is_known = circumstances.since_start || circumstances.is_at_rest;
+    let owned = if is_known { allocators::owned(&space, &glibcs.explained()) } else { Vec::new() };
+    let mut parts = Vec::with_capacity(survey.regions.len() + owned.len());
     let (mut is_data, mut is_libcs) = (false, false);
     for (number, mapping) in survey.regions.iter().enumerate() {
         let before = number.checked_sub(1).map(|before| &survey.regions[before]);
@@ -66,9 +71,49 @@ pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstan
         is_data = mapping.kind == RegionKind::Data || is_data && goes_on;
         is_libcs = is_libc(mapping) || is_libcs && goes_on;
         let is_guarded = is_adjacent && before.is_some_and(|before| before.kind == RegionKind::Inaccessible);
-        Judge { mapping, is_data, is_libcs, is_guarded, blocks, memory, circumstances }.parts(&mut parts);
+        let (glibcs, owned) = (&glibcs, &owned[..]);
+        let judge = Judge { mapping, is_data, is_libcs, is_guarded, glibcs, owned, blocks, memory, circumstances };
+        parts.append(&mut judge.parts().0);
     }
     there(&parts, survey)
+}
+
+/// What is glibc's of memory without a file.
+struct Glibcs {
+    /// Outside of the heap, by address.
+    managed: Vec<Range<u64>>,
+    /// The heap, if it is glibc's.
+    heap: Option<Range<u64>>,
+}
+
+/// How many blocks of the heap are looked at to find out whose they are.
+const SAMPLE: usize = 32;
+
+impl Glibcs {
+    fn of(space: &Space<'_>) -> Self {
+        let Space { blocks, memory, heap, .. } = space;
+        let elsewhere = space.unnamed.iter().filter(|range| heap.as_ref() != Some(range));
+        let managed = elsewhere.flat_map(|range| glibc::managed(range, blocks, *memory)).collect();
+        let is_glibcs = |heap: &Range<u64>| {
+            let within = blocks.within(heap);
+            let step = within.size_hint().0.div_ceil(SAMPLE).max(1);
+            let mut sample = within.step_by(step).peekable();
+            match sample.peek() {
+                None => glibc::is_chunks(heap, *memory),
+                Some(_) => {
+                    sample.all(|block| glibc::has_chunk(blocks.start(block), blocks.size(block), heap.end, *memory))
+                }
+            }
+        };
+        Self { managed, heap: heap.clone().filter(is_glibcs) }
+    }
+
+    /// All of it, by address.
+    fn explained(&self) -> Vec<Range<u64>> {
+        let mut all: Vec<_> = self.managed.iter().chain(&self.heap).cloned().collect();
+        all.sort_unstable_by_key(|range| range.start);
+        all
+    }
 }
 
 /// What is there of these parts.
@@ -97,45 +142,53 @@ struct Judge<'a> {
     is_libcs: bool,
     /// Memory that may not be used lies right before it, as before stacks.
     is_guarded: bool,
+    glibcs: &'a Glibcs,
+    /// What other allocators manage, by address.
+    owned: &'a [Owned],
     blocks: &'a Blocks,
     memory: &'a dyn Memory,
     circumstances: Circumstances<'a>,
 }
 
 impl Judge<'_> {
-    fn parts(&self, parts: &mut Vec<Part>) {
-        let range = self.range();
-        let mut whole = |outside, holds_chunks| parts.push(Part { range: range.clone(), outside, holds_chunks });
+    fn parts(&self) -> Parts {
+        let whole = |outside, holds_chunks| Parts(vec![Part { range: self.range(), outside, holds_chunks }]);
         match self.mapping.kind {
-            RegionKind::Heap => self.heap(parts),
-            RegionKind::Anonymous if self.is_data => whole(Standing::Vouches, self.is_libcs),
+            RegionKind::Heap if self.glibcs.heap.is_some() => self.glibcs_heap(),
+            _ if self.is_data => self.with_owned(whole(Standing::Vouches, self.is_libcs)),
             RegionKind::Data | RegionKind::ReadOnly => whole(Standing::Vouches, self.is_libcs),
             RegionKind::Shared => whole(Standing::Vouches, false),
             RegionKind::Inaccessible => whole(Standing::Doubts, false),
-            RegionKind::Stack | RegionKind::Anonymous => self.unnamed(parts),
+            RegionKind::Heap | RegionKind::Stack | RegionKind::Anonymous => self.unnamed(),
         }
     }
 
-    /// What lies below the break. Programs may take memory there themselves, before the allocator as well.
-    fn heap(&self, parts: &mut Vec<Part>) {
+    /// What lies below the break, where glibc's allocator has its heap. Programs may take memory there themselves, before the
+    /// allocator as well.
+    fn glibcs_heap(&self) -> Parts {
         let Range { start, end } = self.range();
         let first = self.blocks.within(&(start..end)).next().map(|block| self.blocks.start(block));
         let chunks = match first {
             Some(first) if !glibc::begins_with_chunks(start, first, self.memory) => first.next_multiple_of(WORD),
             _ => start,
         };
-        let own = if self.circumstances.since_start { Standing::Vouches } else { Standing::Undecided };
-        parts.push(Part { range: start..chunks, outside: own, holds_chunks: true });
-        parts.push(Part { range: chunks..end, outside: self.between_blocks(), holds_chunks: true });
+        let mut parts = Parts(vec![Part { range: start..end, outside: self.between_blocks(), holds_chunks: true }]);
+        parts.lay(Part { range: start..chunks, outside: self.own(), holds_chunks: true });
+        parts
     }
 
     /// Memory without a file: stacks, an allocator's memory, what the program mapped itself, and all of these in one.
-    fn unnamed(&self, parts: &mut Vec<Part>) {
+    fn unnamed(&self) -> Parts {
         let whole = self.range();
-        let managed = glibc::managed(&whole, self.blocks, self.memory);
         let stacks = self.stacks();
-        let is_explained = |start: u64| managed.iter().any(|range| range.contains(&start));
-        let rest = if !self.blocks.within(&whole).all(|block| is_explained(self.blocks.start(block))) {
+        let between = self.between_blocks();
+        let all = &self.glibcs.managed;
+        let place = |address: u64| all.partition_point(|range| range.start < address);
+        let managed = all[place(whole.start)..place(whole.end)].to_vec();
+        let owned = self.owned().map(|owned| owned.range.clone());
+        let mut explained: Vec<Range<u64>> = managed.iter().cloned().chain(owned).collect();
+        explained.sort_unstable_by_key(|range| range.start);
+        let rest = if first_outside(self.blocks, &whole, &explained).is_some() {
             // Another allocator's, which may share the mapping with the program's own.
             Standing::Undecided
         } else if self.circumstances.since_start
@@ -147,25 +200,41 @@ impl Judge<'_> {
         } else {
             Standing::Undecided
         };
-        let between = self.between_blocks();
-        let managed = managed.into_iter().map(|range| Part { range, outside: between, holds_chunks: true });
-        let mut special: Vec<Part> = managed.chain(stacks).collect();
-        special.sort_by_key(|part| part.range.start);
-        let mut at = whole.start;
-        for mut part in special {
-            part.range.start = part.range.start.max(at);
-            if part.range.start >= part.range.end {
-                continue;
-            }
-            if at < part.range.start {
-                parts.push(Part { range: at..part.range.start, outside: rest, holds_chunks: false });
-            }
-            at = part.range.end;
-            parts.push(part);
+        let mut parts = Parts(vec![Part { range: whole, outside: rest, holds_chunks: false }]);
+        for stack in stacks {
+            parts.lay(stack);
         }
-        if at < whole.end {
-            parts.push(Part { range: at..whole.end, outside: rest, holds_chunks: false });
+        for range in managed {
+            parts.lay(Part { range, outside: between, holds_chunks: true });
         }
+        self.with_owned(parts)
+    }
+
+    /// What other allocators manage of this mapping.
+    fn owned(&self) -> impl Iterator<Item = Owned> + use<'_> {
+        let Range { start, end } = self.range();
+        let first = self.owned.partition_point(|owned| owned.range.end <= start);
+        let owned = self.owned[first..].iter().take_while(move |owned| owned.range.start < end);
+        owned.map(move |owned| Owned { range: owned.range.start.max(start)..owned.range.end.min(end), ..*owned })
+    }
+
+    /// These parts with what other allocators manage.
+    fn with_owned(&self, mut parts: Parts) -> Parts {
+        for Owned { range, holds } in self.owned() {
+            let outside = match holds {
+                Holds::Blocks => self.between_blocks(),
+                Holds::Nothing => Standing::Ignored,
+                // A thread's storage, and its control block behind that.
+                Holds::Unrecorded
+                    if self.circumstances.threads.iter().any(|thread| range.contains(&thread.control_block)) =>
+                {
+                    Standing::Vouches
+                }
+                Holds::Unrecorded => self.own(),
+            };
+            parts.lay(Part { range, outside, holds_chunks: false });
+        }
+        parts
     }
 
     /// The stacks of threads in this mapping: below the stack pointer there are only words of calls that have returned.
@@ -188,6 +257,11 @@ impl Judge<'_> {
             stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
             return stacks;
         }
+        // The stack of a thread that runs on another one now may lie below what is known, or above.
+        let mut threads = self.circumstances.threads.iter();
+        if threads.any(|thread| whole.contains(&thread.control_block) && !whole.contains(&thread.live_from)) {
+            return stacks;
+        }
         if stacks.is_empty() && self.is_guarded {
             let dead = glibc::dead_stack(&whole, self.memory);
             stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
@@ -202,6 +276,12 @@ impl Judge<'_> {
 
     fn between_blocks(&self) -> Standing {
         if self.circumstances.since_start { Standing::Ignored } else { Standing::Undecided }
+    }
+
+    /// What nobody has recorded and is in use: where all of the program's blocks are known it is a library's, or memory that the
+    /// program has taken from the kernel.
+    fn own(&self) -> Standing {
+        if self.circumstances.since_start { Standing::Vouches } else { Standing::Undecided }
     }
 
     fn range(&self) -> Range<u64> {
@@ -249,12 +329,23 @@ mod tests {
     }
 
     fn standings(survey: &Survey, blocks: &[(u64, u64)], circumstances: Circumstances<'_>) -> Vec<(u64, Standing)> {
+        standings_by(survey, blocks, &[], circumstances)
+    }
+
+    /// The same where there are words at this address, and zeroes elsewhere.
+    fn standings_by(
+        survey: &Survey,
+        blocks: &[(u64, u64)],
+        words: &[(u64, Vec<u64>)],
+        circumstances: Circumstances<'_>,
+    ) -> Vec<(u64, Standing)> {
         let blocks = Blocks::new(blocks.iter().copied()).unwrap();
-        let regions = regions(survey, &blocks, &Words(Vec::new()), circumstances);
+        let regions = regions(survey, &blocks, &Words(words.to_vec()), circumstances);
         regions.into_iter().map(|region| (region.range.start, region.outside)).collect()
     }
 
-    const LAUNCHED: Circumstances<'_> = Circumstances { threads: &[], arguments: None, since_start: true };
+    const LAUNCHED: Circumstances<'_> =
+        Circumstances { threads: &[], arguments: None, since_start: true, is_at_rest: true };
     const ATTACHED: Circumstances<'_> = Circumstances { since_start: false, ..LAUNCHED };
 
     #[test]
@@ -276,11 +367,24 @@ mod tests {
     #[test]
     fn between_blocks_the_allocator_owns_the_heap() {
         let survey = survey(vec![mapping(0x1000..0x3000, RegionKind::Heap, None)]);
-        assert_eq!(standings(&survey, &[(0x1010, 8)], LAUNCHED), [(0x1000, Ignored)]);
-        assert_eq!(standings(&survey, &[(0x1010, 8)], ATTACHED), [(0x1000, Undecided)]);
-        // Nothing tells that the allocator owns what comes before the first block.
+        let chunks = [(0x1000, vec![0, 0x21, 0, 0, 0, 0x1fe1])];
+        let by_chunks = |circumstances| standings_by(&survey, &[(0x1010, 8)], &chunks, circumstances);
+        assert_eq!(by_chunks(LAUNCHED), [(0x1000, Ignored)]);
+        assert_eq!(by_chunks(ATTACHED), [(0x1000, Undecided)]);
+        // Nothing tells that the allocator owns what comes before its first chunk.
+        let chunks = [(0x1000, vec![7, 7]), (0x1ff0, vec![0, 0x21, 0, 0, 0, 0xff1])];
         let expected = [(0x1000, Vouches), (0x2000, Ignored)];
-        assert_eq!(standings(&survey, &[(0x2000, 8)], LAUNCHED), expected);
+        assert_eq!(standings_by(&survey, &[(0x2000, 8)], &chunks, LAUNCHED), expected);
+    }
+
+    #[test]
+    fn a_heap_without_chunks_is_not_glibcs() {
+        let survey = survey(vec![mapping(0x1000..0x3000, RegionKind::Heap, None)]);
+        assert_eq!(standings(&survey, &[], LAUNCHED), [(0x1000, Vouches)], "the program has taken it");
+        assert_eq!(standings(&survey, &[], ATTACHED), [(0x1000, Undecided)]);
+        assert_eq!(standings(&survey, &[(0x1010, 8)], LAUNCHED), [(0x1000, Undecided)], "an unknown allocator");
+        let all_free = [(0x1000, vec![0, 0x291]), (0x1290, vec![0, 0x1d71])];
+        assert_eq!(standings_by(&survey, &[], &all_free, LAUNCHED), [(0x1000, Ignored)]);
     }
 
     #[test]
@@ -297,6 +401,10 @@ mod tests {
         assert_eq!(standings(&alone, &[], circumstances)[0], (0x2000, Vouches), "what is below may be another thing");
         let stack = survey(vec![mapping(0x2000..0xa000, RegionKind::Stack, None)]);
         assert_eq!(standings(&stack, &[], circumstances)[0], (0x2000, Ignored));
+        // Below it may be the stack of a thread that runs on another one at the moment.
+        let threads = [threads[0], Thread { live_from: 0xf000, control_block: 0x3800 }];
+        let circumstances = Circumstances { threads: &threads, ..LAUNCHED };
+        assert_eq!(standings(&guarded, &[], circumstances)[1], (0x2000, Vouches));
     }
 
     #[test]

@@ -72,6 +72,18 @@ pub fn reachability_victim(source: &str, level: u8) -> PathBuf {
     make(&reachability_name(&source, level), &source, &command, &[])
 }
 
+/// The same program with another allocator, by libraries that are linked, or another C library's by its compiler.
+pub fn reachability_victim_with_allocator(source: &str, level: u8, compiler_of: &str, libraries: &[&str]) -> PathBuf {
+    let source = format!("reachability/{source}");
+    let mut command = compiler(&source);
+    if compiler_of != "cc" {
+        compiler_of.clone_into(&mut command[0]);
+    }
+    command.push(format!("-O{level}"));
+    let name = reachability_name(&source, level);
+    make(&format!("{name}-{compiler_of}{}", libraries.concat().replace([':', '/'], "")), &source, &command, libraries)
+}
+
 /// The same program with LeakSanitizer in it.
 pub fn reachability_victim_with_leak_sanitizer(source: &str, level: u8) -> PathBuf {
     let name = format!("{}-lsan", reachability_name(source, level));

@@ -1,0 +1,299 @@
+//! Memory of allocators other than glibc's, by what they write themselves.
+//!
+//! In: the words of a process, where its blocks are. Out: which ranges an allocator manages, and what it keeps there.
+//!
+//! What memory an allocator has taken is told by its own records, in which it looks up a block that is freed. A mapping does not
+//! tell it: the kernel joins mappings of the program and of the allocator. The way in is a block, which its allocator must know:
+//! so records are found without symbols, and chance does not meet what they say. Nothing of them is believed beyond that: all
+//! reading is bounded by what is mapped.
+
+mod jemalloc;
+mod mimalloc;
+mod musl;
+mod tcmalloc;
+
+use std::ops::Range;
+
+use super::blocks::Blocks;
+use super::memory::Memory;
+use crate::process::memory::{RegionKind, Survey};
+
+const WORD: u64 = 8;
+const PAGE: u64 = 4096;
+/// Words of a page.
+const WORDS: usize = (PAGE / WORD) as usize;
+/// How many bytes of variables are searched for an allocator's records, at most.
+const MOST_VARIABLES: u64 = 256 << 20;
+/// How many words are followed from there, at most: each takes a system call.
+const MOST_FOLLOWED: usize = 50_000;
+/// How many pages are looked up in an allocator's table, at most: 256 GiB of 4 KiB.
+const MOST_LOOKED_UP: u64 = 1 << 26;
+/// After so many blocks that no allocator knows, nothing more is tried.
+const MOST_UNKNOWN: usize = 4;
+/// How many blocks are asked for, at most.
+const MOST_FOUND: usize = 16;
+
+/// What an allocator keeps in a range. Where ranges overlap the last of these counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Blocks, of which it is not known here whether they are in use, and what lies between them.
+    Blocks,
+    /// Nothing but recorded blocks: its own records, and free memory.
+    Nothing,
+    /// A block that is in use and was not recorded.
+    Unrecorded,
+}
+
+/// A range that an allocator manages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owned {
+    pub(super) range: Range<u64>,
+    pub(super) holds: Holds,
+}
+
+/// Where in a process allocators may have something.
+pub(super) struct Space<'a> {
+    pub(super) blocks: &'a Blocks,
+    pub(super) memory: &'a dyn Memory,
+    pub(super) survey: &'a Survey,
+    /// Mappings without a file, the heap among them, which are not variables; by address.
+    pub(super) unnamed: Vec<Range<u64>>,
+    /// What lies below the break.
+    pub(super) heap: Option<Range<u64>>,
+    /// Variables of programs and libraries: those with initial values and those that follow without; by address.
+    pub(super) variables: Vec<Range<u64>>,
+    /// The control blocks of threads.
+    pub(super) threads: Vec<u64>,
+    /// There may be blocks that were not recorded, so that it matters what is free.
+    pub(super) has_unrecorded: bool,
+}
+
+impl<'a> Space<'a> {
+    pub(super) fn of(survey: &'a Survey, blocks: &'a Blocks, memory: &'a dyn Memory) -> Self {
+        let (threads, has_unrecorded) = (Vec::new(), false);
+        let mut space = Self {
+            blocks,
+            memory,
+            survey,
+            unnamed: Vec::new(),
+            heap: None,
+            variables: Vec::new(),
+            threads,
+            has_unrecorded,
+        };
+        for mapping in &survey.regions {
+            let range = mapping.start.0..mapping.end.0;
+            match mapping.kind {
+                RegionKind::Data => match space.variables.last_mut() {
+                    Some(last) if last.end == range.start => last.end = range.end,
+                    _ => space.variables.push(range),
+                },
+                RegionKind::Anonymous => match space.variables.last_mut() {
+                    Some(last) if last.end == range.start => last.end = range.end,
+                    _ => space.unnamed.push(range),
+                },
+                RegionKind::Heap => {
+                    space.heap = Some(range.clone());
+                    space.unnamed.push(range);
+                }
+                _ => {}
+            }
+        }
+        space
+    }
+
+    /// Whether an allocator may have something at this address, outside of variables.
+    fn is_unnamed(&self, address: u64) -> bool {
+        holding(&self.unnamed, address).is_some()
+    }
+
+    /// The pages of a range that are there.
+    fn there(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'_> {
+        let Range { start, end } = *range;
+        let first = self.survey.runs.partition_point(|run| run.end.0 <= start);
+        let runs = self.survey.runs[first..].iter().take_while(move |run| run.start.0 < end);
+        runs.map(move |run| run.start.0.max(start)..run.end.0.min(end))
+    }
+
+    /// The multiples of `unit` in mappings without a file whose pages are there.
+    fn multiples(&self, unit: u64) -> impl Iterator<Item = u64> + use<'_> {
+        let runs = self.unnamed.iter().flat_map(|range| self.there(range));
+        runs.flat_map(move |run| (run.start.next_multiple_of(unit)..run.end).step_by(unit as usize))
+    }
+
+    /// The address of a variable that points to an allocator's memory, to a multiple of 64 bytes, and of which `is_it` says yes.
+    fn variable(&self, mut is_it: impl FnMut(u64, u64) -> bool) -> Option<u64> {
+        let (low, high) = (self.unnamed.first()?.start, self.unnamed.last()?.end);
+        let (mut bytes, mut followed) = (0, 0);
+        let mut words = [0; WORDS];
+        for run in self.variables.iter().flat_map(|range| self.there(range)) {
+            for page in (run.start..run.end).step_by(PAGE as usize) {
+                bytes += PAGE;
+                if bytes > MOST_VARIABLES {
+                    return None;
+                }
+                self.memory.read(page, &mut words);
+                for (place, word) in words.iter().enumerate() {
+                    if !word.is_multiple_of(64) || *word < low || *word >= high || !self.is_unnamed(*word) {
+                        continue;
+                    }
+                    followed += 1;
+                    let at = page + place as u64 * WORD;
+                    if is_it(at, *word) {
+                        return Some(at);
+                    }
+                    if followed == MOST_FOLLOWED {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The range that holds an address, of ranges by address.
+pub(super) fn holding(ranges: &[Range<u64>], address: u64) -> Option<&Range<u64>> {
+    let behind = ranges.partition_point(|range| range.start <= address);
+    ranges[..behind].last().filter(|range| address < range.end)
+}
+
+/// The first block of a range that lies in none of `ranges`, which are by address.
+pub(super) fn first_outside(blocks: &Blocks, range: &Range<u64>, ranges: &[Range<u64>]) -> Option<u64> {
+    let mut at = range.start;
+    loop {
+        let start = blocks.start(blocks.within(&(at..range.end)).next()?);
+        match holding(ranges, start) {
+            Some(known) => at = known.end,
+            None => return Some(start),
+        }
+    }
+}
+
+/// Memory that is read a page at a time: what is looked up one after the other lies close together.
+struct Pages<'a> {
+    memory: &'a dyn Memory,
+    page: u64,
+    words: Box<[u64; WORDS]>,
+    /// All of the page was read.
+    is_whole: bool,
+}
+
+impl<'a> Pages<'a> {
+    fn of(memory: &'a dyn Memory) -> Self {
+        Self { memory, page: u64::MAX, words: Box::new([0; WORDS]), is_whole: false }
+    }
+
+    /// These words, all of which can be read.
+    fn words<const N: usize>(&mut self, address: u64) -> Option<[u64; N]> {
+        if !address.is_multiple_of(WORD) {
+            return None;
+        }
+        let page = address / PAGE * PAGE;
+        let place = (address % PAGE / WORD) as usize;
+        if place + N > WORDS {
+            let mut words = [0; N];
+            return (self.memory.read(address, &mut words) == 0).then_some(words);
+        }
+        if self.page != page {
+            self.is_whole = self.memory.read(page, self.words.as_mut_slice()) == 0;
+            self.page = page;
+        }
+        let words = self.words[place..].first_chunk().copied();
+        words.filter(|_| self.is_whole)
+    }
+}
+
+/// Ranges that are found by address, of which neighbours become one.
+#[derive(Default)]
+struct Found(Vec<Owned>);
+
+impl Found {
+    fn add(&mut self, range: Range<u64>, holds: Holds) {
+        match self.0.last_mut() {
+            Some(last) if last.holds == holds && last.range.end == range.start => last.range.end = range.end,
+            _ => self.0.push(Owned { range, holds }),
+        }
+    }
+}
+
+/// Finds all that the allocator has of which this is a block; `None` if it is not that allocator's.
+type Finder = fn(&Space<'_>, u64) -> Option<Vec<Owned>>;
+
+/// Those that look in a place that follows from the block's come first.
+const FINDERS: [Finder; 4] = [mimalloc::owned, musl::owned, jemalloc::owned, tcmalloc::owned];
+
+/// What allocators manage that own blocks which lie in none of `known`, by address; none of it overlaps.
+pub(super) fn owned(space: &Space<'_>, known: &[Range<u64>]) -> Vec<Owned> {
+    let mut owned: Vec<Owned> = Vec::new();
+    let mut asked: Vec<u64> = Vec::new();
+    let mut unknown = 0;
+    while asked.len() < MOST_FOUND && unknown < MOST_UNKNOWN {
+        let own = owned.iter().map(|owned| owned.range.clone());
+        // What was asked for is not asked for again, also where nobody knows it.
+        let mut explained: Vec<Range<u64>> =
+            known.iter().cloned().chain(own).chain(asked.iter().map(|block| *block..block + 1)).collect();
+        explained.sort_unstable_by_key(|range| range.start);
+        let mut mappings = space.unnamed.iter().chain(&space.variables);
+        let Some(block) = mappings.find_map(|range| first_outside(space.blocks, range, &explained)) else { break };
+        asked.push(block);
+        match FINDERS.iter().find_map(|find| find(space, block)) {
+            Some(found) => {
+                owned.extend(found);
+                owned = apart(&owned);
+            }
+            None => unknown += 1,
+        }
+    }
+    owned
+}
+
+/// The same ranges by address, none of which overlaps.
+fn apart(owned: &[Owned]) -> Vec<Owned> {
+    let mut apart: Vec<Owned> = Vec::new();
+    for holds in [Holds::Unrecorded, Holds::Nothing, Holds::Blocks] {
+        let ranges = joined(owned.iter().filter(|owned| owned.holds == holds).map(|owned| owned.range.clone()));
+        let left = without(&ranges, &apart);
+        apart.extend(left.into_iter().map(|range| Owned { range, holds }));
+        apart.sort_unstable_by_key(|owned| owned.range.start);
+    }
+    apart
+}
+
+/// What is left of ranges without others; both are by address and do not overlap.
+fn without(ranges: &[Range<u64>], others: &[Owned]) -> Vec<Range<u64>> {
+    let mut left = Vec::with_capacity(ranges.len());
+    let mut next = 0;
+    for Range { start, end } in ranges {
+        let mut at = *start;
+        while let Some(Owned { range: other, .. }) = others.get(next).filter(|other| other.range.start < *end) {
+            if at < other.start {
+                left.push(at..other.start);
+            }
+            at = at.max(other.end);
+            if other.end > *end {
+                break;
+            }
+            next += 1;
+        }
+        if at < *end {
+            left.push(at..*end);
+        }
+    }
+    left
+}
+
+/// Ranges by address, with those that overlap or follow each other as one.
+fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = ranges.collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, before| {
+        let is_one = next.start <= before.end;
+        before.end = if is_one { before.end.max(next.end) } else { before.end };
+        is_one
+    });
+    ranges
+}
+
+#[cfg(test)]
+mod tests;
