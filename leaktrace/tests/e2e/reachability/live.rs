@@ -198,8 +198,8 @@ fn a_process_that_is_copied_time_and_again_goes_on_unharmed() {
     let kept = snapshot.sites_through(victim.pid(), "leak_kept")[0];
     let verdict = kept.verdict.as_ref().unwrap_or_else(|| panic!("{}", finished.stdout));
     assert_eq!(verdict["still_reachable"].count, kept.outstanding_count);
-    let said = victim.collect_until_done();
-    assert!(said.contains("1000 rounds, 0 interrupted"), "{said}");
+    victim.wait_for_line("its end, undisturbed", |line| line == "1000 rounds, 0 interrupted");
+    assert!(victim.wait().0.success());
 }
 
 /// Everything else that a copy of a program at rest shows is as in the program itself.
