@@ -209,7 +209,7 @@ impl Config {
         if only == Some(Only::Lost) && leak_check.is_none() {
             return Err(UsageError::new(
                 "--only lost shows what a leak check finds lost, and none would run; name processes with --pid, launch a COMMAND or \
-                 give --leak-check, without --sample-bytes",
+                 give --leak-check, without --leak-check=no and --sample-bytes",
             ));
         }
         Ok(Self {
