@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use leaktrace_common::abi::{PROCESS_ALIVE, Process};
@@ -12,7 +13,7 @@ use leaktrace_common::abi::{PROCESS_ALIVE, Process};
 use super::Trace;
 use super::holding::Holding;
 use super::life::Life;
-use super::moment::{Moment, Ready, Tracked, plan_copy};
+use super::moment::{Moment, NoCopy, Ready, Tracked, plan_copy};
 use super::passes::Passes;
 use super::pause::{self, Ways};
 use super::search::{Pass, Search, Task};
@@ -25,8 +26,12 @@ use crate::kernel::inventory::{self, Inventory};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
 use crate::process::launch::Held;
 use crate::process::registers::StoppedThread;
-use crate::process::snapshot;
+use crate::process::snapshot::{self, Refused};
 use crate::process::stop::{Limits, Stopped};
+
+/// How often a process is stopped for a copy, at most, and how long it runs in between.
+const COPIED_WITHIN: u32 = 5;
+const TRY_AGAIN: Duration = Duration::from_millis(3);
 
 /// What was found of the blocks of one life.
 #[derive(Debug)]
@@ -120,7 +125,7 @@ fn choose(pid: Pid, Ways { modes, room }: Ways, passes: &mut Passes) -> Result<C
         let is_all = modes.len() == 1;
         match plan_copy(pid) {
             Ok(plan) => return Ok(Chosen::Snapshot(Copying { plan, is_all })),
-            Err(refused) if is_all => return Err(refused),
+            Err(refused) if is_all => return Err(refused.into()),
             Err(refused) => log::debug!("process {pid} is searched while it runs: {refused}"),
         }
     }
@@ -186,10 +191,11 @@ impl Trace {
         let (pid, mut held) = (life.pid, GoesOn(held));
         let began = held.0.as_ref().map(Held::since);
         let limits = Limits { hold_at_most, ..Limits::default() };
-        let stopped = match held.0.as_ref().and_then(Held::thread) {
-            Some(thread) => Stopped::stop_beside(thread.clone(), pid, limits)?,
-            None => Stopped::stop(pid, limits)?,
+        let stop = |held: &GoesOn| match held.0.as_ref().and_then(Held::thread) {
+            Some(thread) => Stopped::stop_beside(thread.clone(), pid, limits),
+            None => Stopped::stop(pid, limits),
         };
+        let mut stopped = stop(&held)?;
         let inventory = match how {
             How::Exact(inventory) => inventory,
             How::Live(ready) => {
@@ -201,8 +207,19 @@ impl Trace {
                 return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
             }
             How::Snapshot(copying, inventory, ready) => {
-                let copied = match ready.copy(&stopped, &copying.plan) {
-                    Err(refused) if copying.is_all => return Err(refused),
+                let mut copied = ready.copy(&stopped, &copying.plan);
+                for _ in 1..COPIED_WITHIN {
+                    if !matches!(copied, Err(NoCopy::Refused(Refused::Busy(_) | Refused::Disturbed(_)))) {
+                        break;
+                    }
+                    // Whoever computes waits for something now and then.
+                    let _ = stopped.release();
+                    thread::sleep(TRY_AGAIN);
+                    stopped = stop(&held)?;
+                    copied = ready.copy(&stopped, &copying.plan);
+                }
+                let copied = match copied {
+                    Err(refused) if copying.is_all => return Err(refused.into()),
                     Err(refused) => {
                         log::debug!("process {pid} is searched while it runs: {refused}");
                         None

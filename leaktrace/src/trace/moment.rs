@@ -3,7 +3,7 @@
 //! In: a stopped process. Out: its threads, and copies: of the tops of their stacks, of all that has changed since an earlier search, or
 //! of the whole process (`process/snapshot`). Then it goes on.
 
-use std::error::Error;
+use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::process::kernel_roots::KernelRoots;
 use crate::process::launch::Held;
 use crate::process::memory::{Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, regions};
 use crate::process::registers::StoppedThread;
-use crate::process::snapshot::{Copy, Plan, kept_from_children};
+use crate::process::snapshot::{Copy, Plan, Refused, kept_from_children};
 use crate::process::stop::Stopped;
 
 /// How much of shared memory is read while a process is stopped, bytes.
@@ -86,12 +86,11 @@ impl Tracked {
     /// # Errors
     /// It cannot be read.
     pub fn changes(&mut self, pid: Pid) -> Result<(Changes, bool), MemoryError> {
-        let unreadable = |error| MemoryError::Unreadable { pid, what: "pagemap", error };
         let survey = Survey::of(pid)?;
-        let runs = self.marks.changed(&survey).map_err(unreadable)?;
+        let runs = self.marks.changed(&survey).map_err(|error| unreadable(pid, error))?;
         let is_little = runs.iter().map(Run::bytes).sum::<u64>() <= self.most;
         if !is_little {
-            self.marks.clear(&survey).map_err(unreadable)?;
+            self.marks.clear(&survey).map_err(|error| unreadable(pid, error))?;
         }
         Ok((Changes { survey, runs }, is_little))
     }
@@ -119,6 +118,29 @@ impl Copied {
     }
 }
 
+fn unreadable(pid: Pid, error: io::Error) -> MemoryError {
+    MemoryError::Unreadable { pid, what: "pagemap", error }
+}
+
+/// Why a process is not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum NoCopy {
+    /// It cannot be.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] MemoryError),
+    /// A copy does not have the memory that it shares, and this is too much to be read in a stop.
+    #[error(
+        "a copy does not have its {} MiB of shared memory, more than the {} that are read", .0 >> 20, MOST_SHARED >> 20
+    )]
+    Shared(u64),
+    /// A copy does not have what is kept from children.
+    #[error("{KEPT}")]
+    Kept,
+}
+
 /// Why a copy is not enough.
 pub const KEPT: &str =
     "its program keeps memory from its children (MADV_DONTFORK or MADV_WIPEONFORK), which a copy does not have";
@@ -127,9 +149,9 @@ pub const KEPT: &str =
 ///
 /// # Errors
 /// Why it cannot, a part of a sentence.
-pub fn plan_copy(pid: Pid) -> Result<Plan, Box<dyn Error>> {
+pub fn plan_copy(pid: Pid) -> Result<Plan, NoCopy> {
     if holds_pointers(&kept_from_children(pid)?, &regions(pid)?) {
-        return Err(KEPT.into());
+        return Err(NoCopy::Kept);
     }
     Ok(Plan::of(pid)?)
 }
@@ -196,20 +218,16 @@ impl Ready {
     ///
     /// # Errors
     /// Why it cannot be copied, a part of a sentence.
-    pub fn copy(&self, stopped: &Stopped, plan: &Plan) -> Result<Copied, Box<dyn Error>> {
+    pub fn copy(&self, stopped: &Stopped, plan: &Plan) -> Result<Copied, NoCopy> {
         let pid = stopped.pid();
         let (mut shared, mut pages) = (Vec::new(), Pages::of(pid)?);
         let regions = regions(pid)?;
         for region in regions.iter().filter(|region| region.kind == RegionKind::Shared) {
-            pages.runs(region, &mut shared)?;
+            pages.runs(region, &mut shared).map_err(|error| unreadable(pid, error))?;
         }
         let bytes = shared.iter().map(Run::bytes).sum::<u64>();
         if bytes > MOST_SHARED {
-            let (has, most) = (bytes >> 20, MOST_SHARED >> 20);
-            return Err(format!(
-                "a copy does not have its {has} MiB of shared memory, more than the {most} that are read"
-            )
-            .into());
+            return Err(NoCopy::Shared(bytes));
         }
         let copies = copy(&shared, &self.reader);
         let then = Then { kernel: KernelRoots::of(pid), kept_tables: None, shared };

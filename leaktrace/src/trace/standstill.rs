@@ -19,7 +19,7 @@ use crate::lives::exiting;
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::maps::AddressSpace;
-use crate::process::memory::{MemoryError, Reader, Region, Run, Survey};
+use crate::process::memory::{self, MemoryError, Reader, Region, Run, Survey};
 use crate::process::registers::{Registers, StoppedThread};
 
 /// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
@@ -37,6 +37,9 @@ pub enum Obstacle {
     /// Its blocks cannot be indexed.
     #[error(transparent)]
     Blocks(#[from] TooFar),
+    /// It was killed, or its copy, so that pointers are missing.
+    #[error("it was killed before all of its memory was read")]
+    Gone,
 }
 
 /// A process of which nothing runs.
@@ -192,6 +195,9 @@ impl Standstill<'_> {
         };
         let mut scan = scan(&index, &regions, &given.words, &memory, &rules);
         steps.done("searching");
+        if scan.unread > 0 && memory::regions(self.memory).is_ok_and(|regions| regions.is_empty()) {
+            return Err(Obstacle::Gone);
+        }
         let mut rescanned = None;
         if let Some(earlier) = earlier {
             rescanned = Some(earlier.rescanned.unwrap_or(0) + scan.scanned);

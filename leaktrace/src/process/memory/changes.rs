@@ -10,6 +10,7 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pages::page_size;
 use super::{MemoryError, RegionKind, Run, Survey};
@@ -21,6 +22,9 @@ const IS_MARKED: u64 = 1 << 55;
 const MARKS: &str = "4";
 /// How many entries are read at once.
 const ENTRIES: usize = 8192;
+
+/// Pages with marks were seen: the kernel has them.
+static WERE_SEEN: AtomicBool = AtomicBool::new(false);
 
 /// The marks of one process.
 #[derive(Debug)]
@@ -42,24 +46,22 @@ impl Marks {
         Ok(Self { pid, pagemap, page: page_size(), entries: vec![0; ENTRIES * size_of::<u64>()] })
     }
 
-    /// Takes the marks of all pages away, if the kernel has such marks: then some page of the process has one, since new pages do.
+    /// Takes the marks of all pages away, if the kernel has such marks: then some page of a process has one, since new pages do, unless
+    /// they were taken away before.
     ///
     /// # Errors
     /// They cannot be read or written.
     pub fn clear(&mut self, survey: &Survey) -> io::Result<bool> {
-        let mut runs = survey.runs.iter().filter(|run| !run.swapped);
-        let is_told = loop {
-            let Some(run) = runs.next() else { break false };
-            let mut is_told = false;
-            self.entries(run, |_, entry| is_told |= entry & IS_MARKED != 0)?;
-            if is_told {
-                break true;
-            }
-        };
-        if is_told {
+        let mut runs = survey.runs.iter();
+        let mut has_marks = WERE_SEEN.load(Ordering::Relaxed);
+        while !has_marks && let Some(run) = runs.next() {
+            self.entries(run, |_, entry| has_marks |= entry & IS_MARKED != 0)?;
+        }
+        if has_marks {
+            WERE_SEEN.store(true, Ordering::Relaxed);
             fs::write(format!("/proc/{}/clear_refs", self.pid), MARKS)?;
         }
-        Ok(is_told)
+        Ok(has_marks)
     }
 
     /// The pages of these that have a mark, and those of shared memory, which others may have written.

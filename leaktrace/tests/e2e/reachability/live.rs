@@ -3,6 +3,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::found;
 use crate::harness::tracer::path_str;
@@ -256,4 +261,28 @@ fn memory_that_no_child_gets_is_in_no_copy_and_then_none_is_made() {
     let words = ["no verdict", "MADV_DONTFORK", "which a copy does not have"];
     assert!(words.iter().all(|word| finished.stdout.contains(word)), "{}", finished.stdout);
     victim.finish();
+}
+
+/// Whenever it is killed: what cannot be read any more is not lost.
+#[test]
+fn a_process_that_is_killed_while_it_is_judged_has_lost_nothing_by_that() {
+    let program = build::reachability_victim("hopping.c", 1);
+    for (mode, milliseconds) in [("exact", 100), ("exact", 250), ("live", 250), ("snapshot", 250)] {
+        let mut victim = Victim::spawn("hopping.c", Command::new(&program).args(["wait", "60", "16", "16"]));
+        victim.wait_until_ready();
+        let tracer = Tracer::attach(&victim, &["--leak-check-mode", mode, "--max-pause=1h"]);
+        victim.go();
+        victim.collect_until_done();
+        tracer.signal(Signal::SIGINT);
+        thread::sleep(Duration::from_millis(milliseconds));
+        kill(Pid::from_raw(victim.pid() as i32), Signal::SIGKILL).unwrap();
+        let finished = tracer.wait();
+        let snapshot = finished.snapshot();
+        let kinds = found(&snapshot, victim.pid());
+        let hoppers = (0..16).map(|number| kinds[&(5001 + 2 * number)][0]);
+        for kind in hoppers {
+            assert!(!kind.contains("definitely") && !kind.contains("indirectly"), "{mode}: {}", finished.stdout);
+        }
+        assert_eq!(kinds[&(1 << 20)].iter().filter(|kind| kind.contains("_lost")).count(), 0, "{mode}");
+    }
 }
