@@ -14,7 +14,7 @@ use crate::process::kernel_roots::KernelRoots;
 use crate::process::launch::Held;
 use crate::process::memory::{Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, regions};
 use crate::process::registers::StoppedThread;
-use crate::process::snapshot::{Copy, Plan, Refused, kept_from_children};
+use crate::process::snapshot::{Fork, Plan, Refused, kept_from_children};
 use crate::process::stop::Stopped;
 
 /// How much of shared memory is read while a process is stopped, bytes.
@@ -46,7 +46,7 @@ pub struct Moment {
     /// What it held then, where its memory is known as it was then.
     pub then: Option<Then>,
     /// A copy of the process, and its regions when it was copied.
-    pub copy: Option<(Copy, Vec<Region>)>,
+    pub copy: Option<(Fork, Vec<Region>)>,
     /// All that has changed was copied.
     pub is_whole: bool,
     /// It went on before that was done.
@@ -98,7 +98,7 @@ impl Tracked {
 
 /// A copy of a process, and of the memory that it shares with others.
 pub struct Copied {
-    copy: Copy,
+    copy: Fork,
     regions: Vec<Region>,
     copies: Overlay,
     then: Then,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use leaktrace::model::{Address, Pid};
 use leaktrace::process::memory::{Reader, Survey};
-use leaktrace::process::snapshot::{Copy, Plan, Refused};
+use leaktrace::process::snapshot::{Fork, Plan, Refused};
 use leaktrace::process::stop::Stopped;
 
 use super::support::{PATIENCE, PATIENT, Victim, await_state, status, threads};
@@ -57,7 +57,7 @@ impl Program {
         }
     }
 
-    pub fn copy(&self) -> Copy {
+    pub fn copy(&self) -> Fork {
         let plan = Plan::of(self.pid()).unwrap();
         Stopped::stop(self.pid(), PATIENT).unwrap().copy(&plan).unwrap()
     }

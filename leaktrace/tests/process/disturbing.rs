@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use leaktrace::process::snapshot::{Copy, Plan, Refused};
+use leaktrace::process::snapshot::{Fork, Plan, Refused};
 use leaktrace::process::stop::{Limits, Stopped};
 use nix::sys::signal::Signal;
 
@@ -124,7 +124,7 @@ fn a_process_that_is_killed_meanwhile_leaves_nothing() {
         let copy = stopped.copy(&plan);
         killer.join().unwrap();
         drop(stopped);
-        let made = copy.as_ref().map(Copy::pid).ok();
+        let made = copy.as_ref().map(Fork::pid).ok();
         drop(copy);
         drop(program);
         if let Some(pid) = made {

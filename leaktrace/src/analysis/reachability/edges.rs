@@ -44,21 +44,19 @@ impl Part {
 #[derive(Debug, Default)]
 pub(super) struct Piece {
     edges: Vec<u32>,
-    /// Each block whose words are in the piece, with its first edge.
+    /// Each block that has edges in the piece, with the first.
     blocks: Vec<(u32, u32)>,
 }
 
 impl Piece {
-    /// The edges that follow are those of this block.
-    pub(super) fn begin(&mut self, block: u32) {
-        self.blocks.push((block, self.edges.len() as u32));
-    }
-
-    /// Adds an edge of the block that was begun last. Of equal neighbours one is kept.
-    pub(super) fn push(&mut self, to: u32, part: Part) {
+    /// Adds an edge of a block; the edges of one block follow each other. Of equal neighbours one is kept.
+    #[inline]
+    pub(super) fn push(&mut self, from: u32, to: u32, part: Part) {
         let edge = to << 2 | part as u32;
-        let begun = self.blocks.last().is_some_and(|(_, first)| (*first as usize) < self.edges.len());
-        if !begun || self.edges.last() != Some(&edge) {
+        if self.blocks.last().is_none_or(|(block, _)| *block != from) {
+            self.blocks.push((from, self.edges.len() as u32));
+            self.edges.push(edge);
+        } else if self.edges.last() != Some(&edge) {
             self.edges.push(edge);
         }
     }
@@ -91,7 +89,7 @@ impl Edges {
                 begins[block as usize] = (number as u32, first);
             }
         }
-        // Blocks of which no word was read have the place of their successor.
+        // Blocks without edges have the place of their successor.
         let mut next = end;
         for begin in begins.iter_mut().rev() {
             if *begin == end { *begin = next } else { next = *begin }
@@ -158,17 +156,12 @@ mod tests {
     #[test]
     fn the_edges_of_a_block_may_lie_in_several_pieces() {
         let mut pieces = [Piece::default(), Piece::default(), Piece::default(), Piece::default()];
-        pieces[0].begin(1);
-        pieces[0].push(5, Part::Start);
-        pieces[0].push(5, Part::Start);
-        pieces[0].begin(2);
-        pieces[0].push(5, Part::Start);
-        pieces[2].begin(2);
-        pieces[2].push(6, Part::At8);
-        pieces[3].begin(2);
-        pieces[3].push(7, Part::Inside);
-        pieces[3].begin(4);
-        pieces[3].push(0, Part::At24);
+        pieces[0].push(1, 5, Part::Start);
+        pieces[0].push(1, 5, Part::Start);
+        pieces[0].push(2, 5, Part::Start);
+        pieces[2].push(2, 6, Part::At8);
+        pieces[3].push(2, 7, Part::Inside);
+        pieces[3].push(4, 0, Part::At24);
         let edges = Edges::join(pieces.into_iter().collect(), 6);
         let of = |block| edges.of(block).collect::<Vec<_>>();
         assert_eq!(of(0), []);
@@ -186,8 +179,7 @@ mod tests {
         let found = |edges: &[(u32, u32)]| {
             let mut piece = Piece::default();
             for (from, to) in edges {
-                piece.begin(*from);
-                piece.push(*to, Part::Start);
+                piece.push(*from, *to, Part::Start);
             }
             Edges::join(vec![piece], 4)
         };

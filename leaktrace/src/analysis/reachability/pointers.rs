@@ -54,17 +54,25 @@ impl<'a> Reader<'a> {
         address.wrapping_sub(self.low) < self.span
     }
 
-    /// Calls `found` for each block that the words point to, with the word's position.
+    /// Picks what the words may point to, and calls `found` for those of which it is known, with whose they are and their positions:
+    /// what is left is found later ([`Reader::find`]), so that the processor waits for several accesses to the index at once.
     ///
     /// A pointer that lies in two words is found at the second. `before` is the word before the first, if a pointer may begin
     /// in it.
-    pub(super) fn read(&self, before: Option<u64>, words: &[u64], mut found: impl FnMut(usize, Target)) {
+    pub(super) fn read(
+        &self,
+        near: &mut Picked,
+        whose: u32,
+        before: Option<u64>,
+        words: &[u64],
+        found: &mut impl FnMut(u32, usize, Target),
+    ) {
         let Some((first, rest)) = words.split_first() else { return };
-        let mut near = Picked::new();
+        near.whose = whose;
         match before {
-            Some(before) => self.pick(&mut near, 0, [before, *first]),
+            Some(before) => self.pick(near, 0, [before, *first]),
             // The lower half of a pointer cannot be in a word that says nothing.
-            None => self.pick_plain(&mut near, 0, *first),
+            None => self.pick_plain(near, 0, *first),
         }
         // Behind each word that is read is the one before it.
         for (number, group) in rest.chunks(GROUP).enumerate() {
@@ -75,14 +83,19 @@ impl<'a> Reader<'a> {
             {
                 continue;
             }
+            self.make_room(near, found);
             for (place, pair) in with_before.array_windows().enumerate() {
-                self.pick(&mut near, begin + place + 1, *pair);
-            }
-            if near.count > NEAR - 3 * GROUP {
-                self.find(&mut near, &mut found);
+                self.pick(near, begin + place + 1, *pair);
             }
         }
-        self.find(&mut near, &mut found);
+        self.make_room(near, found);
+    }
+
+    /// Makes room for what a group of words and the first one of the next words may stand for.
+    fn make_room(&self, near: &mut Picked, found: &mut impl FnMut(u32, usize, Target)) {
+        if near.count > NEAR - 3 * (GROUP + 1) {
+            self.find(near, found);
+        }
     }
 
     /// Whether a word behind the first is near the blocks.
@@ -143,15 +156,15 @@ impl<'a> Reader<'a> {
         self.pick_plain(near, position, word);
     }
 
-    /// Looks up what was picked, together: so the processor waits for several accesses to the index at once.
-    fn find(&self, near: &mut Picked, found: &mut impl FnMut(usize, Target)) {
+    /// Looks up what was picked.
+    pub(super) fn find(&self, near: &mut Picked, found: &mut impl FnMut(u32, usize, Target)) {
         let picked = &near.places[..near.count];
         for Near { address, .. } in picked {
             self.blocks.prefetch(*address);
         }
-        for Near { address, position, doubtful } in picked {
+        for Near { address, whose, position, doubtful } in picked {
             if let Some((block, offset)) = self.blocks.find(*address) {
-                found(*position as usize, Target { block, offset, doubtful: *doubtful });
+                found(*whose, *position as usize, Target { block, offset, doubtful: *doubtful });
             }
         }
         near.count = 0;
@@ -161,33 +174,36 @@ impl<'a> Reader<'a> {
 /// How many words are looked at together.
 const GROUP: usize = 8;
 /// How many are looked up together, at most.
-const NEAR: usize = 64;
+const NEAR: usize = 256;
 
 /// A word, or what it may stand for, that may point to a block.
 #[derive(Debug, Clone, Copy, Default)]
 struct Near {
     address: u64,
+    whose: u32,
     /// Of the word.
     position: u32,
     doubtful: bool,
 }
 
 /// Those that are yet to be looked up.
-struct Picked {
-    places: [Near; NEAR],
+pub(super) struct Picked {
+    places: Box<[Near; NEAR]>,
     count: usize,
+    /// Whose words are read now.
+    whose: u32,
 }
 
 impl Picked {
-    fn new() -> Self {
-        Self { places: [Near::default(); NEAR], count: 0 }
+    pub(super) fn new() -> Self {
+        Self { places: Box::new([Near::default(); NEAR]), count: 0, whose: 0 }
     }
 
     #[inline]
     fn add(&mut self, address: u64, position: usize, doubtful: bool) {
         // There is room: it is looked up before that runs out.
         if let Some(place) = self.places.get_mut(self.count) {
-            *place = Near { address, position: position as u32, doubtful };
+            *place = Near { address, whose: self.whose, position: position as u32, doubtful };
             self.count += 1;
         }
     }
@@ -203,8 +219,11 @@ mod tests {
 
     fn read_behind(before: Option<u64>, words: &[u64], guard: Option<u64>) -> Vec<(usize, u64, bool)> {
         let blocks = Blocks::new([(0x5555_0000_1000, 64)]).unwrap();
-        let mut found = Vec::new();
-        Reader::new(&blocks, guard).read(before, words, |at, target| found.push((at, target.offset, target.doubtful)));
+        let (mut found, mut near) = (Vec::new(), Picked::new());
+        let reader = Reader::new(&blocks, guard);
+        let mut add = |_, at, target: Target| found.push((at, target.offset, target.doubtful));
+        reader.read(&mut near, 0, before, words, &mut add);
+        reader.find(&mut near, &mut add);
         found
     }
 

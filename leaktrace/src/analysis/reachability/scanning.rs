@@ -14,7 +14,7 @@ use super::edges::{Edges, Part, Piece as EdgesOfPiece};
 use super::glibc;
 use super::heuristics::Heuristics;
 use super::memory::{Memory, Region, Standing};
-use super::pointers::{Reader, Target};
+use super::pointers::{Picked, Reader, Target};
 use super::roots::{Place, Root, Roots, room_for};
 use crate::process::memory::Buffer;
 
@@ -147,12 +147,12 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
 
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(pieces.len())));
     let work = || {
-        let mut buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
+        let mut room = Room::new();
         let mut own = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(piece) = pieces.get(number) else { break };
-            own.push((number, scanner.piece(piece, &mut buffer)));
+            own.push((number, scanner.piece(piece, &mut room)));
         }
         done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
     };
@@ -165,7 +165,10 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
 
     let mut scan = Scan::default();
     let mut outside = scanner.new_roots();
-    reader.read(None, given, |position, target| scanner.root(target, Place::Given(position), &mut outside));
+    let mut near = Picked::new();
+    let mut add = |_, position, target| scanner.root(target, Place::Given(position), &mut outside);
+    reader.read(&mut near, 0, None, given, &mut add);
+    reader.find(&mut near, &mut add);
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);
     let mut edges = Vec::with_capacity(done.len());
@@ -216,6 +219,23 @@ fn pieces(regions: &[Region]) -> Vec<Piece> {
     regions.iter().flat_map(cut).collect()
 }
 
+/// What one thread uses again for each piece.
+struct Room {
+    /// For a piece, the word before, and a page.
+    buffer: Buffer,
+    /// Of words in blocks.
+    inside: Picked,
+    /// Of other words.
+    outside: Picked,
+}
+
+impl Room {
+    fn new() -> Self {
+        let buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
+        Self { buffer, inside: Picked::new(), outside: Picked::new() }
+    }
+}
+
 /// What a piece of memory holds.
 #[derive(Default)]
 struct Contents {
@@ -240,8 +260,8 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Reads a piece. `buffer` has room for it, the word before, and a page.
-    fn piece(&self, piece: &Piece, buffer: &mut Buffer) -> Contents {
+    /// Reads a piece.
+    fn piece(&self, piece: &Piece, Room { buffer, inside, outside }: &mut Room) -> Contents {
         let Range { start, end } = piece.range;
         let from = if piece.has_word_before { start - WORD } else { start };
         // Where in a page the copy begins is where the original does: else copying is slow.
@@ -255,7 +275,8 @@ impl Scanner<'_> {
             words => (None, words),
         };
         let room = contents.roots.room;
-        self.stretches(piece, start, before, words, &mut contents);
+        self.stretches(piece, start, before, words, [inside, outside], &mut contents);
+        self.reader.find(inside, &mut |block, _, target| self.edge(block, target, &mut contents.edges));
         let taken = room - contents.roots.room;
         if taken > 0 {
             // Not for each root: threads would wait for each other.
@@ -271,13 +292,13 @@ impl Scanner<'_> {
 
     /// Reads what a program took from the break once more where it goes on in the next pieces: up to the next block.
     fn follow_own(&self, pieces: &[Piece], roots: &mut Roots) {
-        let mut buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
+        let mut room = Room::new();
         for piece in pieces.iter().take_while(|piece| piece.is_allocators()) {
             let next = self.blocks.first_behind(piece.range.start);
             let next = if next < self.blocks.len() { self.blocks.start(next as u32) } else { u64::MAX };
             let end = piece.range.end.min(next / WORD * WORD).max(piece.range.start);
             let own = Piece { range: piece.range.start..end, outside: Standing::Vouches, ..*piece };
-            roots.join(&mut self.piece(&own, &mut buffer).roots);
+            roots.join(&mut self.piece(&own, &mut room).roots);
             if end < piece.range.end {
                 break;
             }
@@ -285,7 +306,15 @@ impl Scanner<'_> {
     }
 
     /// Words that follow each other in memory, by turns inside and outside of blocks. `before` is the word before the first.
-    fn stretches(&self, piece: &Piece, from: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+    fn stretches(
+        &self,
+        piece: &Piece,
+        from: u64,
+        before: Option<u64>,
+        words: &[u64],
+        [inside, outside]: [&mut Picked; 2],
+        contents: &mut Contents,
+    ) {
         let end = from + words.len() as u64 * WORD;
         let position = |address: u64| ((address - from) / WORD) as usize;
         let (mut at, mut next) = (from, self.blocks.first_behind(from));
@@ -296,7 +325,7 @@ impl Scanner<'_> {
             // Words that a block has in part are outside.
             let start = if is_last { end } else { self.blocks.start(block).next_multiple_of(WORD).clamp(at, end) };
             if at < start {
-                self.outside(piece, at, before, &words[position(at)..position(start)], contents);
+                self.outside(piece, at, before, &words[position(at)..position(start)], outside, contents);
                 at = start;
                 continue;
             }
@@ -305,23 +334,33 @@ impl Scanner<'_> {
             let limit = if next < self.blocks.len() { self.blocks.start(next as u32) } else { u64::MAX };
             let stop = (self.blocks.end(block).min(limit) / WORD * WORD).clamp(at, end);
             if at < stop {
-                self.inside(block, at, before, &words[position(at)..position(stop)], contents);
+                self.inside(block, at, before, &words[position(at)..position(stop)], inside, contents);
                 at = stop;
             }
         }
     }
 
-    fn inside(&self, block: u32, at: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+    fn inside(
+        &self,
+        block: u32,
+        at: u64,
+        before: Option<u64>,
+        words: &[u64],
+        near: &mut Picked,
+        contents: &mut Contents,
+    ) {
         if at == self.blocks.start(block) {
             self.judge_own(block, words);
             self.vtables(block, words, &mut contents.vtables);
         }
-        contents.edges.begin(block);
         let edges = &mut contents.edges;
-        self.reader.read(before, words, |_, target| {
-            self.note_offset(target);
-            edges.push(target.block, target.part());
-        });
+        self.reader.read(near, block, before, words, &mut |block, _, target| self.edge(block, target, edges));
+    }
+
+    /// Notes a pointer of a block.
+    fn edge(&self, block: u32, target: Target, edges: &mut EdgesOfPiece) {
+        self.note_offset(target);
+        edges.push(block, target.block, target.part());
     }
 
     /// Keeps the vtables of a block that begins with the address of one.
@@ -372,29 +411,39 @@ impl Scanner<'_> {
         }
     }
 
-    fn outside(&self, piece: &Piece, at: u64, before: Option<u64>, words: &[u64], contents: &mut Contents) {
+    fn outside(
+        &self,
+        piece: &Piece,
+        at: u64,
+        before: Option<u64>,
+        words: &[u64],
+        near: &mut Picked,
+        contents: &mut Contents,
+    ) {
         if piece.is_allocators() {
             // Up to what the program may have taken from the break between two parts of the heap.
             let Some(own) = glibc::own_of_program(at, words) else { return };
             let piece = &Piece { outside: Standing::Vouches, range: piece.range.clone(), ..*piece };
             let start = at + own as u64 * WORD;
             contents.own_at_end = at + words.len() as u64 * WORD == piece.range.end;
-            return self.outside(piece, start, None, &words[own..], contents);
+            return self.outside(piece, start, None, &words[own..], near, contents);
         }
         let is_chunk = |target| piece.holds_chunks && self.is_chunk(target);
-        match piece.outside {
+        let roots = &mut contents.roots;
+        let mut found = |_, position: usize, mut target: Target| match piece.outside {
+            _ if is_chunk(target) => {}
             Standing::Ignored => {}
-            Standing::Undecided => self.reader.read(before, words, |_, target| {
-                if !is_chunk(target) {
-                    self.mark(target.block, found::UNDECIDED);
-                }
-            }),
-            Standing::Vouches | Standing::Doubts => self.reader.read(before, words, |position, mut target| {
-                if !is_chunk(target) {
-                    target.doubtful |= piece.outside == Standing::Doubts;
-                    self.root(target, Place::Memory(at + position as u64 * WORD), &mut contents.roots);
-                }
-            }),
+            Standing::Undecided => {
+                self.mark(target.block, found::UNDECIDED);
+            }
+            Standing::Vouches | Standing::Doubts => {
+                target.doubtful |= piece.outside == Standing::Doubts;
+                self.root(target, Place::Memory(at + position as u64 * WORD), roots);
+            }
+        };
+        if piece.outside != Standing::Ignored {
+            self.reader.read(near, 0, before, words, &mut found);
+            self.reader.find(near, &mut found);
         }
     }
 

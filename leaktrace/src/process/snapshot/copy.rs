@@ -25,7 +25,7 @@ pub(in crate::process) enum Order {
 /// that.
 #[derive(Debug)]
 #[must_use = "the copy is killed as soon as this is dropped"]
-pub struct Copy {
+pub struct Fork {
     pid: Pid,
     /// `/proc/PID/maps` of the process when it was copied.
     mappings: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Copy {
     orders: Sender<Order>,
 }
 
-impl Copy {
+impl Fork {
     pub(in crate::process) fn new(pid: Pid, mappings: Vec<u8>, orders: Sender<Order>) -> Self {
         Self { pid, mappings, orders }
     }
@@ -59,7 +59,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for Fork {
     fn drop(&mut self) {
         let (done, is_done) = mpsc::channel();
         // If the thread is gone so is the copy.

@@ -1,6 +1,6 @@
 //! A copy of a running process, whose memory can be read for as long as that takes while the process itself runs on.
 //!
-//! In: a process, examined ([`Plan::of`]) and stopped (`stop::Stopped::copy`). Out: a [`Copy`], a process of its own with the same
+//! In: a process, examined ([`Plan::of`]) and stopped (`stop::Stopped::copy`). Out: a [`Fork`], a process of its own with the same
 //! memory, copied on write as by fork(2). It never executes an instruction, and is killed when it is dropped or when we end.
 //!
 //! Only the kernel can copy memory in that way, and only at the request of a task that has it. So a thread of the process is made to
@@ -17,7 +17,7 @@
 //! What the copy does not have:
 //! - Shared memory is not copied. It goes on changing, and the copy has no page of it in its own page table, so that a survey of the
 //!   copy finds none: it must be read from the process itself.
-//! - Memory that a program keeps from its children (`MADV_DONTFORK`, `MADV_WIPEONFORK`) is missing or empty: [`Copy::unread`].
+//! - Memory that a program keeps from its children (`MADV_DONTFORK`, `MADV_WIPEONFORK`) is missing or empty: [`Fork::unread`].
 //!
 //! Invariant: nothing of the process is written but the area below the stack pointer of one thread, and that thread's registers; both
 //! are put back before it runs. Nothing is written that a process could not bear if it were never put back.
@@ -35,7 +35,7 @@ use std::time::Instant;
 
 use area::Memory;
 pub(super) use copy::Order;
-pub use copy::{Copy, kept_from_children};
+pub use copy::{Fork, kept_from_children};
 pub use fitness::Plan;
 use fitness::Status;
 use frame::{Area, place};

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crate::model::Pid;
 use crate::process::ptrace;
 use crate::process::registers::StoppedThread;
-use crate::process::snapshot::{Copy, Order, Plan, Refused};
+use crate::process::snapshot::{Fork, Order, Plan, Refused};
 pub use error::StopError;
 use stopper::{Seized, Stopper};
 
@@ -140,13 +140,13 @@ impl Stopped {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn copy(&self, plan: &Plan) -> Result<Copy, Refused> {
+    pub fn copy(&self, plan: &Plan) -> Result<Fork, Refused> {
         let released = || Refused::Released(self.pid);
         let Some(Hold { orders, .. }) = &self.hold else { return Err(released()) };
         let (answers, answer) = mpsc::channel();
         orders.send(Order::Copy(plan.clone(), answers)).map_err(|_| released())?;
         let (pid, mappings) = answer.recv().map_err(|_| released())??;
-        Ok(Copy::new(pid, mappings, orders.clone()))
+        Ok(Fork::new(pid, mappings, orders.clone()))
     }
 
     fn let_go(&mut self) -> Option<Pause> {
