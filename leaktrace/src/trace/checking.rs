@@ -18,6 +18,9 @@ use crate::process::launch::{Held, Launched};
 /// How long the command may take to stop: as long as a process that is named.
 const STOPPED_WITHIN: Duration = Duration::from_millis(500);
 
+/// How long one search may take: memory that runs may have to be asked for (userfaultfd), and not come.
+const SEARCHED_WITHIN: Duration = Duration::from_mins(5);
+
 /// A leak check that goes on.
 pub struct Checking {
     /// Nothing is recorded any more when it is done.
@@ -41,8 +44,8 @@ struct Current {
 enum Waits {
     /// The command is to stop by then.
     Stop { prepared: Prepared, by: Instant },
-    /// Memory is searched.
-    Search { life: Life, search: Search },
+    /// Memory is searched, until then at most.
+    Search { life: Life, search: Search, by: Instant },
 }
 
 /// What has happened.
@@ -61,7 +64,10 @@ impl Checking {
                 until(Some(*by)).await;
                 Happened::Late
             }
-            Some(Waits::Search { search, .. }) => Happened::Searched(Box::new(search.done().await)),
+            Some(Waits::Search { search, by, .. }) => tokio::select! {
+                searched = search.done() => Happened::Searched(Box::new(searched)),
+                () = until(Some(*by)) => Happened::Late,
+            },
             None => std::future::pending().await,
         }
     }
@@ -70,6 +76,14 @@ impl Checking {
     pub fn leave_out(&mut self, pid: Pid) {
         self.pids.retain(|other| *other != pid);
         self.current.take_if(|current| current.pid == pid);
+    }
+
+    /// Leaves out whoever is not judged yet, for a reason.
+    pub fn give_up(&mut self, why_not: &str) {
+        let current = self.current.take().map(|current| current.pid);
+        for pid in current.into_iter().chain(std::mem::take(&mut self.pids)) {
+            self.findings.add_none(pid, &why_not);
+        }
     }
 
     /// Notes that a process has ended.
@@ -120,7 +134,11 @@ impl Trace {
         let Some(Current { pid, mut passes, waits }) = checking.current.take() else { return };
         let findings = &mut checking.findings;
         match (happened, waits) {
-            (Happened::Late, _) => {
+            (Happened::Late, Waits::Search { .. }) => {
+                let within = SEARCHED_WITHIN.as_secs();
+                findings.add_none(pid, &format!("its memory could not be searched within {within} s"));
+            }
+            (Happened::Late, Waits::Stop { .. }) => {
                 findings.add_none(pid, &format!("it did not stop within {} ms", STOPPED_WITHIN.as_millis()));
             }
             (Happened::Searched(searched), Waits::Search { life, .. }) => match *searched {
@@ -130,7 +148,7 @@ impl Trace {
                     None => self.stop_next(checking, pid, passes, launched),
                 },
             },
-            // A search has no deadline.
+            // Nothing is searched then.
             (Happened::Searched(_), Waits::Stop { .. }) => {}
         }
     }
@@ -159,7 +177,8 @@ impl Trace {
             }
             Looked::ToSearch(life, moment, blocks) => {
                 let search = self.begin_search(life, *moment, blocks, &mut passes)?;
-                checking.current = Some(Current { pid, passes, waits: Waits::Search { life, search } });
+                let by = Instant::now() + SEARCHED_WITHIN;
+                checking.current = Some(Current { pid, passes, waits: Waits::Search { life, search, by } });
                 Ok::<_, Box<dyn Error>>(())
             }
         });

@@ -2,7 +2,7 @@
 //!
 //! In: the wish for a report, and the command. Out: what leak checks found, and the report ordered.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -18,6 +18,8 @@ use crate::process::launch::{Event, Held, Launched};
 /// How long the last report waits for the other threads of a command that exits, and how often it looks for them.
 const ALONE_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a command that is held at its end waits for other processes to be judged.
+const OTHERS_WITHIN: Duration = Duration::from_secs(3);
 /// How often events are handled while the last leak check waits for searches.
 const ATTEND: Duration = Duration::from_millis(20);
 
@@ -88,6 +90,7 @@ impl Trace {
         if let Over::Exiting(held) = &*over {
             self.judge_command_at_end(held, &mut checking).await;
         }
+        let mut held_since = matches!(over, Over::Exiting(_)).then(Instant::now);
         let mut attend = interval(ATTEND);
         attend.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.go_on(&mut checking, launched.as_deref()) {
@@ -99,7 +102,11 @@ impl Trace {
                     // Another program, of which there is no time to trace anything.
                     Event::Held(held) => held.release(),
                     Event::Exiting(held) => {
-                        self.judge_command_at_end(&held, &mut checking).await;
+                        // What it has freed since recording ended is still among its blocks: what was begun before counts.
+                        if !self.has_halted {
+                            self.judge_command_at_end(&held, &mut checking).await;
+                        }
+                        held_since = Some(Instant::now());
                         *over = Over::Exiting(held);
                     }
                     Event::Ended(_) => {
@@ -111,6 +118,9 @@ impl Trace {
                 happened = checking.happens() => self.happened(&mut checking, happened, launched.as_deref()),
                 _ = attend.tick() => self.take_in(),
             }
+            if held_since.is_some_and(|since| since.elapsed() > OTHERS_WITHIN) {
+                checking.give_up("COMMAND is to end, and waits for no other process");
+            }
         }
         checking.findings
     }
@@ -121,6 +131,8 @@ impl Trace {
         checking.leave_out(pid);
         until_alone(held, pid).await;
         let Findings { mut judged, mut warnings } = self.judge_at_end(held, pid);
+        // As of an earlier moment.
+        checking.findings.judged.retain(|earlier| judged.iter().all(|judged| judged.slot != earlier.slot));
         checking.findings.judged.append(&mut judged);
         checking.findings.warnings.append(&mut warnings);
     }

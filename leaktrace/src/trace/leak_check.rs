@@ -29,6 +29,8 @@ use crate::process::registers::StoppedThread;
 use crate::process::snapshot::{self, Refused};
 use crate::process::stop::{Limits, Stopped};
 
+/// How long threads may take to stop, at least: more than on a busy machine.
+const SHORTEST_STOP: Duration = Duration::from_millis(100);
 /// How often a process is stopped for a copy, at most, and how long it runs in between.
 const COPIED_WITHIN: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(3);
@@ -115,7 +117,7 @@ fn choose(pid: Pid, Ways { modes, room }: Ways, passes: &mut Passes) -> Result<C
     if modes.first() == Some(&CheckMode::Exact) {
         return Ok(Chosen::Exact);
     }
-    if modes.contains(&CheckMode::Live) {
+    if let Some(room) = room.filter(|_| modes.contains(&CheckMode::Live)) {
         passes.tracked = Tracked::begin(pid, room)?;
         if passes.tracked.is_some() {
             return Ok(Chosen::Live);
@@ -165,14 +167,17 @@ impl Trace {
             match choose(pid, Ways::of(pid, &plan)?, passes)? {
                 Chosen::Exact => How::Exact(inventory(&self.kernel)),
                 Chosen::Snapshot(copying) => How::Snapshot(copying, inventory(&self.kernel), Box::new(Ready::of(pid)?)),
-                Chosen::Live => How::Live(Box::new(Ready::of(pid)?)),
+                Chosen::Live => How::Live(inventory(&self.kernel), Box::new(Ready::of(pid)?)),
             }
+        } else if !passes.are_of(&life) {
+            return Err("it executed another program meanwhile".into());
         } else if passes.has_layer() {
             How::Changed(inventory(&self.kernel), Box::new(Ready::of(pid)?))
         } else {
-            How::Live(Box::new(Ready::of(pid)?))
+            How::Live(inventory(&self.kernel), Box::new(Ready::of(pid)?))
         };
-        Ok(Prepared { life, how, hold_at_most: pause::longest(plan.max_pause) })
+        passes.life = Some(life);
+        Ok(Prepared { life, how, max_pause: plan.max_pause })
     }
 
     /// Stops a process, and judges its blocks, or takes note of what a search needs while it goes on. `held` is its first thread, if
@@ -183,14 +188,15 @@ impl Trace {
     /// Why not, a part of a sentence.
     pub(super) fn stop_and_look(
         &mut self,
-        Prepared { life, how, hold_at_most }: Prepared,
+        Prepared { life, how, max_pause }: Prepared,
         passes: &mut Passes,
         held: Option<Held>,
         halts: bool,
     ) -> Result<Looked, Box<dyn Error>> {
-        let (pid, mut held) = (life.pid, GoesOn(held));
+        let (pid, mut held, hold_at_most) = (life.pid, GoesOn(held), pause::longest(max_pause));
         let began = held.0.as_ref().map(Held::since);
-        let limits = Limits { hold_at_most, ..Limits::default() };
+        let stop_within = max_pause.clamp(SHORTEST_STOP, Limits::default().stop_within);
+        let limits = Limits { stop_within, hold_at_most };
         let stop = |held: &GoesOn| match held.0.as_ref().and_then(Held::thread) {
             Some(thread) => Stopped::stop_beside(thread.clone(), pid, limits),
             None => Stopped::stop(pid, limits),
@@ -198,18 +204,26 @@ impl Trace {
         let mut stopped = stop(&held)?;
         let inventory = match how {
             How::Exact(inventory) => inventory,
-            How::Live(ready) => {
+            How::Live(inventory, ready) => {
                 if halts && passes.last_is_next() {
                     self.halt();
                 }
+                if let Some(tracked) = &mut passes.tracked {
+                    // What is not among the blocks of the first search is not found by later ones where it has not changed.
+                    let blocks = inventory.up_to_date(&self.kernel);
+                    tracked.begin_with(&blocks);
+                    let moment = ready.look(stopped, None, held.0.take(), began);
+                    return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                }
                 let moment = ready.look(stopped, None, held.0.take(), began);
-                let blocks = inventory::blocks(&self.kernel, life.slot);
+                let blocks = inventory.up_to_date(&self.kernel);
                 return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
             }
             How::Snapshot(copying, inventory, ready) => {
                 let mut copied = ready.copy(&stopped, &copying.plan);
                 for _ in 1..COPIED_WITHIN {
-                    if !matches!(copied, Err(NoCopy::Refused(Refused::Busy(_) | Refused::Disturbed(_)))) {
+                    let is_alone = held.0.is_some() && stopped.threads().len() == 1;
+                    if is_alone || !matches!(copied, Err(NoCopy::Refused(Refused::Busy(_) | Refused::Disturbed(_)))) {
                         break;
                     }
                     // Whoever computes waits for something now and then.
@@ -241,11 +255,11 @@ impl Trace {
                 return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
             }
             How::Changed(inventory, ready) => {
-                let changes = passes.tracked.as_mut().map(|tracked| tracked.changes(pid)).transpose()?;
+                let blocks = inventory.up_to_date(&self.kernel);
+                let changes = passes.tracked.as_mut().map(|tracked| tracked.changes(pid, &blocks)).transpose()?;
                 if halts && changes.as_ref().is_some_and(|(_, is_little)| *is_little) {
                     self.halt();
                 }
-                let blocks = inventory.up_to_date(&self.kernel);
                 let moment = ready.look(stopped, changes, held.0.take(), began);
                 if moment.was_cut_short {
                     return Err(CutShort(hold_at_most).into());
@@ -273,6 +287,7 @@ impl Trace {
 
     /// Ends the recording while a process is stopped, so that the report's blocks are those that are judged.
     fn halt(&mut self) {
+        self.has_halted = true;
         if let Err(error) = self.kernel.halt() {
             // What it does afterwards is recorded, and not judged.
             log::debug!("{error:#}");
@@ -391,8 +406,8 @@ pub struct Prepared {
     /// What it is.
     pub life: Life,
     how: How,
-    /// After this time it runs again, judged or not.
-    hold_at_most: Duration,
+    /// How long it may be stopped.
+    max_pause: Duration,
 }
 
 /// How its memory will be read, with what was read before.
@@ -400,7 +415,7 @@ enum How {
     /// While it is stopped.
     Exact(Box<Inventory>),
     /// While it goes on.
-    Live(Box<Ready>),
+    Live(Box<Inventory>, Box<Ready>),
     /// A copy of it.
     Snapshot(Copying, Box<Inventory>, Box<Ready>),
     /// What has changed, while it is stopped if that is little.

@@ -132,6 +132,8 @@ struct Trace {
     reclaimed: Reclaimed,
     /// Threads of the command that were killed, by its end or by its beginning another program.
     ended_threads: Vec<StoppedThread>,
+    /// Nothing is recorded any more.
+    has_halted: bool,
     /// What leak checks have called lost.
     second_look: SecondLook,
     /// Processes that were recorded in part or not at all.

@@ -9,16 +9,21 @@ use std::time::{Duration, Instant};
 
 use super::standstill::{Changes, Then, kept_tables_of};
 use crate::analysis::reachability::Overlay;
+use crate::kernel::drain::TabledBlock;
 use crate::model::{Address, Pid};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::launch::Held;
-use crate::process::memory::{Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, regions};
+use crate::process::memory::{
+    Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, has_huge_pages, regions,
+};
 use crate::process::registers::StoppedThread;
 use crate::process::snapshot::{Fork, Plan, Refused, kept_from_children};
 use crate::process::stop::Stopped;
 
 /// How much of shared memory is read while a process is stopped, bytes.
 const MOST_SHARED: u64 = 64 << 20;
+/// What the kernel may move by a whole page table is at least as large as the memory of one, bytes.
+const LARGE: u64 = 2 << 20;
 /// How fast what has changed is copied at least, bytes per microsecond.
 const COPIED_PER_US: u64 = 2000;
 /// What is copied of one stack, from its top on, and of all stacks, bytes.
@@ -60,6 +65,10 @@ pub struct Tracked {
     marks: Marks,
     /// How much may be copied while it is stopped, bytes.
     most: u64,
+    /// What was mapped when it was searched last.
+    regions: Vec<Range<u64>>,
+    /// Its large blocks then, by address.
+    large: Vec<TabledBlock>,
 }
 
 impl Tracked {
@@ -69,9 +78,13 @@ impl Tracked {
     /// The process cannot be read.
     pub fn begin(pid: Pid, room: Duration) -> Result<Option<Self>, MemoryError> {
         let (mut marks, survey) = (Marks::of(pid)?, Survey::of(pid)?);
+        if has_huge_pages(pid)? {
+            // Their marks are not kept by the kernel.
+            return Ok(None);
+        }
         let most = room.as_micros() as u64 * COPIED_PER_US;
         match marks.clear(&survey) {
-            Ok(true) => Ok(Some(Self { marks, most })),
+            Ok(true) => Ok(Some(Self { marks, most, regions: mapped(&survey), large: Vec::new() })),
             Ok(false) => Ok(None),
             Err(error) => {
                 log::debug!("the pages of process {pid} cannot be tracked: {error}");
@@ -80,20 +93,96 @@ impl Tracked {
         }
     }
 
-    /// What has changed in a stopped process, and whether that is little enough to be copied. If not, it is tracked anew what changes
-    /// from now on.
+    /// Takes note of the blocks with which a process is searched first, given by address.
+    pub fn begin_with(&mut self, blocks: &[TabledBlock]) {
+        self.large = large(blocks);
+    }
+
+    /// What has changed in a stopped process with these blocks, and whether that is little enough to be copied. If not, it is tracked
+    /// anew what changes from now on.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn changes(&mut self, pid: Pid) -> Result<(Changes, bool), MemoryError> {
+    pub fn changes(&mut self, pid: Pid, blocks: &[TabledBlock]) -> Result<(Changes, bool), MemoryError> {
         let survey = Survey::of(pid)?;
         let runs = self.marks.changed(&survey).map_err(|error| unreadable(pid, error))?;
+        // Pages that mremap(2) moves by whole page tables come without marks (`move_normal_pmd` of mm/mremap.c).
+        let (regions, large) = (mapped(&survey), large(blocks));
+        let is_known = |block: &&TabledBlock| {
+            let place = self.large.binary_search_by_key(&block.address, |known| known.address);
+            place.is_ok_and(|place| self.large[place] == **block)
+        };
+        let new = large.iter().filter(|block| !is_known(block));
+        let mut changed: Vec<Range<u64>> =
+            new.map(|block| block.address..block.address.saturating_add(block.size)).collect();
+        changed.extend(less(&regions, &self.regions));
+        changed.extend(runs.iter().map(|run| run.start.0..run.end.0));
+        let runs = runs_within(&survey.runs, changed);
+        (self.regions, self.large) = (regions, large);
         let is_little = runs.iter().map(Run::bytes).sum::<u64>() <= self.most;
         if !is_little {
             self.marks.clear(&survey).map_err(|error| unreadable(pid, error))?;
         }
         Ok((Changes { survey, runs }, is_little))
     }
+}
+
+/// Blocks of which the kernel may move whole page tables.
+fn large(blocks: &[TabledBlock]) -> Vec<TabledBlock> {
+    blocks.iter().filter(|block| block.size >= LARGE).copied().collect()
+}
+
+/// What is mapped, neighbours as one.
+fn mapped(survey: &Survey) -> Vec<Range<u64>> {
+    joined(survey.regions.iter().map(|region| region.start.0..region.end.0).collect())
+}
+
+/// Ranges in ascending order, those that overlap or follow each other as one.
+fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, before| {
+        let is_one = next.start <= before.end;
+        before.end = if is_one { before.end.max(next.end) } else { before.end };
+        is_one
+    });
+    ranges
+}
+
+/// What of ranges lies in none of others; both are in ascending order and do not overlap.
+fn less(ranges: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for Range { start, end } in ranges {
+        let mut at = *start;
+        let first = others.partition_point(|other| other.end <= *start);
+        for other in others[first..].iter().take_while(|other| other.start < *end) {
+            if at < other.start {
+                left.push(at..other.start);
+            }
+            at = at.max(other.end);
+        }
+        if at < *end {
+            left.push(at..*end);
+        }
+    }
+    left
+}
+
+/// Whole pages of runs, which are in ascending order, that lie in ranges.
+fn runs_within(runs: &[Run], ranges: Vec<Range<u64>>) -> Vec<Run> {
+    let pages = |range: Range<u64>| range.start / PAGE * PAGE..range.end.div_ceil(PAGE).saturating_mul(PAGE);
+    let ranges = joined(ranges.into_iter().map(pages).collect());
+    let mut within = Vec::new();
+    let mut first = 0;
+    for run in runs {
+        while ranges.get(first).is_some_and(|range| range.end <= run.start.0) {
+            first += 1;
+        }
+        for range in ranges[first..].iter().take_while(|range| range.start < run.end.0) {
+            let (start, end) = (run.start.0.max(range.start), run.end.0.min(range.end));
+            within.push(Run { start: Address(start), end: Address(end), ..*run });
+        }
+    }
+    within
 }
 
 /// A copy of a process, and of the memory that it shares with others.
@@ -167,10 +256,9 @@ fn copy(runs: &[Run], reader: &Reader) -> Overlay {
     let mut copies = Overlay::default();
     for run in runs {
         let mut words = vec![0; (run.bytes() / 8) as usize];
-        // What cannot be read counts as such when it is searched.
-        if reader.fill(&[*run], &mut words).unreadable == 0 {
-            copies.add(run.start.0, words);
-        }
+        // What cannot be read is zero, and counts as such when it is searched.
+        reader.fill(&[*run], &mut words);
+        copies.add(run.start.0, words);
     }
     copies
 }
@@ -279,5 +367,26 @@ impl Ready {
             }
         }
         copied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_mapped_before_is_new() {
+        let before = [0x1000..0x3000, 0x5000..0x6000];
+        let now = [0x2000..0x4000, 0x4800..0x7000, 0x9000..0xa000];
+        assert_eq!(less(&now, &before), [0x3000..0x4000, 0x4800..0x5000, 0x6000..0x7000, 0x9000..0xa000]);
+        assert!(less(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn of_what_has_changed_only_pages_that_are_there_are_read() {
+        let run = |start, end| Run { start: Address(start), end: Address(end), swapped: false, forced: false };
+        let runs = [run(0x1000, 0x4000), run(0x6000, 0x7000)];
+        let found = runs_within(&runs, vec![0x3800..0x6800, 0x1010..0x1020, 0x1800..0x2000]);
+        assert_eq!(found, [run(0x1000, 0x2000), run(0x3000, 0x4000), run(0x6000, 0x7000)]);
     }
 }

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::life::Life;
 use super::moment::Tracked;
 use super::search::{Pass, Searched};
 use super::standstill::Found;
@@ -27,6 +28,8 @@ const MOST_ROUNDS: u32 = 4;
 /// Several searches of one process.
 #[derive(Default)]
 pub struct Passes {
+    /// Whose they are.
+    pub life: Option<Life>,
     /// Its pages, while they are tracked.
     pub tracked: Option<Tracked>,
     /// It was copied.
@@ -49,6 +52,15 @@ impl Passes {
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.done == 0 && self.rounds == 0
+    }
+
+    /// Whether they are of this life. Where blocks of it were missed meanwhile, what was found before does not count.
+    pub fn are_of(&mut self, life: &Life) -> bool {
+        let Some(known) = self.life else { return true };
+        if known.since_start && !life.since_start {
+            self.layer = None;
+        }
+        (known.slot, known.first_seen) == (life.slot, life.first_seen)
     }
 
     /// What was found while pages were tracked, to be joined with what has changed since.

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use procfs::ProcError;
 use procfs::process::Process;
-use procfs::{ProcError, WithCurrentSystemInfo};
 
 use super::life::ENDED;
 use crate::config::{CheckMode, CheckPlan};
@@ -41,13 +41,34 @@ pub enum NoPause {
 #[derive(Debug, Clone, Copy)]
 struct Estimate {
     resident_bytes: u64,
+    swapped_bytes: u64,
     threads: u64,
+    /// The first thread has ended. What is read of the process by its id is empty then.
+    is_headless: bool,
 }
 
 impl Estimate {
     fn of(pid: Pid) -> Result<Self, ProcError> {
-        let stat = Process::new(pid.0.cast_signed())?.stat()?;
-        Ok(Self { resident_bytes: stat.rss_bytes().get(), threads: stat.num_threads.unsigned_abs() })
+        let process = Process::new(pid.0.cast_signed())?;
+        let stat = process.stat()?;
+        let is_ended = |state| matches!(state, 'Z' | 'X' | 'x');
+        let is_headless = is_ended(stat.state);
+        let mut status = process.status()?;
+        if is_headless {
+            for task in process.tasks()?.flatten() {
+                if task.stat().is_ok_and(|stat| !is_ended(stat.state)) {
+                    status = task.status()?;
+                    break;
+                }
+            }
+        }
+        let bytes = |kib: Option<u64>| kib.unwrap_or(0).saturating_mul(1024);
+        Ok(Self {
+            resident_bytes: bytes(status.vmrss).saturating_add(bytes(status.hugetlbpages)),
+            swapped_bytes: bytes(status.vmswap),
+            threads: status.threads,
+            is_headless,
+        })
     }
 
     /// A thread is stopped in 23 us, its stack copied in less, and as much again is allowed.
@@ -60,17 +81,26 @@ impl Estimate {
         Duration::from_millis(6) + self.live() + Duration::from_nanos(self.resident_bytes / 50)
     }
 
+    /// Asking for the marks of all pages takes longest.
+    fn tracked(self) -> Duration {
+        Duration::from_millis(2) + self.live() + Duration::from_nanos(self.resident_bytes / 60)
+    }
+
     fn pause(self, mode: CheckMode) -> Duration {
         match mode {
+            CheckMode::Snapshot | CheckMode::Live if self.is_headless => Duration::MAX,
             CheckMode::Exact => self.exact(),
             CheckMode::Snapshot => self.snapshot(),
             CheckMode::Live => self.live(),
         }
     }
 
-    /// On two cores 1 GB in a million blocks with four pointers each is searched in 0.55 s; fewer pointers take less.
+    /// On two cores 1 GB in a million blocks with four pointers each is searched in 0.55 s; fewer pointers take less. What is swapped
+    /// out is read at the speed of a disk.
     fn exact(self) -> Duration {
-        Duration::from_millis(2) + self.live() + Duration::from_nanos(self.resident_bytes * 3 / 5)
+        let searching = Duration::from_nanos(self.resident_bytes.saturating_mul(3) / 5);
+        let reading = Duration::from_nanos(self.swapped_bytes.saturating_mul(5));
+        Duration::from_millis(2) + self.live() + searching + reading
     }
 }
 
@@ -79,8 +109,8 @@ impl Estimate {
 pub struct Ways {
     /// At least one.
     pub modes: Vec<CheckMode>,
-    /// How much of the pause is left, beside what every way takes.
-    pub room: Duration,
+    /// How much of the pause is left for what has changed while pages were tracked; `None` if to track them takes longer.
+    pub room: Option<Duration>,
 }
 
 impl Ways {
@@ -105,10 +135,10 @@ impl Ways {
         let modes: Vec<_> = permitted.iter().copied().filter(|mode| estimate.pause(*mode) <= max_pause).collect();
         if modes.is_empty() {
             let expected = permitted.iter().map(|mode| estimate.pause(*mode)).min().unwrap_or_default();
-            let live_is_shorter = plan.mode.is_some() && estimate.live() <= max_pause;
+            let live_is_shorter = plan.mode.is_some() && estimate.pause(CheckMode::Live) <= max_pause;
             return Err(TooLong { expected, max_pause, live_is_shorter });
         }
-        Ok(Self { modes, room: max_pause.saturating_sub(estimate.live()) })
+        Ok(Self { modes, room: max_pause.checked_sub(estimate.tracked()) })
     }
 }
 
@@ -130,6 +160,8 @@ mod tests {
         heuristics: Heuristics::ALL,
     };
 
+    const SMALL: Estimate = Estimate { resident_bytes: 0, swapped_bytes: 0, threads: 1, is_headless: false };
+
     fn modes(estimate: Estimate, plan: &CheckPlan) -> Vec<CheckMode> {
         Ways::by(estimate, plan).unwrap().modes
     }
@@ -137,7 +169,7 @@ mod tests {
     #[test]
     fn all_ways_that_keep_to_the_pause_may_be_taken() {
         use CheckMode::{Exact, Live, Snapshot};
-        let of = |resident_bytes| Estimate { resident_bytes, threads: 8 };
+        let of = |resident_bytes| Estimate { resident_bytes, threads: 8, ..SMALL };
         assert_eq!(modes(of(10 << 20), &PLAN), [Exact, Snapshot, Live]);
         assert_eq!(modes(of(1 << 30), &PLAN), [Snapshot, Live]);
         assert_eq!(modes(of(10 << 30), &PLAN), [Live]);
@@ -149,12 +181,18 @@ mod tests {
 
     #[test]
     fn no_way_is_taken_that_would_take_too_long() {
-        let large = Estimate { resident_bytes: 1 << 30, threads: 8 };
+        let large = Estimate { resident_bytes: 1 << 30, threads: 8, ..SMALL };
         let exact = CheckPlan { mode: Some(CheckMode::Exact), ..PLAN };
         let words = Ways::by(large, &exact).unwrap_err().to_string();
         assert!(words.contains("about 649 ms, longer than --max-pause 50 ms"), "{words}");
         assert!(words.ends_with("raise that, or give --leak-check-mode live"), "{words}");
-        let many = Estimate { resident_bytes: 0, threads: 10_000 };
+        let many = Estimate { threads: 10_000, ..SMALL };
         assert!(Ways::by(many, &PLAN).unwrap_err().to_string().ends_with("raise that"), "live would not help");
+        let swapped = Estimate { swapped_bytes: 1 << 30, ..SMALL };
+        assert!(!modes(swapped, &PLAN).contains(&CheckMode::Exact));
+        let headless = Estimate { is_headless: true, ..SMALL };
+        assert_eq!(modes(headless, &PLAN), [CheckMode::Exact]);
+        let live = CheckPlan { mode: Some(CheckMode::Live), ..PLAN };
+        assert!(Ways::by(headless, &live).is_err());
     }
 }

@@ -127,6 +127,7 @@ impl Trace {
             ends_before: 0,
             reclaim_at: None,
             reclaimed: Reclaimed::nothing(),
+            has_halted: false,
             second_look: SecondLook::default(),
             untraced: UntracedProcesses::default(),
             ended_threads: Vec::new(),

@@ -195,7 +195,10 @@ impl Standstill<'_> {
         };
         let mut scan = scan(&index, &regions, &given.words, &memory, &rules);
         steps.done("searching");
-        if scan.unread > 0 && memory::regions(self.memory).is_ok_and(|regions| regions.is_empty()) {
+        // What was copied before is read from there.
+        let is_copied = self.then.is_some() && self.memory == self.pid;
+        let is_gone = || memory::regions(self.memory).map_or(true, |regions| regions.is_empty());
+        if survey.regions.is_empty() || scan.unread > 0 && !is_copied && is_gone() {
             return Err(Obstacle::Gone);
         }
         let mut rescanned = None;

@@ -182,7 +182,7 @@ fn dead(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Dead> {
     let word = |offset: u64| tail.get(at + (offset / WORD) as usize).copied();
     let stack = match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
         // Behind it something else may follow, which the kernel has joined with the stack.
-        (JOINED, _) => mapping.start..(address(at) + DESCRIPTOR).next_multiple_of(PAGE).min(mapping.end),
+        (JOINED, EXITING) => mapping.start..(address(at) + DESCRIPTOR).next_multiple_of(PAGE).min(mapping.end),
         (0, EXITING) => mapping.start..address(at),
         _ => return None,
     };
@@ -291,6 +291,7 @@ mod tests {
         assert_eq!(dead(0, 0x10), Some(mapping.start..block), "its result is not");
         let mut words = vec![0; 0x400 / 8];
         (words[0], words[1], words[2], words[(TID / 8) as usize]) = (block, 0x7010, block, JOINED);
+        words[(CANCELHANDLING / 8) as usize] = EXITING;
         assert_eq!(kept_table(&mapping, &Words(vec![(block, words)])), Some(0x7000));
         assert_eq!(dead(4711, 0), None);
         assert_eq!(dead(0, 2), None, "killed with its process");

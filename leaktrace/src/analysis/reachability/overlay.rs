@@ -17,7 +17,7 @@ impl Overlay {
 
     /// Replaces what was copied of the memory from `address` on, a multiple of 8 bytes.
     pub fn lay_over(&self, address: u64, words: &mut [u64]) {
-        let to = address + bytes(words);
+        let to = address.saturating_add(bytes(words));
         let first = self.0.partition_point(|copy| end(copy) <= address);
         for (start, copied) in self.0[first..].iter().take_while(|copy| copy.0 < to) {
             let (from, to) = (address.max(*start), to.min(start + bytes(copied)));

@@ -267,8 +267,14 @@ impl Judge<'_> {
             stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
             return stacks;
         }
+        // What lies below a stack that the program placed itself may be another one, of which no thread says anything.
+        let own = self.circumstances.threads.iter().filter(|thread| {
+            whole.contains(&thread.live_from) && (thread.live_from..whole.end).contains(&thread.control_block)
+        });
+        let lowest_own = own.map(|thread| thread.live_from.next_multiple_of(WORD)).min();
         let lowest = stacks.iter().map(|stack| stack.range.start).min();
-        if let Some(lowest) = lowest.filter(|_| self.is_guarded || self.mapping.kind == RegionKind::Stack) {
+        let is_stack = self.mapping.kind == RegionKind::Stack || self.is_guarded && lowest == lowest_own;
+        if let Some(lowest) = lowest.filter(|_| is_stack) {
             stacks.push(Part { range: whole.start..lowest, outside: Standing::Ignored, holds_chunks: false });
         }
         stacks

@@ -26,6 +26,18 @@ const ENTRIES: usize = 8192;
 /// Pages with marks were seen: the kernel has them.
 static WERE_SEEN: AtomicBool = AtomicBool::new(false);
 
+/// Whether a process has huge pages of hugetlbfs. The kernel does not mark these (`clear_refs_walk_ops` of
+/// `fs/proc/task_mmu.c`). Takes some milliseconds for each GB.
+///
+/// # Errors
+/// The list of mappings cannot be read.
+pub fn has_huge_pages(pid: Pid) -> Result<bool, MemoryError> {
+    let smaps = fs::read(format!("/proc/{pid}/smaps")).map_err(|error| MemoryError::of(pid, "smaps", error))?;
+    let smaps = String::from_utf8_lossy(&smaps);
+    let mut flags = smaps.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+    Ok(flags.any(|flags| flags.split(' ').any(|flag| flag == "ht")))
+}
+
 /// The marks of one process.
 #[derive(Debug)]
 pub struct Marks {
