@@ -19,6 +19,7 @@ pub mod outcome;
 mod packages;
 pub mod probes;
 pub mod process;
+mod ranges;
 pub mod report;
 mod run;
 mod show;

@@ -144,7 +144,7 @@ impl Trace {
             (Happened::Searched(searched), Waits::Search { life, .. }) => match *searched {
                 Err(why_not) => findings.add_none(pid, &why_not),
                 Ok(searched) => match passes.add(searched) {
-                    Some(pass) => findings.judged.push(self.judge_by(&life, pass)),
+                    Some(pass) => findings.add(pid, self.judge_by(&life, pass)),
                     None => self.stop_next(checking, pid, passes, launched),
                 },
             },
@@ -172,7 +172,7 @@ impl Trace {
         let halts = checking.is_last && checking.pids.is_empty();
         let looked = self.stop_and_look(prepared, &mut passes, held, halts).and_then(|looked| match looked {
             Looked::Judged(judged) => {
-                checking.findings.judged.push(*judged);
+                checking.findings.add(pid, *judged);
                 Ok(())
             }
             Looked::ToSearch(life, moment, blocks) => {

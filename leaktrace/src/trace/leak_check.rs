@@ -32,7 +32,7 @@ use crate::process::stop::{Limits, Stopped};
 /// How long threads may take to stop, at least: more than on a busy machine.
 const SHORTEST_STOP: Duration = Duration::from_millis(100);
 /// How often a process is stopped for a copy, at most, and how long it runs in between.
-const COPIED_WITHIN: u32 = 5;
+const COPY_ATTEMPTS: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(3);
 
 /// What was found of the blocks of one life.
@@ -91,6 +91,17 @@ impl Drop for GoesOn {
 }
 
 impl Findings {
+    /// Adds what was found of a process, and what that lacks.
+    pub fn add(&mut self, pid: Pid, judged: Judged) {
+        if !judged.holding.missing.is_empty() {
+            let missing = judged.holding.missing.join(" and ");
+            self.warnings.push(format!(
+                "blocks of process {pid} that only {missing} point to are called lost: the kernel did not tell these"
+            ));
+        }
+        self.judged.push(judged);
+    }
+
     /// Adds that there is no verdict on a process, for a reason.
     pub fn add_none(&mut self, pid: Pid, why_not: &dyn Display) {
         self.warnings.push(no_verdict(pid, why_not));
@@ -101,7 +112,7 @@ impl Findings {
 struct Copying {
     plan: snapshot::Plan,
     /// There is no other way.
-    is_all: bool,
+    is_only_way: bool,
 }
 
 /// The way that was chosen to read a process' memory.
@@ -124,10 +135,10 @@ fn choose(pid: Pid, Ways { modes, room }: Ways, passes: &mut Passes) -> Result<C
         }
     }
     if modes.contains(&CheckMode::Snapshot) {
-        let is_all = modes.len() == 1;
+        let is_only_way = modes.len() == 1;
         match plan_copy(pid) {
-            Ok(plan) => return Ok(Chosen::Snapshot(Copying { plan, is_all })),
-            Err(refused) if is_all => return Err(refused.into()),
+            Ok(plan) => return Ok(Chosen::Snapshot(Copying { plan, is_only_way })),
+            Err(refused) if is_only_way => return Err(refused.into()),
             Err(refused) => log::debug!("process {pid} is searched while it runs: {refused}"),
         }
     }
@@ -148,7 +159,7 @@ impl Trace {
                 self.judge(&life, blocks, &threads, || Duration::ZERO)
             });
             match judged {
-                Ok(judged) => findings.judged.push(judged),
+                Ok(judged) => findings.add(pid, judged),
                 Err(why_not) => findings.add_none(pid, &why_not),
             }
         }
@@ -221,7 +232,7 @@ impl Trace {
             }
             How::Snapshot(copying, inventory, ready) => {
                 let mut copied = ready.copy(&stopped, &copying.plan);
-                for _ in 1..COPIED_WITHIN {
+                for _ in 1..COPY_ATTEMPTS {
                     let is_alone = held.0.is_some() && stopped.threads().len() == 1;
                     if is_alone || !matches!(copied, Err(NoCopy::Refused(Refused::Busy(_) | Refused::Disturbed(_)))) {
                         break;
@@ -233,7 +244,7 @@ impl Trace {
                     copied = ready.copy(&stopped, &copying.plan);
                 }
                 let copied = match copied {
-                    Err(refused) if copying.is_all => return Err(refused.into()),
+                    Err(refused) if copying.is_only_way => return Err(refused.into()),
                     Err(refused) => {
                         log::debug!("process {pid} is searched while it runs: {refused}");
                         None
@@ -319,7 +330,7 @@ impl Trace {
     /// What searches of a process that ran have found.
     pub(super) fn judge_by(&mut self, life: &Life, pass: Pass) -> Judged {
         let Pass { check, blocks, mut holding } = pass;
-        self.second_look.at_check((life.slot, life.first_seen), &blocks, &mut holding.judgement.kinds);
+        self.second_look.at_check((life.slot, life.first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
         Judged { slot: life.slot, check, blocks, holding }
     }
 
@@ -383,7 +394,7 @@ impl Trace {
         };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
         let (check, mut holding) = still.check(&blocks, read)?;
-        self.second_look.at_check((slot, first_seen), &blocks, &mut holding.judgement.kinds);
+        self.second_look.at_check((slot, first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
         Ok(Judged { slot, check, blocks, holding })
     }
 

@@ -19,6 +19,7 @@ use crate::process::memory::{
 use crate::process::registers::StoppedThread;
 use crate::process::snapshot::{Fork, Plan, Refused, kept_from_children};
 use crate::process::stop::Stopped;
+use crate::ranges::{joined, less, parts_within};
 
 /// How much of shared memory is read while a process is stopped, bytes.
 const MOST_SHARED: u64 = 64 << 20;
@@ -134,55 +135,18 @@ fn large(blocks: &[TabledBlock]) -> Vec<TabledBlock> {
 
 /// What is mapped, neighbours as one.
 fn mapped(survey: &Survey) -> Vec<Range<u64>> {
-    joined(survey.regions.iter().map(|region| region.start.0..region.end.0).collect())
-}
-
-/// Ranges in ascending order, those that overlap or follow each other as one.
-fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    ranges.dedup_by(|next, before| {
-        let is_one = next.start <= before.end;
-        before.end = if is_one { before.end.max(next.end) } else { before.end };
-        is_one
-    });
-    ranges
-}
-
-/// What of ranges lies in none of others; both are in ascending order and do not overlap.
-fn less(ranges: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut left = Vec::new();
-    for Range { start, end } in ranges {
-        let mut at = *start;
-        let first = others.partition_point(|other| other.end <= *start);
-        for other in others[first..].iter().take_while(|other| other.start < *end) {
-            if at < other.start {
-                left.push(at..other.start);
-            }
-            at = at.max(other.end);
-        }
-        if at < *end {
-            left.push(at..*end);
-        }
-    }
-    left
+    joined(survey.regions.iter().map(|region| region.start.0..region.end.0))
 }
 
 /// Whole pages of runs, which are in ascending order, that lie in ranges.
 fn runs_within(runs: &[Run], ranges: Vec<Range<u64>>) -> Vec<Run> {
     let pages = |range: Range<u64>| range.start / PAGE * PAGE..range.end.div_ceil(PAGE).saturating_mul(PAGE);
-    let ranges = joined(ranges.into_iter().map(pages).collect());
-    let mut within = Vec::new();
-    let mut first = 0;
-    for run in runs {
-        while ranges.get(first).is_some_and(|range| range.end <= run.start.0) {
-            first += 1;
-        }
-        for range in ranges[first..].iter().take_while(|range| range.start < run.end.0) {
-            let (start, end) = (run.start.0.max(range.start), run.end.0.min(range.end));
-            within.push(Run { start: Address(start), end: Address(end), ..*run });
-        }
-    }
+    let ranges = joined(ranges.into_iter().map(pages));
+    let within = parts_within(runs, |run| run.start.0..run.end.0, &ranges);
     within
+        .into_iter()
+        .map(|(run, range)| Run { start: Address(range.start), end: Address(range.end), ..*run })
+        .collect()
 }
 
 /// A copy of a process, and of the memory that it shares with others.
@@ -287,11 +251,8 @@ impl Ready {
                 let mut copies = copy(&changes.runs, &self.reader);
                 self.copy_control_blocks(&threads, &mut copies);
                 let pid = stopped.pid();
-                let kept_tables = kept_tables_of(pid, &changes.survey).unwrap_or_default();
-                (
-                    copies,
-                    Some(Then { kernel: KernelRoots::of(pid), kept_tables: Some(kept_tables), shared: Vec::new() }),
-                )
+                let kept_tables = kept_tables_of(pid, &changes.survey).ok();
+                (copies, Some(Then { kernel: KernelRoots::of(pid), kept_tables, shared: Vec::new() }))
             }
             _ => (self.copy_stacks(&threads), None),
         };
@@ -373,14 +334,6 @@ impl Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_not_mapped_before_is_new() {
-        let before = [0x1000..0x3000, 0x5000..0x6000];
-        let now = [0x2000..0x4000, 0x4800..0x7000, 0x9000..0xa000];
-        assert_eq!(less(&now, &before), [0x3000..0x4000, 0x4800..0x5000, 0x6000..0x7000, 0x9000..0xa000]);
-        assert!(less(&before, &before).is_empty());
-    }
 
     #[test]
     fn of_what_has_changed_only_pages_that_are_there_are_read() {

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, TabledBlock};
-use crate::model::{Reachability, Tally};
+use crate::model::{LeakCheckMode, Reachability, Tally};
 
 /// How many blocks of a life are looked at again, at most.
 const MOST: usize = 1 << 16;
@@ -42,13 +42,18 @@ pub struct SecondLook(HashMap<Life, Watched>);
 
 impl SecondLook {
     /// Compares what a check found of a life's blocks, given by address, with what earlier ones said, and corrects it.
-    pub fn at_check(&mut self, life: Life, blocks: &[TabledBlock], kinds: &mut [Reachability]) {
+    /// What it finds undecided, or reachable while the process ran, when stale pointers count, says nothing against them.
+    pub fn at_check(&mut self, life: Life, mode: LeakCheckMode, blocks: &[TabledBlock], kinds: &mut [Reachability]) {
         let watched = self.0.entry(life).or_default();
         for block in std::mem::take(&mut watched.lost) {
             let place = blocks.binary_search_by_key(&block.address, |block| block.address).ok();
             let kind = place.filter(|place| blocks[*place] == block).map(|place| kinds[place]);
-            if !kind.is_some_and(Reachability::is_lost) {
-                watched.take_back(&block);
+            match kind {
+                // Watched again below.
+                Some(kind) if kind.is_lost() => {}
+                Some(Reachability::Undecided) => watched.lost.push(block),
+                Some(_) if mode == LeakCheckMode::Live => watched.lost.push(block),
+                Some(_) | None => watched.take_back(&block),
             }
         }
         for (block, kind) in blocks.iter().zip(kinds) {
@@ -106,7 +111,7 @@ mod tests {
     ) -> (Vec<Reachability>, Option<u64>) {
         let blocks = found.map(|(block, _)| block);
         let mut kinds = found.map(|(_, kind)| kind).to_vec();
-        look.at_check(LIFE, &blocks, &mut kinds);
+        look.at_check(LIFE, LeakCheckMode::Exact, &blocks, &mut kinds);
         (kinds, look.taken_back().next().map(|(_, tally)| tally.count))
     }
 
@@ -132,10 +137,24 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_cannot_tell_takes_nothing_back() {
+        let mut look = SecondLook::default();
+        check(&mut look, [(block(0x10, 1, 5), DefinitelyLost)]);
+        let found = [(block(0x10, 1, 5), Reachability::Undecided)];
+        assert_eq!(check(&mut look, found), (vec![Reachability::Undecided], None));
+        look.at_check(LIFE, LeakCheckMode::Live, &[block(0x10, 1, 5)], &mut [StillReachable]);
+        assert_eq!(look.taken_back().count(), 0);
+        let found = [(block(0x10, 1, 5), DefinitelyLost)];
+        assert_eq!(check(&mut look, found), (vec![DefinitelyLost], None), "watched all the time");
+        let freed: [(TabledBlock, Reachability); 0] = [];
+        assert_eq!(check(&mut look, freed).1, Some(1));
+    }
+
+    #[test]
     fn another_life_in_the_slot_is_none_of_its_business() {
         let mut look = SecondLook::default();
         check(&mut look, [(block(0x10, 1, 5), DefinitelyLost)]);
-        look.at_check((3, 78), &[], &mut []);
+        look.at_check((3, 78), LeakCheckMode::Exact, &[], &mut []);
         assert_eq!(look.taken_back().count(), 0);
         look.retain(|life| life != LIFE);
         check(&mut look, []);

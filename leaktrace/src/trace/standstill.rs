@@ -21,6 +21,7 @@ use crate::process::kernel_roots::KernelRoots;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::{self, MemoryError, Reader, Region, Run, Survey};
 use crate::process::registers::{Registers, StoppedThread};
+use crate::ranges::parts_within;
 
 /// Where glibc keeps what it mangles pointers with, in bytes from a thread's control block (`pointer_guard` of `tcbhead_t` in
 /// `sysdeps/x86_64/nptl/tls.h`).
@@ -118,6 +119,8 @@ pub struct Found {
     pause: Duration,
     /// Bytes that were read once more, since they had changed.
     rescanned: Option<u64>,
+    /// What of the kernel could not be asked.
+    missing: Vec<&'static str>,
 }
 
 impl Standstill<'_> {
@@ -167,12 +170,15 @@ impl Standstill<'_> {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
         }
         if let Some(changed) = &changed {
-            regions = within(&regions, changed);
+            let parts = parts_within(&regions, |region| region.range.clone(), changed);
+            regions = parts.into_iter().map(|(region, range)| scanned::Region { range, ..*region }).collect();
         }
         let mut given = Given::default();
-        match self.then {
-            Some(then) => given.kernel(&then.kernel),
-            None => given.kernel(&KernelRoots::of(self.memory)),
+        let own = self.then.is_none().then(|| KernelRoots::of(self.memory));
+        let kernel = own.as_ref().or(self.then.map(|then| &then.kernel));
+        let missing = kernel.map(|kernel| kernel.missing.clone()).unwrap_or_default();
+        if let Some(kernel) = kernel {
+            given.kernel(kernel);
         }
         for (number, live) in live.iter().enumerate() {
             given.registers(number, &live.words, live.are_kept);
@@ -207,6 +213,8 @@ impl Standstill<'_> {
             scan.add_earlier(&index, earlier.scan, &earlier.index, changed.as_deref().unwrap_or_default());
             steps.done("joining");
         }
+        // Nor is what the kernel does not tell the pages of.
+        scan.unread += survey.unknown_bytes;
         let tables = vtables::Tables::find(&scan, &survey.code, &memory);
         let stacks = copy_stacks(self.threads.iter().zip(threads.iter().copied()), &survey, &memory);
         steps.done("reading vtables and stacks");
@@ -214,7 +222,7 @@ impl Standstill<'_> {
         log::debug!("process {}: {steps}", self.pid);
         let Survey { regions: mappings, code, .. } = survey;
         let heuristics = self.heuristics;
-        Ok(Found { index, scan, tables, code, given, mappings, threads: stacks, heuristics, pause, rescanned })
+        Ok(Found { index, scan, tables, code, given, mappings, threads: stacks, heuristics, pause, rescanned, missing })
     }
 }
 
@@ -239,24 +247,9 @@ impl Found {
             rescanned_bytes: self.rescanned,
         };
         let holding = Holding::new(self.index, self.scan, judgement, self.tables);
-        (check, Holding { given: self.given, mappings: self.mappings, threads: self.threads, ..holding })
+        let Self { given, mappings, threads, missing, .. } = self;
+        (check, Holding { given, mappings, threads, missing, ..holding })
     }
-}
-
-/// What of these regions lies in ranges; both are in ascending order.
-fn within(regions: &[scanned::Region], ranges: &[Range<u64>]) -> Vec<scanned::Region> {
-    let mut parts = Vec::new();
-    let mut first = 0;
-    for region in regions {
-        while ranges.get(first).is_some_and(|range| range.end <= region.range.start) {
-            first += 1;
-        }
-        for range in ranges[first..].iter().take_while(|range| range.start < region.range.end) {
-            let range = range.start.max(region.range.start)..range.end.min(region.range.end);
-            parts.push(scanned::Region { range, ..*region });
-        }
-    }
-    parts
 }
 
 /// How long the steps of a stop took; told afterwards, since a process waits.

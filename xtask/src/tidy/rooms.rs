@@ -56,9 +56,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("report", &[]),
     ("model", &[]),
     ("clean", &[]),
+    ("ranges", &[]),
 ];
 /// The rooms that every room may name.
-const GROUND: [&str; 2] = ["model", "clean"];
+const GROUND: [&str; 3] = ["model", "clean", "ranges"];
 /// Where the rooms are.
 const HOUSE: &str = "leaktrace/src/";
 

@@ -39,6 +39,8 @@ pub struct Holding {
     pub mappings: Vec<Region>,
     /// Its threads.
     pub threads: Vec<StackCopy>,
+    /// What of the kernel could not be asked, in which there may be pointers.
+    pub missing: Vec<&'static str>,
     /// For each block the place of its site among a capture's, [`NONE`] where that is not known.
     pub sites: Vec<u32>,
     /// The index of the process in the capture.
@@ -58,6 +60,7 @@ impl Holding {
             given: Given::default(),
             mappings: Vec::new(),
             threads: Vec::new(),
+            missing: Vec::new(),
             sites: Vec::new(),
             process: NONE as usize,
         }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::found;
 use crate::harness::tracer::path_str;
-use crate::harness::{Snapshot, Tracer, Victim, build, locks};
+use crate::harness::{Finished, Snapshot, Tracer, Victim, build, locks};
 
 /// Programs of `tests/victims/reachability` that these tests run, all built with one level of optimisation.
 pub const SOURCES: [&str; 8] =
@@ -60,20 +60,25 @@ fn what_is_lost_is_found_in_a_process_that_runs() {
     assert!(finished.stdout.contains(&words) && finished.stdout.contains("while it ran"), "{}", finished.stdout);
 }
 
-/// 16 pointers that move about by the million each second: a search that reads one place after the other misses some.
-#[test]
-fn a_pointer_that_hops_about_makes_no_block_lost() {
+/// Judges a program of 40 MB several times, 16 pointers of which move about, beside 16 blocks that are lost.
+fn judged_while_pointers_hop(mode: &str) -> (Victim, Finished) {
     let program = build::reachability_victim("hopping.c", 1);
     let mut victim = Victim::spawn("hopping.c", Command::new(program).args(["wait", "40", "16", "16"]));
     victim.wait_until_ready();
-    let options = ["--leak-check=summary", "--leak-check-mode=live", "-i", "200ms", "--max-pause=1h"];
+    let options = ["--leak-check=summary", "--leak-check-mode", mode, "-i", "300ms", "--max-pause=1h"];
     let tracer = Tracer::attach(&victim, &options);
     victim.go();
     victim.collect_until_done();
     for _ in 0..3 {
         tracer.wait_for_output("a verdict", |line| line.contains("leak check:"));
     }
-    let finished = tracer.stop();
+    (victim, tracer.stop())
+}
+
+/// 16 pointers that move about by the million each second: a search that reads one place after the other misses some.
+#[test]
+fn a_pointer_that_hops_about_makes_no_block_lost() {
+    let (victim, finished) = judged_while_pointers_hop("live");
     let snapshot = finished.exact();
     check_manner(&snapshot, victim.pid());
     let kinds = found(&snapshot, victim.pid());
@@ -162,17 +167,7 @@ fn a_process_too_large_for_the_pause_is_searched_while_it_runs() {
 
 #[test]
 fn a_copy_says_what_is_lost_for_certain() {
-    let program = build::reachability_victim("hopping.c", 1);
-    let mut victim = Victim::spawn("hopping.c", Command::new(program).args(["wait", "40", "16", "16"]));
-    victim.wait_until_ready();
-    let options = ["--leak-check=summary", "--leak-check-mode=snapshot", "-i", "300ms", "--max-pause=1h"];
-    let tracer = Tracer::attach(&victim, &options);
-    victim.go();
-    victim.collect_until_done();
-    for _ in 0..3 {
-        tracer.wait_for_output("a verdict", |line| line.contains("leak check:"));
-    }
-    let finished = tracer.stop();
+    let (victim, finished) = judged_while_pointers_hop("snapshot");
     let snapshot = finished.exact();
     let check = snapshot.process(victim.pid()).leak_check.as_ref().unwrap_or_else(|| panic!("{}", finished.stdout));
     assert!(check.mode == "snapshot" && check.passes == 1 && check.pause_ms > 0.0, "{check:?}");

@@ -17,6 +17,7 @@ use std::ops::Range;
 use super::blocks::Blocks;
 use super::memory::Memory;
 use crate::process::memory::{RegionKind, Survey};
+use crate::ranges::{joined, less};
 
 const WORD: u64 = 8;
 const PAGE: u64 = 4096;
@@ -253,46 +254,11 @@ fn apart(owned: &[Owned]) -> Vec<Owned> {
     let mut apart: Vec<Owned> = Vec::new();
     for holds in [Holds::Unrecorded, Holds::Nothing, Holds::Blocks] {
         let ranges = joined(owned.iter().filter(|owned| owned.holds == holds).map(|owned| owned.range.clone()));
-        let left = without(&ranges, &apart);
-        apart.extend(left.into_iter().map(|range| Owned { range, holds }));
+        let taken: Vec<_> = apart.iter().map(|owned| owned.range.clone()).collect();
+        apart.extend(less(&ranges, &taken).into_iter().map(|range| Owned { range, holds }));
         apart.sort_unstable_by_key(|owned| owned.range.start);
     }
     apart
-}
-
-/// What is left of ranges without others; both are by address and do not overlap.
-fn without(ranges: &[Range<u64>], others: &[Owned]) -> Vec<Range<u64>> {
-    let mut left = Vec::with_capacity(ranges.len());
-    let mut next = 0;
-    for Range { start, end } in ranges {
-        let mut at = *start;
-        while let Some(Owned { range: other, .. }) = others.get(next).filter(|other| other.range.start < *end) {
-            if at < other.start {
-                left.push(at..other.start);
-            }
-            at = at.max(other.end);
-            if other.end > *end {
-                break;
-            }
-            next += 1;
-        }
-        if at < *end {
-            left.push(at..*end);
-        }
-    }
-    left
-}
-
-/// Ranges by address, with those that overlap or follow each other as one.
-fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
-    let mut ranges: Vec<Range<u64>> = ranges.collect();
-    ranges.sort_unstable_by_key(|range| range.start);
-    ranges.dedup_by(|next, before| {
-        let is_one = next.start <= before.end;
-        before.end = if is_one { before.end.max(next.end) } else { before.end };
-        is_one
-    });
-    ranges
 }
 
 #[cfg(test)]
