@@ -212,7 +212,7 @@ impl Trace {
             Some(thread) => Stopped::stop_beside(thread.clone(), pid, limits),
             None => Stopped::stop(pid, limits),
         };
-        let mut stopped = stop(&held)?;
+        let (mut stopped, mut attempts) = (stop(&held)?, 0);
         let inventory = match how {
             How::Exact(inventory) => inventory,
             How::Live(inventory, ready) => {
@@ -231,18 +231,19 @@ impl Trace {
                 return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
             }
             How::Snapshot(copying, inventory, ready) => {
-                let mut copied = ready.copy(&stopped, &copying.plan);
-                for _ in 1..COPY_ATTEMPTS {
+                let copied = loop {
+                    let copied = ready.copy(&stopped, &copying.plan);
+                    attempts += 1;
                     let is_alone = held.0.is_some() && stopped.threads().len() == 1;
-                    if is_alone || !matches!(copied, Err(NoCopy::Refused(Refused::Busy(_) | Refused::Disturbed(_)))) {
-                        break;
+                    let may_differ = matches!(copied, Err(NoCopy::Refused(Refused::Busy(_) | Refused::Disturbed(_))));
+                    if is_alone || !may_differ || attempts == COPY_ATTEMPTS {
+                        break copied;
                     }
                     // Whoever computes waits for something now and then.
                     let _ = stopped.release();
                     thread::sleep(TRY_AGAIN);
                     stopped = stop(&held)?;
-                    copied = ready.copy(&stopped, &copying.plan);
-                }
+                };
                 let copied = match copied {
                     Err(refused) if copying.is_only_way => return Err(refused.into()),
                     Err(refused) => {

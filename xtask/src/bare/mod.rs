@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-/// Runs the README's two commands, or COMMAND, on a machine that is bare but for Rust and a C compiler
+/// Runs the README's two commands on a machine that is bare but for Rust and a C compiler, or COMMAND on one with Rust alone
 #[derive(clap::Args)]
 pub struct Args {
     /// Afterwards also what CI runs beyond the README's commands
