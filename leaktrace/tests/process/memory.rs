@@ -116,6 +116,8 @@ fn every_word_that_a_process_has_is_read_and_no_page_is_made() {
 #[test]
 fn what_is_resident_is_what_the_kernel_says() {
     let (victim, _) = start();
+    // After its last line it still makes a page: the buffer from which it reads.
+    let stopped = Stopped::stop(victim.pid(), PATIENT).unwrap();
     let survey = Survey::of(victim.pid()).unwrap();
     let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", victim.pid())).unwrap();
     let (mut anonymous, mut is_code) = (0, false);
@@ -131,4 +133,5 @@ fn what_is_resident_is_what_the_kernel_says() {
     }
     // Shared memory, three pages of it, is not counted as anonymous.
     assert_eq!(survey.resident_bytes() + survey.swapped_bytes(), anonymous + 3 * page_size());
+    drop(stopped);
 }
