@@ -2,6 +2,10 @@
 
 use crate::{build_ebpf, fuzz, setup, shell, test, vm_test};
 use anyhow::Result;
+use std::time::Duration;
+
+/// For how long each reader is fed with damaged input.
+const FUZZING: Duration = Duration::from_secs(20);
 
 /// Everything of `test`, the readers with damaged input, the committed BPF objects against their sources (the end-to-end tests on
 /// fresh ones, where another toolchain made those that are committed), and other kernels
@@ -16,9 +20,9 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.tested {
         test::run(&test::Args::default())?;
     }
-    // A minute with a new random seed each time. A failure is usually older than the change under test, so it is named in
-    // the last lines and does not fail the run; once its input is among the seeds, it is a test.
-    let broken = fuzz::explore(&fuzz::Args::default())?;
+    // With a new random seed each time. A failure is usually older than the change under test, so it is named in the last
+    // lines and does not fail the run; once its input is among the seeds, it is a test.
+    let broken = fuzz::explore(&fuzz::Args::all(FUZZING))?;
     setup::bpf::ensure()?;
     // The same bytes have been tested already.
     if build_ebpf::check()? == build_ebpf::Checked::NotComparable {

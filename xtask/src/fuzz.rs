@@ -28,9 +28,10 @@ pub struct Args {
     replay: Vec<PathBuf>,
 }
 
-impl Default for Args {
-    fn default() -> Self {
-        Self { targets: Vec::new(), time: Duration::from_mins(1), seed: None, replay: Vec::new() }
+impl Args {
+    /// All readers, for so long each.
+    pub fn all(time: Duration) -> Self {
+        Self { targets: Vec::new(), time, seed: None, replay: Vec::new() }
     }
 }
 

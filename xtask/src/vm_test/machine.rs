@@ -29,6 +29,8 @@ pub struct Machine<'a> {
     /// Added to the kernel's command line.
     pub options: &'a str,
     pub processors: usize,
+    /// How many programs its plan has.
+    pub programs: usize,
     /// How long all of its programs may take.
     pub limit: Duration,
 }
@@ -47,6 +49,8 @@ pub struct Outcome {
     pub failed: Vec<String>,
     /// Cases that failed here and passed in a machine of their own.
     pub passed_alone: Vec<String>,
+    /// How many programs have not begun.
+    pub to_begin: usize,
     /// The programs that ended, each with its exit status.
     pub ended: Vec<(String, i32)>,
     /// Whether it finished its plan.
@@ -74,6 +78,23 @@ impl Outcome {
         }
     }
 
+    /// Whether it came to its end before the last of its programs began, which is the tests.
+    fn died_early(&self) -> bool {
+        !self.done && self.to_begin > 0
+    }
+
+    /// Prints the end of what the kernel has said, for a reader who does not have the file.
+    pub fn print_last_words(&self) {
+        const MOST: usize = 30;
+        let console = fs::read(&self.console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
+        let begin = lines.len().saturating_sub(MOST);
+        for line in &lines[begin..] {
+            println!("      | {}", line.escape_debug());
+        }
+    }
+
     /// The cases that failed, if nothing else went wrong and they are few enough to be run once more.
     pub fn few_failed(&self) -> Option<&[String]> {
         let sound = self.done && self.complaints.is_empty();
@@ -89,14 +110,15 @@ impl Outcome {
 }
 
 impl Machine<'_> {
-    /// Boots it and waits for its end. A machine that dies before its first process runs is booted once more, with a
-    /// message.
+    /// Boots it and waits for its end. A machine that dies before the first of its tests began is booted once more, with a
+    /// message: QEMU's emulation of the processor has crashed kernels there, and nothing of ours had been tested.
     pub fn run(&self) -> Result<Outcome> {
         let outcome = self.run_once()?;
-        if outcome.boot.is_some() {
+        if !outcome.died_early() {
             return Ok(outcome);
         }
-        println!("   {}: the machine did not boot ({}); trying once more", self.label, outcome.console.display());
+        println!("   {}: the machine died before its first test; trying once more", self.label);
+        outcome.print_last_words();
         self.run_once()
     }
 
@@ -105,7 +127,7 @@ impl Machine<'_> {
         let started = Instant::now();
         let mut qemu = Qemu(self.command(&console).spawn().context("running qemu-system-x86_64")?);
         let lines = qemu.lines().context("QEMU's standard output was not given to us")?;
-        let mut outcome = Outcome { console: console.clone(), ..Outcome::default() };
+        let mut outcome = Outcome { console: console.clone(), to_begin: self.programs, ..Outcome::default() };
         let mut end = started + BOOT;
         loop {
             match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -116,7 +138,10 @@ impl Machine<'_> {
                         self.print(started, &format!("Linux {release}, processors: {processors}"));
                         outcome.release = release;
                     }
-                    Some(Answer::Begin { title }) => self.print(started, &format!("-- {title}")),
+                    Some(Answer::Begin { title }) => {
+                        outcome.to_begin = outcome.to_begin.saturating_sub(1);
+                        self.print(started, &format!("-- {title}"));
+                    }
                     Some(Answer::End { title, status }) => outcome.ended.push((title, status)),
                     Some(Answer::Done) => outcome.done = true,
                     None => self.take(started, &line, &mut outcome),

@@ -78,6 +78,9 @@ pub fn run(args: &Args) -> Result<()> {
         let nothing = || (args.shell.is_none() && outcome.passed == 0).then(|| "not one test ran".to_owned());
         if let Some(problem) = outcome.problem().or_else(nothing) {
             println!("      {problem} (the kernel's words: {})", outcome.console.display());
+            if !outcome.done {
+                outcome.print_last_words();
+            }
             broken.push(label.as_str());
         }
     }
@@ -94,6 +97,7 @@ fn boot(kernel: &Kernel, suite: &Suite, parts: &Parts) -> Result<(String, Outcom
     let initramfs = workspace::target_dir().join("vm").join(format!("{}-{}.initramfs", kernel.series.name, suite.name));
     let mut archive: Archive = parts.archive()?;
     let plan = Plan { environment: suite.environment(parts), runs: suite.runs(parts) };
+    let programs = plan.runs.len();
     archive.add(Path::new(PLAN), 0o644, &serde_json::to_vec(&plan)?);
     fs::write(&initramfs, archive.finish()).with_context(|| format!("writing {}", initramfs.display()))?;
     let machine = Machine {
@@ -102,6 +106,7 @@ fn boot(kernel: &Kernel, suite: &Suite, parts: &Parts) -> Result<(String, Outcom
         initramfs: &initramfs,
         options: suite.options,
         processors: suite.processors,
+        programs,
         limit: suite.limit,
     };
     let outcome = machine.run()?;
