@@ -4,7 +4,7 @@
 //! its unit. An entry for 2 KiB has a bit for each 16 bytes in which a block starts, and counting bits gives the position: a
 //! pointer to the start of a block costs one access to memory that is not in a near cache, another pointer two. Where no block
 //! starts in a unit no further table is needed, so memory is proportional to the number of blocks, however far apart they are and
-//! however large: 12 MB for each GiB in which small blocks lie close together, and 16 bytes for each block.
+//! however large: 16 MB for each GiB in which small blocks lie close together, and 16 bytes for each block.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -44,8 +44,9 @@ struct Span {
     size: u64,
 }
 
-/// The blocks that start in 2 KiB of addresses.
+/// The blocks that start in 2 KiB of addresses. In one line of the processor's caches: it is fetched for almost every pointer.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
 struct Leaf {
     /// A bit for each 16 bytes in which a block starts.
     starts: [u64; 2],
@@ -198,7 +199,7 @@ impl Blocks {
     }
 
     /// The blocks that start in a range.
-    pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = u32> + use<> {
+    pub fn within(&self, range: &Range<u64>) -> impl ExactSizeIterator<Item = u32> + use<> {
         let place = |address: u64| self.spans.partition_point(|span| span.start < address) as u32;
         place(range.start)..place(range.end)
     }

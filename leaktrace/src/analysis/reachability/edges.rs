@@ -49,6 +49,11 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// With room for so many edges, of so many blocks.
+    pub(super) fn with_room(edges: usize, blocks: usize) -> Self {
+        Self { edges: Vec::with_capacity(edges), blocks: Vec::with_capacity(edges.min(blocks)) }
+    }
+
     /// Adds an edge of a block; the edges of one block follow each other. Of equal neighbours one is kept.
     #[inline]
     pub(super) fn push(&mut self, from: u32, to: u32, part: Part) {

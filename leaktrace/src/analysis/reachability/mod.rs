@@ -23,6 +23,7 @@ mod parts;
 mod pointers;
 mod roots;
 mod scanning;
+mod sieve;
 mod standing;
 pub mod vtables;
 

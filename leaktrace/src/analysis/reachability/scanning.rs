@@ -14,12 +14,12 @@ use super::edges::{Edges, Part, Piece as EdgesOfPiece};
 use super::glibc;
 use super::heuristics::Heuristics;
 use super::memory::{Memory, Region, Standing};
-use super::pointers::{Picked, Reader, Target};
+use super::pointers::{Picked, Reader, Target, Words};
 use super::roots::{Place, Root, Roots, room_for};
 use crate::process::memory::Buffer;
 
 /// Bytes that one thread reads at once: they fit into a processor's second cache.
-const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 256 << 10;
 /// A page, or a part of one.
 const PAGE: u64 = 4096;
 const WORD: u64 = 8;
@@ -167,7 +167,9 @@ pub fn scan(blocks: &Blocks, regions: &[Region], given: &[u64], memory: &dyn Mem
     let mut outside = scanner.new_roots();
     let mut near = Picked::new();
     let mut add = |_, position, target| scanner.root(target, Place::Given(position), &mut outside);
-    reader.read(&mut near, 0, None, given, &mut add);
+    let mut bits = Vec::new();
+    reader.sift(given, &mut bits);
+    reader.read(&mut near, 0, Words { all: given, bits: &bits }, 0..given.len(), false, &mut add);
     reader.find(&mut near, &mut add);
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);
@@ -223,6 +225,8 @@ fn pieces(regions: &[Region]) -> Vec<Piece> {
 struct Room {
     /// For a piece, the word before, and a page.
     buffer: Buffer,
+    /// Which of these words are worth a look.
+    bits: Vec<u64>,
     /// Of words in blocks.
     inside: Picked,
     /// Of other words.
@@ -232,7 +236,7 @@ struct Room {
 impl Room {
     fn new() -> Self {
         let buffer = Buffer::new((PIECE + 2 * PAGE) as usize);
-        Self { buffer, inside: Picked::new(), outside: Picked::new() }
+        Self { buffer, bits: Vec::new(), inside: Picked::new(), outside: Picked::new() }
     }
 }
 
@@ -248,6 +252,31 @@ struct Contents {
     own_at_end: bool,
 }
 
+/// What was read of a process' memory.
+#[derive(Clone, Copy)]
+struct Copied<'a> {
+    /// Address of the first word.
+    from: u64,
+    /// Where the piece begins, whose words these are, with perhaps the word before it.
+    begin: u64,
+    words: Words<'a>,
+}
+
+impl Copied<'_> {
+    fn places(&self, range: &Range<u64>) -> Range<usize> {
+        let place = |address: u64| ((address - self.from) / WORD) as usize;
+        place(range.start)..place(range.end)
+    }
+
+    fn words(&self, range: &Range<u64>) -> &[u64] {
+        &self.words.all[self.places(range)]
+    }
+
+    fn address(&self, place: usize) -> u64 {
+        self.from + place as u64 * WORD
+    }
+}
+
 struct Scanner<'a> {
     blocks: &'a Blocks,
     memory: &'a dyn Memory,
@@ -261,21 +290,25 @@ struct Scanner<'a> {
 
 impl Scanner<'_> {
     /// Reads a piece.
-    fn piece(&self, piece: &Piece, Room { buffer, inside, outside }: &mut Room) -> Contents {
+    fn piece(&self, piece: &Piece, Room { buffer, bits, inside, outside }: &mut Room) -> Contents {
         let Range { start, end } = piece.range;
         let from = if piece.has_word_before { start - WORD } else { start };
         // Where in a page the copy begins is where the original does: else copying is slow.
         let at = (from % PAGE / WORD) as usize;
-        let words = &mut buffer[at..][..((end - from) / WORD) as usize];
-        let unread = self.memory.read(from, words).min(end - start);
-        let mut contents =
-            Contents { scanned: end - start - unread, unread, roots: self.new_roots(), ..Contents::default() };
-        let (before, words) = match &*words {
-            [before, words @ ..] if piece.has_word_before => (Some(*before), words),
-            words => (None, words),
+        let all = &mut buffer[at..][..((end - from) / WORD) as usize];
+        let unread = self.memory.read(from, all).min(end - start);
+        self.reader.sift(all, bits);
+        let near = bits.iter().map(|bits| bits.count_ones() as usize).sum();
+        let mut contents = Contents {
+            edges: EdgesOfPiece::with_room(near, self.blocks.within(&piece.range).len() + 1),
+            roots: self.new_roots(),
+            scanned: end - start - unread,
+            unread,
+            ..Contents::default()
         };
+        let copied = Copied { from, begin: start, words: Words { all, bits } };
         let room = contents.roots.room;
-        self.stretches(piece, start, before, words, [inside, outside], &mut contents);
+        self.stretches(piece, copied, [inside, outside], &mut contents);
         self.reader.find(inside, &mut |block, _, target| self.edge(block, target, &mut contents.edges));
         let taken = room - contents.roots.room;
         if taken > 0 {
@@ -305,27 +338,23 @@ impl Scanner<'_> {
         }
     }
 
-    /// Words that follow each other in memory, by turns inside and outside of blocks. `before` is the word before the first.
+    /// Words that follow each other in memory, by turns inside and outside of blocks.
     fn stretches(
         &self,
         piece: &Piece,
-        from: u64,
-        before: Option<u64>,
-        words: &[u64],
+        copied: Copied<'_>,
         [inside, outside]: [&mut Picked; 2],
         contents: &mut Contents,
     ) {
-        let end = from + words.len() as u64 * WORD;
-        let position = |address: u64| ((address - from) / WORD) as usize;
+        let Range { start: from, end } = piece.range;
         let (mut at, mut next) = (from, self.blocks.first_behind(from));
         while at < end {
-            let before = before.filter(|_| at == from);
             let is_last = next == self.blocks.len();
             let block = next as u32;
             // Words that a block has in part are outside.
             let start = if is_last { end } else { self.blocks.start(block).next_multiple_of(WORD).clamp(at, end) };
             if at < start {
-                self.outside(piece, at, before, &words[position(at)..position(start)], outside, contents);
+                self.outside(piece, copied, at..start, outside, contents);
                 at = start;
                 continue;
             }
@@ -334,27 +363,33 @@ impl Scanner<'_> {
             let limit = if next < self.blocks.len() { self.blocks.start(next as u32) } else { u64::MAX };
             let stop = (self.blocks.end(block).min(limit) / WORD * WORD).clamp(at, end);
             if at < stop {
-                self.inside(block, at, before, &words[position(at)..position(stop)], inside, contents);
+                self.inside(block, copied, at..stop, inside, contents);
                 at = stop;
             }
         }
     }
 
-    fn inside(
-        &self,
-        block: u32,
-        at: u64,
-        before: Option<u64>,
-        words: &[u64],
-        near: &mut Picked,
-        contents: &mut Contents,
-    ) {
-        if at == self.blocks.start(block) {
+    fn inside(&self, block: u32, copied: Copied<'_>, range: Range<u64>, near: &mut Picked, contents: &mut Contents) {
+        if range.start == self.blocks.start(block) {
+            let words = copied.words(&range);
             self.judge_own(block, words);
             self.vtables(block, words, &mut contents.vtables);
         }
         let edges = &mut contents.edges;
-        self.reader.read(near, block, before, words, &mut |block, _, target| self.edge(block, target, edges));
+        self.read(near, block, copied, &range, &mut |block, _, target| self.edge(block, target, edges));
+    }
+
+    /// Picks what the words in a range may point to. A pointer may begin in the word before the piece.
+    fn read(
+        &self,
+        near: &mut Picked,
+        whose: u32,
+        copied: Copied<'_>,
+        range: &Range<u64>,
+        found: &mut impl FnMut(u32, usize, Target),
+    ) {
+        let is_continued = range.start == copied.begin;
+        self.reader.read(near, whose, copied.words, copied.places(range), is_continued, found);
     }
 
     /// Notes a pointer of a block.
@@ -414,23 +449,22 @@ impl Scanner<'_> {
     fn outside(
         &self,
         piece: &Piece,
-        at: u64,
-        before: Option<u64>,
-        words: &[u64],
+        copied: Copied<'_>,
+        range: Range<u64>,
         near: &mut Picked,
         contents: &mut Contents,
     ) {
         if piece.is_allocators() {
             // Up to what the program may have taken from the break between two parts of the heap.
-            let Some(own) = glibc::own_of_program(at, words) else { return };
+            let Some(own) = glibc::own_of_program(range.start, copied.words(&range)) else { return };
+            contents.own_at_end = range.end == piece.range.end;
             let piece = &Piece { outside: Standing::Vouches, range: piece.range.clone(), ..*piece };
-            let start = at + own as u64 * WORD;
-            contents.own_at_end = at + words.len() as u64 * WORD == piece.range.end;
-            return self.outside(piece, start, None, &words[own..], near, contents);
+            let start = range.start + own as u64 * WORD;
+            return self.outside(piece, copied, start..range.end, near, contents);
         }
         let is_chunk = |target| piece.holds_chunks && self.is_chunk(target);
         let roots = &mut contents.roots;
-        let mut found = |_, position: usize, mut target: Target| match piece.outside {
+        let mut found = |_, place: usize, mut target: Target| match piece.outside {
             _ if is_chunk(target) => {}
             Standing::Ignored => {}
             Standing::Undecided => {
@@ -438,11 +472,11 @@ impl Scanner<'_> {
             }
             Standing::Vouches | Standing::Doubts => {
                 target.doubtful |= piece.outside == Standing::Doubts;
-                self.root(target, Place::Memory(at + position as u64 * WORD), roots);
+                self.root(target, Place::Memory(copied.address(place)), roots);
             }
         };
         if piece.outside != Standing::Ignored {
-            self.reader.read(near, 0, before, words, &mut found);
+            self.read(near, 0, copied, &range, &mut found);
             self.reader.find(near, &mut found);
         }
     }
