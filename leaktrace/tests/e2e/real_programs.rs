@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::harness::tracer::path_str;
 use crate::harness::{DEADLINE, Snapshot, Tracer, Victim};
 
 /// Whether a program can be started; what `cargo xtask setup` installs must be there.
-fn require(program: &str) {
+pub fn require(program: &str) {
     let found = Command::new(program)
         .arg(if program == "nginx" { "-v" } else { "--version" })
         .stdout(Stdio::null())
@@ -93,39 +94,59 @@ fn a_runtime_with_its_own_heap_is_noted_in_the_text() {
     assert!(seen > 0 || finished.stdout.contains("warning: "), "{}", finished.stdout);
 }
 
+/// Set up to serve a page to connections to a socket, as one process of this test's own user, with everything in one directory.
+pub struct Nginx {
+    pub configuration: PathBuf,
+    socket: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Nginx {
+    pub fn configured() -> Self {
+        require("nginx");
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("page.html"), "x".repeat(3000)).unwrap();
+        let text = format!(
+            "user root; daemon off; master_process off; error_log stderr; pid {0}/pid; events {{}}\n\
+             http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;\n\
+             uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; server {{ listen unix:{0}/socket; root {0}; }} }}",
+            path_str(directory.path())
+        );
+        let configuration = directory.path().join("nginx.conf");
+        std::fs::write(&configuration, text).unwrap();
+        Self { configuration, socket: directory.path().join("socket"), _directory: directory }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            // It listens as soon as it has read its configuration.
+            match UnixStream::connect(&self.socket) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < end, "nginx does not answer: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Has it serve its page so often, to a connection each.
+    pub fn serve(&self, times: u64) {
+        for _ in 0..times {
+            let mut stream = self.connect();
+            stream.write_all(b"GET /page.html HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("xxx"), "{answer:.200}");
+        }
+    }
+}
+
 #[test]
 fn nginx_serving_files() {
-    require("nginx");
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    std::fs::write(directory.path().join("page.html"), "x".repeat(3000)).unwrap();
-    // As one process of this test's own user, with everything in one directory.
-    let configuration = format!(
-        "user root; daemon off; master_process off; error_log stderr; pid {0}/pid; events {{}}\n\
-         http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;\n\
-         uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; server {{ listen unix:{0}/socket; root {0}; }} }}",
-        path_str(directory.path())
-    );
-    let file = directory.path().join("nginx.conf");
-    std::fs::write(&file, configuration).unwrap();
-    let tracer = Tracer::start_unready(&["--", "nginx", "-c", path_str(&file)]);
+    let nginx = Nginx::configured();
+    let tracer = Tracer::start_unready(&["--", "nginx", "-c", path_str(&nginx.configuration)]);
     tracer.wait_until_tracing();
-    let end = Instant::now() + DEADLINE;
-    let connect = || loop {
-        // It listens as soon as it has read its configuration.
-        match UnixStream::connect(&socket) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(Instant::now() < end, "nginx does not answer: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    for _ in 0..200 {
-        let mut stream = connect();
-        stream.write_all(b"GET /page.html HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("xxx"), "{answer:.200}");
-    }
+    nginx.serve(200);
     tracer.signal(Signal::SIGTERM);
     let snapshot = tracer.wait().snapshot();
     snapshot.assert_lossless_but(&["stacks_truncated", "unwind_failed", "unwind_failures"]);

@@ -42,12 +42,9 @@ fn knows(leaf: u64, block: u64, pages: &mut Pages<'_>) -> bool {
 /// All memory of the jemalloc that knows this block.
 pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
     let mut pages = Pages::of(space.memory);
-    let at = space.variable(|_, leaf| knows(leaf, block, &mut pages))?;
-    let root = at.checked_sub((block >> LEAF) * WORD)?;
-    let variables = super::holding(&space.variables, at)?;
-    if root < variables.start || root + ROOT > variables.end {
-        return None;
-    }
+    // Threads remember leaves as well, in local storage that may lie behind a library's variables as if it were some of them.
+    let root_of = |at| space.table(at, (block >> LEAF) * WORD, ROOT);
+    let root = root_of(space.variable(|at, leaf| root_of(at).is_some() && knows(leaf, block, &mut pages))?)?;
     let mut found = Extents::default();
     found.read(space, root);
     let slabs = std::mem::take(&mut found.slabs);

@@ -122,6 +122,14 @@ impl<'a> Space<'a> {
         runs.flat_map(move |run| (run.start.next_multiple_of(unit)..run.end).step_by(unit as usize))
     }
 
+    /// Where a table of so many bytes begins, all of it among the variables of one program or library, that has the word at `at` so
+    /// many bytes behind its start.
+    fn table(&self, at: u64, place: u64, bytes: u64) -> Option<u64> {
+        let start = at.checked_sub(place)?;
+        let variables = holding(&self.variables, at)?;
+        (start >= variables.start && start.checked_add(bytes)? <= variables.end).then_some(start)
+    }
+
     /// The address of a variable that points to an allocator's memory, to a multiple of 64 bytes, and of which `is_it` says yes.
     fn variable(&self, mut is_it: impl FnMut(u64, u64) -> bool) -> Option<u64> {
         let (low, high) = (self.unnamed.first()?.start, self.unnamed.last()?.end);
