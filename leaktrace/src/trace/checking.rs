@@ -175,8 +175,8 @@ impl Trace {
                 checking.findings.add(pid, *judged);
                 Ok(())
             }
-            Looked::ToSearch(life, moment, blocks) => {
-                let search = self.begin_search(life, *moment, blocks, &mut passes)?;
+            Looked::ToSearch(life, moment, blocks, in_flight) => {
+                let search = self.begin_search(life, *moment, (blocks, in_flight), &mut passes)?;
                 let by = Instant::now() + SEARCHED_WITHIN;
                 checking.current = Some(Current { pid, passes, waits: Waits::Search { life, search, by } });
                 Ok::<_, Box<dyn Error>>(())

@@ -22,6 +22,7 @@ use crate::analysis::reachability::{Heuristics, Overlay};
 use crate::config::{CheckMode, Whom};
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, TabledBlock};
+use crate::kernel::in_flight::InFlight;
 use crate::kernel::inventory::{self, Inventory};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
 use crate::process::launch::Held;
@@ -156,7 +157,8 @@ impl Trace {
             let threads: Vec<StoppedThread> = held.thread().into_iter().cloned().chain(ended).collect();
             let judged = self.life(pid).and_then(|life| {
                 let blocks = inventory::blocks(&self.kernel, life.slot);
-                self.judge(&life, blocks, &threads, || Duration::ZERO)
+                let in_flight = self.in_flight_at_end(&life, &threads);
+                self.judge(&life, (blocks, in_flight), &threads, || Duration::ZERO)
             });
             match judged {
                 Ok(judged) => findings.add(pid, judged),
@@ -219,16 +221,17 @@ impl Trace {
                 if halts && passes.last_is_next() {
                     self.halt();
                 }
+                let in_flight = InFlight::of(&self.kernel, pid);
                 if let Some(tracked) = &mut passes.tracked {
                     // What is not among the blocks of the first search is not found by later ones where it has not changed.
                     let blocks = inventory.up_to_date(&self.kernel);
                     tracked.begin_with(&blocks);
                     let moment = ready.look(stopped, None, held.0.take(), began);
-                    return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                    return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
                 }
                 let moment = ready.look(stopped, None, held.0.take(), began);
                 let blocks = inventory.up_to_date(&self.kernel);
-                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
             }
             How::Snapshot(copying, inventory, ready) => {
                 let copied = loop {
@@ -256,6 +259,7 @@ impl Trace {
                     self.halt();
                 }
                 passes.is_copied = copied.is_some();
+                let in_flight = InFlight::of(&self.kernel, pid);
                 let blocks = inventory.up_to_date(&self.kernel);
                 let moment = match copied {
                     Some(copied) => copied.look(stopped, held.0.take(), began),
@@ -264,9 +268,10 @@ impl Trace {
                 if passes.is_copied && moment.was_cut_short {
                     return Err(CutShort(hold_at_most).into());
                 }
-                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
             }
             How::Changed(inventory, ready) => {
+                let in_flight = InFlight::of(&self.kernel, pid);
                 let blocks = inventory.up_to_date(&self.kernel);
                 let changes = passes.tracked.as_mut().map(|tracked| tracked.changes(pid, &blocks)).transpose()?;
                 if halts && changes.as_ref().is_some_and(|(_, is_little)| *is_little) {
@@ -276,7 +281,7 @@ impl Trace {
                 if moment.was_cut_short {
                     return Err(CutShort(hold_at_most).into());
                 }
-                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
             }
         };
         if halts {
@@ -284,8 +289,8 @@ impl Trace {
         }
         let threads = stopped.threads().to_vec();
         let mut was_cut_short = false;
-        let blocks = inventory.up_to_date(&self.kernel);
-        let judged = self.judge(&life, blocks, &threads, || {
+        let found = (inventory.up_to_date(&self.kernel), InFlight::of(&self.kernel, pid));
+        let judged = self.judge(&life, found, &threads, || {
             let pause = stopped.release();
             drop(held);
             was_cut_short = pause.cut_short;
@@ -314,7 +319,7 @@ impl Trace {
         &self,
         life: Life,
         moment: Moment,
-        blocks: Vec<TabledBlock>,
+        (blocks, in_flight): (Vec<TabledBlock>, InFlight),
         passes: &mut Passes,
     ) -> io::Result<Search> {
         Search::begin(Task {
@@ -324,6 +329,7 @@ impl Trace {
             space: self.processes.space_in(life.slot).cloned(),
             heuristics: self.heuristics(),
             is_tracked: passes.tracked.is_some(),
+            in_flight,
             earlier: passes.take_layer(),
         })
     }
@@ -374,7 +380,7 @@ impl Trace {
     fn judge(
         &mut self,
         life: &Life,
-        blocks: Vec<TabledBlock>,
+        (blocks, in_flight): (Vec<TabledBlock>, InFlight),
         threads: &[StoppedThread],
         read: impl FnOnce() -> Duration,
     ) -> Result<Judged, Box<dyn Error>> {
@@ -388,6 +394,7 @@ impl Trace {
             space: self.processes.space_in(slot),
             since_start,
             is_at_rest: true,
+            in_flight: &in_flight,
             overlay: &Overlay::default(),
             then: None,
             heuristics: self.heuristics(),
@@ -397,6 +404,13 @@ impl Trace {
         let (check, mut holding) = still.check(&blocks, read)?;
         self.second_look.at_check((slot, first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
         Ok(Judged { slot, check, blocks, holding })
+    }
+
+    /// What the threads of a command were in the midst of that is held at its end.
+    fn in_flight_at_end(&self, life: &Life, threads: &[StoppedThread]) -> InFlight {
+        let has_left = self.kernel.processes.read(life.slot).is_some_and(|process| process.abandoned_calls > 0);
+        let ended: Vec<Pid> = threads.iter().map(|thread| thread.tid).collect();
+        if has_left { InFlight::at_end(&self.kernel, life.pid, &ended) } else { InFlight::of(&self.kernel, life.pid) }
     }
 
     /// Whether every block that a process has made must stand in the tables, if none was lost.
@@ -439,7 +453,7 @@ pub enum Looked {
     /// A verdict.
     Judged(Box<Judged>),
     /// Its memory and these blocks are still to be searched.
-    ToSearch(Life, Box<Moment>, Vec<TabledBlock>),
+    ToSearch(Life, Box<Moment>, Vec<TabledBlock>, InFlight),
 }
 
 /// A stop that was over too early.

@@ -15,6 +15,7 @@ use crate::analysis::reachability::{
     kept_tables, regions, scan, table_block, vtables,
 };
 use crate::kernel::drain::TabledBlock;
+use crate::kernel::in_flight::InFlight;
 use crate::lives::exiting;
 use crate::model::{Address, LeakCheck, LeakCheckMode, Pid};
 use crate::process::kernel_roots::KernelRoots;
@@ -57,6 +58,8 @@ pub struct Standstill<'a> {
     pub since_start: bool,
     /// Nothing of this memory changes meanwhile.
     pub is_at_rest: bool,
+    /// What threads are in the midst of.
+    pub in_flight: &'a InFlight,
     /// What to take for the contents of parts of its memory.
     pub overlay: &'a Overlay,
     /// Where it is not stopped any more: what was known of it when it was.
@@ -163,8 +166,8 @@ impl Standstill<'_> {
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
         let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
         let arguments = if first_has_ended { arguments(self.memory) } else { None };
-        let Self { since_start, is_at_rest, .. } = *self;
-        let circumstances = Circumstances { threads: &threads, arguments, since_start, is_at_rest };
+        let Self { since_start, is_at_rest, in_flight: &InFlight { hides_blocks, .. }, .. } = *self;
+        let circumstances = Circumstances { threads: &threads, arguments, since_start, is_at_rest, hides_blocks };
         let mut regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
@@ -187,6 +190,10 @@ impl Standstill<'_> {
             if let Some((block, _)) = index.find(live.thread.live_from) {
                 given.stack(number, index.start(block));
             }
+        }
+        for moving in &self.in_flight.moving {
+            let thread = self.threads.iter().position(|thread| thread.tid == moving.tid);
+            given.moving(thread.unwrap_or_default(), moving.old.0);
         }
         match self.then.and_then(|then| then.kept_tables.as_ref()) {
             Some(tables) => given.kept_tables(tables),

@@ -5,6 +5,7 @@
 mod allocators;
 mod compared;
 pub mod live;
+mod moving;
 mod service;
 
 use std::collections::BTreeMap;

@@ -29,6 +29,8 @@ enum Part {
     KeptTables,
     /// The block that a thread runs on.
     Stack(usize),
+    /// The block that a thread has given to `realloc`.
+    Moving(usize),
 }
 
 /// What a word is.
@@ -44,6 +46,8 @@ pub enum What {
     Stack(usize),
     /// A thread's register, by name.
     Register(usize, String),
+    /// A call of `realloc` that a thread is in.
+    Realloc(usize),
 }
 
 impl Given {
@@ -81,6 +85,12 @@ impl Given {
         self.words.push(word);
     }
 
+    /// Adds the block that a thread has given to `realloc`, which has not returned.
+    pub fn moving(&mut self, thread: usize, word: u64) {
+        self.begin(Part::Moving(thread));
+        self.words.push(word);
+    }
+
     fn begin(&mut self, part: Part) {
         self.parts.push((self.words.len(), part));
     }
@@ -99,6 +109,7 @@ impl Given {
             Part::Table(thread) => What::Table(thread),
             Part::KeptTables => What::KeptTable,
             Part::Stack(thread) => What::Stack(thread),
+            Part::Moving(thread) => What::Realloc(thread),
         })
     }
 }
@@ -117,13 +128,15 @@ mod tests {
         given.table(0, 7);
         given.registers(1, &[0; 6], true);
         given.stack(1, 8);
+        given.moving(0, 9);
         let what = |position| given.what(position);
         assert_eq!(what(1), Some(What::Kernel("epoll data of descriptor 9".to_owned())));
         assert_eq!(what(2), Some(What::Kernel("value of timer 3".to_owned())));
         assert_eq!(what(33), Some(What::Table(0)));
         assert_eq!(what(40), Some(What::Stack(1)));
         assert!(matches!(what(34), Some(What::Register(1, _))));
-        assert_eq!(given.words.len(), 41);
+        assert_eq!(what(41), Some(What::Realloc(0)));
+        assert_eq!(given.words.len(), 42);
         #[cfg(target_arch = "x86_64")]
         assert_eq!((what(3), what(34)), (Some(What::Register(0, "r15".into())), Some(What::Register(1, "rbx".into()))));
     }
