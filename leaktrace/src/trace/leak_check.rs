@@ -39,8 +39,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(3);
 /// What was found of the blocks of one life.
 #[derive(Debug)]
 pub struct Judged {
-    /// The life's slot.
-    pub slot: u32,
+    /// Which one, since its slot may be another's by the time of the report.
+    pub life: Life,
     /// How they were judged.
     pub check: LeakCheck,
     /// By address.
@@ -101,6 +101,18 @@ impl Findings {
             ));
         }
         self.judged.push(judged);
+    }
+
+    /// Leaves out what was found of lives that are none of these, given by slot and by when they were first seen: the records of what
+    /// they held are no longer in the tables.
+    pub fn retain(&mut self, lives: &[(u32, u64)]) {
+        let (kept, gone): (Vec<_>, _) = std::mem::take(&mut self.judged)
+            .into_iter()
+            .partition(|judged| lives.contains(&(judged.life.slot, judged.life.first_seen)));
+        self.judged = kept;
+        for judged in gone {
+            self.add_none(judged.life.pid, &"it ended before the report");
+        }
     }
 
     /// Adds that there is no verdict on a process, for a reason.
@@ -338,7 +350,7 @@ impl Trace {
     pub(super) fn judge_by(&mut self, life: &Life, pass: Pass) -> Judged {
         let Pass { check, blocks, mut holding } = pass;
         self.second_look.at_check((life.slot, life.first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
-        Judged { slot: life.slot, check, blocks, holding }
+        Judged { life: *life, check, blocks, holding }
     }
 
     /// The traced processes beside the named ones, those that hold most first.
@@ -403,7 +415,7 @@ impl Trace {
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
         let (check, mut holding) = still.check(&blocks, read)?;
         self.second_look.at_check((slot, first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
-        Ok(Judged { slot, check, blocks, holding })
+        Ok(Judged { life: *life, check, blocks, holding })
     }
 
     /// What the threads of a command were in the midst of that is held at its end.
