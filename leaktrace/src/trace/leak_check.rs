@@ -141,7 +141,7 @@ fn choose(pid: Pid, Ways { modes, room }: Ways, passes: &mut Passes) -> Result<C
     if modes.first() == Some(&CheckMode::Exact) {
         return Ok(Chosen::Exact);
     }
-    if let Some(room) = room.filter(|_| modes.contains(&CheckMode::Live)) {
+    if let Some(room) = room.filter(|_| modes.contains(&CheckMode::Live) && passes.may_track()) {
         passes.tracked = Tracked::begin(pid, room)?;
         if passes.tracked.is_some() {
             return Ok(Chosen::Live);
@@ -285,7 +285,17 @@ impl Trace {
             How::Changed(inventory, ready) => {
                 let in_flight = InFlight::of(&self.kernel, pid);
                 let blocks = inventory.up_to_date(&self.kernel);
-                let changes = passes.tracked.as_mut().map(|tracked| tracked.changes(pid, &blocks)).transpose()?;
+                let changes = match &mut passes.tracked {
+                    Some(tracked) => tracked.changes(pid, &blocks)?,
+                    None => None,
+                };
+                if changes.is_none() {
+                    log::debug!(
+                        "the pages of process {pid} are tracked by others, too: nobody knows which have changed"
+                    );
+                    passes.give_tracking_up();
+                    return Ok(Looked::Untracked);
+                }
                 if halts && changes.as_ref().is_some_and(|(_, is_little)| *is_little) {
                     self.halt();
                 }
@@ -466,6 +476,8 @@ pub enum Looked {
     Judged(Box<Judged>),
     /// Its memory and these blocks are still to be searched.
     ToSearch(Life, Box<Moment>, Vec<TabledBlock>, InFlight),
+    /// Its memory is to be searched in another way, since it is not known what has changed.
+    Untracked,
 }
 
 /// A stop that was over too early.

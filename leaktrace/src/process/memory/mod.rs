@@ -22,6 +22,7 @@ mod changes;
 mod pages;
 mod reader;
 mod regions;
+mod watch;
 
 use std::io;
 use std::ops::Range;
