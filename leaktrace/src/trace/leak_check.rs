@@ -100,6 +100,13 @@ impl Findings {
                 "blocks of process {pid} that only {missing} point to are called lost: the kernel did not tell these"
             ));
         }
+        if judged.holding.unsearched > 0 {
+            let mib = judged.holding.unsearched.div_ceil(1 << 20);
+            self.warnings.push(format!(
+                "what nothing is found to point to in process {pid} is undecided: {mib} MiB of the memory that it shares with others, \
+                 which it has not used itself, were not searched"
+            ));
+        }
         self.judged.push(judged);
     }
 

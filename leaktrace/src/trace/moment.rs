@@ -14,7 +14,7 @@ use crate::model::{Address, Pid};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::launch::Held;
 use crate::process::memory::{
-    Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, has_huge_pages, regions,
+    Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, Unseen, has_huge_pages, regions,
 };
 use crate::process::registers::StoppedThread;
 use crate::process::snapshot::{Fork, Plan, Refused, kept_from_children};
@@ -252,7 +252,8 @@ impl Ready {
                 self.copy_control_blocks(&threads, &mut copies);
                 let pid = stopped.pid();
                 let kept_tables = kept_tables_of(pid, &changes.survey).ok();
-                (copies, Some(Then { kernel: KernelRoots::of(pid), kept_tables, shared: Vec::new() }))
+                let unseen = Unseen::of(pid, &changes.survey.regions, &changes.survey.runs);
+                (copies, Some(Then { kernel: KernelRoots::of(pid), kept_tables, shared: Vec::new(), unseen }))
             }
             _ => (self.copy_stacks(&threads), None),
         };
@@ -279,7 +280,8 @@ impl Ready {
             return Err(NoCopy::Shared(bytes));
         }
         let copies = copy(&shared, &self.reader);
-        let then = Then { kernel: KernelRoots::of(pid), kept_tables: None, shared };
+        let unseen = Unseen::of(pid, &regions, &shared);
+        let then = Then { kernel: KernelRoots::of(pid), kept_tables: None, shared, unseen };
         Ok(Copied { copy: stopped.copy(plan)?, regions, copies, then })
     }
 

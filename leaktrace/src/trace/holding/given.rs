@@ -14,11 +14,15 @@ pub struct Given {
     timers: Vec<i32>,
 }
 
+/// The name of shared memory that a process has not used itself.
+const UNSEEN: &str = "shared memory that others have written";
+
 /// What a run of words is. Threads are known by their places among those that were stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Epoll,
     Timers,
+    Unseen,
     /// All registers of a thread.
     Registers(usize),
     /// The registers that a call keeps.
@@ -59,6 +63,12 @@ impl Given {
         self.begin(Part::Timers);
         self.words.extend(roots.timers.iter().map(|timer| timer.value));
         self.timers = roots.timers.iter().map(|timer| timer.id).collect();
+    }
+
+    /// Adds words of shared memory that the process has not used itself.
+    pub fn unseen(&mut self, words: impl Iterator<Item = u64>) {
+        self.begin(Part::Unseen);
+        self.words.extend(words);
     }
 
     /// Adds a thread's registers: all of them, general ones first, or those that a call keeps.
@@ -104,6 +114,7 @@ impl Given {
         Some(match *part {
             Part::Epoll => What::Kernel(format!("epoll data of descriptor {}", self.epoll.get(place)?)),
             Part::Timers => What::Kernel(format!("value of timer {}", self.timers.get(place)?)),
+            Part::Unseen => What::Kernel(UNSEEN.to_owned()),
             Part::Registers(thread) => What::Register(thread, registers::name(place)),
             Part::Kept(thread) => What::Register(thread, registers::kept_name(place)),
             Part::Table(thread) => What::Table(thread),
