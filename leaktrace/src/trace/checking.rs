@@ -141,6 +141,9 @@ impl Trace {
                 findings.add_none(pid, &format!("its memory could not be searched within {within} s"));
             }
             (Happened::Late, Waits::Stop { .. }) => {
+                if let Some(launched) = launched {
+                    launched.call_stop_off();
+                }
                 findings.add_none(pid, &format!("it did not stop within {} ms", STOPPED_WITHIN.as_millis()));
             }
             (Happened::Searched(searched), Waits::Search { life, .. }) => match *searched {
