@@ -291,7 +291,7 @@ impl Clock {
 
 /// Those of these buckets that have a key. Most have none where there is much room: so they are passed over in a plain loop, which
 /// matters to a debug build.
-fn used(keys: &MappedArray<Bucket>, buckets: Range<u32>) -> impl Iterator<Item = u32> + '_ {
+pub(super) fn used(keys: &MappedArray<Bucket>, buckets: Range<u32>) -> impl Iterator<Item = u32> + '_ {
     let mut next = buckets.start;
     std::iter::from_fn(move || {
         while next < buckets.end {

@@ -143,7 +143,7 @@ impl Draft {
     pub fn judge(&mut self, mut judged: Vec<Judged>) {
         for judged in &mut judged {
             judged.place(|index| self.by_index.get(&index).map(|(place, _)| *place));
-            if let Some(&process) = self.by_slot.get(&judged.slot) {
+            if let Some(&process) = self.by_slot.get(&judged.life.slot) {
                 self.processes[process].leak_check = Some(judged.check);
             }
         }
@@ -217,7 +217,7 @@ impl Draft {
             self.incomplete.log();
         }
         for judged in self.judged {
-            let process = self.by_slot.get(&judged.slot).copied();
+            let process = self.by_slot.get(&judged.life.slot).copied();
             self.spaces.holdings.extend(process.map(|process| judged.into_holding(process)));
         }
         let capture = Capture {

@@ -3,7 +3,6 @@
 //! In: the wish for one. Out: what was found, when it is done. Meanwhile the trace goes on.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use super::Trace;
@@ -26,7 +25,7 @@ pub struct Checking {
     /// Nothing is recorded any more when it is done.
     is_last: bool,
     /// Who is still to be judged.
-    pids: VecDeque<Pid>,
+    pids: VecDeque<(Pid, Passes)>,
     /// Who is judged now.
     current: Option<Current>,
     /// What was found so far.
@@ -74,21 +73,23 @@ impl Checking {
 
     /// Leaves a process out, since what was found will be found otherwise.
     pub fn leave_out(&mut self, pid: Pid) {
-        self.pids.retain(|other| *other != pid);
+        self.pids.retain(|(other, _)| *other != pid);
         self.current.take_if(|current| current.pid == pid);
     }
 
     /// Leaves out whoever is not judged yet, for a reason.
     pub fn give_up(&mut self, why_not: &str) {
         let current = self.current.take().map(|current| current.pid);
-        for pid in current.into_iter().chain(std::mem::take(&mut self.pids)) {
+        let waiting = std::mem::take(&mut self.pids).into_iter().map(|(pid, _)| pid);
+        for pid in current.into_iter().chain(waiting) {
             self.findings.add_none(pid, &why_not);
         }
     }
 
     /// Notes that a process has ended.
     pub fn ended(&mut self, pid: Pid) {
-        if self.pids.contains(&pid) || self.current.as_ref().is_some_and(|current| current.pid == pid) {
+        let is_waiting = self.pids.iter().any(|(other, _)| *other == pid);
+        if is_waiting || self.current.as_ref().is_some_and(|current| current.pid == pid) {
             self.leave_out(pid);
             self.findings.add_none(pid, &ENDED);
         }
@@ -101,16 +102,17 @@ impl Trace {
         let named = self.target.pids.clone();
         let pids = match self.config.leak_check {
             Some(_) => named.iter().copied().chain(self.others_to_judge(&named)).collect(),
-            None => VecDeque::new(),
+            None => Vec::new(),
         };
+        let pids = pids.into_iter().map(|pid| (pid, Passes::default())).collect();
         Checking { is_last, pids, current: None, findings: Findings::default() }
     }
 
     /// Goes on until there is something to wait for; whether all is done.
     pub(super) fn go_on(&mut self, checking: &mut Checking, launched: Option<&Launched>) -> bool {
         while checking.current.is_none() {
-            let Some(pid) = checking.pids.pop_front() else { return true };
-            self.stop_next(checking, pid, Passes::default(), launched);
+            let Some((pid, passes)) = checking.pids.pop_front() else { return true };
+            self.stop_next(checking, pid, passes, launched);
         }
         false
     }
@@ -139,6 +141,9 @@ impl Trace {
                 findings.add_none(pid, &format!("its memory could not be searched within {within} s"));
             }
             (Happened::Late, Waits::Stop { .. }) => {
+                if let Some(launched) = launched {
+                    launched.call_stop_off();
+                }
                 findings.add_none(pid, &format!("it did not stop within {} ms", STOPPED_WITHIN.as_millis()));
             }
             (Happened::Searched(searched), Waits::Search { life, .. }) => match *searched {
@@ -170,20 +175,19 @@ impl Trace {
 
     fn look(&mut self, checking: &mut Checking, pid: Pid, mut passes: Passes, prepared: Prepared, held: Option<Held>) {
         let halts = checking.is_last && checking.pids.is_empty();
-        let looked = self.stop_and_look(prepared, &mut passes, held, halts).and_then(|looked| match looked {
-            Looked::Judged(judged) => {
-                checking.findings.add(pid, *judged);
-                Ok(())
+        match self.stop_and_look(prepared, &mut passes, held, halts) {
+            Ok(Looked::Judged(judged)) => checking.findings.add(pid, *judged),
+            Ok(Looked::ToSearch(life, moment, blocks, in_flight)) => {
+                match self.begin_search(life, *moment, (blocks, in_flight), &mut passes) {
+                    Ok(search) => {
+                        let by = Instant::now() + SEARCHED_WITHIN;
+                        checking.current = Some(Current { pid, passes, waits: Waits::Search { life, search, by } });
+                    }
+                    Err(why_not) => checking.findings.add_none(pid, &why_not),
+                }
             }
-            Looked::ToSearch(life, moment, blocks) => {
-                let search = self.begin_search(life, *moment, blocks, &mut passes)?;
-                let by = Instant::now() + SEARCHED_WITHIN;
-                checking.current = Some(Current { pid, passes, waits: Waits::Search { life, search, by } });
-                Ok::<_, Box<dyn Error>>(())
-            }
-        });
-        if let Err(why_not) = looked {
-            checking.findings.add_none(pid, &why_not);
+            Ok(Looked::Untracked) => checking.pids.push_front((pid, passes)),
+            Err(why_not) => checking.findings.add_none(pid, &why_not),
         }
     }
 }

@@ -132,7 +132,7 @@ impl Trace {
         until_alone(held, pid).await;
         let Findings { mut judged, mut warnings } = self.judge_at_end(held, pid);
         // As of an earlier moment.
-        checking.findings.judged.retain(|earlier| judged.iter().all(|judged| judged.slot != earlier.slot));
+        checking.findings.judged.retain(|earlier| judged.iter().all(|judged| judged.life.slot != earlier.life.slot));
         checking.findings.judged.append(&mut judged);
         checking.findings.warnings.append(&mut warnings);
     }

@@ -22,6 +22,7 @@ use crate::analysis::reachability::{Heuristics, Overlay};
 use crate::config::{CheckMode, Whom};
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, TabledBlock};
+use crate::kernel::in_flight::InFlight;
 use crate::kernel::inventory::{self, Inventory};
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
 use crate::process::launch::Held;
@@ -38,8 +39,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(3);
 /// What was found of the blocks of one life.
 #[derive(Debug)]
 pub struct Judged {
-    /// The life's slot.
-    pub slot: u32,
+    /// Which one, since its slot may be another's by the time of the report.
+    pub life: Life,
     /// How they were judged.
     pub check: LeakCheck,
     /// By address.
@@ -99,7 +100,26 @@ impl Findings {
                 "blocks of process {pid} that only {missing} point to are called lost: the kernel did not tell these"
             ));
         }
+        if judged.holding.unsearched > 0 {
+            let mib = judged.holding.unsearched.div_ceil(1 << 20);
+            self.warnings.push(format!(
+                "what nothing is found to point to in process {pid} is undecided: {mib} MiB of the memory that it shares with others, \
+                 which it has not used itself, were not searched"
+            ));
+        }
         self.judged.push(judged);
+    }
+
+    /// Leaves out what was found of lives that are none of these, given by slot and by when they were first seen: the records of what
+    /// they held are no longer in the tables.
+    pub fn retain(&mut self, lives: &[(u32, u64)]) {
+        let (kept, gone): (Vec<_>, _) = std::mem::take(&mut self.judged)
+            .into_iter()
+            .partition(|judged| lives.contains(&(judged.life.slot, judged.life.first_seen)));
+        self.judged = kept;
+        for judged in gone {
+            self.add_none(judged.life.pid, &"it ended before the report");
+        }
     }
 
     /// Adds that there is no verdict on a process, for a reason.
@@ -128,7 +148,7 @@ fn choose(pid: Pid, Ways { modes, room }: Ways, passes: &mut Passes) -> Result<C
     if modes.first() == Some(&CheckMode::Exact) {
         return Ok(Chosen::Exact);
     }
-    if let Some(room) = room.filter(|_| modes.contains(&CheckMode::Live)) {
+    if let Some(room) = room.filter(|_| modes.contains(&CheckMode::Live) && passes.may_track()) {
         passes.tracked = Tracked::begin(pid, room)?;
         if passes.tracked.is_some() {
             return Ok(Chosen::Live);
@@ -156,7 +176,8 @@ impl Trace {
             let threads: Vec<StoppedThread> = held.thread().into_iter().cloned().chain(ended).collect();
             let judged = self.life(pid).and_then(|life| {
                 let blocks = inventory::blocks(&self.kernel, life.slot);
-                self.judge(&life, blocks, &threads, || Duration::ZERO)
+                let in_flight = self.in_flight_at_end(&life, &threads);
+                self.judge(&life, (blocks, in_flight), &threads, || Duration::ZERO)
             });
             match judged {
                 Ok(judged) => findings.add(pid, judged),
@@ -219,16 +240,17 @@ impl Trace {
                 if halts && passes.last_is_next() {
                     self.halt();
                 }
+                let in_flight = InFlight::of(&self.kernel, pid);
                 if let Some(tracked) = &mut passes.tracked {
                     // What is not among the blocks of the first search is not found by later ones where it has not changed.
                     let blocks = inventory.up_to_date(&self.kernel);
                     tracked.begin_with(&blocks);
                     let moment = ready.look(stopped, None, held.0.take(), began);
-                    return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                    return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
                 }
                 let moment = ready.look(stopped, None, held.0.take(), began);
                 let blocks = inventory.up_to_date(&self.kernel);
-                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
             }
             How::Snapshot(copying, inventory, ready) => {
                 let copied = loop {
@@ -256,6 +278,7 @@ impl Trace {
                     self.halt();
                 }
                 passes.is_copied = copied.is_some();
+                let in_flight = InFlight::of(&self.kernel, pid);
                 let blocks = inventory.up_to_date(&self.kernel);
                 let moment = match copied {
                     Some(copied) => copied.look(stopped, held.0.take(), began),
@@ -264,11 +287,22 @@ impl Trace {
                 if passes.is_copied && moment.was_cut_short {
                     return Err(CutShort(hold_at_most).into());
                 }
-                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
             }
             How::Changed(inventory, ready) => {
+                let in_flight = InFlight::of(&self.kernel, pid);
                 let blocks = inventory.up_to_date(&self.kernel);
-                let changes = passes.tracked.as_mut().map(|tracked| tracked.changes(pid, &blocks)).transpose()?;
+                let changes = match &mut passes.tracked {
+                    Some(tracked) => tracked.changes(pid, &blocks)?,
+                    None => None,
+                };
+                if changes.is_none() {
+                    log::debug!(
+                        "the pages of process {pid} are tracked by others, too: nobody knows which have changed"
+                    );
+                    passes.give_tracking_up();
+                    return Ok(Looked::Untracked);
+                }
                 if halts && changes.as_ref().is_some_and(|(_, is_little)| *is_little) {
                     self.halt();
                 }
@@ -276,7 +310,7 @@ impl Trace {
                 if moment.was_cut_short {
                     return Err(CutShort(hold_at_most).into());
                 }
-                return Ok(Looked::ToSearch(life, Box::new(moment), blocks));
+                return Ok(Looked::ToSearch(life, Box::new(moment), blocks, in_flight));
             }
         };
         if halts {
@@ -284,8 +318,8 @@ impl Trace {
         }
         let threads = stopped.threads().to_vec();
         let mut was_cut_short = false;
-        let blocks = inventory.up_to_date(&self.kernel);
-        let judged = self.judge(&life, blocks, &threads, || {
+        let found = (inventory.up_to_date(&self.kernel), InFlight::of(&self.kernel, pid));
+        let judged = self.judge(&life, found, &threads, || {
             let pause = stopped.release();
             drop(held);
             was_cut_short = pause.cut_short;
@@ -314,7 +348,7 @@ impl Trace {
         &self,
         life: Life,
         moment: Moment,
-        blocks: Vec<TabledBlock>,
+        (blocks, in_flight): (Vec<TabledBlock>, InFlight),
         passes: &mut Passes,
     ) -> io::Result<Search> {
         Search::begin(Task {
@@ -324,6 +358,7 @@ impl Trace {
             space: self.processes.space_in(life.slot).cloned(),
             heuristics: self.heuristics(),
             is_tracked: passes.tracked.is_some(),
+            in_flight,
             earlier: passes.take_layer(),
         })
     }
@@ -332,7 +367,7 @@ impl Trace {
     pub(super) fn judge_by(&mut self, life: &Life, pass: Pass) -> Judged {
         let Pass { check, blocks, mut holding } = pass;
         self.second_look.at_check((life.slot, life.first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
-        Judged { slot: life.slot, check, blocks, holding }
+        Judged { life: *life, check, blocks, holding }
     }
 
     /// The traced processes beside the named ones, those that hold most first.
@@ -374,7 +409,7 @@ impl Trace {
     fn judge(
         &mut self,
         life: &Life,
-        blocks: Vec<TabledBlock>,
+        (blocks, in_flight): (Vec<TabledBlock>, InFlight),
         threads: &[StoppedThread],
         read: impl FnOnce() -> Duration,
     ) -> Result<Judged, Box<dyn Error>> {
@@ -388,6 +423,7 @@ impl Trace {
             space: self.processes.space_in(slot),
             since_start,
             is_at_rest: true,
+            in_flight: &in_flight,
             overlay: &Overlay::default(),
             then: None,
             heuristics: self.heuristics(),
@@ -396,7 +432,14 @@ impl Trace {
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
         let (check, mut holding) = still.check(&blocks, read)?;
         self.second_look.at_check((slot, first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
-        Ok(Judged { slot, check, blocks, holding })
+        Ok(Judged { life: *life, check, blocks, holding })
+    }
+
+    /// What the threads of a command were in the midst of that is held at its end.
+    fn in_flight_at_end(&self, life: &Life, threads: &[StoppedThread]) -> InFlight {
+        let has_left = self.kernel.processes.read(life.slot).is_some_and(|process| process.abandoned_calls > 0);
+        let ended: Vec<Pid> = threads.iter().map(|thread| thread.tid).collect();
+        if has_left { InFlight::at_end(&self.kernel, life.pid, &ended) } else { InFlight::of(&self.kernel, life.pid) }
     }
 
     /// Whether every block that a process has made must stand in the tables, if none was lost.
@@ -439,7 +482,9 @@ pub enum Looked {
     /// A verdict.
     Judged(Box<Judged>),
     /// Its memory and these blocks are still to be searched.
-    ToSearch(Life, Box<Moment>, Vec<TabledBlock>),
+    ToSearch(Life, Box<Moment>, Vec<TabledBlock>, InFlight),
+    /// Its memory is to be searched in another way, since it is not known what has changed.
+    Untracked,
 }
 
 /// A stop that was over too early.

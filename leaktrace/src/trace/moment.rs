@@ -14,7 +14,7 @@ use crate::model::{Address, Pid};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::launch::Held;
 use crate::process::memory::{
-    Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, has_huge_pages, regions,
+    Marks, MemoryError, Pages, Reader, Region, RegionKind, Run, Survey, Unseen, has_huge_pages, regions,
 };
 use crate::process::registers::StoppedThread;
 use crate::process::snapshot::{Fork, Plan, Refused, kept_from_children};
@@ -100,13 +100,13 @@ impl Tracked {
     }
 
     /// What has changed in a stopped process with these blocks, and whether that is little enough to be copied. If not, it is tracked
-    /// anew what changes from now on.
+    /// anew what changes from now on. `None` if somebody else tracks it too, so that nobody knows.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn changes(&mut self, pid: Pid, blocks: &[TabledBlock]) -> Result<(Changes, bool), MemoryError> {
+    pub fn changes(&mut self, pid: Pid, blocks: &[TabledBlock]) -> Result<Option<(Changes, bool)>, MemoryError> {
         let survey = Survey::of(pid)?;
-        let runs = self.marks.changed(&survey).map_err(|error| unreadable(pid, error))?;
+        let Some(runs) = self.marks.changed(&survey).map_err(|error| unreadable(pid, error))? else { return Ok(None) };
         // Pages that mremap(2) moves by whole page tables come without marks (`move_normal_pmd` of mm/mremap.c).
         let (regions, large) = (mapped(&survey), large(blocks));
         let is_known = |block: &&TabledBlock| {
@@ -121,10 +121,10 @@ impl Tracked {
         let runs = runs_within(&survey.runs, changed);
         (self.regions, self.large) = (regions, large);
         let is_little = runs.iter().map(Run::bytes).sum::<u64>() <= self.most;
-        if !is_little {
-            self.marks.clear(&survey).map_err(|error| unreadable(pid, error))?;
+        if !is_little && !self.marks.clear(&survey).map_err(|error| unreadable(pid, error))? {
+            return Ok(None);
         }
-        Ok((Changes { survey, runs }, is_little))
+        Ok(Some((Changes { survey, runs }, is_little)))
     }
 }
 
@@ -252,7 +252,8 @@ impl Ready {
                 self.copy_control_blocks(&threads, &mut copies);
                 let pid = stopped.pid();
                 let kept_tables = kept_tables_of(pid, &changes.survey).ok();
-                (copies, Some(Then { kernel: KernelRoots::of(pid), kept_tables, shared: Vec::new() }))
+                let unseen = Unseen::of(pid, &changes.survey.regions, &changes.survey.runs);
+                (copies, Some(Then { kernel: KernelRoots::of(pid), kept_tables, shared: Vec::new(), unseen }))
             }
             _ => (self.copy_stacks(&threads), None),
         };
@@ -279,7 +280,8 @@ impl Ready {
             return Err(NoCopy::Shared(bytes));
         }
         let copies = copy(&shared, &self.reader);
-        let then = Then { kernel: KernelRoots::of(pid), kept_tables: None, shared };
+        let unseen = Unseen::of(pid, &regions, &shared);
+        let then = Then { kernel: KernelRoots::of(pid), kept_tables: None, shared, unseen };
         Ok(Copied { copy: stopped.copy(plan)?, regions, copies, then })
     }
 

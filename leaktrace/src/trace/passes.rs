@@ -32,6 +32,8 @@ pub struct Passes {
     pub life: Option<Life>,
     /// Its pages, while they are tracked.
     pub tracked: Option<Tracked>,
+    /// They were, and this was given up.
+    was_tracked: bool,
     /// It was copied.
     pub is_copied: bool,
     /// What was found while they were.
@@ -52,6 +54,17 @@ impl Passes {
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.done == 0 && self.rounds == 0
+    }
+
+    /// Whether its pages may be tracked.
+    #[must_use]
+    pub fn may_track(&self) -> bool {
+        !self.was_tracked
+    }
+
+    /// Begins anew, without tracking its pages: what was found depends on that.
+    pub fn give_tracking_up(&mut self) {
+        (self.tracked, self.layer, self.rounds, self.was_tracked) = (None, None, 0, true);
     }
 
     /// Whether they are of this life. Where blocks of it were missed meanwhile, what was found before does not count.
@@ -88,7 +101,7 @@ impl Passes {
                 self.rounds += 1;
                 if self.rounds > MOST_ROUNDS {
                     // Too much changes all the time.
-                    self.tracked = None;
+                    self.give_tracking_up();
                 } else {
                     self.layer = Some(found);
                 }

@@ -26,7 +26,7 @@ impl Trace {
     ///
     /// While an interim report is read new processes are attached, but none gets the slot of an ended one. `findings` are what
     /// leak checks found just before.
-    pub(super) fn read(&mut self, is_final: bool, findings: Findings) -> Result<(Capture, Spaces)> {
+    pub(super) fn read(&mut self, is_final: bool, mut findings: Findings) -> Result<(Capture, Spaces)> {
         self.sequence += 1;
         self.reclaim()?;
         if !is_final {
@@ -40,6 +40,7 @@ impl Trace {
         let lives: Vec<_> = drain::lives(&self.kernel).into_iter().map(|(slot, life)| (slot, life.seen_ns)).collect();
         self.second_look.retain(|life| lives.contains(&life));
         self.second_look.at_report(&self.kernel);
+        findings.retain(&lives);
         let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();
         for process in &draft.processes {

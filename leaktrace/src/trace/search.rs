@@ -10,6 +10,7 @@ use super::moment::{KEPT, Moment, holds_pointers};
 use super::standstill::{Found, Searchers, Standstill};
 use crate::analysis::reachability::Heuristics;
 use crate::kernel::drain::TabledBlock;
+use crate::kernel::in_flight::InFlight;
 use crate::model::{LeakCheck, LeakCheckMode};
 use crate::process::maps::AddressSpace;
 
@@ -48,6 +49,8 @@ pub struct Task {
     pub heuristics: Heuristics,
     /// Its pages are tracked.
     pub is_tracked: bool,
+    /// What its threads were in the midst of in that moment.
+    pub in_flight: InFlight,
     /// What was found before it was tracked what has changed.
     pub earlier: Option<Box<Found>>,
 }
@@ -77,7 +80,7 @@ impl Search {
 
 impl Task {
     fn search(self) -> Result<Searched, String> {
-        let Self { life, moment, blocks, space, heuristics, is_tracked, earlier } = self;
+        let Self { life, moment, blocks, space, heuristics, is_tracked, mut in_flight, earlier } = self;
         let Moment { threads, copies, changes, then, copy, is_whole, pause, .. } = moment;
         if let Some((copy, regions)) = &copy {
             let unread = copy.unread().map_err(|refused| refused.to_string())?;
@@ -85,10 +88,13 @@ impl Task {
                 return Err(KEPT.to_owned());
             }
         }
+        // What it makes from now on is not among these blocks, and what it moves there is not read again.
+        in_flight.hides_blocks |= copy.is_none() && !is_tracked;
         let still = Standstill {
             pid: life.pid,
             memory: copy.as_ref().map_or(life.pid, |(copy, _)| copy.pid()),
             is_at_rest: copy.is_some(),
+            in_flight: &in_flight,
             then: then.as_ref(),
             threads: &threads,
             space: space.as_ref(),

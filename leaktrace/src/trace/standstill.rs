@@ -15,11 +15,12 @@ use crate::analysis::reachability::{
     kept_tables, regions, scan, table_block, vtables,
 };
 use crate::kernel::drain::TabledBlock;
+use crate::kernel::in_flight::InFlight;
 use crate::lives::exiting;
-use crate::model::{Address, LeakCheck, LeakCheckMode, Pid};
+use crate::model::{Address, LeakCheck, LeakCheckMode, Pid, Reachability};
 use crate::process::kernel_roots::KernelRoots;
 use crate::process::maps::AddressSpace;
-use crate::process::memory::{self, MemoryError, Reader, Region, Run, Survey};
+use crate::process::memory::{self, MemoryError, Reader, Region, Run, Survey, Unseen};
 use crate::process::registers::{Registers, StoppedThread};
 use crate::ranges::parts_within;
 
@@ -57,6 +58,8 @@ pub struct Standstill<'a> {
     pub since_start: bool,
     /// Nothing of this memory changes meanwhile.
     pub is_at_rest: bool,
+    /// What threads are in the midst of.
+    pub in_flight: &'a InFlight,
     /// What to take for the contents of parts of its memory.
     pub overlay: &'a Overlay,
     /// Where it is not stopped any more: what was known of it when it was.
@@ -76,6 +79,8 @@ pub struct Then {
     pub kept_tables: Option<Vec<u64>>,
     /// Pages of shared memory, by address.
     pub shared: Vec<Run>,
+    /// What it had not used of that.
+    pub unseen: Unseen,
 }
 
 /// How many threads search memory.
@@ -121,6 +126,8 @@ pub struct Found {
     rescanned: Option<u64>,
     /// What of the kernel could not be asked.
     missing: Vec<&'static str>,
+    /// Bytes of shared memory that were not searched.
+    unsearched: u64,
 }
 
 impl Standstill<'_> {
@@ -163,8 +170,8 @@ impl Standstill<'_> {
         let threads: Vec<Thread> = live.iter().map(|live| live.thread).collect();
         let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
         let arguments = if first_has_ended { arguments(self.memory) } else { None };
-        let Self { since_start, is_at_rest, .. } = *self;
-        let circumstances = Circumstances { threads: &threads, arguments, since_start, is_at_rest };
+        let Self { since_start, is_at_rest, in_flight: &InFlight { hides_blocks, .. }, .. } = *self;
+        let circumstances = Circumstances { threads: &threads, arguments, since_start, is_at_rest, hides_blocks };
         let mut regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
@@ -187,6 +194,18 @@ impl Standstill<'_> {
             if let Some((block, _)) = index.find(live.thread.live_from) {
                 given.stack(number, index.start(block));
             }
+        }
+        let unseen = match self.then {
+            Some(then) => then.unseen.clone(),
+            None if self.is_at_rest => Unseen::of(self.memory, &survey.regions, &survey.runs),
+            // Only of what is not touched meanwhile anything is known.
+            None => Unseen::default(),
+        };
+        let bounds = index.bounds();
+        given.unseen(unseen.words.into_iter().filter(|word| bounds.contains(word)));
+        for moving in &self.in_flight.moving {
+            let thread = self.threads.iter().position(|thread| thread.tid == moving.tid);
+            given.moving(thread.unwrap_or_default(), moving.old.0);
         }
         match self.then.and_then(|then| then.kept_tables.as_ref()) {
             Some(tables) => given.kept_tables(tables),
@@ -214,7 +233,7 @@ impl Standstill<'_> {
             steps.done("joining");
         }
         // Nor is what the kernel does not tell the pages of.
-        scan.unread += survey.unknown_bytes;
+        scan.unread += survey.unknown_bytes + unseen.unread;
         let tables = vtables::Tables::find(&scan, &survey.code, &memory);
         let stacks = copy_stacks(self.threads.iter().zip(threads.iter().copied()), &survey, &memory);
         steps.done("reading vtables and stacks");
@@ -222,7 +241,21 @@ impl Standstill<'_> {
         log::debug!("process {}: {steps}", self.pid);
         let Survey { regions: mappings, code, .. } = survey;
         let heuristics = self.heuristics;
-        Ok(Found { index, scan, tables, code, given, mappings, threads: stacks, heuristics, pause, rescanned, missing })
+        let unsearched = unseen.unread;
+        Ok(Found {
+            index,
+            scan,
+            tables,
+            code,
+            given,
+            mappings,
+            threads: stacks,
+            heuristics,
+            pause,
+            rescanned,
+            missing,
+            unsearched,
+        })
     }
 }
 
@@ -237,7 +270,11 @@ impl Found {
                 self.tables.learn(&self.code, &FileWords::read(space, &unread));
             }
         }
-        let judgement = judge(&self.index, &self.scan, self.heuristics, &|address| self.tables.is_vtable(address));
+        let mut judgement = judge(&self.index, &self.scan, self.heuristics, &|address| self.tables.is_vtable(address));
+        if self.unsearched > 0 {
+            let lost = judgement.kinds.iter_mut().filter(|kind| kind.is_lost());
+            lost.for_each(|kind| *kind = Reachability::Undecided);
+        }
         let check = LeakCheck {
             mode: LeakCheckMode::Exact,
             pause: self.pause,
@@ -247,8 +284,8 @@ impl Found {
             rescanned_bytes: self.rescanned,
         };
         let holding = Holding::new(self.index, self.scan, judgement, self.tables);
-        let Self { given, mappings, threads, missing, .. } = self;
-        (check, Holding { given, mappings, threads, missing, ..holding })
+        let Self { given, mappings, threads, missing, unsearched, .. } = self;
+        (check, Holding { given, mappings, threads, missing, unsearched, ..holding })
     }
 }
 

@@ -5,6 +5,7 @@
 mod allocators;
 mod compared;
 pub mod live;
+mod moving;
 mod programs;
 mod service;
 

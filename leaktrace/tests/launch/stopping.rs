@@ -41,6 +41,23 @@ fn a_command_is_stopped_as_often_as_that_is_asked_for() {
     });
 }
 
+/// Whoever asked has given up, and would let it go late.
+#[test]
+fn a_stop_that_is_called_off_does_not_come_later() {
+    let programs = Programs::new();
+    let program = programs.build("cc", "vforking.c", "vforking", &[]);
+    let mut input = Fifo::new(programs.path("input"));
+    wait_for(async {
+        let (mut launched, held) = hold(&[program.into(), input.path.clone().into()]).await;
+        held.release();
+        await_state(launched.pid().0, "D");
+        launched.ask_to_stop();
+        launched.call_stop_off();
+        input.send("9\n");
+        assert_eq!(see_through(&mut launched).await, (vec!["exiting"], Ending::Exited(9)));
+    });
+}
+
 #[test]
 fn all_threads_of_a_command_can_be_stopped_beside_the_one_that_is_held() {
     let programs = Programs::new();

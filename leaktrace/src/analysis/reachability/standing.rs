@@ -41,6 +41,15 @@ pub struct Circumstances<'a> {
     pub since_start: bool,
     /// Nothing changes while it is read: what an allocator's records call free was free in the same moment.
     pub is_at_rest: bool,
+    /// Blocks may be in use that are not recorded yet: what lies between the blocks that are may be in one of those.
+    pub hides_blocks: bool,
+}
+
+impl Circumstances<'_> {
+    /// All blocks that are in use are known.
+    fn knows_all(&self) -> bool {
+        self.since_start && !self.hides_blocks
+    }
 }
 
 /// The blocks of the tables of thread-local storage that the C library keeps with the stacks of ended threads, for the next ones.
@@ -55,7 +64,7 @@ pub fn kept_tables(survey: &Survey, memory: &dyn Memory) -> Vec<u64> {
 pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstances: Circumstances<'_>) -> Vec<Region> {
     let space = Space {
         threads: circumstances.threads.iter().map(|thread| thread.control_block).collect(),
-        has_unrecorded: !circumstances.since_start,
+        has_unrecorded: circumstances.is_at_rest && !circumstances.knows_all(),
         ..Space::of(survey, blocks, memory)
     };
     let glibcs = Glibcs::of(&space);
@@ -223,6 +232,10 @@ impl Judge<'_> {
         for Owned { range, holds } in self.owned() {
             let outside = match holds {
                 Holds::Blocks => self.between_blocks(),
+                // Nor is it now what it was when the allocator's records were read.
+                Holds::Nothing if self.circumstances.hides_blocks && !self.circumstances.is_at_rest => {
+                    Standing::Undecided
+                }
                 Holds::Nothing => Standing::Ignored,
                 // A thread's storage, and its control block behind that.
                 Holds::Unrecorded
@@ -281,7 +294,7 @@ impl Judge<'_> {
     }
 
     fn between_blocks(&self) -> Standing {
-        if self.circumstances.since_start { Standing::Ignored } else { Standing::Undecided }
+        if self.circumstances.knows_all() { Standing::Ignored } else { Standing::Undecided }
     }
 
     /// What nobody has recorded and is in use: where all of the program's blocks are known it is a library's, or memory that the
@@ -351,7 +364,7 @@ mod tests {
     }
 
     const LAUNCHED: Circumstances<'_> =
-        Circumstances { threads: &[], arguments: None, since_start: true, is_at_rest: true };
+        Circumstances { threads: &[], arguments: None, since_start: true, is_at_rest: true, hides_blocks: false };
     const ATTACHED: Circumstances<'_> = Circumstances { since_start: false, ..LAUNCHED };
 
     #[test]
@@ -377,6 +390,7 @@ mod tests {
         let by_chunks = |circumstances| standings_by(&survey, &[(0x1010, 8)], &chunks, circumstances);
         assert_eq!(by_chunks(LAUNCHED), [(0x1000, Ignored)]);
         assert_eq!(by_chunks(ATTACHED), [(0x1000, Undecided)]);
+        assert_eq!(by_chunks(Circumstances { hides_blocks: true, ..LAUNCHED }), [(0x1000, Undecided)]);
         // Nothing tells that the allocator owns what comes before its first chunk.
         let chunks = [(0x1000, vec![7, 7]), (0x1ff0, vec![0, 0x21, 0, 0, 0, 0xff1])];
         let expected = [(0x1000, Vouches), (0x2000, Ignored)];

@@ -24,6 +24,8 @@ pub(super) struct Bell {
     /// The thread's id, 0 where none hears it.
     thread: AtomicI32,
     is_heard: AtomicBool,
+    /// A stop is asked for that nobody has begun yet.
+    is_asked: AtomicBool,
 }
 
 impl Bell {
@@ -37,6 +39,16 @@ impl Bell {
         }
         // SAFETY: only reads a number.
         self.thread.store(unsafe { libc::gettid() }, Ordering::Release);
+    }
+
+    /// Asks for a stop, for which it is to be rung.
+    pub(super) fn ask(&self) {
+        self.is_asked.store(true, Ordering::Release);
+    }
+
+    /// Begins the stop that was asked for, or calls it off; whether the other has not come before.
+    pub(super) fn take(&self) -> bool {
+        self.is_asked.swap(false, Ordering::AcqRel)
     }
 
     /// Says that what it was rung for is known.

@@ -259,10 +259,18 @@ impl Launched {
     /// [`Event::Stopped`] follows, unless it exits or ends. Events that are due come before. Blocks for a millisecond, or fifty
     /// where the command is held.
     pub fn ask_to_stop(&self) {
+        self.bell.ask();
         let asked = self.words.send(Word::Stop).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH));
         if let Err(error) = asked.and_then(|()| self.bell.ring()) {
             // Its end follows.
             log::debug!("process {} is not stopped: {error}", self.started.pid);
+        }
+    }
+
+    /// Calls the stop off that was asked for. If that is too late, [`Event::Stopped`] follows soon.
+    pub fn call_stop_off(&self) {
+        if !self.bell.take() {
+            log::debug!("process {} is being stopped already", self.started.pid);
         }
     }
 

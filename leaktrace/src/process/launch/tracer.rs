@@ -242,7 +242,8 @@ impl Tracer<'_> {
 
     /// Leaves the thread in its stop until the word comes, if it was to stop.
     fn stay(&mut self, tid: pid_t) -> Result<(), Stopped> {
-        if !mem::take(&mut self.is_to_stop) {
+        // Where nobody waits for it any more, nobody would let it go soon.
+        if !mem::take(&mut self.is_to_stop) || !self.bell.take() {
             return Ok(());
         }
         let thread = self.read(tid);

@@ -4,7 +4,7 @@
 //! In: the id of a process, and which of its pages are there. Out: those that were written since the marks were taken away.
 //!
 //! The process pays a page fault for the first write to each page. Whoever else uses the marks, such as CRIU's incremental dumps,
-//! misses changes from before.
+//! misses changes from before; so would we, and therefore it is watched who else does ([`Watch`]).
 
 use std::fs;
 use std::fs::File;
@@ -13,13 +13,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pages::page_size;
+use super::watch::Watch;
 use super::{MemoryError, RegionKind, Run, Survey};
 use crate::model::{Address, Pid};
 
 /// The mark in an entry of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
 const IS_MARKED: u64 = 1 << 55;
-/// What `/proc/PID/clear_refs` takes the marks away for.
-const MARKS: &str = "4";
 /// How many entries are read at once.
 const ENTRIES: usize = 8192;
 
@@ -45,6 +44,8 @@ pub struct Marks {
     pagemap: File,
     page: u64,
     entries: Vec<u8>,
+    /// Since they were taken away.
+    watch: Option<Watch>,
 }
 
 impl Marks {
@@ -55,32 +56,37 @@ impl Marks {
     pub fn of(pid: Pid) -> Result<Self, MemoryError> {
         let path = format!("/proc/{pid}/pagemap");
         let pagemap = File::open(path).map_err(|error| MemoryError::of(pid, "pagemap", error))?;
-        Ok(Self { pid, pagemap, page: page_size(), entries: vec![0; ENTRIES * size_of::<u64>()] })
+        Ok(Self { pid, pagemap, page: page_size(), entries: vec![0; ENTRIES * size_of::<u64>()], watch: None })
     }
 
     /// Takes the marks of all pages away, if the kernel has such marks: then some page of a process has one, since new pages do, unless
-    /// they were taken away before.
+    /// they were taken away before. Not if somebody else takes them away at the same time.
     ///
     /// # Errors
-    /// They cannot be read or written.
+    /// They cannot be read or written, or not watched.
     pub fn clear(&mut self, survey: &Survey) -> io::Result<bool> {
         let mut runs = survey.runs.iter();
         let mut has_marks = WERE_SEEN.load(Ordering::Relaxed);
         while !has_marks && let Some(run) = runs.next() {
             self.entries(run, |_, entry| has_marks |= entry & IS_MARKED != 0)?;
         }
-        if has_marks {
-            WERE_SEEN.store(true, Ordering::Relaxed);
-            fs::write(format!("/proc/{}/clear_refs", self.pid), MARKS)?;
+        if !has_marks {
+            return Ok(false);
         }
-        Ok(has_marks)
+        WERE_SEEN.store(true, Ordering::Relaxed);
+        let watch = match self.watch.take() {
+            Some(watch) => watch,
+            None => Watch::of(self.pid)?,
+        };
+        self.watch.insert(watch).clear()
     }
 
-    /// The pages of these that have a mark, and those of shared memory, which others may have written.
+    /// The pages of these that have a mark, and those of shared memory, which others may have written. `None` if somebody else has
+    /// taken marks away since they were taken away by us.
     ///
     /// # Errors
     /// The marks cannot be read.
-    pub fn changed(&mut self, survey: &Survey) -> io::Result<Vec<Run>> {
+    pub fn changed(&mut self, survey: &Survey) -> io::Result<Option<Vec<Run>>> {
         let mut changed: Vec<Run> = Vec::new();
         let page = self.page;
         for run in &survey.runs {
@@ -101,7 +107,9 @@ impl Marks {
                 }
             })?;
         }
-        Ok(changed)
+        // Asked at last: until then marks may have vanished.
+        let is_alone = self.watch.as_ref().map_or(Ok(false), Watch::is_alone)?;
+        Ok(is_alone.then_some(changed))
     }
 
     /// Calls `seen` for each page of a run, with its address and its entry.

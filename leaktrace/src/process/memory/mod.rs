@@ -7,6 +7,7 @@
 //!
 //! - [`regions()`] reads and judges the list of mappings.
 //! - [`Pages`] asks the kernel for the pages of a region, [`Survey`] for those of all regions.
+//! - [`Unseen`] has what is in shared memory beside these pages.
 //! - [`Marks`] tells which pages have changed, where the kernel does.
 //! - [`Batches`] cuts runs into portions of the size of a [`Buffer`], and [`Reader`] fills it.
 //!
@@ -22,6 +23,8 @@ mod changes;
 mod pages;
 mod reader;
 mod regions;
+mod unseen;
+mod watch;
 
 use std::io;
 use std::ops::Range;
@@ -33,6 +36,7 @@ pub use pages::{Pages, Run};
 pub use reader::{Filled, Reader};
 use regions::Mapped;
 pub use regions::{Region, RegionKind, regions};
+pub use unseen::Unseen;
 
 use crate::model::Pid;
 

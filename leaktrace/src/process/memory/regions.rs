@@ -26,7 +26,7 @@ pub enum RegionKind {
     /// The stack of the first thread.
     Stack,
     /// Memory that other processes may share: `MAP_SHARED | MAP_ANONYMOUS`, memfd, System V, files of tmpfs as in `/dev/shm`.
-    /// Only pages that this process has used are known.
+    /// Of the page tables only pages that this process has used are known; of others see `Unseen`.
     Shared,
     /// A private mapping of a file that is read only now. It was written where the dynamic linker relocated it (relro).
     ReadOnly,

@@ -14,11 +14,15 @@ pub struct Given {
     timers: Vec<i32>,
 }
 
+/// The name of shared memory that a process has not used itself.
+const UNSEEN: &str = "shared memory that others have written";
+
 /// What a run of words is. Threads are known by their places among those that were stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Epoll,
     Timers,
+    Unseen,
     /// All registers of a thread.
     Registers(usize),
     /// The registers that a call keeps.
@@ -29,6 +33,8 @@ enum Part {
     KeptTables,
     /// The block that a thread runs on.
     Stack(usize),
+    /// The block that a thread has given to `realloc`.
+    Moving(usize),
 }
 
 /// What a word is.
@@ -44,6 +50,8 @@ pub enum What {
     Stack(usize),
     /// A thread's register, by name.
     Register(usize, String),
+    /// A call of `realloc` that a thread is in.
+    Realloc(usize),
 }
 
 impl Given {
@@ -55,6 +63,12 @@ impl Given {
         self.begin(Part::Timers);
         self.words.extend(roots.timers.iter().map(|timer| timer.value));
         self.timers = roots.timers.iter().map(|timer| timer.id).collect();
+    }
+
+    /// Adds words of shared memory that the process has not used itself.
+    pub fn unseen(&mut self, words: impl Iterator<Item = u64>) {
+        self.begin(Part::Unseen);
+        self.words.extend(words);
     }
 
     /// Adds a thread's registers: all of them, general ones first, or those that a call keeps.
@@ -81,6 +95,12 @@ impl Given {
         self.words.push(word);
     }
 
+    /// Adds the block that a thread has given to `realloc`, which has not returned.
+    pub fn moving(&mut self, thread: usize, word: u64) {
+        self.begin(Part::Moving(thread));
+        self.words.push(word);
+    }
+
     fn begin(&mut self, part: Part) {
         self.parts.push((self.words.len(), part));
     }
@@ -94,11 +114,13 @@ impl Given {
         Some(match *part {
             Part::Epoll => What::Kernel(format!("epoll data of descriptor {}", self.epoll.get(place)?)),
             Part::Timers => What::Kernel(format!("value of timer {}", self.timers.get(place)?)),
+            Part::Unseen => What::Kernel(UNSEEN.to_owned()),
             Part::Registers(thread) => What::Register(thread, registers::name(place)),
             Part::Kept(thread) => What::Register(thread, registers::kept_name(place)),
             Part::Table(thread) => What::Table(thread),
             Part::KeptTables => What::KeptTable,
             Part::Stack(thread) => What::Stack(thread),
+            Part::Moving(thread) => What::Realloc(thread),
         })
     }
 }
@@ -117,13 +139,15 @@ mod tests {
         given.table(0, 7);
         given.registers(1, &[0; 6], true);
         given.stack(1, 8);
+        given.moving(0, 9);
         let what = |position| given.what(position);
         assert_eq!(what(1), Some(What::Kernel("epoll data of descriptor 9".to_owned())));
         assert_eq!(what(2), Some(What::Kernel("value of timer 3".to_owned())));
         assert_eq!(what(33), Some(What::Table(0)));
         assert_eq!(what(40), Some(What::Stack(1)));
         assert!(matches!(what(34), Some(What::Register(1, _))));
-        assert_eq!(given.words.len(), 41);
+        assert_eq!(what(41), Some(What::Realloc(0)));
+        assert_eq!(given.words.len(), 42);
         #[cfg(target_arch = "x86_64")]
         assert_eq!((what(3), what(34)), (Some(What::Register(0, "r15".into())), Some(What::Register(1, "rbx".into()))));
     }

@@ -41,6 +41,8 @@ pub struct Holding {
     pub threads: Vec<StackCopy>,
     /// What of the kernel could not be asked, in which there may be pointers.
     pub missing: Vec<&'static str>,
+    /// Bytes of shared memory that were not searched, in which there may be pointers: what nothing else points to is undecided.
+    pub unsearched: u64,
     /// For each block the place of its site among a capture's, [`NONE`] where that is not known.
     pub sites: Vec<u32>,
     /// The index of the process in the capture.
@@ -61,6 +63,7 @@ impl Holding {
             mappings: Vec::new(),
             threads: Vec::new(),
             missing: Vec::new(),
+            unsearched: 0,
             sites: Vec::new(),
             process: NONE as usize,
         }

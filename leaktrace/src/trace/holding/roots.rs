@@ -266,6 +266,10 @@ impl Finder<'_> {
                 let text = format!("register {name} of {}", self.thread(thread));
                 (Thing::Registers(thread), position as u64, Box::new(|| text))
             }
+            Some(What::Realloc(thread)) => {
+                let text = format!("realloc in {}", self.thread(thread));
+                (Thing::Registers(thread), position as u64, Box::new(|| text))
+            }
             None => whole(Thing::Unknown),
         }
     }

@@ -1,8 +1,9 @@
 //! The leak check of processes that run on meanwhile.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -90,6 +91,38 @@ fn a_pointer_that_hops_about_makes_no_block_lost() {
     let verdicts = finished.stdout.lines().filter(|line| line.contains("leak check:"));
     for verdict in verdicts {
         assert!(marks_pages() || !verdict.contains("definitely"), "{verdict}");
+    }
+}
+
+/// Marks that somebody else takes away tell nothing of what has changed (CRIU, a debugger, another leaktrace).
+#[test]
+fn when_others_take_the_marks_of_pages_away_nothing_is_lost_for_certain() {
+    let program = build::reachability_victim("hopping.c", 1);
+    let mut victim = Victim::spawn("hopping.c", Command::new(program).args(["wait", "40", "16", "16"]));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &["--leak-check-mode=live", "--max-pause=1h"]);
+    victim.go();
+    victim.collect_until_done();
+    let marks = format!("/proc/{}/clear_refs", victim.pid());
+    let is_over = AtomicBool::new(false);
+    let finished = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                fs::write(&marks, "4").unwrap();
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let finished = tracer.stop();
+        is_over.store(true, Ordering::Relaxed);
+        finished
+    });
+    let snapshot = finished.exact();
+    let check = snapshot.process(victim.pid()).leak_check.as_ref().unwrap_or_else(|| panic!("{}", finished.stdout));
+    assert!(check.mode == "live" && check.rescanned_bytes.is_none() && check.passes > 1, "{check:?}");
+    let kinds = found(&snapshot, victim.pid());
+    assert!(kinds.values().flatten().all(|kind| !kind.starts_with("definitely")), "{kinds:?}");
+    for number in 0..16 {
+        assert_eq!(kinds[&(7001 + 2 * number)], ["probably_lost"]);
     }
 }
 

@@ -12,6 +12,7 @@ mod mimalloc;
 mod musl;
 mod tcmalloc;
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::blocks::Blocks;
@@ -23,10 +24,11 @@ const WORD: u64 = 8;
 const PAGE: u64 = 4096;
 /// Words of a page.
 const WORDS: usize = (PAGE / WORD) as usize;
-/// How many bytes of variables are searched for an allocator's records, at most.
-const MOST_VARIABLES: u64 = 256 << 20;
-/// How many words are followed from there, at most: each takes a system call.
-const MOST_FOLLOWED: usize = 50_000;
+/// How many bytes of variables are searched for allocators' records, at most: for all blocks that are asked for and by all ways to
+/// find them together, since a process waits.
+const MOST_VARIABLES: u64 = 1 << 30;
+/// How many words are followed from there, at most, in all as well: each takes a system call.
+const MOST_FOLLOWED: usize = 200_000;
 /// How many pages are looked up in an allocator's table, at most: 256 GiB of 4 KiB.
 const MOST_LOOKED_UP: u64 = 1 << 26;
 /// After so many blocks that no allocator knows, nothing more is tried.
@@ -67,6 +69,8 @@ pub(super) struct Space<'a> {
     pub(super) threads: Vec<u64>,
     /// There may be blocks that were not recorded, so that it matters what is free.
     pub(super) has_unrecorded: bool,
+    /// How many bytes of variables may still be searched, and how many words be followed.
+    pub(super) left: Cell<(u64, usize)>,
 }
 
 impl<'a> Space<'a> {
@@ -81,6 +85,7 @@ impl<'a> Space<'a> {
             variables: Vec::new(),
             threads,
             has_unrecorded,
+            left: Cell::new((MOST_VARIABLES, MOST_FOLLOWED)),
         };
         for mapping in &survey.regions {
             let range = mapping.start.0..mapping.end.0;
@@ -133,26 +138,21 @@ impl<'a> Space<'a> {
     /// The address of a variable that points to an allocator's memory, to a multiple of 64 bytes, and of which `is_it` says yes.
     fn variable(&self, mut is_it: impl FnMut(u64, u64) -> bool) -> Option<u64> {
         let (low, high) = (self.unnamed.first()?.start, self.unnamed.last()?.end);
-        let (mut bytes, mut followed) = (0, 0);
         let mut words = [0; WORDS];
         for run in self.variables.iter().flat_map(|range| self.there(range)) {
             for page in (run.start..run.end).step_by(PAGE as usize) {
-                bytes += PAGE;
-                if bytes > MOST_VARIABLES {
-                    return None;
-                }
+                let (bytes, followed) = self.left.get();
+                self.left.set((bytes.checked_sub(PAGE)?, followed));
                 self.memory.read(page, &mut words);
                 for (place, word) in words.iter().enumerate() {
                     if !word.is_multiple_of(64) || *word < low || *word >= high || !self.is_unnamed(*word) {
                         continue;
                     }
-                    followed += 1;
+                    let (bytes, followed) = self.left.get();
+                    self.left.set((bytes, followed.checked_sub(1)?));
                     let at = page + place as u64 * WORD;
                     if is_it(at, *word) {
                         return Some(at);
-                    }
-                    if followed == MOST_FOLLOWED {
-                        return None;
                     }
                 }
             }

@@ -18,6 +18,19 @@ fn found(
     blocks: &[(u64, u64)],
     pages: &[(u64, Vec<u64>)],
 ) -> Vec<(u64, u64, Holds)> {
+    within(mappings, blocks, pages, |space| {
+        let owned = owned(space, &[]);
+        owned.into_iter().map(|Owned { range, holds }| (range.start, range.end, holds)).collect()
+    })
+}
+
+/// What is found in such a process.
+fn within<T>(
+    mappings: &[(Range<u64>, RegionKind)],
+    blocks: &[(u64, u64)],
+    pages: &[(u64, Vec<u64>)],
+    find: impl FnOnce(&Space<'_>) -> T,
+) -> T {
     let permissions = Permissions { read: true, write: true, execute: false, shared: false };
     let region = |(range, kind): &(Range<u64>, RegionKind)| Region {
         start: Address(range.start),
@@ -41,8 +54,7 @@ fn found(
     let survey = Survey { regions: mappings.iter().map(region).collect(), runs, code: Vec::new(), unknown_bytes: 0 };
     let blocks = Blocks::new(blocks.iter().copied()).unwrap();
     let memory = Words(pages);
-    let owned = owned(&Space::of(&survey, &blocks, &memory), &[]);
-    owned.into_iter().map(|Owned { range, holds }| (range.start, range.end, holds)).collect()
+    find(&Space::of(&survey, &blocks, &memory))
 }
 
 /// A page with these words.
@@ -173,6 +185,26 @@ fn spans_of_tcmalloc_stand_in_its_table() {
     let mappings = [(VARIABLES, RegionKind::Data), (heap..own + PAGE, RegionKind::Heap)];
     assert_eq!(found(&mappings, &[(span + 64, 32)], &pages), [(span, free + 3 * 8192, WithBlocks)]);
     assert_eq!(found(&mappings, &[(own, 32)], &pages), [], "what is in no span is not tcmalloc's");
+}
+
+#[test]
+fn what_is_followed_is_bounded_in_all() {
+    let heap = 0x5557_0000_0000_u64;
+    let pages = [(VARIABLES.start, page(&[(7, heap), (9, heap + 64)])), (heap, page(&[]))];
+    let mappings = [(VARIABLES, RegionKind::Data), (heap..heap + PAGE, RegionKind::Heap)];
+    within(&mappings, &[(heap + 64, 32)], &pages, |space| {
+        space.left.set((2 * PAGE, 3));
+        let asked = || {
+            let mut asked = 0;
+            let found = space.variable(|_, _| {
+                asked += 1;
+                false
+            });
+            assert_eq!(found, None);
+            asked
+        };
+        assert_eq!([asked(), asked(), asked()], [2, 1, 0]);
+    });
 }
 
 #[test]
