@@ -43,7 +43,15 @@ fn raw_site(process: usize, frames: &[u64], allocated: (u64, u64), freed: (u64, 
 }
 
 fn block(site: usize, address: u64, bytes: u64, seconds: u64) -> RawBlock {
-    RawBlock { site, address: Address(address), size: bytes, age: Duration::from_secs(seconds), time: 0, kind: None }
+    RawBlock {
+        site,
+        address: Address(address),
+        size: bytes,
+        age: Duration::from_secs(seconds),
+        time: 0,
+        ignored: false,
+        kind: None,
+    }
 }
 
 /// Two lives of pid 7 (a shell that became a server); the server's stack 0x10,0x20 appears twice.

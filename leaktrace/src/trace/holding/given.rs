@@ -19,6 +19,8 @@ pub struct Given {
 enum Part {
     Epoll,
     Timers,
+    /// Blocks that the program wants no leak reported of.
+    Ignored,
     /// All registers of a thread.
     Registers(usize),
     /// The registers that a call keeps.
@@ -36,6 +38,8 @@ enum Part {
 pub enum What {
     /// Something that the kernel holds, by name.
     Kernel(String),
+    /// That the program wants no leak reported of the block.
+    Ignored,
     /// A thread's table.
     Table(usize),
     /// The table of a thread that has ended, kept for the next.
@@ -55,6 +59,12 @@ impl Given {
         self.begin(Part::Timers);
         self.words.extend(roots.timers.iter().map(|timer| timer.value));
         self.timers = roots.timers.iter().map(|timer| timer.id).collect();
+    }
+
+    /// Adds the addresses of blocks that the program wants no leak reported of.
+    pub fn ignored(&mut self, blocks: impl Iterator<Item = u64>) {
+        self.begin(Part::Ignored);
+        self.words.extend(blocks);
     }
 
     /// Adds a thread's registers: all of them, general ones first, or those that a call keeps.
@@ -94,6 +104,7 @@ impl Given {
         Some(match *part {
             Part::Epoll => What::Kernel(format!("epoll data of descriptor {}", self.epoll.get(place)?)),
             Part::Timers => What::Kernel(format!("value of timer {}", self.timers.get(place)?)),
+            Part::Ignored => What::Ignored,
             Part::Registers(thread) => What::Register(thread, registers::name(place)),
             Part::Kept(thread) => What::Register(thread, registers::kept_name(place)),
             Part::Table(thread) => What::Table(thread),
@@ -117,13 +128,15 @@ mod tests {
         given.table(0, 7);
         given.registers(1, &[0; 6], true);
         given.stack(1, 8);
+        given.ignored([0x10, 0x20].into_iter());
         let what = |position| given.what(position);
         assert_eq!(what(1), Some(What::Kernel("epoll data of descriptor 9".to_owned())));
         assert_eq!(what(2), Some(What::Kernel("value of timer 3".to_owned())));
         assert_eq!(what(33), Some(What::Table(0)));
         assert_eq!(what(40), Some(What::Stack(1)));
         assert!(matches!(what(34), Some(What::Register(1, _))));
-        assert_eq!(given.words.len(), 41);
+        assert_eq!([41, 42].map(what), [Some(What::Ignored), Some(What::Ignored)]);
+        assert_eq!(given.words.len(), 43);
         #[cfg(target_arch = "x86_64")]
         assert_eq!((what(3), what(34)), (Some(What::Register(0, "r15".into())), Some(What::Register(1, "rbx".into()))));
     }
