@@ -105,6 +105,23 @@ fn numbers(snapshot: &Snapshot) -> Vec<(Option<usize>, u64, u64)> {
 }
 
 #[test]
+fn what_the_program_calls_no_leak_is_summed_by_site_and_outlives_filters_and_files() {
+    let options = Options { show_allocs: true, ..Options::default() };
+    let mut capture = capture(options.clone());
+    let blocks = [(1, 0xb500, 1), (3, 0xd000, 7), (1, 0xb400, 2)]
+        .map(|(site, address, seconds)| RawBlock { ignored: address != 0xb400, ..block(site, address, 100, seconds) });
+    capture.blocks = Some(BlockTally::read(4, &options, blocks));
+    let snapshot = capture.into_snapshot(&mut resolve);
+    let ignored = |snapshot: &Snapshot| snapshot.sites.iter().map(|site| site.ignored.count).collect::<Vec<_>>();
+    assert_eq!(ignored(&snapshot), [2, 0, 0], "both sites are one");
+    assert_eq!(snapshot.sites[0].ignored, Tally { bytes: 200, count: 2 });
+    let mut older = snapshot.clone();
+    older.retain_older_than(Duration::from_secs(2)).unwrap();
+    assert_eq!(ignored(&older)[0], 1);
+    assert_eq!(snapshot.leaked_bytes(), 630 + 100 + 8 - 200);
+}
+
+#[test]
 fn equal_stacks_merge_within_a_life_and_not_across() {
     let snapshot = capture(Options { show_allocs: true, ..Options::default() }).into_snapshot(&mut resolve);
     assert_eq!(numbers(&snapshot), [(Some(1), 630, 7), (Some(0), 100, 2), (Some(1), 8, 1)]);

@@ -157,6 +157,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_program_calls_no_leak_has_a_line_whether_blocks_were_judged_or_not() {
+        let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":2,"target":{"mode":"pid","pids":[7]},
+            "processes":[{"pid":7,"comm":"a","outstanding_bytes":72,"outstanding_count":3}],
+            "sites":[{"pid":7,"process":0,"outstanding_bytes":64,"outstanding_count":2,"ignored":{"bytes":32,"count":1}},
+                {"pid":7,"process":0,"outstanding_bytes":8,"outstanding_count":1}]}"#;
+        let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
+        assert_eq!(
+            lines(&snapshot),
+            [
+                "ignored by the program: 32 B in 1 allocation (__lsan_ignore_object, __lsan_disable); no leaks, nor is what they \
+              lead to"
+            ]
+        );
+    }
+
+    #[test]
     fn of_a_process_that_ran_nothing_is_said_to_be_definitely_lost() {
         let verdict = Verdict { still_reachable: tally(2048, 2), ..Verdict::default() };
         assert_eq!(sums(&verdict, &LIVE), "nothing probably lost, 2.0 KiB still reachable in 2");
