@@ -49,10 +49,43 @@ pub struct Block {
     pub size: u64,
     /// Index of its site plus one; 0 while the place is being filled or emptied.
     pub site: u32,
-    /// When it was booked: the lower half of the kernel's jiffies, which the verifier turns into a plain load where the
-    /// clock costs 35 ns. They advance with `CLOCK_MONOTONIC` and wrap after 49 days or more.
+    /// When it was booked: in [`BLOCK_TIME`] the lowest bits of the kernel's jiffies, which the verifier turns into a plain load
+    /// where the clock costs 35 ns. They advance with `CLOCK_MONOTONIC` and wrap after 24 days or more. Beside them
+    /// [`BLOCK_IGNORED`]: here it goes wherever the record goes, and no program looks at it.
     pub time: u32,
 }
+
+/// Set in [`Block::time`] if the program wants no leak reported of the block (`__lsan_ignore_object`, `__lsan_disable`).
+pub const BLOCK_IGNORED: u32 = 1 << 31;
+/// The bits of [`Block::time`] that are a time.
+pub const BLOCK_TIME: u32 = BLOCK_IGNORED - 1;
+
+impl Block {
+    /// Whether the program wants no leak reported of it.
+    #[must_use]
+    pub const fn is_ignored(&self) -> bool {
+        self.time & BLOCK_IGNORED != 0
+    }
+}
+
+/// How much later than now a time may seem, jiffies: clocks are read one after the other.
+const SKEW: u32 = 1 << 16;
+
+/// Jiffies from `then` to `now`, of both of which the bits of [`BLOCK_TIME`] count.
+#[must_use]
+pub const fn jiffies_since(then: u32, now: u32) -> u32 {
+    let since = now.wrapping_sub(then) & BLOCK_TIME;
+    if since > BLOCK_TIME - SKEW { 0 } else { since }
+}
+
+/// How far in front of an address the programs look for the block that it lies in, bytes. What a program ignores by an address
+/// that is further in, [`Inside`] keeps.
+pub const IGNORED_REACH: u64 = 4096;
+/// How many such addresses there is room for.
+pub const MAX_INSIDE: u32 = 16_384;
+
+/// When the address in a block that begins further in front was ignored last: as [`Block::time`].
+pub type Inside = u32;
 
 /// The running account of one (process, stack). While sampling, its numbers are in the units of `sampling::BYTES_SHIFT`
 /// and `sampling::COUNT_SHIFT`, and so are those of [`Process`].
@@ -249,6 +282,10 @@ pub struct Thread {
     pub freed_address: u64,
     /// Stack pointer at the entry of that call; 0 where an allocation function was called since.
     pub freed_sp: u64,
+    /// [`BLOCK_IGNORED`] for its blocks while `disabled` is not 0, else 0.
+    pub ignores: u32,
+    /// How many calls of `__lsan_disable` it has made that no `__lsan_enable` has ended.
+    pub disabled: u32,
 }
 
 /// The call returns the address of a new block.
@@ -288,6 +325,8 @@ pub struct Losses {
     pub wide_dropped: u64,
     /// Their bytes.
     pub wide_bytes_dropped: u64,
+    /// Calls by which a program said of blocks that they are no leaks, and of which it is not known which blocks these are.
+    pub marks_lost: u64,
 }
 
 /// What userspace tells the running programs, and they it.
@@ -434,6 +473,13 @@ pub const FUNCTION_XALLOCX: u32 = 7;
 pub const FUNCTION_EXIT: u32 = 8;
 /// No function: where a dynamic linker tells of changes. Its program takes no cookie of this kind.
 pub const FUNCTION_LINKER: u32 = 9;
+/// A = an address in a block that is no leak: `__lsan_ignore_object`. Its program and that of the two that follow is none of
+/// the allocation functions'.
+pub const FUNCTION_IGNORE: u32 = 10;
+/// No argument: what the thread allocates from now on is no leak. `__lsan_disable`.
+pub const FUNCTION_DISABLE: u32 = 11;
+/// No argument: ends one of those. `__lsan_enable`.
+pub const FUNCTION_ENABLE: u32 = 12;
 
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
 /// remembered until it returns. For a `realloc` that holds of what it is given a block and a size for; without either it
@@ -487,8 +533,8 @@ const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 120);
-    assert!(size_of::<Thread>() == 112);
-    assert!(size_of::<Losses>() == 80);
+    assert!(size_of::<Thread>() == 120);
+    assert!(size_of::<Losses>() == 88);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<LayoutEvent>() == 40);
@@ -512,4 +558,20 @@ mod pod {
     }
 
     pod!(Block, Control, Event, FileKey, FileTable, Losses, Process, Site, Thread, WideBlock);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_beside_the_mark_and_across_their_wrap() {
+        assert_eq!(jiffies_since(5, 9), 4);
+        assert_eq!(jiffies_since(5 | BLOCK_IGNORED, 9), 4);
+        assert_eq!(jiffies_since(BLOCK_TIME, 2), 3);
+        assert_eq!(jiffies_since(5, 0xfff0_0000), 0x7fef_fffb, "the clock of the kernel has more bits");
+        assert_eq!(jiffies_since(9, 5), 0, "the other clock was read first");
+        assert!(Block { time: 7 | BLOCK_IGNORED, ..Block::default() }.is_ignored());
+        assert!(!Block { time: BLOCK_TIME, ..Block::default() }.is_ignored());
+    }
 }

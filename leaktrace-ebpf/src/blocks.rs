@@ -1,7 +1,7 @@
 //! Outstanding blocks: booking them, and taking them off the books.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use leaktrace_common::abi::{self, Block, Thread};
+use leaktrace_common::abi::{self, BLOCK_TIME, Block, Thread};
 use leaktrace_common::table::{self, Inserted, Place};
 
 use crate::accounts::{lower, raise, settle};
@@ -39,16 +39,17 @@ pub extern "C" fn block_insert(key: u64) -> u64 {
 #[inline(always)]
 pub fn now() -> u32 {
     // SAFETY: the helper takes nothing and cannot fail.
-    unsafe { bpf_jiffies64() as u32 }
+    unsafe { bpf_jiffies64() as u32 & BLOCK_TIME }
 }
 
 /// Books a block of the thread's process, in which it takes the place of `gone` bytes that are still counted as outstanding.
 #[inline(always)]
 pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) {
     // SAFETY: the thread's own state.
-    let process = unsafe { (*thread).process };
+    let (process, ignored) = unsafe { ((*thread).process, (*thread).ignores) };
     let Some(key) = abi::block_key(process, address) else {
-        wide::wide_book(process, address, size, site, gone);
+        // A function has no more than five arguments, and slots leave the mark's bit free.
+        wide::wide_book(process | ignored, address, size, site, gone);
         return;
     };
     let word = match table::insert_first(&keys(), key) {
@@ -70,7 +71,7 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) 
         }
         (&raw mut (*block).site).write_volatile(0);
         (&raw mut (*block).size).write_volatile(size);
-        (&raw mut (*block).time).write_volatile(now());
+        (&raw mut (*block).time).write_volatile(now() | ignored);
         (&raw mut (*block).site).write_volatile(site);
     }
     let weight = sampling::weight(size);

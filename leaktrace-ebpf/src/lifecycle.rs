@@ -6,15 +6,16 @@ use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::debug;
 use leaktrace_common::abi::{EVENT_EXEC, EVENT_EXIT, PROCESS_EXECED, PROCESS_EXITED, PROCESS_SLOTS};
 
-use crate::maps::{PROCESSES, SLOTS, UNWIND_LISTS};
+use crate::maps::{INHERITED, PROCESSES, SLOTS, UNWIND_LISTS};
 use crate::process::Id;
-use crate::{alloc, config, process, registers, stats, threads, whom};
+use crate::{alloc, annotations, config, process, registers, stats, threads, whom};
 
 /// A process or a thread is made; it has not run yet.
 #[inline(always)]
 pub fn fork(ctx: &RawTracePointContext) {
     let parent = Id::current().tgid() as u32;
     if config::task_tgid() == 0 {
+        annotations::not_inherited();
         return;
     }
     // SAFETY: the context of a raw tracepoint is an array of its arguments, the second is the child's task; the helper
@@ -28,6 +29,7 @@ pub fn fork(ctx: &RawTracePointContext) {
         return;
     }
     whom::fork(parent, child);
+    annotations::fork(child);
     // Its mappings are its parent's, until userspace has a list of its own for it.
     // SAFETY: values are copied at once.
     let slot = unsafe { SLOTS.get(parent) }.copied().unwrap_or(0);
@@ -102,6 +104,7 @@ pub fn exec(ctx: &RawTracePointContext) {
 fn end(ctx: &RawTracePointContext, id: Id, state: u32, event: u32) {
     let tgid = id.tgid() as u32;
     let _ = UNWIND_LISTS.remove(tgid);
+    let _ = INHERITED.remove(tgid);
     // SAFETY: the value is copied at once.
     let Some(slot) = unsafe { SLOTS.get(tgid) }.copied() else { return };
     // Where the last threads end at once, two may come here; the slot ends once.

@@ -3,8 +3,9 @@
 //! Uprobes sit at allocation functions (or a few instructions in, see `targets::site` in userspace): `malloc` and `free`
 //! at plain ones, `call` at all others, told by its cookie which function this is and where its arguments are. Where the
 //! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. `linker` sits where the
-//! dynamic linker tells debuggers of what it maps and unmaps. Tracepoints follow lives from fork to end. Each body hands over
-//! to [`alloc`](crate::alloc), [`linker`](crate::linker) or [`lifecycle`].
+//! dynamic linker tells debuggers of what it maps and unmaps, `annotation` at LeakSanitizer's functions by which a program says
+//! what is no leak. Tracepoints follow lives from fork to end. Each body hands over to [`alloc`](crate::alloc),
+//! [`linker`](crate::linker), [`annotations`] or [`lifecycle`].
 //!
 //! Invariant: no policy and no strings here; userspace decides by globals ([`config`]) and attach cookies.
 
@@ -14,6 +15,7 @@
 
 mod accounts;
 mod alloc;
+mod annotations;
 mod blocks;
 mod config;
 mod frees;
@@ -67,6 +69,13 @@ pub extern "C" fn free(ctx: *mut c_void) -> u32 {
 #[unsafe(link_section = "uprobe")]
 pub extern "C" fn linker(ctx: *mut c_void) -> u32 {
     linker::changes(&ProbeContext::new(ctx));
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn annotation(ctx: *mut c_void) -> u32 {
+    annotations::told(&ProbeContext::new(ctx));
     0
 }
 

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Losses, MAX_FILTERS, MAX_UNWIND_FILES, PROCESS_SLOTS, Process, SCRATCH_SLOTS,
+    Block, Control, FRAMES_PER_CHUNK, Inside, Losses, MAX_FILTERS, MAX_INSIDE, MAX_UNWIND_FILES, PROCESS_SLOTS, Process, SCRATCH_SLOTS,
     Scratch, Site, Thread,
 };
 use leaktrace_common::sampling;
@@ -68,6 +68,13 @@ pub static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_FILTERS, 0);
 /// Control groups whose processes, and those of groups in them, are to be traced.
 #[map]
 pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(MAX_FILTERS, 0);
+
+/// [`Thread::disabled`] of first threads that have no state yet, as their parents had it, by thread id.
+#[map]
+pub static INHERITED: HashMap<u32, u32> = HashMap::with_max_entries(PROCESS_SLOTS, BPF_F_NO_PREALLOC);
+/// Addresses that were ignored and lie far inside of a block, or in none: process slot and address, as in [`BLOCK_KEYS`].
+#[map]
+pub static INSIDE: HashMap<u64, Inside> = HashMap::with_max_entries(MAX_INSIDE, BPF_F_NO_PREALLOC);
 
 /// Unwind tables of objects and mapping lists of processes, in chunks that userspace allots.
 #[map]

@@ -5,7 +5,7 @@ use leaktrace_common::table::{self, Inserted, Place};
 
 use crate::maps::{Keys, THREAD_KEYS, THREADS, unknown};
 use crate::process::{self, Id};
-use crate::{config, stats::lose};
+use crate::{annotations, config, stats::lose};
 
 const NONE: u64 = u64::MAX;
 
@@ -47,6 +47,7 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
             return NONE;
         }
     };
+    let disabled = if tid == tgid { annotations::inherited(tid as u32) } else { 0 };
     if let Some(thread) = THREADS.get_ptr_mut(place.index()) {
         // SAFETY: the place is this thread's own. Fields one by one, so that no memset call is made of it.
         unsafe {
@@ -56,6 +57,8 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
             (*thread).gap = 0;
             (*thread).cache_frees = 0;
             (*thread).freed_sp = 0;
+            (*thread).disabled = disabled;
+            (*thread).ignores = annotations::mark(disabled);
             (*thread).process = process;
             (*thread).tid = tid as u32;
             (*thread).tgid = tgid as u32;
@@ -95,6 +98,25 @@ pub extern "C" fn thread_reconsider(word: u64, tgid: u64) -> u64 {
         unsafe { (*thread).process = process };
     }
     word
+}
+
+/// The state of the current thread, whether its process is traced or not, made if it has none; `None` where there is no room.
+#[inline(always)]
+pub fn any(id: Id) -> Option<*mut Thread> {
+    let mut word = unknown(thread_find(id.tid()));
+    if word == NONE {
+        word = unknown(thread_register(id.tid(), id.tgid()));
+    }
+    if word == NONE { None } else { THREADS.get_ptr_mut(Place::from_word(word).index()) }
+}
+
+/// [`Thread::disabled`] of the current thread.
+#[inline(always)]
+pub fn disabled(id: Id) -> u32 {
+    let word = unknown(thread_find(id.tid()));
+    let thread = if word == NONE { None } else { THREADS.get_ptr_mut(Place::from_word(word).index()) };
+    // SAFETY: a valid element of the map.
+    thread.map_or(0, |thread| unsafe { (*thread).disabled })
 }
 
 /// The state of the current thread, if it has one.

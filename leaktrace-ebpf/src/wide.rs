@@ -3,7 +3,7 @@
 //!
 //! They are rare. So everything is done in global functions, which are verified once, and costs other blocks nothing.
 
-use leaktrace_common::abi::Block;
+use leaktrace_common::abi::{BLOCK_IGNORED, Block};
 use leaktrace_common::table::{self, Inserted, Place};
 use leaktrace_common::wide::{Name, WideBlock};
 
@@ -87,10 +87,11 @@ unsafe fn write(record: *mut WideBlock, name: Name, block: &Block) {
     }
 }
 
-/// As [`blocks::book`](crate::blocks::book).
+/// As [`blocks::book`](crate::blocks::book). With the process' slot comes [`BLOCK_IGNORED`] where the block is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn wide_book(process: u32, address: u64, size: u64, site: u32, gone: u64) -> u64 {
+pub extern "C" fn wide_book(owner: u32, address: u64, size: u64, site: u32, gone: u64) -> u64 {
+    let (process, ignored) = (owner & !BLOCK_IGNORED, owner & BLOCK_IGNORED);
     let word = unknown(wide_insert(process, address));
     if word == NONE {
         lose!(wide_dropped);
@@ -106,12 +107,27 @@ pub extern "C" fn wide_book(process: u32, address: u64, size: u64, site: u32, go
             let block = (*record).block;
             settle(process, &block);
         }
-        write(record, Name::of_allocator(process, address), &Block { size, site, time: now() });
+        write(record, Name::of_allocator(process, address), &Block { size, site, time: now() | ignored });
     }
     let weight = sampling::weight(size);
     sites::count_alloc(site, weight);
     raise(process, weight.0.wrapping_sub(gone));
     0
+}
+
+/// Has a block that begins at this address ignored: whether there is one.
+#[inline(always)]
+pub fn ignore(process: u32, address: u64) -> bool {
+    let word = unknown(wide_find(process, address));
+    if word == NONE {
+        return false;
+    }
+    // SAFETY: an element of the map; its program says this of the block, and does not free it meanwhile.
+    record(word).is_some_and(|record| unsafe {
+        let time = &raw mut (*record).block.time;
+        time.write_volatile(time.read_volatile() | BLOCK_IGNORED);
+        true
+    })
 }
 
 /// As [`blocks::take`](crate::blocks::take).

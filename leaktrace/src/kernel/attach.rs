@@ -199,6 +199,8 @@ fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
     };
     // First, so that everything recorded from then on is kept apart by layout.
     add("linker", false, &Probe::is_linkers);
+    // Before any block is recorded of which they may say something.
+    add("annotation", false, &Probe::is_annotation);
     for program in ["free", "call"] {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);
     }

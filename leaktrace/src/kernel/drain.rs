@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use aya::Pod;
 use leaktrace_common::abi::{
-    self, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT,
-    SITE_TRUNCATED, SITE_UNREADY, Site,
+    self, BLOCK_IGNORED, BLOCK_TIME, Block, FRAMES_PER_CHUNK, PROCESS_SLOTS, Process, SITE_FRAMELESS, SITE_GUESSED,
+    SITE_STOP_SHIFT, SITE_TRUNCATED, SITE_UNREADY, Site,
 };
 use leaktrace_common::table::{self, BUCKET_KEYS, Bucket, Place};
 use leaktrace_common::unwind::Stop;
@@ -196,8 +196,8 @@ pub fn blocks<'a>(
     placed_blocks(kernel, piece).filter_map(move |(_, address, block)| {
         let (site, ago) = wanted(block.site.checked_sub(1)?)?;
         let age = clock.age(block.time).saturating_sub(ago);
-        let time = block.time;
-        Some(RawBlock { site, address: Address(address), size: block.size, age, time, kind: None })
+        let (time, ignored) = (block.time, block.is_ignored());
+        Some(RawBlock { site, address: Address(address), size: block.size, age, time, ignored, kind: None })
     })
 }
 
@@ -232,11 +232,21 @@ pub struct TabledBlock {
     pub size: u64,
     /// The index of its site.
     pub site: u32,
-    /// When it was allocated, in the units of [`Block::time`].
+    /// When it was allocated, and whether the program wants no leak reported of it: as [`Block::time`].
     pub time: u32,
 }
 
 impl TabledBlock {
+    /// Whether the program wants no leak reported of it.
+    pub fn is_ignored(&self) -> bool {
+        self.time & BLOCK_IGNORED != 0
+    }
+
+    /// Whether it was allocated at the same time as a block with this [`Block::time`].
+    pub fn is_of(&self, time: u32) -> bool {
+        (self.time ^ time) & BLOCK_TIME == 0
+    }
+
     /// `None` where the record is being written or taken back.
     pub(super) fn of(address: u64, block: Block) -> Option<Self> {
         Some(Self { address, size: block.size, site: block.site.checked_sub(1)?, time: block.time })
@@ -281,11 +291,14 @@ impl Clock {
         Self { now, tick }
     }
 
+    /// Now, in jiffies.
+    pub fn now(self) -> u32 {
+        self.now
+    }
+
     /// The age of a block that was allocated at this time, in jiffies.
     pub fn age(self, time: u32) -> Duration {
-        let jiffies = self.now.wrapping_sub(time);
-        // The two readings may be a tick apart.
-        if jiffies > u32::MAX / 2 { Duration::ZERO } else { self.tick * jiffies }
+        self.tick * abi::jiffies_since(time, self.now)
     }
 }
 

@@ -11,7 +11,8 @@ use std::thread;
 use leaktrace_common::table::BUCKET_KEYS;
 
 use super::Kernel;
-use super::drain::{self, BlockPiece, TabledBlock};
+use super::drain::{self, BlockPiece, Clock, TabledBlock};
+use crate::host::clock::monotonic_ns;
 
 /// The position of a block that has none.
 const NOWHERE: u32 = u32::MAX;
@@ -70,6 +71,7 @@ impl Inventory {
             kept.sort_by_key(|block| block.address);
         }
         kept.dedup_by_key(|block| block.address);
+        mark(kernel, self.slot, &mut kept);
         kept
     }
 }
@@ -80,7 +82,15 @@ impl Inventory {
 pub fn blocks(kernel: &Kernel, slot: u32) -> Vec<TabledBlock> {
     let mut blocks: Vec<_> = in_order(&read(kernel, slot, Vec::new())).into_iter().map(|(_, block)| block).collect();
     blocks.dedup_by_key(|block| block.address);
+    mark(kernel, slot, &mut blocks);
     blocks
+}
+
+/// Marks those that the program has ignored by an address far inside of them.
+fn mark(kernel: &Kernel, slot: u32, blocks: &mut [TabledBlock]) {
+    if let Ok(now_ns) = monotonic_ns() {
+        kernel.ignored_inside.mark(slot, blocks, Clock::of(kernel, now_ns).now());
+    }
 }
 
 /// All that was found, by address.

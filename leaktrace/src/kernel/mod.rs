@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod attacher;
 pub(crate) mod drain;
 pub(crate) mod events;
+mod ignored_inside;
 pub(crate) mod in_flight;
 pub(crate) mod inventory;
 pub(crate) mod mapped;
@@ -36,6 +37,7 @@ use crate::host::errno;
 use crate::host::features;
 use crate::host::fields::Fields;
 use crate::model::Pid;
+use ignored_inside::IgnoredInside;
 use mapped::MappedArray;
 use memory::Tables;
 use programs::{Programs, Technique};
@@ -64,7 +66,7 @@ pub struct Limits {
     pub judged: Option<Pid>,
 }
 
-/// Threads there is room for. A state takes 128 bytes with its key.
+/// Threads there is room for. A state takes 136 bytes with its key.
 const MAX_THREADS: u32 = 65_536;
 
 /// The loaded programs and the memory they write.
@@ -101,6 +103,8 @@ pub struct Kernel {
     pub unwind_pool: MappedArray<Chunk>,
     /// Rules that walks have looked up.
     pub rule_cache: MappedArray<u64>,
+    /// Addresses that were ignored and lie far inside of blocks.
+    ignored_inside: IgnoredInside,
     losses: MappedArray<Losses>,
     control: MappedArray<Control>,
     /// One moment by `CLOCK_MONOTONIC` and in jiffies, once there was a life.
@@ -174,7 +178,7 @@ impl Kernel {
         for (name, value) in fields.globals() {
             loader.override_global(name, value, true);
         }
-        let ebpf = loader.load(object).map_err(anyhow::Error::from).map_err(|error| {
+        let mut ebpf = loader.load(object).map_err(anyhow::Error::from).map_err(|error| {
             let next =
                 if errno::of(&error) == Some(libc::ENOMEM) { memory::LACKING } else { "cannot load the BPF object" };
             error.context(next)
@@ -198,6 +202,7 @@ impl Kernel {
             control: MappedArray::new(&ebpf, "CONTROL")?,
             clocks: OnceLock::new(),
             programs: Programs::load(technique, object, &ebpf)?,
+            ignored_inside: IgnoredInside::take(&mut ebpf)?,
             holder,
             ebpf,
         };

@@ -8,7 +8,7 @@ use leaktrace_common::abi;
 use leaktrace_common::cookie::{self, Register};
 
 use crate::probes::functions::Kind;
-use crate::probes::plan::{self, Allocator, LinkerProbe, Plan, Role};
+use crate::probes::plan::{self, Allocator, Annotation, AnnotationProbe, LinkerProbe, Plan, Role};
 
 /// One function of a file to be probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,10 @@ impl Probe {
             (abi::FUNCTION_MALLOC, None) if self.leaf && !self.has_exits => ("malloc", 0),
             (abi::FUNCTION_FREE, None) => ("free", cache),
             (abi::FUNCTION_LINKER, distance) => ("linker", distance.unwrap_or(0)),
+            (function, placement) if self.is_annotation() => {
+                let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
+                ("annotation", placement | u64::from(function) << abi::COOKIE_FUNCTION_SHIFT)
+            }
             (function, placement) => {
                 let placement = placement.or(cookie::encode(STANDARD_ARGUMENTS, 0)).unwrap_or(0);
                 let leaf = if self.leaf { abi::COOKIE_LEAF } else { 0 };
@@ -73,14 +77,20 @@ impl Probe {
         self.kind == abi::FUNCTION_LINKER
     }
 
-    /// Whether it is at the entry of a function that allocates.
-    pub fn allocates(&self) -> bool {
-        !self.frees() && !self.exits() && !self.is_linkers()
+    /// Whether the program says by the function what is no leak.
+    pub fn is_annotation(&self) -> bool {
+        matches!(self.kind, abi::FUNCTION_IGNORE | abi::FUNCTION_DISABLE | abi::FUNCTION_ENABLE)
     }
 
-    /// Whether a return probe is safe here: not where the function may throw, at exits, or in a dynamic linker.
+    /// Whether it is at the entry of a function that allocates.
+    pub fn allocates(&self) -> bool {
+        !self.frees() && !self.exits() && !self.is_linkers() && !self.is_annotation()
+    }
+
+    /// Whether a return probe is safe here and may be wanted: not where the function may throw, at exits, in a dynamic linker, or
+    /// where a program says what is no leak.
     pub fn bears_return(&self) -> bool {
-        !self.has_exits && !self.exits() && !self.is_linkers()
+        !self.has_exits && !self.exits() && !self.is_linkers() && !self.is_annotation()
     }
 
     pub fn reallocates(&self) -> bool {
@@ -94,7 +104,24 @@ const STANDARD_ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Registe
 /// The probes of an object.
 pub fn of(plan: &Plan) -> Vec<Probe> {
     let functions = plan.probes.iter().filter_map(|probe| of_function(plan, probe));
-    functions.chain(exits(plan)).chain(plan.linker.iter().map(of_linker)).collect()
+    let others = plan.linker.iter().map(of_linker).chain(plan.annotations.iter().map(of_annotation));
+    functions.chain(exits(plan)).chain(others).collect()
+}
+
+fn of_annotation(probe: &AnnotationProbe) -> Probe {
+    Probe {
+        function: probe.name.to_owned(),
+        kind: match probe.annotation {
+            Annotation::Ignore => abi::FUNCTION_IGNORE,
+            Annotation::Disable => abi::FUNCTION_DISABLE,
+            Annotation::Enable => abi::FUNCTION_ENABLE,
+        },
+        offset: probe.offset,
+        placement: None,
+        leaf: false,
+        has_exits: false,
+        empties_thread_cache: false,
+    }
 }
 
 fn of_linker(probe: &LinkerProbe) -> Probe {

@@ -114,6 +114,7 @@ pub fn reclaim(kernel: &mut Kernel, slots: &HashSet<u32>, options: &Options) -> 
         }
         remove(&kernel.site_keys, entry);
     }
+    kernel.ignored_inside.forget(slots);
     for slot in slots {
         if let Some(process) = kernel.processes.pointer(*slot) {
             // SAFETY: as above.
@@ -187,6 +188,7 @@ fn take_blocks(kernel: &Kernel, ended: &Ended, accounts: &[Account]) -> Vec<RawB
                 size: block.size,
                 age,
                 time: block.time,
+                ignored: block.is_ignored(),
                 kind: None,
             });
         }

@@ -9,7 +9,7 @@ use super::estimate::Spread;
 use super::request::Options;
 use super::snapshot::Block;
 use super::types::Address;
-use super::verdict::{Reachability, Verdict};
+use super::verdict::{Reachability, Tally, Verdict};
 use crate::model::sampling::Weights;
 
 /// One outstanding block.
@@ -25,6 +25,8 @@ pub struct RawBlock {
     pub age: Duration,
     /// When it was allocated, by a clock that serves to tell it from another block at its address only.
     pub time: u32,
+    /// The program wants no leak reported of it.
+    pub ignored: bool,
     /// What the leak check found of it; `None` where none ran.
     pub kind: Option<Reachability>,
 }
@@ -50,6 +52,8 @@ pub struct SiteTally {
     pub(super) oldest: Option<Duration>,
     pub(super) youngest: Option<Duration>,
     pub(super) verdict: Option<Verdict>,
+    /// Those that the program wants no leak reported of, in the units of [`Counters`](super::Counters).
+    pub(super) ignored: Tally,
     pub(super) blocks: Vec<Block>,
 }
 
@@ -117,12 +121,15 @@ impl Extend<RawBlock> for BlockTally {
             }
             site.oldest = site.oldest.max(Some(block.age));
             site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
+            if block.ignored {
+                site.ignored.join(Tally { bytes, count });
+            }
             if let Some(kind) = block.kind {
                 site.verdict.get_or_insert_default().add(kind, block.size);
             }
             if self.keeps_blocks {
-                let RawBlock { address, size, age, kind, .. } = block;
-                site.blocks.push(Block { address, size, age, verdict: kind, type_name: None });
+                let RawBlock { address, size, age, kind, ignored, .. } = block;
+                site.blocks.push(Block { address, size, age, verdict: kind, ignored, type_name: None });
             }
         }
     }
@@ -158,6 +165,7 @@ impl SiteTally {
         if let Some(other) = &other.verdict {
             self.verdict.get_or_insert_default().join(other);
         }
+        self.ignored.join(other.ignored);
         self.blocks.append(&mut other.blocks);
     }
 }

@@ -380,6 +380,8 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
     if mean.is_some() {
         tally.bytes = whole(tally.bytes, BYTES_SHIFT);
         tally.count = whole(tally.count, COUNT_SHIFT);
+        tally.ignored.bytes = whole(tally.ignored.bytes, BYTES_SHIFT);
+        tally.ignored.count = whole(tally.ignored.count, COUNT_SHIFT);
     }
     let Counters { alloc_bytes, alloc_count, free_bytes, free_count } = counters;
     let state = raw.stack_state.settled();
@@ -396,6 +398,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         oldest: tally.oldest,
         youngest: tally.youngest,
         verdict: tally.verdict,
+        ignored: tally.ignored,
         suppressed: Vec::new(),
         type_name: None,
         holders: None,

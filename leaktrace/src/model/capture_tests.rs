@@ -43,7 +43,15 @@ fn raw_site(process: usize, frames: &[u64], allocated: (u64, u64), freed: (u64, 
 }
 
 fn block(site: usize, address: u64, bytes: u64, seconds: u64) -> RawBlock {
-    RawBlock { site, address: Address(address), size: bytes, age: Duration::from_secs(seconds), time: 0, kind: None }
+    RawBlock {
+        site,
+        address: Address(address),
+        size: bytes,
+        age: Duration::from_secs(seconds),
+        time: 0,
+        ignored: false,
+        kind: None,
+    }
 }
 
 /// Two lives of pid 7 (a shell that became a server); the server's stack 0x10,0x20 appears twice.
@@ -94,6 +102,23 @@ fn resolve(_: &RawProcess, stack: &[Address]) -> Named {
 
 fn numbers(snapshot: &Snapshot) -> Vec<(Option<usize>, u64, u64)> {
     snapshot.sites.iter().map(|s| (s.process, s.outstanding_bytes, s.outstanding_count)).collect()
+}
+
+#[test]
+fn what_the_program_calls_no_leak_is_summed_by_site_and_outlives_filters_and_files() {
+    let options = Options { show_allocs: true, ..Options::default() };
+    let mut capture = capture(options.clone());
+    let blocks = [(1, 0xb500, 1), (3, 0xd000, 7), (1, 0xb400, 2)]
+        .map(|(site, address, seconds)| RawBlock { ignored: address != 0xb400, ..block(site, address, 100, seconds) });
+    capture.blocks = Some(BlockTally::read(4, &options, blocks));
+    let snapshot = capture.into_snapshot(&mut resolve);
+    let ignored = |snapshot: &Snapshot| snapshot.sites.iter().map(|site| site.ignored.count).collect::<Vec<_>>();
+    assert_eq!(ignored(&snapshot), [2, 0, 0], "both sites are one");
+    assert_eq!(snapshot.sites[0].ignored, Tally { bytes: 200, count: 2 });
+    let mut older = snapshot.clone();
+    older.retain_older_than(Duration::from_secs(2)).unwrap();
+    assert_eq!(ignored(&older)[0], 1);
+    assert_eq!(snapshot.leaked_bytes(), 630 + 100 + 8 - 200);
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub enum RootKind {
     Data,
     /// What the program has given to the kernel, which hands it back.
     Kernel,
+    /// Nothing but that the program wants no leak reported of it.
+    Ignored,
     /// A thread's own variables.
     Tls,
     /// A thread's stack.

@@ -32,6 +32,10 @@ pub struct Losses {
     pub wide_dropped: u64,
     /// Bytes of `wide_dropped`.
     pub wide_bytes_dropped: u64,
+    /// Calls by which a program said of blocks that they are no leaks (`__lsan_ignore_object`, `__lsan_disable`), and of which it is
+    /// not known which blocks these are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub marks_lost: u64,
     /// `unwind_failed` by reason, where reasons are known. The reasons add up to `unwind_failed`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unwind_failures: BTreeMap<String, u64>,
@@ -81,6 +85,7 @@ impl Losses {
             bytes_dropped: _,
             wide_dropped,
             wide_bytes_dropped: _,
+            marks_lost,
             unwind_failures: _,
         } = self;
         let others = [
@@ -92,6 +97,7 @@ impl Losses {
             *events_lost,
             *threads_dropped,
             *wide_dropped,
+            *marks_lost,
         ];
         others.into_iter().fold(self.unwind_failed_total(), u64::saturating_add)
     }
@@ -102,6 +108,11 @@ impl Losses {
         let by_reason = self.unwind_failures.values().fold(0u64, |sum, n| sum.saturating_add(*n));
         self.unwind_failed.max(by_reason)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
@@ -121,6 +132,7 @@ mod tests {
             Losses { events_lost: 1, ..Losses::default() },
             Losses { threads_dropped: 1, ..Losses::default() },
             Losses { wide_dropped: 1, ..Losses::default() },
+            Losses { marks_lost: 1, ..Losses::default() },
             Losses { unwind_failures: [("no mapping".to_owned(), 1)].into(), ..Losses::default() },
         ];
         for losses in one_each {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::request::Only;
 use super::snapshot::{Process, Site, Snapshot};
 use super::suppression::Kinds;
+use super::verdict::Tally;
 
 /// The snapshot has no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +66,7 @@ fn retain_lost(site: &mut Site) {
     let before = site.outstanding_count;
     let lost = site.verdict.map_or_else(Default::default, |verdict| verdict.sum(Kinds::LOST));
     (site.outstanding_bytes, site.outstanding_count) = (lost.bytes, lost.count);
+    site.ignored = Tally::default();
     if let Some(verdict) = &mut site.verdict {
         verdict.clear(Kinds::ALL.without(Kinds::LOST));
     }

@@ -8,7 +8,7 @@ use super::request::SortKey;
 use super::snapshot::{Block, Site, Snapshot};
 use super::sums::outstanding;
 use super::types::Address;
-use super::verdict::Verdict;
+use super::verdict::{Tally, Verdict};
 use crate::model::sampling::Weights;
 
 /// The snapshot does not carry the blocks that filtering by age needs.
@@ -89,6 +89,9 @@ fn recount(site: &mut Site, weights: Option<&Weights>) {
     (site.outstanding_bytes, site.outstanding_count) = outstanding(blocks, weights);
     site.oldest = blocks.iter().map(|block| block.age).max();
     site.youngest = blocks.iter().map(|block| block.age).min();
+    let ignored: Vec<_> = blocks.iter().filter(|block| block.ignored).cloned().collect();
+    let (bytes, count) = outstanding(&ignored, weights);
+    site.ignored = Tally { bytes, count };
     if site.verdict.is_some() {
         site.verdict = Some(verdict(blocks));
     }

@@ -164,6 +164,9 @@ pub struct Site {
     pub youngest: Option<Duration>,
     /// What the leak check found; `None` where none ran.
     pub verdict: Option<Verdict>,
+    /// Its blocks that the program wants no leak reported of (`__lsan_ignore_object`, `__lsan_disable`). They can be in any kind of
+    /// the verdict but those of lost blocks.
+    pub ignored: Tally,
     /// What suppressions hide of it, by rule; no kind twice.
     pub suppressed: Vec<Hidden>,
     /// The class of the objects in its blocks, if all that are objects of a class with virtual functions are of one.
@@ -202,6 +205,9 @@ pub struct Block {
     /// What the leak check found about it; `None` where none ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Reachability>,
+    /// The program wants no leak reported of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ignored: bool,
     /// The class of the object in it, if that has virtual functions.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_name: Option<Arc<str>>,

@@ -61,12 +61,12 @@ impl Snapshot {
     }
 
     /// Bytes that count as leaked: definitely and indirectly lost where a leak check ran, otherwise all outstanding; not what
-    /// suppressions hide.
+    /// suppressions hide, nor what the program calls no leak.
     #[must_use]
     pub fn leaked_bytes(&self) -> u64 {
         let leaked = |site: &Site| match site.shown_verdict() {
             Some(verdict) => verdict.lost().bytes,
-            None => site.shown().bytes,
+            None => site.shown().bytes.saturating_sub(site.ignored.bytes),
         };
         self.sites.iter().fold(0, |sum, site| sum.saturating_add(leaked(site)))
     }

@@ -5,6 +5,7 @@
 //! `doctor` can print it. Which processes map the object is not known here; [`choose`] selects which objects of a process
 //! are worth probing.
 
+mod annotations;
 mod error;
 mod hidden;
 mod linkage;
@@ -22,6 +23,7 @@ use super::functions::{AllocSymbol, Kind, Table};
 use super::image::Image;
 use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
 use crate::elf::SymbolKind;
+pub use annotations::{Annotation, AnnotationProbe};
 pub use error::PlanError;
 pub use linker::LinkerProbe;
 pub use role::{Allocator, Role};
@@ -58,6 +60,8 @@ pub struct Plan {
     pub runtime: Option<Runtime>,
     /// If the object is a dynamic linker: where it reports the objects that it maps and unmaps.
     pub linker: Vec<LinkerProbe>,
+    /// The functions by which the program says what is no leak.
+    pub annotations: Vec<AnnotationProbe>,
     /// Whether the object has LeakSanitizer, which stops the threads of its own process by ptrace at the end.
     pub leak_sanitizer: bool,
 }
@@ -128,6 +132,16 @@ pub enum Why {
     Throws,
     /// It is a Go function: Go's stacks move, and must not hold addresses that Go does not know.
     Go,
+    /// Another function has the same code at the same address, and their calls cannot be told apart.
+    Folded,
+}
+
+impl Plan {
+    /// The functions by which the program says what is no leak and that are not probed, each with the reason.
+    pub fn unseen_annotations(&self) -> impl Iterator<Item = String> + '_ {
+        let is_one = |skipped: &&Skipped| skipped.names.iter().any(|name| name.starts_with("__lsan_"));
+        self.skipped.iter().filter(is_one).map(|skipped| format!("{} ({})", skipped.names.join(", "), skipped.why))
+    }
 }
 
 /// Plans the probes of the object with these bytes.
@@ -148,6 +162,7 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         hidden: None,
         runtime: evidence.runtime().or_else(|| Runtime::by_note(&image)),
         linker: Vec::new(),
+        annotations: Vec::new(),
         leak_sanitizer: evidence.has_leak_sanitizer(),
     };
     if plan.role == Role::DynamicLinker {
@@ -155,6 +170,9 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         plan.skipped = candidates.into_iter().map(|it| Skipped { names: it.names, why: Why::DynamicLinker }).collect();
         return Ok(plan);
     }
+    let (annotations, unseen) = annotations::find(&image)?;
+    plan.annotations = annotations;
+    plan.skipped.extend(unseen);
     let (resolvers, mut functions): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.extent.kind == SymbolKind::Resolver);
     plan.skipped.extend(resolvers.into_iter().map(|it| Skipped { names: it.names, why: Why::Resolver }));
@@ -261,6 +279,7 @@ impl fmt::Display for Why {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::DynamicLinker => f.write_str("the dynamic linker's own"),
             Self::Go => f.write_str("a return probe on a Go function would crash the program"),
+            Self::Folded => f.write_str("another function has the same code at the same address"),
             Self::Throws => f.write_str("it may throw exceptions, which a return probe would break"),
         }
     }

@@ -129,6 +129,13 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "they may be called after what came later".to_owned() + &unsure.line(),
     );
     lose(
+        losses.marks_lost,
+        "mark",
+        " of the program lost",
+        "of the program's (__lsan_disable, __lsan_ignore_object) lost".to_owned(),
+        "what it calls no leak may be reported".to_owned(),
+    );
+    lose(
         losses.events_lost,
         "process event",
         "",

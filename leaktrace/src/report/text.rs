@@ -150,6 +150,7 @@ fn site_line(snapshot: &Snapshot, site: &Site, shown: Tally, totals: &Totals, pa
         0 => None,
         hidden => Some(format!("{} suppressed", Count(hidden))),
     });
+    parts.extend((site.ignored.count > 0).then(|| format!("{} ignored by the program", Count(site.ignored.count))));
     parts.extend(site.type_name.as_ref().map(|name| format!("type {}", clean(name))));
     parts.extend(age(site));
     parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
@@ -169,5 +170,6 @@ fn age(site: &Site) -> Option<String> {
 fn block_line(block: &Block) -> String {
     let verdict = verdicts::of_block(block).map(|words| format!(", {words}")).unwrap_or_default();
     let class = block.type_name.as_ref().map(|name| format!(", type {}", clean(name))).unwrap_or_default();
-    format!("{}  {}, {} old{verdict}{class}", block.address, counted(block.size, "byte"), Span(block.age))
+    let ignored = if block.ignored { ", ignored by the program" } else { "" };
+    format!("{}  {}, {} old{verdict}{ignored}{class}", block.address, counted(block.size, "byte"), Span(block.age))
 }

@@ -1,22 +1,36 @@
 //! What the leak check found, in words.
 
+use super::estimates;
 use super::human::{Bytes, Count, Span, counted};
 use super::names;
 use crate::model::{Block, LeakCheck, LeakCheckMode, Reachability, Site, Snapshot, Tally, Verdict};
 
-/// A line for each process whose blocks were judged: how much is lost, and how that was found; and one for what was taken back.
+/// A line for each process whose blocks were judged: how much is lost, and how that was found; one for what the program itself calls
+/// no leak, and one for what was taken back.
 pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     let mut verdicts = vec![Verdict::default(); snapshot.processes.len()];
+    let mut ignored = vec![Tally::default(); snapshot.processes.len()];
     for site in &snapshot.sites {
+        if let Some(sum) = site.process.and_then(|index| ignored.get_mut(index)) {
+            sum.join(site.ignored);
+        }
         if let (Some(verdict), Some(index)) = (&site.verdict, site.process) {
             verdicts.get_mut(index).into_iter().for_each(|sum| sum.join(verdict));
         }
     }
     let mut lines = Vec::new();
-    for (process, verdict) in snapshot.processes.iter().zip(&verdicts) {
+    for ((process, verdict), ignored) in snapshot.processes.iter().zip(&verdicts).zip(&ignored) {
         let whose = if snapshot.processes.len() > 1 { format!(" of {}", names::one(process)) } else { String::new() };
         if let Some(check) = process.leak_check {
             lines.push(format!("leak check{whose}: {}; {}", sums(verdict, &check), manner(&check)));
+        }
+        if ignored.count > 0 {
+            let bytes = estimates::bytes(ignored.bytes, snapshot.sampled, None);
+            let what = estimates::allocations(ignored.count, snapshot.sampled);
+            lines.push(format!(
+                "ignored by the program{whose}: {bytes} in {what} (__lsan_ignore_object, __lsan_disable); no leaks, nor is what \
+                 they lead to"
+            ));
         }
         let Tally { bytes, count } = process.lost_taken_back;
         if count > 0 {
@@ -139,6 +153,22 @@ mod tests {
         assert_eq!(
             sums(&verdict, &EXACT),
             "10 B definitely lost in 1 allocation, 1 B possibly lost in 1, 2.0 KiB still reachable in 2"
+        );
+    }
+
+    #[test]
+    fn what_the_program_calls_no_leak_has_a_line_whether_blocks_were_judged_or_not() {
+        let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":2,"target":{"mode":"pid","pids":[7]},
+            "processes":[{"pid":7,"comm":"a","outstanding_bytes":72,"outstanding_count":3}],
+            "sites":[{"pid":7,"process":0,"outstanding_bytes":64,"outstanding_count":2,"ignored":{"bytes":32,"count":1}},
+                {"pid":7,"process":0,"outstanding_bytes":8,"outstanding_count":1}]}"#;
+        let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
+        assert_eq!(
+            lines(&snapshot),
+            [
+                "ignored by the program: 32 B in 1 allocation (__lsan_ignore_object, __lsan_disable); no leaks, nor is what they \
+              lead to"
+            ]
         );
     }
 

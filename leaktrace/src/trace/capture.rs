@@ -190,8 +190,11 @@ impl Draft {
         let (by_index, clock) = (&self.by_index, self.clock);
         if let Some(tally) = &mut self.blocks {
             let blocks = drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied());
-            let kind = |block: &RawBlock| self.judged.iter().find_map(|judged| judged.kind(block));
-            tally.extend(blocks.map(|block| RawBlock { kind: kind(&block), ..block }));
+            let found = |block: &RawBlock| self.judged.iter().find_map(|judged| judged.found(block));
+            tally.extend(blocks.map(|block| match found(&block) {
+                Some((kind, ignored)) => RawBlock { kind: Some(kind), ignored, ..block },
+                None => block,
+            }));
         }
     }
 
@@ -324,6 +327,7 @@ pub fn losses(kernel: &Kernel) -> Losses {
         events_lost: raw.events_lost,
         wide_dropped: raw.wide_dropped,
         wide_bytes_dropped: raw.wide_bytes_dropped,
+        marks_lost: raw.marks_lost,
         ..Losses::default()
     }
 }

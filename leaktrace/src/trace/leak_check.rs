@@ -63,13 +63,13 @@ impl Judged {
         Holding { sites: self.blocks.iter().map(|block| block.site).collect(), process, ..self.holding }
     }
 
-    /// What was found of a block of a capture.
+    /// What was found of a block of a capture, and whether the program wants no leak reported of it.
     #[must_use]
-    pub fn kind(&self, block: &RawBlock) -> Option<Reachability> {
+    pub fn found(&self, block: &RawBlock) -> Option<(Reachability, bool)> {
         let place = self.holding.blocks.find(block.address.0).filter(|(_, offset)| *offset == 0)?.0 as usize;
         let known = self.blocks[place];
-        let is_same = known.site as usize == block.site && known.size == block.size && known.time == block.time;
-        is_same.then(|| self.holding.judgement.kinds[place])
+        let is_same = known.site as usize == block.site && known.size == block.size && known.is_of(block.time);
+        is_same.then(|| (self.holding.judgement.kinds[place], known.is_ignored()))
     }
 }
 

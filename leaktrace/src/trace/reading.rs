@@ -44,7 +44,7 @@ impl Trace {
         let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();
         for process in &draft.processes {
-            found.add(process, &self.processes, &self.prober);
+            found.add(process, &self.processes, &self.prober, self.untraced.begun_ns());
             self.attend(&mut attention);
         }
         let Remarks { notes, warnings } = found.remarks();

@@ -1,7 +1,8 @@
 //! Remarks of a report on what cannot be traced in its processes.
 //!
 //! In: the processes of a capture, their mappings, the plans of what they map. Out: notes, for runtimes that keep heaps of
-//! their own, and warnings, for allocators that are there and cannot be found and for code that cannot be read.
+//! their own and for what programs may have called no leak before the trace, and warnings, for functions that are there and cannot
+//! be found or probed and for code that cannot be read.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +21,10 @@ const NAMED: usize = 4;
 /// The remarks of one report.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remarks {
-    /// One for each runtime.
+    /// One for each runtime, and one for programs that may have disabled leaks before.
     pub notes: Vec<String>,
-    /// One for each file with an allocator that has no names, and for each that cannot be opened.
+    /// One for each file with an allocator that has no names, with functions that say what is no leak and cannot be probed, and for
+    /// each that cannot be opened.
     pub warnings: Vec<String>,
 }
 
@@ -32,11 +34,13 @@ pub struct Found {
     runtimes: BTreeMap<Runtime, BTreeSet<Pid>>,
     hidden: BTreeMap<String, BTreeSet<Pid>>,
     unopened: BTreeMap<String, BTreeSet<Pid>>,
+    unseen_annotations: BTreeMap<String, BTreeSet<Pid>>,
+    disabled_before: BTreeSet<Pid>,
 }
 
 impl Found {
-    /// Adds what one process maps, or mapped.
-    pub fn add(&mut self, process: &RawProcess, processes: &Processes, prober: &Prober) {
+    /// Adds what one process maps, or mapped. Recording began at `begun_ns`.
+    pub fn add(&mut self, process: &RawProcess, processes: &Processes, prober: &Prober, begun_ns: u64) {
         let Some(space) = processes.space(process.life) else { return };
         let found = prober.found(space);
         for runtime in found.runtimes {
@@ -50,6 +54,13 @@ impl Found {
         for (path, allocator) in found.hidden {
             let what = format!("{allocator} in {} has no symbols to find it by", path.display());
             self.hidden.entry(what).or_default().insert(process.pid);
+        }
+        for (path, what) in found.unseen_annotations {
+            let what = format!("{what} in {}", path.display());
+            self.unseen_annotations.entry(what).or_default().insert(process.pid);
+        }
+        if found.annotated && processes.ran_before(process.life, begun_ns) {
+            self.disabled_before.insert(process.pid);
         }
         for (path, error) in processes.unopened(space) {
             let what = format!("{} cannot be opened ({error})", path.display());
@@ -69,8 +80,20 @@ impl Found {
                 named(&pids)
             )
         };
+        let unseen = |(what, pids)| {
+            format!("{what} cannot be probed: what the program calls no leak by it may be reported ({})", named(&pids))
+        };
         let warnings = self.hidden.into_iter().map(warning).chain(self.unopened.into_iter().map(unopened));
-        Remarks { notes: self.runtimes.into_iter().map(note).collect(), warnings: warnings.collect() }
+        let warnings = warnings.chain(self.unseen_annotations.into_iter().map(unseen));
+        let mut notes: Vec<_> = self.runtimes.into_iter().map(note).collect();
+        if !self.disabled_before.is_empty() {
+            notes.push(format!(
+                "threads that had called __lsan_disable before the trace began are not known: what they allocated until \
+                 __lsan_enable may be reported ({})",
+                named(&self.disabled_before)
+            ));
+        }
+        Remarks { notes, warnings: warnings.collect() }
     }
 }
 

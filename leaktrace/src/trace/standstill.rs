@@ -187,6 +187,7 @@ impl Standstill<'_> {
         if let Some(kernel) = kernel {
             given.kernel(kernel);
         }
+        given.ignored(blocks.iter().filter(|block| block.is_ignored()).map(|block| block.address));
         for (number, live) in live.iter().enumerate() {
             given.registers(number, &live.words, live.are_kept);
             live.table.iter().for_each(|table| given.table(number, *table));

@@ -13,7 +13,7 @@ use crate::lives::processes::Seen;
 use crate::model::{Pid, Untraced};
 use crate::process::facts;
 use crate::process::maps::{AddressSpace, CaptureError};
-use crate::sources::allocators::{Lateness, Prober};
+use crate::sources::allocators::{Lateness, Planned, Prober};
 
 /// Processes of one name and one reason that are listed one by one.
 const LISTED: usize = 3;
@@ -27,6 +27,8 @@ const OTHERS: &str = "others";
 const PROBED_LATE: &str =
     "an allocator of it was probed only when it was mapped already, and what it allocated in between is missing";
 const NOT_PROBED: &str = "an allocator of it could not be probed";
+const MARKED_LATE: &str = "its functions __lsan_disable or __lsan_ignore_object were probed only when they were mapped already, or not at all, and what \
+     it has called no leak by them in between may be reported";
 const OVER_BEFORE: &str = "it was over before its allocator was probed";
 const UNREAD: &str = "some of its files could not be opened, and in the others there is no allocator that we know";
 const DENIED: &str = "no permission to read its mappings; run as root, or, if that is root, with the rights that a container or a security module denies";
@@ -91,6 +93,12 @@ impl UntracedProcesses {
     /// Recording begins.
     pub fn begin(&mut self, begun_ns: u64) {
         self.begun_ns = begun_ns;
+    }
+
+    /// When recording began, by `CLOCK_MONOTONIC`; 0 before.
+    #[must_use]
+    pub fn begun_ns(&self) -> u64 {
+        self.begun_ns
     }
 
     /// A life of which nothing was booked has ended. Returns whether it is known by now what there was to trace in it.
@@ -164,13 +172,17 @@ impl UntracedProcesses {
             let held = if mapped <= seen.held_ns { seen.held_ns } else { 0 };
             [mapped, held, seen.started_ns, self.begun_ns].into_iter().max().unwrap_or(0)
         };
-        let lateness = || prober.lateness(&seen.space, scope(seen.pid), since);
+        let lateness = || prober.lateness(&seen.space, scope(seen.pid), since, Planned::allocates_itself);
+        let marks = || prober.lateness(&seen.space, scope(seen.pid), since, Planned::is_annotated);
         if seen.is_booked {
             if seen.has_ended && seen.space.mappings().next().is_none() {
                 return Verdict::Partly(NAMELESS);
             }
             return match lateness() {
-                Lateness::InTime => Verdict::Whole,
+                Lateness::InTime => match marks() {
+                    Lateness::Late | Lateness::Never => Verdict::Partly(MARKED_LATE),
+                    Lateness::InTime | Lateness::NotYet => Verdict::Whole,
+                },
                 Lateness::NotYet => Verdict::Unknown,
                 Lateness::Late => Verdict::Partly(PROBED_LATE),
                 Lateness::Never => Verdict::Partly(NOT_PROBED),

@@ -15,6 +15,7 @@ mod harness;
 mod abandoned;
 mod accounting;
 mod allocators;
+mod annotations;
 mod bad_input;
 mod breakpoints;
 mod busy;

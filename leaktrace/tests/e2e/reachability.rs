@@ -234,6 +234,11 @@ fn thread_local_storage_while_it_waits() {
 }
 
 #[test]
+fn what_the_program_calls_no_leak_while_it_waits() {
+    attached("annotated.c", &[]);
+}
+
+#[test]
 fn what_blocks_from_before_the_trace_hold_is_not_lost() {
     attached("late.c", &[]);
 }

@@ -9,8 +9,9 @@ use crate::harness::build;
 use crate::{command, frames, hostile_files, jitted, reachability, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 30] = [
+const PLAIN: [&str; 31] = [
     "abandoned.c",
+    "annotating.c",
     "braid.c",
     "changing.c",
     "churn.c",

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise, its helpers too")]
 
+mod annotations;
 mod discovery;
 mod image;
 mod installed;

@@ -224,6 +224,7 @@ mod tests {
             size: 10,
             age: std::time::Duration::from_secs(3),
             time: 0,
+            ignored: false,
             kind: None,
         };
         let options = Options { show_allocs: true, ..Options::default() };

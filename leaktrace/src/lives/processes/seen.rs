@@ -30,6 +30,12 @@ impl Processes {
         self.lives.values().filter(|life| life.remains.is_none()).map(Life::seen)
     }
 
+    /// Whether a life, by its number in [`RawProcess::life`](crate::model::RawProcess::life), could call functions of its own before
+    /// this moment, by `CLOCK_MONOTONIC`.
+    pub fn ran_before(&self, life: u32, moment_ns: u64) -> bool {
+        self.lives.get(&life).is_some_and(|life| life.held_ns == 0 && life.started_ns < moment_ns)
+    }
+
     /// The life in a slot.
     pub fn seen_in(&self, slot: u32) -> Option<Seen> {
         self.by_slot.get(&slot).and_then(|number| self.lives.get(number)).map(Life::seen)

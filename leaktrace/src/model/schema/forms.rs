@@ -21,7 +21,7 @@ use crate::model::stack_state::StackState;
 use crate::model::suppression::Kinds;
 use crate::model::types::{Frame, Pid};
 use crate::model::untraced::Untraced;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Tally, Verdict};
 
 /// A stack of `leaktrace/1`, innermost first.
 pub type Frames<'a> = Cow<'a, [Arc<Frame>]>;
@@ -98,6 +98,9 @@ pub struct SiteForm<'a, S> {
     pub youngest: Option<Duration>,
     #[serde(default)]
     pub verdict: Option<Verdict>,
+    /// Absent where there are none.
+    #[serde(default, skip_serializing_if = "Tally::is_empty")]
+    pub ignored: Tally,
     /// Name of the first rule that hides blocks of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<Cow<'a, str>>,

@@ -6,4 +6,5 @@ mod layers;
 mod planner;
 mod prober;
 
+pub(crate) use planner::Planned;
 pub(crate) use prober::{Found, Lateness, Prober, Request};

@@ -52,13 +52,18 @@ pub struct Planned {
 impl Planned {
     /// Whether there is nothing to probe.
     pub fn is_nothing(&self) -> bool {
-        self.plan.probes.is_empty() && self.plan.linker.is_empty()
+        self.plan.probes.is_empty() && self.plan.linker.is_empty() && self.plan.annotations.is_empty()
     }
 
     /// Whether the file allocates by itself, so that no other file sees these calls; one that only passes calls on is no
     /// allocator.
     pub fn allocates_itself(&self) -> bool {
         self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
+    }
+
+    /// Whether programs say by functions of the file what is no leak.
+    pub fn is_annotated(&self) -> bool {
+        !self.plan.annotations.is_empty()
     }
 
     /// The names of the functions that were found, whether they are probed or not.

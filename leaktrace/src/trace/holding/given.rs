@@ -23,6 +23,8 @@ enum Part {
     Epoll,
     Timers,
     Unseen,
+    /// Blocks that the program wants no leak reported of.
+    Ignored,
     /// All registers of a thread.
     Registers(usize),
     /// The registers that a call keeps.
@@ -42,6 +44,8 @@ enum Part {
 pub enum What {
     /// Something that the kernel holds, by name.
     Kernel(String),
+    /// That the program wants no leak reported of the block.
+    Ignored,
     /// A thread's table.
     Table(usize),
     /// The table of a thread that has ended, kept for the next.
@@ -69,6 +73,12 @@ impl Given {
     pub fn unseen(&mut self, words: impl Iterator<Item = u64>) {
         self.begin(Part::Unseen);
         self.words.extend(words);
+    }
+
+    /// Adds the addresses of blocks that the program wants no leak reported of.
+    pub fn ignored(&mut self, blocks: impl Iterator<Item = u64>) {
+        self.begin(Part::Ignored);
+        self.words.extend(blocks);
     }
 
     /// Adds a thread's registers: all of them, general ones first, or those that a call keeps.
@@ -115,6 +125,7 @@ impl Given {
             Part::Epoll => What::Kernel(format!("epoll data of descriptor {}", self.epoll.get(place)?)),
             Part::Timers => What::Kernel(format!("value of timer {}", self.timers.get(place)?)),
             Part::Unseen => What::Kernel(UNSEEN.to_owned()),
+            Part::Ignored => What::Ignored,
             Part::Registers(thread) => What::Register(thread, registers::name(place)),
             Part::Kept(thread) => What::Register(thread, registers::kept_name(place)),
             Part::Table(thread) => What::Table(thread),
@@ -140,6 +151,7 @@ mod tests {
         given.registers(1, &[0; 6], true);
         given.stack(1, 8);
         given.moving(0, 9);
+        given.ignored([0x10, 0x20].into_iter());
         let what = |position| given.what(position);
         assert_eq!(what(1), Some(What::Kernel("epoll data of descriptor 9".to_owned())));
         assert_eq!(what(2), Some(What::Kernel("value of timer 3".to_owned())));
@@ -147,7 +159,8 @@ mod tests {
         assert_eq!(what(40), Some(What::Stack(1)));
         assert!(matches!(what(34), Some(What::Register(1, _))));
         assert_eq!(what(41), Some(What::Realloc(0)));
-        assert_eq!(given.words.len(), 42);
+        assert_eq!([42, 43].map(what), [Some(What::Ignored), Some(What::Ignored)]);
+        assert_eq!(given.words.len(), 44);
         #[cfg(target_arch = "x86_64")]
         assert_eq!((what(3), what(34)), (Some(What::Register(0, "r15".into())), Some(What::Register(1, "rbx".into()))));
     }

@@ -20,6 +20,8 @@ use crate::symbolize::{CodeAddress, Data, DataWanted, Symbolizer};
 
 /// Words of a variable that are told apart at most.
 const FEW: usize = 16;
+/// What holds a block that the program wants no leak reported of.
+const IGNORED: &str = "the program's word (__lsan_ignore_object, __lsan_disable)";
 /// Words of a file without a variable's name that are told apart at most.
 const UNNAMED: usize = 1024;
 /// What the C libraries keep of a thread beside its variables, bytes: as glibc 2.36 does (`struct pthread`), musl keeps less.
@@ -39,6 +41,8 @@ enum Thing {
     Tls(usize),
     /// Those of threads that have ended.
     EndedTls,
+    /// The program's word, by LeakSanitizer's functions.
+    Ignored,
     /// A mapping, by its place.
     Mapping(usize),
     /// A frame on a thread's stack, by its place on the stack.
@@ -54,6 +58,7 @@ impl Thing {
         match self {
             Self::Variable(..) | Self::Unnamed(..) | Self::Rest(_) | Self::Mapping(_) => RootKind::Data,
             Self::Kernel(_) => RootKind::Kernel,
+            Self::Ignored => RootKind::Ignored,
             Self::Tls(_) | Self::EndedTls => RootKind::Tls,
             Self::Frame(..) | Self::Stack(_) => RootKind::Stack,
             Self::Registers(_) => RootKind::Registers,
@@ -62,7 +67,7 @@ impl Thing {
     }
 
     fn is_lasting(&self) -> bool {
-        matches!(self.kind(), RootKind::Data | RootKind::Kernel | RootKind::Tls)
+        matches!(self.kind(), RootKind::Data | RootKind::Kernel | RootKind::Tls | RootKind::Ignored)
     }
 }
 
@@ -259,6 +264,7 @@ impl Finder<'_> {
         let whole = |thing: Thing| -> Found { (thing, 0, Box::new(String::new)) };
         match self.at.holding.given.what(position) {
             Some(What::Kernel(name)) => whole(Thing::Kernel(name)),
+            Some(What::Ignored) => whole(Thing::Ignored),
             Some(What::Table(thread)) => whole(Thing::Tls(thread)),
             Some(What::KeptTable) => whole(Thing::EndedTls),
             Some(What::Stack(thread)) => whole(Thing::Stack(thread)),
@@ -319,6 +325,7 @@ impl Finder<'_> {
             Thing::Kernel(name) => name.clone(),
             Thing::Tls(thread) => format!("thread-local storage of {}", self.thread(*thread)),
             Thing::EndedTls => "thread-local storage of threads that have ended".to_owned(),
+            Thing::Ignored => IGNORED.to_owned(),
             Thing::Mapping(at) => mapping_name(&self.at.holding.mappings[*at]),
             Thing::Frame(thread, at) => {
                 let function = self.functions.get(&self.frames[*thread][*at].address);

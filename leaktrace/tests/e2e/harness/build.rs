@@ -89,7 +89,7 @@ pub fn reachability_victim_with_leak_sanitizer(source: &str, level: u8) -> PathB
     let name = format!("{}-lsan", reachability_name(source, level));
     let source = format!("reachability/{source}");
     let mut command = compiler(&source);
-    command.extend([format!("-O{level}"), "-fsanitize=leak".to_owned()]);
+    command.extend([format!("-O{level}"), "-fsanitize=leak".to_owned(), "-DWITH_SANITIZER".to_owned()]);
     make(&name, &source, &command, &[])
 }
 

@@ -114,6 +114,8 @@ pub struct Site {
     pub stack: Vec<Frame>,
     /// Bytes and numbers of blocks by kind; only after a leak check.
     pub verdict: Option<BTreeMap<String, Tally>>,
+    /// What the program itself calls no leak; absent where that is nothing.
+    pub ignored: Option<Tally>,
     /// The name of the rule that hides blocks of it; absent where none does.
     pub suppressed: Option<String>,
     #[serde(default)]

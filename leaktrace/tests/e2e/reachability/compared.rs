@@ -336,6 +336,11 @@ fn what_the_kernel_holds() {
 }
 
 #[test]
+fn what_the_program_calls_no_leak() {
+    compared("annotated.c");
+}
+
+#[test]
 fn thread_local_storage() {
     compared("tls.c");
 }

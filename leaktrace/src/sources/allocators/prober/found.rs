@@ -17,6 +17,10 @@ pub struct Found {
     pub hidden: Vec<(PathBuf, Allocator)>,
     /// Runtimes that keep heaps of their own.
     pub runtimes: Vec<Runtime>,
+    /// It has functions by which it says what is no leak.
+    pub annotated: bool,
+    /// Such functions that cannot be probed, with the reason.
+    pub unseen_annotations: Vec<(PathBuf, String)>,
     /// LeakSanitizer is in it.
     pub leak_sanitizer: bool,
     /// Its machine or word size, if that is not ours.
@@ -79,6 +83,9 @@ impl Prober {
             }
             found.runtimes.extend(planned.plan.runtime);
             found.leak_sanitizer |= planned.plan.leak_sanitizer;
+            found.annotated |= planned.is_annotated();
+            let unseen = planned.plan.unseen_annotations().map(|what| (planned.path.clone(), what));
+            found.unseen_annotations.extend(unseen);
         }
         found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
             .into_iter()

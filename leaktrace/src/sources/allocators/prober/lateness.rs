@@ -1,8 +1,9 @@
-//! Whether the allocators of a process were probed when it could first call them.
+//! Whether the allocators of a process, and the functions by which it says what is no leak, were probed when it could first call
+//! them.
 //!
-//! In: its mappings, and when it began to run in them. Out: the worst result among its allocators.
+//! In: its mappings, and when it began to run in them. Out: the worst result among them.
 
-use super::{Asked, Place, Planning, Prober};
+use super::{Asked, Place, Planned, Planning, Prober};
 use crate::kernel::attach::Scope;
 use crate::process::maps::AddressSpace;
 
@@ -20,13 +21,19 @@ pub enum Lateness {
 }
 
 impl Prober {
-    /// The worst result among the allocators of a process. `since` turns the time at which an allocator was first mapped, where
+    /// The worst result among the files of a process that are `wanted`. `since` turns the time at which a file was first mapped, where
     /// that is known, into the time from which on the process can have called it; both by `CLOCK_MONOTONIC`.
-    pub fn lateness(&self, space: &AddressSpace, scope: Scope, since: impl Fn(Option<u64>) -> u64) -> Lateness {
+    pub fn lateness(
+        &self,
+        space: &AddressSpace,
+        scope: Scope,
+        since: impl Fn(Option<u64>) -> u64,
+        wanted: impl Fn(&Planned) -> bool,
+    ) -> Lateness {
         let (mut worst, mut is_open) = (Lateness::InTime, false);
         for (object, first_mapped) in space.objects() {
             match self.plans.get(&object.id()) {
-                Some(Planning::Done(Ok(planned))) if planned.allocates_itself() => {}
+                Some(Planning::Done(Ok(planned))) if wanted(planned) => {}
                 Some(Planning::Done(_)) => continue,
                 Some(Planning::Pending(_)) | None => {
                     is_open = true;
