@@ -27,9 +27,9 @@ pub fn lines(snapshot: &Snapshot) -> Vec<String> {
         if ignored.count > 0 {
             let bytes = estimates::bytes(ignored.bytes, snapshot.sampled, None);
             let what = estimates::allocations(ignored.count, snapshot.sampled);
+            let all = if process.leak_check.is_some() { ", nor is what they lead to" } else { "" };
             lines.push(format!(
-                "ignored by the program{whose}: {bytes} in {what} (__lsan_ignore_object, __lsan_disable); no leaks, nor is what \
-                 they lead to"
+                "ignored by the program{whose}: {bytes} in {what} (__lsan_ignore_object, __lsan_disable); no leaks{all}"
             ));
         }
         let Tally { bytes, count } = process.lost_taken_back;
@@ -165,10 +165,7 @@ mod tests {
         let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
         assert_eq!(
             lines(&snapshot),
-            [
-                "ignored by the program: 32 B in 1 allocation (__lsan_ignore_object, __lsan_disable); no leaks, nor is what they \
-              lead to"
-            ]
+            ["ignored by the program: 32 B in 1 allocation (__lsan_ignore_object, __lsan_disable); no leaks"]
         );
     }
 

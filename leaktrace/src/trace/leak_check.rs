@@ -18,6 +18,7 @@ use super::passes::Passes;
 use super::pause::{self, Ways};
 use super::search::{Pass, Search, Task};
 use super::standstill::{Searchers, Standstill};
+use super::untraced::hides_blocks;
 use crate::analysis::reachability::{Heuristics, Overlay};
 use crate::config::{CheckMode, Whom};
 use crate::kernel::Kernel;
@@ -445,7 +446,7 @@ impl Trace {
     /// Whether every block that a process has made must stand in the tables, if none was lost.
     fn knows_all_blocks(&mut self, pid: Pid) -> bool {
         let is_launched = matches!(self.config.whom, Whom::Command(_)) && self.target.pids.first() == Some(&pid);
-        let is_partly = self.list_untraced().iter().any(|process| process.pid == pid);
+        let is_partly = self.list_untraced().iter().any(|process| process.pid == pid && hides_blocks(process));
         let is_blind = self.options.filters_sizes() || self.lost_records > self.made_up_records;
         is_launched && !is_partly && !is_blind
     }

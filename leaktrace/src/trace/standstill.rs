@@ -2,6 +2,7 @@
 //!
 //! In: its threads as they are stopped or have ended, its blocks. Out: a kind for each block.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::thread;
@@ -11,8 +12,8 @@ use procfs::process::Process;
 
 use super::holding::{FileWords, Given, Holding, StackCopy, copy_stacks};
 use crate::analysis::reachability::{
-    self as scanned, Blocks, Circumstances, Heuristics, Memory, Overlay, Rules, Scan, TABLE, Thread, TooFar, judge,
-    kept_tables, regions, scan, table_block, vtables,
+    self as scanned, Blocks, Circumstances, Heuristics, Memory, Overlay, Rules, Scan, TABLE, Thread, TooFar, addresses,
+    judge, kept_tables, regions, scan, table_block, vtables,
 };
 use crate::kernel::drain::TabledBlock;
 use crate::kernel::in_flight::InFlight;
@@ -196,14 +197,12 @@ impl Standstill<'_> {
                 given.stack(number, index.start(block));
             }
         }
-        let unseen = match self.then {
-            Some(then) => then.unseen.clone(),
-            None if self.is_at_rest => Unseen::of(self.memory, &survey.regions, &survey.runs),
-            // Only of what is not touched meanwhile anything is known.
-            None => Unseen::default(),
-        };
-        let bounds = index.bounds();
-        given.unseen(unseen.words.into_iter().filter(|word| bounds.contains(word)));
+        let guard = threads.first().and_then(|thread| guard(thread, &memory));
+        let unseen = self.then.map_or_else(
+            || Cow::Owned(Unseen::of(self.memory, &survey.regions, &survey.runs)),
+            |then| Cow::Borrowed(&then.unseen),
+        );
+        given.unseen(unseen.words.iter().flat_map(|words| addresses(words, &index, guard)));
         for moving in &self.in_flight.moving {
             let thread = self.threads.iter().position(|thread| thread.tid == moving.tid);
             given.moving(thread.unwrap_or_default(), moving.old.0);
@@ -215,7 +214,7 @@ impl Standstill<'_> {
         steps.done("telling memory apart");
         let rules = Rules {
             heuristics: self.heuristics,
-            guard: threads.first().and_then(|thread| guard(thread, &memory)),
+            guard,
             vtables: &vtables::places(&survey),
             threads: self.searchers.count(),
         };

@@ -77,6 +77,12 @@ pub struct Means<'a> {
     pub slots_ran_out: bool,
 }
 
+/// Whether blocks of a process may be missing for this reason: what marks them may only report too much.
+#[must_use]
+pub fn hides_blocks(process: &Untraced) -> bool {
+    process.reason != MARKED_LATE
+}
+
 /// What there is to say of a life.
 enum Verdict {
     /// Nothing.

@@ -37,6 +37,7 @@ pub use holders::{Step, Trail, Trails};
 pub use marking::{Judgement, judge};
 pub use memory::{Memory, Region, Standing};
 pub use overlay::Overlay;
+pub use pointers::addresses;
 pub use roots::{Place, Root};
 pub use scanning::{Rules, Scan, Vtable, scan};
 pub use standing::{Circumstances, Thread, kept_tables, regions};

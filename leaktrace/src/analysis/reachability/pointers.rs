@@ -101,6 +101,21 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What these words, which follow each other, may point to: addresses near the blocks, whatever way to read them gives them.
+#[must_use]
+pub fn addresses(words: &[u64], blocks: &Blocks, guard: Option<u64>) -> Vec<u64> {
+    let Reader { sieve, .. } = Reader::new(blocks, guard);
+    let mut bits = Vec::new();
+    sieve.sift(words, &mut bits);
+    let ways = |position: usize| {
+        let word = words[position];
+        let before = position.checked_sub(1).map(|before| words[before]);
+        [Some(sieve::untagged(word)), before.map(|before| sieve::halves(before, word)), sieve.demangled(word)]
+    };
+    let found = sieve::set(&bits, 0, words.len()).flat_map(ways).flatten();
+    found.filter(|address| sieve.is_near(*address)).collect()
+}
+
 /// How many words are looked up together, at most.
 const NEAR: usize = 256;
 /// In how many ways a word is read.
@@ -170,6 +185,18 @@ mod tests {
         assert_eq!(read(&[0x5555], None), [], "the first word has none before it");
         assert_eq!(read_from(1, false, &[0x0000_1000_0000_0007, 0x5555], None), [], "that one is another's");
         assert_eq!(read_from(1, true, &[0x0000_1000_0000_0007, 0x5555], None), [(1, 0, true)]);
+    }
+
+    #[test]
+    fn addresses_are_found_in_every_way_to_read_a_word() {
+        let blocks = Blocks::new([(0x5555_0000_1000, 64)]).unwrap();
+        let guard = 0x1234_5678_9abc_def0;
+        let mangled = (0x5555_0000_1020_u64 ^ guard).rotate_left(17);
+        let words =
+            [7, 0x5555_0000_1000, 0xabcd_5555_0000_1008, 0x0000_1010_0000_0007, 0x5555, mangled, 0x5555_0000_2000];
+        let found = [0x5555_0000_1000, 0x5555_0000_1008, 0x5555_0000_1010, 0x5555_0000_1020];
+        assert_eq!(addresses(&words, &blocks, Some(guard)), found);
+        assert!(addresses(&[], &blocks, None).is_empty());
     }
 
     #[test]

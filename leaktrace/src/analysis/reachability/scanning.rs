@@ -298,7 +298,10 @@ impl Scanner<'_> {
         let all = &mut buffer[at..][..((end - from) / WORD) as usize];
         let unread = self.memory.read(from, all).min(end - start);
         self.reader.sift(all, bits);
-        let near = bits.iter().map(|bits| bits.count_ones() as usize).sum();
+        let near: usize = bits.iter().map(|bits| bits.count_ones() as usize).sum();
+        let first = self.blocks.first_behind(start) as u32;
+        let has_blocks = (first as usize) < self.blocks.len() && self.blocks.start(first) < end;
+        let near = if has_blocks { near } else { 0 };
         let mut contents = Contents {
             edges: EdgesOfPiece::with_room(near, self.blocks.within(&piece.range).len() + 1),
             roots: self.new_roots(),

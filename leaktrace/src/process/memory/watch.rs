@@ -4,7 +4,8 @@
 //! pages that were written have no mark, and nothing can be said of what has changed.
 //!
 //! The kernel tells of writing to files of /proc as of others (`vfs_write` of `fs/read_write.c`), by inode; a file that is open keeps
-//! its inode. Not told is who writes by another mount of proc, or to the file of another thread than the first.
+//! its inode. Not told is who writes by another mount of proc, or to the file of another thread than the first, and too late who had
+//! opened it before and writes at the very moment of asking: the kernel tells when it has written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,6 +18,9 @@ use crate::model::Pid;
 
 /// What `/proc/PID/clear_refs` takes the marks away for (Documentation/admin-guide/mm/soft-dirty.rst).
 const MARKS: &[u8] = b"4";
+
+/// How often what has happened is read at once.
+const MOST_READS: usize = 64;
 
 /// A watch over those who take marks away.
 #[derive(Debug)]
@@ -59,13 +63,15 @@ impl Watch {
     /// What has happened since this was asked last.
     fn told(&self) -> io::Result<AddWatchFlags> {
         let mut told = AddWatchFlags::empty();
-        loop {
+        for _ in 0..MOST_READS {
             match self.told.read_events() {
                 Ok(events) => told = events.iter().fold(told, |told, event| told | event.mask),
                 Err(Errno::EAGAIN) => return Ok(told),
                 Err(error) => return Err(error.into()),
             }
         }
+        // Somebody opens the files faster than this reads of it.
+        Ok(told | AddWatchFlags::IN_Q_OVERFLOW)
     }
 }
 

@@ -43,8 +43,8 @@ fn knows(leaf: u64, block: u64, pages: &mut Pages<'_>) -> bool {
 pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
     let mut pages = Pages::of(space.memory);
     // Threads remember leaves as well, in local storage that may lie behind a library's variables as if it were some of them.
-    let root_of = |at| space.table(at, (block >> LEAF) * WORD, ROOT);
-    let root = root_of(space.variable(|at, leaf| root_of(at).is_some() && knows(leaf, block, &mut pages))?)?;
+    let root = |at| space.table(at, (block >> LEAF) * WORD, ROOT);
+    let root = space.table_with(root, |leaf| knows(leaf, block, &mut pages))?;
     let mut found = Extents::default();
     found.read(space, root);
     let slabs = std::mem::take(&mut found.slabs);

@@ -135,8 +135,9 @@ impl<'a> Space<'a> {
         (start >= variables.start && start.checked_add(bytes)? <= variables.end).then_some(start)
     }
 
-    /// The address of a variable that points to an allocator's memory, to a multiple of 64 bytes, and of which `is_it` says yes.
-    fn variable(&self, mut is_it: impl FnMut(u64, u64) -> bool) -> Option<u64> {
+    /// Of the variables that point to an allocator's memory, to a multiple of 64 bytes, the table in which the first one stands (as
+    /// `table` has it by the variable's address) whose pointer `is_it` says yes of.
+    fn table_with(&self, table: impl Fn(u64) -> Option<u64>, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
         let (low, high) = (self.unnamed.first()?.start, self.unnamed.last()?.end);
         let mut words = [0; WORDS];
         for run in self.variables.iter().flat_map(|range| self.there(range)) {
@@ -148,11 +149,11 @@ impl<'a> Space<'a> {
                     if !word.is_multiple_of(64) || *word < low || *word >= high || !self.is_unnamed(*word) {
                         continue;
                     }
+                    let Some(start) = table(page + place as u64 * WORD) else { continue };
                     let (bytes, followed) = self.left.get();
                     self.left.set((bytes, followed.checked_sub(1)?));
-                    let at = page + place as u64 * WORD;
-                    if is_it(at, *word) {
-                        return Some(at);
+                    if is_it(*word) {
+                        return Some(start);
                     }
                 }
             }

@@ -49,12 +49,12 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
 fn spans(space: &Space<'_>, block: u64, table: Table) -> Option<Vec<Owned>> {
     let (mut words, mut records) = (Pages::of(space.memory), Pages::of(space.memory));
     let page = block >> table.page;
-    let mut knows = |leaf| {
+    let knows = |leaf| {
         let word = words.words(table.in_leaf(leaf, page));
         word.is_some_and(|[record]| left_of_span(record, page, table, &mut records).is_some())
     };
-    let root_of = |at| space.table(at, (page >> table.leaf) * WORD, table.root());
-    let root = root_of(space.variable(|at, word| root_of(at).is_some() && knows(word))?)?;
+    let root = |at| space.table(at, (page >> table.leaf) * WORD, table.root());
+    let root = space.table_with(root, knows)?;
     let mut found = Found::default();
     let (mut roots, mut budget) = (Pages::of(space.memory), MOST_LOOKED_UP);
     for range in &space.unnamed {

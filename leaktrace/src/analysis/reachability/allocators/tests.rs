@@ -196,14 +196,18 @@ fn what_is_followed_is_bounded_in_all() {
         space.left.set((2 * PAGE, 3));
         let asked = || {
             let mut asked = 0;
-            let found = space.variable(|_, _| {
+            let is_it = |_| {
                 asked += 1;
                 false
-            });
+            };
+            let found = space.table_with(Some, is_it);
             assert_eq!(found, None);
             asked
         };
         assert_eq!([asked(), asked(), asked()], [2, 1, 0]);
+        space.left.set((2 * PAGE, 3));
+        assert_eq!(space.table_with(|_| None, |_| true), None);
+        assert_eq!(space.left.get(), (PAGE, 3), "what is no part of a table is not followed");
     });
 }
 
