@@ -39,7 +39,7 @@ const NOT_HERE: [&str; 7] = [
 const IN_CI: [&str; 11] = [
     "abandoned::a_thread_that_dies",
     "accounting::every_function_of_the_family",
-    "annotations::every_way_of_attaching_sees_them",
+    "annotations::a_forked_child",
     "command::constructors_of_libraries_are_traced",
     "doctor::",
     "failures::failed_allocations_leave_no_trace_when_launched",
