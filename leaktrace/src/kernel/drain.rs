@@ -16,7 +16,9 @@ use leaktrace_common::unwind::Stop;
 use leaktrace_common::wide::{Name, WideBlock};
 
 use super::Kernel;
+use super::ignored_inside::Marks;
 use super::mapped::MappedArray;
+use crate::host::clock::monotonic_ns;
 use crate::model::{Address, Counters, RawBlock, StackState};
 
 /// Attempts to read a record that the BPF programs are changing.
@@ -121,6 +123,11 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
     })
 }
 
+pub(super) fn process_of(site: *mut Site) -> u32 {
+    // SAFETY: the caller's pointer is in bounds; one word.
+    unsafe { (&raw const (*site).process).read_volatile() }
+}
+
 /// The frames of a site that is complete.
 fn frames(kernel: &Kernel, index: u32, depth: usize) -> Vec<Address> {
     let mut frames = Vec::with_capacity(depth.min(abi::MAX_DEPTH));
@@ -185,18 +192,27 @@ pub fn block_pieces(kernel: &Kernel) -> impl Iterator<Item = BlockPiece> + use<>
     tabled.chain(wide).chain(pieces(&kernel.thread_keys, 2048).map(BlockPiece::Aside))
 }
 
+/// Addresses far inside of blocks that programs have called no leak, as they are now.
+pub fn marks(kernel: &Kernel) -> Marks {
+    monotonic_ns().map_or_else(|_| Marks::default(), |now| kernel.ignored_inside.read(Clock::of(kernel, now).now()))
+}
+
 /// The outstanding blocks in a piece. For the index of a site `wanted` returns the number to report it by and how long ago its
 /// life ended, which is subtracted from the blocks' ages; blocks of other sites are left out.
 pub fn blocks<'a>(
     kernel: &'a Kernel,
     piece: &BlockPiece,
     clock: Clock,
+    marks: &'a Marks,
     wanted: impl Fn(u32) -> Option<(usize, Duration)> + 'a,
 ) -> impl Iterator<Item = RawBlock> + 'a {
+    let own = |site| if marks.is_empty() { None } else { marks.of(process_of(kernel.sites.pointer(site)?)) };
     placed_blocks(kernel, piece).filter_map(move |(_, address, block)| {
-        let (site, ago) = wanted(block.site.checked_sub(1)?)?;
+        let index = block.site.checked_sub(1)?;
+        let (site, ago) = wanted(index)?;
         let age = clock.age(block.time).saturating_sub(ago);
-        let (time, ignored) = (block.time, block.is_ignored());
+        let is_meant = || own(index).is_some_and(|own| own.mean(address, block.size, block.time));
+        let (time, ignored) = (block.time, block.is_ignored() || is_meant());
         Some(RawBlock { site, address: Address(address), size: block.size, age, time, ignored, kind: None })
     })
 }

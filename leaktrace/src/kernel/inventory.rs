@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use leaktrace_common::abi::BLOCK_IGNORED;
 use leaktrace_common::table::BUCKET_KEYS;
 
 use super::Kernel;
-use super::drain::{self, BlockPiece, Clock, TabledBlock};
-use crate::host::clock::monotonic_ns;
+use super::drain::{self, BlockPiece, TabledBlock};
 
 /// The position of a block that has none.
 const NOWHERE: u32 = u32::MAX;
@@ -88,8 +88,10 @@ pub fn blocks(kernel: &Kernel, slot: u32) -> Vec<TabledBlock> {
 
 /// Marks those that the program has ignored by an address far inside of them.
 fn mark(kernel: &Kernel, slot: u32, blocks: &mut [TabledBlock]) {
-    if let Ok(now_ns) = monotonic_ns() {
-        kernel.ignored_inside.mark(slot, blocks, Clock::of(kernel, now_ns).now());
+    let marks = drain::marks(kernel);
+    let Some(own) = marks.of(slot) else { return };
+    for block in blocks.iter_mut().filter(|block| own.mean(block.address, block.size, block.time)) {
+        block.time |= BLOCK_IGNORED;
     }
 }
 

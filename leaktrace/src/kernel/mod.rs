@@ -4,7 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod attacher;
 pub(crate) mod drain;
 pub(crate) mod events;
-mod ignored_inside;
+pub(crate) mod ignored_inside;
 pub(crate) mod in_flight;
 pub(crate) mod inventory;
 pub(crate) mod mapped;

@@ -100,7 +100,7 @@ pub fn still_held(kernel: &Kernel, slots: &HashSet<u32>) -> HashSet<u32> {
 pub fn reclaim(kernel: &mut Kernel, slots: &HashSet<u32>, options: &Options) -> Result<HashMap<u32, Vec<DeadSite>>> {
     let ended = Ended::new(kernel, slots)?;
     let sites: Vec<Entry> = entries(&kernel.site_keys)
-        .filter(|entry| kernel.sites.pointer(entry.index()).is_some_and(|site| ended.has(process_of(site))))
+        .filter(|entry| kernel.sites.pointer(entry.index()).is_some_and(|site| ended.has(drain::process_of(site))))
         .collect();
     let accounts: Vec<Account> = sites.iter().filter_map(|entry| drain::account(kernel, entry.index())).collect();
     let outstanding = accounts.iter().any(|account| account.counters.outstanding_count() != 0);
@@ -178,17 +178,19 @@ impl Ended {
 fn take_blocks(kernel: &Kernel, ended: &Ended, accounts: &[Account]) -> Vec<RawBlock> {
     let by_index: HashMap<u32, usize> =
         accounts.iter().enumerate().map(|(position, account)| (account.index, position)).collect();
+    let marks = drain::marks(kernel);
     let mut taken = Vec::new();
     let mut keep = |slot: u32, address: u64, block: &Block| {
         if let Some(&site) = block.site.checked_sub(1).and_then(|index| by_index.get(&index)) {
             let age = ended.age(slot, block);
+            let is_meant = || marks.of(slot).is_some_and(|own| own.mean(address, block.size, block.time));
             taken.push(RawBlock {
                 site,
                 address: Address(address),
                 size: block.size,
                 age,
                 time: block.time,
-                ignored: block.is_ignored(),
+                ignored: block.is_ignored() || is_meant(),
                 kind: None,
             });
         }
@@ -252,9 +254,4 @@ fn remove_outer_frames(kernel: &Kernel, site: u32) {
             table::remove(&kernel.frame_keys, abi::frames_key(site, chunk), place);
         }
     }
-}
-
-fn process_of(site: *mut Site) -> u32 {
-    // SAFETY: the caller's pointer is in bounds; one word.
-    unsafe { (&raw const (*site).process).read_volatile() }
 }

@@ -15,6 +15,7 @@ use super::leak_check::Judged;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account, BlockPiece, Clock};
+use crate::kernel::ignored_inside::Marks;
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
 use crate::model::{
@@ -71,6 +72,8 @@ pub struct Draft {
     /// By an account's index in the site table: its position in `sites`, and how long its life has been over.
     by_index: HashMap<u32, (usize, Duration)>,
     blocks: Option<BlockTally>,
+    /// Addresses in blocks that programs have called no leak.
+    marks: Marks,
     /// What the leak check found.
     judged: Vec<Judged>,
     losses: Losses,
@@ -114,6 +117,7 @@ impl Draft {
             sites: Vec::new(),
             by_index: HashMap::new(),
             blocks: None,
+            marks: drain::marks(kernel),
             judged: Vec::new(),
             losses,
             stacks: Stacks::default(),
@@ -189,7 +193,7 @@ impl Draft {
     pub fn add_blocks(&mut self, kernel: &Kernel, piece: &BlockPiece) {
         let (by_index, clock) = (&self.by_index, self.clock);
         if let Some(tally) = &mut self.blocks {
-            let blocks = drain::blocks(kernel, piece, clock, |index| by_index.get(&index).copied());
+            let blocks = drain::blocks(kernel, piece, clock, &self.marks, |index| by_index.get(&index).copied());
             let found = |block: &RawBlock| self.judged.iter().find_map(|judged| judged.found(block));
             tally.extend(blocks.map(|block| match found(&block) {
                 Some((kind, ignored)) => RawBlock { kind: Some(kind), ignored, ..block },

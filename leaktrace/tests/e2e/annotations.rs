@@ -92,6 +92,9 @@ fn what_is_ignored_is_no_failure_where_nothing_is_judged() {
         snapshot.sites.iter().filter_map(|site| site.ignored.as_ref()).map(|it| it.bytes).sum::<u64>(),
     );
     assert!(ignored > 0 && ignored < all);
+    let far = snapshot.sites.iter().filter(|site| site.path().contains("ignore_far_inside"));
+    let far: u64 = far.filter_map(|site| site.ignored.as_ref()).map(|it| it.bytes).sum();
+    assert_eq!(far, 40961 + 40963, "also by addresses far inside of blocks");
     let known: u64 = snapshot.sites.iter().map(|site| site.suppressed_bytes).sum();
     let at_most = |bytes: u64| format!("--fail-on-leak={bytes}");
     let rest = all - ignored - known;

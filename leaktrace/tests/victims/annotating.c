@@ -10,35 +10,19 @@
 
 #include <sys/wait.h>
 
-SITE_FN static void before(void)
-{
-    void *block = malloc(1001);
-    __asm__ volatile("" : : "r"(block) : "memory");
-}
+/* A function that loses a block. */
+#define LOSES(name, size)                                \
+    SITE_FN static void name(void)                       \
+    {                                                    \
+        void *block = malloc(size);                      \
+        __asm__ volatile("" : : "r"(block) : "memory");  \
+    }
 
-SITE_FN static void after(void)
-{
-    void *block = malloc(1003);
-    __asm__ volatile("" : : "r"(block) : "memory");
-}
-
-SITE_FN static void in_child(void)
-{
-    void *block = malloc(1011);
-    __asm__ volatile("" : : "r"(block) : "memory");
-}
-
-SITE_FN static void in_enabled_child(void)
-{
-    void *block = malloc(1013);
-    __asm__ volatile("" : : "r"(block) : "memory");
-}
-
-SITE_FN static void in_another_program(void)
-{
-    void *block = malloc(1021);
-    __asm__ volatile("" : : "r"(block) : "memory");
-}
+LOSES(before, 1001)
+LOSES(after, 1003)
+LOSES(in_child, 1011)
+LOSES(in_enabled_child, 1013)
+LOSES(in_another_program, 1021)
 
 static int in_own_process(char **argv, const char *program)
 {

@@ -1,5 +1,5 @@
-/* A module for redis-server: `LEAKY` loses and keeps blocks of the C library's allocator (3001 and 3003 bytes) and of the server's
- * own (3005 and 3007). What it needs of redismodule.h, which distributions do not ship, is declared here. */
+/* A module for redis-server: `LEAKY` loses and keeps blocks of `malloc` (3001 and 3003 bytes), which is that of the allocator the
+ * server is linked with, and of the server's own function for modules (3005 and 3007). What it needs of redismodule.h, which distributions do not ship, is declared here. */
 #include "leaky.h"
 
 typedef int get_fn(const char *name, void *function);

@@ -101,7 +101,7 @@ impl Redis {
     }
 }
 
-/// The module's blocks come from glibc and, as the server's own, from jemalloc.
+/// All of the module's blocks come from jemalloc: the server's `malloc` is that of whatever it loads.
 #[test]
 fn a_module_of_redis_under_load_loses_what_it_does_not_keep() {
     let redis = Redis::start();
@@ -129,7 +129,8 @@ fn a_module_of_redis_is_judged_while_the_server_serves() {
     assert_lost(&snapshot, &["definitely_lost", "probably_lost", "undecided"], &[3001, 3005]);
     assert_kept(&snapshot, &[3003, 3007]);
     let kinds = kinds(&snapshot, "lose", &[3001, 3005]);
-    assert!(kinds.keys().any(|kind| kind == "definitely_lost" || kind == "probably_lost"), "{kinds:?}");
+    let found = ["definitely_lost", "probably_lost"].map(|kind| kinds.get(kind).copied().unwrap_or(0));
+    assert!(found.iter().sum::<u64>() >= TIMES / 2, "a quarter of them at least: {kinds:?}");
 }
 
 #[test]
