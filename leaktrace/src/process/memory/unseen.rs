@@ -198,7 +198,7 @@ mod tests {
     use memmap2::MmapMut;
 
     use super::*;
-    use crate::process::memory::Survey;
+    use crate::process::memory::{Survey, regions};
 
     #[test]
     fn pages_that_the_file_has_and_the_page_table_has_not_are_read() {
@@ -228,5 +228,27 @@ mod tests {
         assert_eq!(found(), (vec![MARK, MARK + 1], 0));
         assert_eq!(map[5 * PAGE..][..8], MARK.to_ne_bytes());
         assert!(!found().0.contains(&MARK), "what was read is in the page table, and the pages around it may be");
+    }
+
+    #[test]
+    fn a_lease_is_not_broken_and_what_is_not_read_is_counted() {
+        const PAGE: usize = 4096;
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(4 * PAGE as u64).unwrap();
+        file.write_all_at(&[1; 8], 0).unwrap();
+        // SAFETY: nobody shortens the file.
+        let map = unsafe { MmapMut::map_mut(&file) }.unwrap();
+        let (pid, start) = (Pid(process::id()), map.as_ptr() as u64);
+        let region = regions(pid).unwrap().into_iter().find(|region| region.start.0 == start).unwrap();
+        let found = || Unseen::of(pid, std::slice::from_ref(&region), &[]);
+        assert_eq!((found().words.len(), found().unread), (1, 0));
+        let lease = |command: i32, value: i32| {
+            // SAFETY: asks and changes nothing but the lease of this file.
+            unsafe { libc::fcntl(file.as_raw_fd(), command, value) }
+        };
+        assert_eq!(lease(libc::F_SETLEASE, libc::F_WRLCK), 0, "{}", io::Error::last_os_error());
+        assert_eq!((found().words.len(), found().unread), (0, region.bytes()));
+        assert_eq!(lease(libc::F_GETLEASE, 0), libc::F_WRLCK, "nobody has opened it");
+        assert_eq!(lease(libc::F_SETLEASE, libc::F_UNLCK), 0);
     }
 }
