@@ -18,7 +18,9 @@ use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
 use crate::stretch::GOES_ON;
-use crate::{accounts, blocks, config, frees, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind};
+use crate::{
+    accounts, blocks, config, frees, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind,
+};
 
 #[inline(always)]
 fn control() -> Option<*mut Control> {

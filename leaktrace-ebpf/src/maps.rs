@@ -4,8 +4,8 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray, Queue, RingBuf};
 use leaktrace_common::abi::{
-    Block, Control, FRAMES_PER_CHUNK, Inside, Losses, MAX_FILTERS, MAX_INSIDE, MAX_UNWIND_FILES, PROCESS_SLOTS, Process, SCRATCH_SLOTS,
-    Scratch, Site, Thread,
+    Block, Control, FRAMES_PER_CHUNK, Inside, Losses, MAX_FILTERS, MAX_INSIDE, MAX_UNWIND_FILES, PROCESS_SLOTS,
+    Process, SCRATCH_SLOTS, Scratch, Site, Thread,
 };
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};

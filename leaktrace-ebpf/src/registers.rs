@@ -107,7 +107,11 @@ pub fn tell_end(id: Id) {
         (&raw mut (*told).event).write(Event { kind: EVENT_THREAD, process: 0, tgid, seen: 0 });
         (*told).tid = id.tid();
         let base = |offset: u32| {
-            if offset == 0 { 0 } else { bpf_probe_read_kernel(task.cast::<u8>().add(offset as usize).cast::<u64>()).unwrap_or(0) }
+            if offset == 0 {
+                0
+            } else {
+                bpf_probe_read_kernel(task.cast::<u8>().add(offset as usize).cast::<u64>()).unwrap_or(0)
+            }
         };
         (*told).bases = [base(config::thread_base()), base(config::thread_gs_base())];
         let registers = &raw mut (*told).registers;

@@ -52,6 +52,7 @@ fn parse_object(text: &str) -> Result<Object, std::convert::Infallible> {
     })
 }
 
+const BPF_CRATE: &str = "leaktrace-ebpf/Cargo.toml";
 /// A separate workspace, for the reason that its own manifest gives.
 const RUST_VICTIMS: &str = "leaktrace/tests/victims/allocators/Cargo.toml";
 
@@ -62,6 +63,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     shell::step("formatting");
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    // A workspace of its own.
+    shell::run(shell::cargo().args(["fmt", "--check", "--manifest-path", BPF_CRATE]))?;
     shell::step("tidy");
     tidy::run(&tidy::Args {})?;
     shell::step("clippy");
