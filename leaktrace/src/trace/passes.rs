@@ -6,8 +6,9 @@
 //! what has changed meanwhile is less.
 //!
 //! Where the kernel does not, memory is searched several times. Each search misses about a third of the pointers that move, so that
-//! blocks are lost only if no search has found them, and even then at most probably. What was made since the first search began is
-//! undecided.
+//! blocks are lost only if no search has found them, and even then at most probably. How many blocks are held by pointers that move
+//! shows while searches find some that earlier ones missed: the more, the longer the search goes on, until hardly one of them can
+//! be left. What was made since the first search began is undecided.
 
 use std::time::Duration;
 
@@ -19,9 +20,14 @@ use crate::kernel::drain::TabledBlock;
 use crate::model::{LeakCheck, Reachability};
 
 /// How often memory is searched at least and at most, and how often in a row without finding any more of what was missed.
-const FEWEST: u32 = 5;
-const MOST: u32 = 12;
+const FEWEST: u32 = 6;
+const MOST: u32 = 16;
 const QUIET: u32 = 2;
+/// How many of the blocks that moving pointers hold a search misses, at most: about 0.3 where pointers move tens of millions of
+/// times a second between places all over a heap of 1 GB.
+const MISSED: f64 = 0.4;
+/// How many blocks that are held may be expected among those that no search has found.
+const MOST_WRONG: f64 = 0.01;
 /// How often what has changed is searched while the process runs, at most.
 const MOST_ROUNDS: u32 = 4;
 
@@ -45,6 +51,8 @@ pub struct Passes {
     done: u32,
     /// How many in a row have found nothing of what was missing.
     quiet: u32,
+    /// How many blocks were found that the first search missed.
+    moved: usize,
     scanned_bytes: u64,
     longest_pause: Duration,
 }
@@ -90,8 +98,14 @@ impl Passes {
     /// Whether the next search is the last, if pages are not tracked.
     #[must_use]
     pub fn last_is_next(&self) -> bool {
-        let is_settled = self.done + 1 >= FEWEST && self.quiet + 1 >= QUIET || self.done + 1 >= MOST;
-        self.tracked.is_none() && self.done > 0 && (self.missing.is_empty() || is_settled)
+        let with_next = self.done + 1;
+        let is_settled = with_next >= FEWEST && self.quiet + 1 >= QUIET && self.expected_wrong(with_next) <= MOST_WRONG;
+        self.tracked.is_none() && self.done > 0 && (self.missing.is_empty() || is_settled || with_next >= MOST)
+    }
+
+    /// How many blocks that are held are expected among those that none of so many searches has found.
+    fn expected_wrong(&self, searches: u32) -> f64 {
+        self.moved as f64 * MISSED.powi(searches.saturating_sub(1) as i32)
     }
 
     /// Takes in what one more search found; a verdict if it was the last.
@@ -115,10 +129,11 @@ impl Passes {
         if !was_last {
             return None;
         }
+        let is_sure = self.expected_wrong(self.done) <= MOST_WRONG;
         for (block, kind) in pass.blocks.iter().zip(&mut pass.holding.judgement.kinds) {
             if kind.is_lost() {
                 let is_missing = self.missing.binary_search_by_key(&block.address, |block| block.address).is_ok();
-                *kind = if is_missing { Reachability::ProbablyLost } else { Reachability::Undecided };
+                *kind = if is_sure && is_missing { Reachability::ProbablyLost } else { Reachability::Undecided };
             }
         }
         let (scanned_bytes, pause) = (self.scanned_bytes, self.longest_pause);
@@ -132,14 +147,47 @@ impl Passes {
             self.missing = lost.map(|(block, _)| *block).collect();
         } else {
             let before = self.missing.len();
+            let mut moved = 0;
             self.missing.retain(|block| {
                 let place = blocks.binary_search_by_key(&block.address, |block| block.address);
-                place.is_ok_and(|place| blocks[place] == *block && kinds[place].is_lost())
+                // What was freed meanwhile says nothing: short lives pass by most searches.
+                let Some(place) = place.ok().filter(|place| blocks[*place] == *block) else { return false };
+                moved += usize::from(!kinds[place].is_lost());
+                kinds[place].is_lost()
             });
+            self.moved += moved;
             self.quiet = if self.missing.len() < before { 0 } else { self.quiet + 1 };
         }
         self.done += 1;
         self.scanned_bytes = self.scanned_bytes.max(check.scanned_bytes);
         self.longest_pause = self.longest_pause.max(check.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many searches the next would be the last, if the first ones found so many of the blocks that moving pointers hold.
+    fn settled_after(moved: usize) -> Option<u32> {
+        let missing = vec![TabledBlock::default()];
+        let mut passes = Passes { moved, missing, quiet: QUIET, ..Passes::default() };
+        (1..MOST).find(|done| {
+            passes.done = *done;
+            passes.last_is_next()
+        })
+    }
+
+    #[test]
+    fn the_more_pointers_move_the_longer_the_search() {
+        assert_eq!(settled_after(0), Some(FEWEST - 1));
+        assert_eq!(settled_after(20), Some(9));
+        assert_eq!(settled_after(9_000), Some(MOST - 1));
+    }
+
+    #[test]
+    fn what_too_many_pointers_move_about_in_is_undecided() {
+        let passes = Passes { moved: 10_000, done: MOST, ..Passes::default() };
+        assert!(passes.expected_wrong(MOST) > MOST_WRONG);
     }
 }
