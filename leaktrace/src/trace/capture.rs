@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
-use super::holding::Holding;
 use super::leak_check::Judged;
+use super::verdict::holding::Holding;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account, BlockPiece, Clock};

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::Trace;
 use super::leak_check::{Findings, Looked, Prepared};
-use super::life::{ENDED, Life};
-use super::passes::Passes;
-use super::search::{Search, Searched};
+use super::verdict::life::{ENDED, Life};
+use super::verdict::passes::Passes;
+use super::verdict::search::{Search, Searched};
 use super::waiting::until;
 use crate::model::Pid;
 use crate::process::launch::{Held, Launched};

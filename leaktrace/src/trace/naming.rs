@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::capture::Spaces;
 use super::gaps::{self, Fetching};
-use super::holding::{self, Holding};
 use super::phases::Phases;
+use super::verdict::holding::{self, Holding};
 use crate::analysis::suppressions::Rules;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
