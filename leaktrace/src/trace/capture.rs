@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
-use super::leak_check::Judged;
+use super::verdict::findings::Judged;
 use super::verdict::holding::Holding;
 use crate::host::clock::monotonic_ns;
 use crate::kernel::Kernel;

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Trace;
-use super::leak_check::{Findings, Looked, Prepared};
+use super::stopping::{Looked, Prepared};
+use super::verdict::findings::Findings;
 use super::verdict::life::{ENDED, Life};
 use super::verdict::passes::Passes;
 use super::verdict::search::{Search, Searched};

@@ -8,9 +8,9 @@ use anyhow::Result;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::checking::{Checking, Happened};
-use super::leak_check::Findings;
 use super::phases::Phases;
 use super::reports::Reports;
+use super::verdict::findings::Findings;
 use super::{Over, Trace};
 use crate::model::Pid;
 use crate::process::launch::{Event, Held, Launched};

@@ -21,6 +21,7 @@ mod remarks;
 mod reports;
 mod setup;
 mod signals;
+mod stopping;
 mod untraced;
 mod verdict;
 mod waiting;

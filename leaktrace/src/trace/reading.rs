@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
-use super::leak_check::{Findings, Judged};
 use super::remarks::{self, Found, Remarks};
+use super::verdict::findings::{Findings, Judged};
 use crate::kernel::drain;
 use crate::model::{Capture, RawProcess, Silence, TraceMode};
 

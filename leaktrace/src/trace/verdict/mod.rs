@@ -3,6 +3,7 @@
 //! In: a process that is stopped or held, and its blocks. Out: what was found of each. Who is judged, and when it is stopped, is decided
 //! by the trace.
 
+pub mod findings;
 pub mod holding;
 pub mod life;
 pub mod moment;
