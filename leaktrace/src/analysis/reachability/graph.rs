@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use super::blocks::Blocks;
+use super::findings::Scan;
 use super::marking::{Judgement, bit_of};
 pub use super::moved::NONE;
 use super::roots::Root;
-use super::scanning::Scan;
 
 /// A word outside of blocks that points to a block, under the numbers that its caller has given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,8 +8,8 @@
 
 use super::blocks::Blocks;
 use super::edges::Part;
+use super::findings::{SEVERAL, Scan, Vtable, found};
 use super::heuristics::Heuristics;
-use super::scanning::{SEVERAL, Scan, Vtable, found};
 use crate::model::Reachability;
 
 /// A verdict on each block.

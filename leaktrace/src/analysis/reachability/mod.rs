@@ -11,6 +11,7 @@ mod allocators;
 mod blocks;
 mod dominators;
 mod edges;
+mod findings;
 mod glibc;
 mod graph;
 mod heuristics;
@@ -30,6 +31,7 @@ pub mod vtables;
 pub use blocks::{Blocks, TooFar};
 pub use dominators::retained;
 pub use edges::Edges;
+pub use findings::{Scan, Vtable};
 pub use glibc::{TABLE, table_block};
 pub use graph::{Graph, NONE, Source, Sources};
 pub use heuristics::Heuristics;
@@ -39,7 +41,7 @@ pub use memory::{Memory, Region, Standing};
 pub use overlay::Overlay;
 pub use pointers::addresses;
 pub use roots::{Place, Root};
-pub use scanning::{Rules, Scan, Vtable, scan};
+pub use scanning::{Rules, scan};
 pub use standing::{Circumstances, Thread, kept_tables, regions};
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ fn a_pointer_to_a_base_class_is_as_good_as_one_to_the_start() {
     let several = Process::with(&object, &[at(0) + 16, at(0) + 17]);
     assert_eq!(several.kinds(), [PossiblyLost], "which of the pointers is the good one is not known");
     let (_, scan) = Process::with(&object, &[]).scan(1);
-    assert_eq!(scan.vtables[0], scanning::Vtable { block: 0, offset: 0, address: vtable });
+    assert_eq!(scan.vtables[0], findings::Vtable { block: 0, offset: 0, address: vtable });
 }
 
 #[test]

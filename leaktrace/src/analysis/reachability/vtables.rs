@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::findings::Scan;
 use super::memory::Memory;
-use super::scanning::Scan;
 use crate::process::memory::{RegionKind, Survey};
 
 /// How many words of a table are looked at, and how many of these must be addresses of functions; the others are zero. As in
@@ -129,7 +129,7 @@ fn is_aligned(address: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::reachability::scanning::Vtable;
+    use crate::analysis::reachability::findings::Vtable;
     use crate::analysis::reachability::tests::Words;
 
     const TABLE: u64 = 0x7f00_0000_0100;
