@@ -19,7 +19,7 @@ pub struct Outcome {
 /// else 0. Says what it does not show.
 #[must_use]
 pub fn exit_code(snapshot: &Snapshot, command: Option<Ending>, gate: Gate) -> u8 {
-    if let Some(warning) = uncounted(snapshot, gate) {
+    for warning in uncounted(snapshot, gate).into_iter().chain(unjudged(snapshot, gate)) {
         log::warn!("{warning}");
     }
     if gate.fail_from.is_some_and(|bytes| snapshot.leaked_bytes() >= bytes) {
@@ -29,19 +29,47 @@ pub fn exit_code(snapshot: &Snapshot, command: Option<Ending>, gate: Gate) -> u8
     }
 }
 
-/// What to say of blocks that are probably lost and are no failure: a job that passes must not hide them.
-fn uncounted(snapshot: &Snapshot, gate: Gate) -> Option<String> {
-    gate.fail_from?;
-    let mut probably = Tally::default();
+/// What to say of blocks that may be lost and are no failure: a job that passes must not hide them.
+fn uncounted(snapshot: &Snapshot, gate: Gate) -> Vec<String> {
+    if gate.fail_from.is_none() {
+        return Vec::new();
+    }
+    let (mut probably, mut undecided) = (Tally::default(), Tally::default());
     for verdict in snapshot.sites.iter().filter_map(Site::shown_verdict) {
         probably.join(verdict.probably_lost);
+        undecided.join(verdict.undecided);
     }
-    (!probably.is_empty()).then(|| {
+    let probably = (!probably.is_empty()).then(|| {
         format!(
-            "--fail-on-leak does not count {} bytes that are probably lost, since the process was searched while it ran;              --leak-check-mode exact with a longer --max-pause is certain",
+            "--fail-on-leak does not count {} bytes that are probably lost, since the process was searched while it ran; \
+             --leak-check-mode exact with a longer --max-pause is certain",
             probably.bytes
         )
-    })
+    });
+    let undecided = (!undecided.is_empty()).then(|| {
+        format!(
+            "--fail-on-leak does not count {} bytes that are undecided, since what points to them may be memory that was not recorded",
+            undecided.bytes
+        )
+    });
+    probably.into_iter().chain(undecided).collect()
+}
+
+/// What to say of blocks that are a failure only because nobody has judged them, while others were: a report that says that nothing is
+/// lost would not explain the exit status.
+fn unjudged(snapshot: &Snapshot, gate: Gate) -> Option<String> {
+    gate.fail_from?;
+    snapshot.processes.iter().find(|process| process.leak_check.is_some())?;
+    let unjudged = snapshot.unjudged_bytes();
+    let (pid, most) = unjudged.iter().max_by_key(|(_, bytes)| **bytes)?;
+    let bytes: u64 = unjudged.values().sum();
+    let whose = match unjudged.len() {
+        1 => format!("process {pid} holds, on which there is no verdict"),
+        count => format!("{count} processes hold, on which there is no verdict (process {pid} {most} of them)"),
+    };
+    Some(format!(
+        "--fail-on-leak counts all {bytes} bytes that {whose}; one that ends before COMMAND is judged if it is COMMAND itself"
+    ))
 }
 
 #[cfg(test)]
@@ -57,15 +85,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_probably_lost_is_no_failure_and_said() {
+    fn what_may_be_lost_is_no_failure_and_said() {
         let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":1,"target":{"mode":"pid"},
-            "sites":[{"pid":7,"outstanding_bytes":9,"outstanding_count":1,"verdict":{"probably_lost":{"bytes":9,"count":1}}}]}"#;
+            "sites":[{"pid":7,"outstanding_bytes":15,"outstanding_count":2,"verdict":{"probably_lost":{"bytes":9,"count":1},
+            "undecided":{"bytes":6,"count":1}}}]}"#;
         let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
         let gate = Gate { fail_from: Some(1), exitcode: 23 };
         assert_eq!(exit_code(&snapshot, None, gate), 0);
-        assert!(uncounted(&snapshot, gate).unwrap().contains("9 bytes that are probably lost"));
-        assert_eq!(uncounted(&snapshot, Gate { fail_from: None, exitcode: 23 }), None);
-        assert_eq!(uncounted(&leaking(9), gate), None);
+        let words = uncounted(&snapshot, gate).join(" ");
+        assert!(
+            words.contains("9 bytes that are probably lost") && words.contains("6 bytes that are undecided"),
+            "{words}"
+        );
+        assert!(uncounted(&snapshot, Gate { fail_from: None, exitcode: 23 }).is_empty());
+        assert!(uncounted(&leaking(9), gate).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_has_judged_is_a_failure_and_said() {
+        let text = r#"{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":1,"target":{"mode":"command"},
+            "processes":[{"pid":7,"comm":"sh","outstanding_bytes":9,"outstanding_count":1,
+            "leak_check":{"mode":"exact","pause_ms":0,"scanned_bytes":1,"passes":1}},{"pid":8,"comm":"a","outstanding_bytes":5,"outstanding_count":1}],
+            "sites":[{"pid":7,"outstanding_bytes":9,"outstanding_count":1,"verdict":{"still_reachable":{"bytes":9,"count":1}}},
+            {"pid":8,"outstanding_bytes":5,"outstanding_count":1}]}"#;
+        let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
+        let gate = Gate { fail_from: Some(1), exitcode: 23 };
+        assert_eq!(exit_code(&snapshot, Some(Ending::Exited(0)), gate), 23);
+        let words = unjudged(&snapshot, gate).unwrap();
+        assert!(words.contains("counts all 5 bytes that process 8 holds, on which there is no verdict"), "{words}");
+        assert_eq!(unjudged(&leaking(9), gate), None, "no leak check ran");
     }
 
     #[test]

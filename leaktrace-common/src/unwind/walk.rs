@@ -120,9 +120,11 @@ impl Walk {
         {
             rule = match by_frame_pointer(&self.regs) {
                 Ok(rule) => rule,
-                // Code that has a table, though not yet, need not keep frame pointers: in its hands the register's zero
-                // may still be that of the program's first instruction.
-                Err(Stop::Outermost) if why != Stop::TablePending => return Err(Stop::Outermost),
+                // Code that has a table or is in a mapping, though not known yet, need not keep frame pointers: in its
+                // hands the register's zero may still be that of the program's first instruction.
+                Err(Stop::Outermost) if why != Stop::TablePending && why != Stop::NoMapping => {
+                    return Err(Stop::Outermost);
+                }
                 Err(_) => return Err(why),
             };
             guessed = why;
@@ -195,6 +197,8 @@ mod tests {
         for rule in [Rule::GAP, Rule::unsupported(Stop::NoTable)] {
             assert_eq!(at_frame_pointer_zero(rule), Err(Stop::Outermost));
         }
-        assert_eq!(at_frame_pointer_zero(Rule::unsupported(Stop::TablePending)), Err(Stop::TablePending));
+        for why in [Stop::TablePending, Stop::NoMapping] {
+            assert_eq!(at_frame_pointer_zero(Rule::unsupported(why)), Err(why));
+        }
     }
 }

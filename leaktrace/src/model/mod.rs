@@ -9,6 +9,7 @@ mod capture;
 mod estimate;
 mod hidden;
 mod holders;
+mod leaked;
 mod losses;
 mod lost;
 mod notation;

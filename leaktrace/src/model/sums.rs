@@ -60,17 +60,6 @@ impl Snapshot {
         totals
     }
 
-    /// Bytes that count as leaked: definitely and indirectly lost where a leak check ran, otherwise all outstanding; not what
-    /// suppressions hide, nor what the program calls no leak.
-    #[must_use]
-    pub fn leaked_bytes(&self) -> u64 {
-        let leaked = |site: &Site| match site.shown_verdict() {
-            Some(verdict) => verdict.lost().bytes,
-            None => site.shown().bytes.saturating_sub(site.ignored.bytes),
-        };
-        self.sites.iter().fold(0, |sum, site| sum.saturating_add(leaked(site)))
-    }
-
     /// Checks that blocks, sites and processes agree, as far as each is exact: a site's blocks with its outstanding numbers,
     /// these with what it allocated and freed, and the sites of a pid with its processes. Blocks of a sample count with
     /// their weights. Meant for the last report: counters of a running process change while they are read.
@@ -207,17 +196,5 @@ mod tests {
         snapshot.sites[0].blocks.as_mut().unwrap()[0].size = 65;
         let mismatch = snapshot.check_sums().unwrap_err();
         assert_eq!(mismatch.to_string(), "pid 7: bytes of a site's blocks / of the site are 101 / 100");
-    }
-
-    #[test]
-    fn leaked_bytes_follow_the_leak_check_where_one_ran() {
-        let mut snapshot = exact();
-        assert_eq!(snapshot.leaked_bytes(), 100);
-        let mut verdict = crate::model::Verdict::default();
-        verdict.definitely_lost.add(30);
-        verdict.indirectly_lost.add(6);
-        verdict.still_reachable.add(64);
-        snapshot.sites[0].verdict = Some(verdict);
-        assert_eq!(snapshot.leaked_bytes(), 36);
     }
 }

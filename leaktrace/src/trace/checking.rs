@@ -163,7 +163,8 @@ impl Trace {
     fn stop_next(&mut self, checking: &mut Checking, pid: Pid, mut passes: Passes, launched: Option<&Launched>) {
         match self.prepare_to_stop(pid, &mut passes) {
             Err(why_not) => checking.findings.add_none(pid, &why_not),
-            Ok(prepared) => match launched.filter(|launched| launched.pid() == pid) {
+            Ok(None) => {}
+            Ok(Some(prepared)) => match launched.filter(|launched| launched.pid() == pid) {
                 Some(launched) => {
                     launched.ask_to_stop();
                     let by = Instant::now() + STOPPED_WITHIN;

@@ -6,12 +6,12 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use leaktrace_common::abi::{PROCESS_ALIVE, Process};
+use leaktrace_common::abi::{PROCESS_ALIVE, PROCESS_EXITED, Process};
 
 use super::Trace;
 use super::untraced::hides_blocks;
 use super::verdict::findings::{Findings, Judged};
-use super::verdict::life::Life;
+use super::verdict::life::{ENDED, Life};
 use super::verdict::moment::Moment;
 use super::verdict::passes::Passes;
 use super::verdict::search::{Pass, Search, Task};
@@ -34,12 +34,17 @@ impl Trace {
             self.take_in();
             let ended = self.ended_threads.clone();
             let threads: Vec<StoppedThread> = held.thread().into_iter().cloned().chain(ended).collect();
-            let judged = self.life(pid).and_then(|life| {
-                let blocks = inventory::blocks(&self.kernel, life.slot);
-                let in_flight = self.in_flight_at_end(&life, &threads);
-                self.judge(&life, (blocks, in_flight), &threads, || Duration::ZERO)
-            });
-            match judged {
+            let life = match self.life(pid) {
+                Ok(Some(life)) => life,
+                Ok(None) => return findings,
+                Err(why_not) => {
+                    findings.add_none(pid, &why_not);
+                    return findings;
+                }
+            };
+            let blocks = inventory::blocks(&self.kernel, life.slot);
+            let in_flight = self.in_flight_at_end(&life, &threads);
+            match self.judge(&life, (blocks, in_flight), &threads, || Duration::ZERO) {
                 Ok(judged) => findings.add(pid, judged),
                 Err(why_not) => findings.add_none(pid, &why_not),
             }
@@ -95,17 +100,19 @@ impl Trace {
         self.config.leak_check.map_or(Heuristics::ALL, |plan| plan.heuristics)
     }
 
-    /// The life that a process leads now.
+    /// The life that a process leads now; `None` if it has not allocated anything in it.
     ///
     /// # Errors
     /// Why it cannot be judged, a part of a sentence.
-    pub(super) fn life(&mut self, pid: Pid) -> Result<Life, Box<dyn Error>> {
+    pub(super) fn life(&mut self, pid: Pid) -> Result<Option<Life>, Box<dyn Error>> {
         self.take_in();
         let lives = drain::lives(&self.kernel);
-        let life = lives.iter().rev().find(|(_, life)| life.tgid == pid.0 && life.state == PROCESS_ALIVE);
-        let Some((slot, life)) = life else { return Err("nothing of it was recorded".into()) };
+        let mut of_process = lives.iter().rev().filter(|(_, life)| life.tgid == pid.0);
+        let Some((slot, life)) = of_process.clone().find(|(_, life)| life.state == PROCESS_ALIVE) else {
+            return if of_process.any(|(_, life)| life.state == PROCESS_EXITED) { Err(ENDED.into()) } else { Ok(None) };
+        };
         let since_start = life.untracked_frees <= life.thread_end_frees && self.knows_all_blocks(pid);
-        Ok(Life { pid, slot: *slot, first_seen: life.seen_ns, since_start })
+        Ok(Some(Life { pid, slot: *slot, first_seen: life.seen_ns, since_start }))
     }
 
     /// Judges the blocks, given by address, of a process of which nothing runs, and those of its threads that are there; one of them

@@ -18,6 +18,10 @@ const TURN: Duration = Duration::from_millis(3);
 /// Sites per piece: so many take well less than a millisecond.
 const SITES: usize = 256;
 
+/// Beside verdicts that not all blocks could take part in.
+const OF_SIZES: &str = "what only blocks point to that --min-size or --max-size leaves out is undecided; leave these options out for a \
+                        verdict on all";
+
 /// When pending events were last handled; `None` for the last report, which handles none.
 struct Attention(Option<Instant>);
 
@@ -41,6 +45,9 @@ impl Trace {
         self.second_look.retain(|life| lives.contains(&life));
         self.second_look.at_report(&self.kernel);
         findings.retain(&lives);
+        if !findings.judged.is_empty() && self.options.filters_sizes() {
+            findings.warnings.push(OF_SIZES.to_owned());
+        }
         let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();
         for process in &draft.processes {

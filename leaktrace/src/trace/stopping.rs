@@ -28,6 +28,9 @@ const SHORTEST_STOP: Duration = Duration::from_millis(100);
 const COPY_ATTEMPTS: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(3);
 
+/// Why there is no verdict on one that was searched in part.
+const REPLACED: &str = "it executed another program meanwhile";
+
 /// How a process is to be copied.
 struct Copying {
     plan: snapshot::Plan,
@@ -154,13 +157,22 @@ impl Drop for GoesOn {
 }
 
 impl Trace {
-    /// Finds out and reads what need not be read while a process is stopped. `passes` are the searches of it so far.
+    /// Finds out and reads what need not be read while a process is stopped. `passes` are the searches of it so far. `None` if there
+    /// is nothing to judge.
     ///
     /// # Errors
     /// Why it is not to be stopped, a part of a sentence.
-    pub(super) fn prepare_to_stop(&mut self, pid: Pid, passes: &mut Passes) -> Result<Prepared, Box<dyn Error>> {
+    pub(super) fn prepare_to_stop(
+        &mut self,
+        pid: Pid,
+        passes: &mut Passes,
+    ) -> Result<Option<Prepared>, Box<dyn Error>> {
         let Some(plan) = self.config.leak_check else { return Err("none was asked for".into()) };
-        let life = self.life(pid)?;
+        let life = match self.life(pid)? {
+            Some(life) => life,
+            None if passes.is_first() => return Ok(None),
+            None => return Err(REPLACED.into()),
+        };
         let inventory = |kernel: &Kernel| Box::new(Inventory::of(kernel, life.slot));
         let how = if passes.is_first() {
             match choose(pid, Ways::of(pid, &plan)?, passes)? {
@@ -169,14 +181,14 @@ impl Trace {
                 Chosen::Live => How::Live(inventory(&self.kernel), Box::new(Ready::of(pid)?)),
             }
         } else if !passes.are_of(&life) {
-            return Err("it executed another program meanwhile".into());
+            return Err(REPLACED.into());
         } else if passes.has_layer() {
             How::Changed(inventory(&self.kernel), Box::new(Ready::of(pid)?))
         } else {
             How::Live(inventory(&self.kernel), Box::new(Ready::of(pid)?))
         };
         passes.life = Some(life);
-        Ok(Prepared { life, how, max_pause: plan.max_pause })
+        Ok(Some(Prepared { life, how, max_pause: plan.max_pause }))
     }
 
     /// Stops a process, and judges its blocks, or takes note of what a search needs while it goes on. `held` is its first thread, if
