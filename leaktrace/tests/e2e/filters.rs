@@ -210,6 +210,38 @@ fn what_can_still_be_reached_is_no_leak_to_fail_on() {
 }
 
 #[test]
+fn what_a_program_held_when_it_executed_another_is_no_leak_to_fail_on() {
+    let finished = Tracer::start(&["--fail-on-leak", "--", "env", "A=b", "true"]).wait();
+    let snapshot = finished.exact();
+    let of_env = snapshot.processes.iter().find(|process| process.comm == "env").unwrap();
+    assert!(of_env.outstanding_bytes > 0, "{of_env:?}");
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.stderr);
+}
+
+#[test]
+fn a_failure_by_what_nobody_has_judged_is_explained() {
+    let victim = build::victim("ending.c");
+    let script = format!("{} run return; exit 0", path_str(&victim));
+    let finished = Tracer::start(&["--fail-on-leak", "--", "sh", "-c", &script]).wait();
+    assert_eq!(finished.status.code(), Some(23), "{}", finished.stderr);
+    let of_child = |text: &str| -> u64 {
+        let (_, behind) = text.split_once("--fail-on-leak counts all ").unwrap_or_else(|| panic!("{text}"));
+        behind.split_once(" bytes that process ").unwrap_or_else(|| panic!("{text}")).0.parse().unwrap()
+    };
+    // And what the C library has for its output.
+    assert!((10_560..16_000).contains(&of_child(&finished.stderr)), "{}", finished.stderr);
+}
+
+#[test]
+fn what_size_limits_do_to_a_verdict_is_said() {
+    let words = "what only blocks point to that --min-size or --max-size leaves out is undecided";
+    for (options, is_said) in [(&["-z", "8"][..], true), (&[], false)] {
+        let (finished, _) = trace_command(options, "ending.c", &["return"]);
+        assert_eq!(finished.stdout.matches(words).count(), usize::from(is_said), "{}", finished.stdout);
+    }
+}
+
+#[test]
 fn fail_on_leak_works_for_a_running_process() {
     let mut puppet = Victim::puppet();
     for (orders, options, status) in [

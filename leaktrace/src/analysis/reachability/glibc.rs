@@ -44,6 +44,29 @@ pub(super) fn managed(mapping: &Range<u64>, blocks: &Blocks, memory: &dyn Memory
     managed
 }
 
+/// How many pages of a mapping are looked at for blocks that nobody has recorded.
+const PAGES: usize = 4096;
+
+/// Blocks that have a mapping of their own, recorded or not, in a mapping that the kernel has joined with others: as far as a page
+/// begins with their chunk. By address.
+pub(super) fn mapped_with_others(mapping: &Range<u64>, memory: &dyn Memory) -> Vec<Range<u64>> {
+    let (mut found, mut at) = (Vec::new(), mapping.start.next_multiple_of(PAGE));
+    for _ in 0..PAGES {
+        if at >= mapping.end {
+            break;
+        }
+        let chunk = mapped_alone(at + CHUNK, at + CHUNK, memory);
+        match chunk.filter(|chunk| chunk.start == at && chunk.end <= mapping.end && chunk.end > at) {
+            Some(chunk) => {
+                at = chunk.end;
+                found.push(chunk);
+            }
+            None => at += PAGE,
+        }
+    }
+    found
+}
+
 /// The heap of an arena that begins here (`heap_info`: its arena, the heap before, its size, how much of it was ever writable).
 fn arena_heap(start: u64, memory: &dyn Memory) -> Option<Range<u64>> {
     let [arena, before, size, writable] = words(start, memory)?;
@@ -250,6 +273,21 @@ mod tests {
         let memory = Words(vec![(page + 0xff0, vec![0xff0, 0x22012 & !FLAGS | 2, 0, 0])]);
         let aligned = Blocks::new([(page + 0x1000, 0x20000)]).unwrap();
         assert_eq!(managed(&mapping, &aligned, &memory), only(page..page + 0x23000));
+    }
+
+    #[test]
+    fn mappings_of_single_blocks_are_found_among_others() {
+        let page = 0x7f00_0001_0000;
+        let words = vec![
+            (page + 0x2000, vec![0, 0x22002]),
+            (page + 0x24000, vec![0, 0x1000]),
+            (page + 0x25000, vec![0, 0x21002]),
+        ];
+        let found = |end| mapped_with_others(&(page..end), &Words(words.clone()));
+        let first = page + 0x2000..page + 0x24000;
+        assert_eq!(found(page + 0x46000), [first.clone(), page + 0x25000..page + 0x46000]);
+        assert_eq!(found(page + 0x45000), [first], "the second does not end within");
+        assert!(found(page + 0x2000).is_empty());
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstan
         has_unrecorded: circumstances.is_at_rest && !circumstances.knows_all(),
         ..Space::of(survey, blocks, memory)
     };
-    let glibcs = Glibcs::of(&space);
+    let glibcs = Glibcs::of(&space, circumstances.knows_all());
     let is_known = circumstances.since_start || circumstances.is_at_rest;
     let owned = if is_known { allocators::owned(&space, &glibcs.explained()) } else { Vec::new() };
     let mut parts = Vec::with_capacity(survey.regions.len() + owned.len());
@@ -99,10 +99,23 @@ struct Glibcs {
 const SAMPLE: usize = 32;
 
 impl Glibcs {
-    fn of(space: &Space<'_>) -> Self {
+    fn of(space: &Space<'_>, knows_all: bool) -> Self {
         let Space { blocks, memory, heap, .. } = space;
         let elsewhere = space.unnamed.iter().filter(|range| heap.as_ref() != Some(range));
-        let managed = elsewhere.flat_map(|range| glibc::managed(range, blocks, *memory)).collect();
+        let managed = elsewhere.flat_map(|range| {
+            let mut managed = glibc::managed(range, blocks, *memory);
+            // Where a thread has its own data, and the kernel has joined that with a block from before the trace, which must not
+            // vouch as that does.
+            if !knows_all && space.threads.iter().any(|thread| range.contains(thread)) {
+                let unrecorded = glibc::mapped_with_others(range, *memory).into_iter();
+                let known = managed.clone();
+                let is_new = |chunk: &Range<u64>| known.iter().all(|it| it.end <= chunk.start || chunk.end <= it.start);
+                managed.extend(unrecorded.filter(is_new));
+                managed.sort_unstable_by_key(|range| range.start);
+            }
+            managed
+        });
+        let managed = managed.collect();
         let is_glibcs = |heap: &Range<u64>| {
             let within = blocks.within(heap);
             let step = within.size_hint().0.div_ceil(SAMPLE).max(1);
