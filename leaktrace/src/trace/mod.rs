@@ -397,7 +397,7 @@ impl Trace {
         let left_out = self.refresh(REREAD_AT_LAST);
         if left_out > 0 {
             self.warnings.push(format!(
-                "the mappings of {left_out} processes were not read again at the end, for want of time: code that they moved without \
+                "the mappings of {left_out} process(es) were not read again at the end, for want of time: code that they moved without \
                  a record (mremap) may be called after what lay there before"
             ));
         }

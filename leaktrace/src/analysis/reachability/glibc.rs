@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::blocks::Blocks;
+use super::descriptors;
 use super::memory::Memory;
 
 const PAGE: u64 = 4096;
@@ -137,6 +138,24 @@ pub(super) fn is_chunks(Range { start, end }: &Range<u64>, memory: &dyn Memory) 
     true
 }
 
+/// Where memory begins that the program took from the break behind the heap, if it did: chunks follow each other from that of the
+/// last block to the end of the one that is free (`top`), at a page's end, and there is none behind.
+pub(super) fn behind_chunks(last_block: u64, end: u64, memory: &dyn Memory) -> Option<u64> {
+    let mut chunk = last_block.checked_sub(CHUNK)?;
+    for _ in 0..CHUNKS {
+        let size = words(chunk, memory).map_or(0, |[_, size]| size);
+        let next = chunk.checked_add(size & !FLAGS)?;
+        if !is_of_heap(size) || size & !FLAGS < CHUNK || next > end {
+            return (chunk.is_multiple_of(PAGE) && chunk > last_block).then_some(chunk);
+        }
+        if next == end {
+            break;
+        }
+        chunk = next;
+    }
+    None
+}
+
 /// Whether a chunk's size and flags may be those of one below the break.
 fn is_of_heap(size: u64) -> bool {
     size & FLAGS & !1 == 0 && (size & !FLAGS).is_multiple_of(CHUNK)
@@ -180,7 +199,7 @@ const JOINED: u64 = 0xffff_ffff;
 /// A thread's number is zero as soon as the kernel has ended it, also where it is killed with its process; one that left its
 /// function by itself is marked as well. Until it is joined its control block has its result.
 pub(super) fn dead_stack(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Range<u64>> {
-    Some(dead(mapping, memory)?.stack)
+    dead(mapping, memory)?.stack
 }
 
 /// The table of thread-local storage that the C library keeps with such a stack, by the address of its block.
@@ -190,7 +209,8 @@ pub(super) fn kept_table(mapping: &Range<u64>, memory: &dyn Memory) -> Option<u6
 
 /// What is left of a thread that has ended.
 struct Dead {
-    stack: Range<u64>,
+    /// If it is known where that begins.
+    stack: Option<Range<u64>>,
     table: u64,
 }
 
@@ -203,12 +223,13 @@ fn dead(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Dead> {
         |at: &usize| tail[*at] == address(*at) && tail.get(at + (SELF / WORD) as usize) == Some(&address(*at));
     let at = (0..tail.len()).rev().find(is_block)?;
     let word = |offset: u64| tail.get(at + (offset / WORD) as usize).copied();
-    let stack = match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
-        // Behind it something else may follow, which the kernel has joined with the stack.
-        (JOINED, EXITING) => mapping.start..(address(at) + DESCRIPTOR).next_multiple_of(PAGE).min(mapping.end),
-        (0, EXITING) => mapping.start..address(at),
+    // What the kernel has joined with the stack, before or behind it, is something else.
+    let end = match (word(TID)? & 0xffff_ffff, word(CANCELHANDLING)? & EXITING) {
+        (JOINED, EXITING) => (address(at) + DESCRIPTOR).next_multiple_of(PAGE).min(mapping.end),
+        (0, EXITING) => address(at),
         _ => return None,
     };
+    let stack = descriptors::stack_start(address(at), memory).map(|start| start.max(mapping.start)..end);
     Some(Dead { stack, table: table_block(word(TABLE)?) })
 }
 
@@ -305,6 +326,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_program_takes_from_the_break_at_last_begins_behind_the_free_chunk() {
+        let heap = 0x5555_0000_0000;
+        let behind = |own: [u64; 2], end| {
+            let words = vec![(heap, vec![0, 0x31, 0, 0, 0, 0, 0, 0xfd1, 0, 0]), (heap + 0x1000, own.to_vec())];
+            behind_chunks(heap + 0x10, heap + end, &Words(words))
+        };
+        assert_eq!(behind([7, 7], 0x3000), Some(heap + 0x1000));
+        assert_eq!(behind([0, 0x2001], 0x3000), None, "one more chunk");
+        assert_eq!(behind([0, 0x3001], 0x3000), Some(heap + 0x1000), "which would end behind");
+        assert_eq!(behind([7, 7], 0x1000), None, "nothing is behind");
+    }
+
+    #[test]
     fn the_heap_begins_with_chunks_unless_the_program_took_memory_first() {
         let heap = 0x5555_0000_0000;
         let memory = Words(vec![(heap, [0, 0x31, 0, 0, 0, 0, 0, 0x20, 7, 7, 0, 0x41].to_vec())]);
@@ -323,6 +357,8 @@ mod tests {
             let mut words = vec![0; 0x900 / 8];
             (words[0], words[2], words[(TID / 8) as usize]) = (block, block, tid | 7 << 32);
             words[(CANCELHANDLING / 8) as usize] = handling;
+            // `stackblock` and `stackblock_size`.
+            (words[0x690 / 8], words[0x698 / 8]) = (mapping.start - 0x1000, 0x80_1000);
             dead_stack(&mapping, &Words(vec![(block, words)]))
         };
         assert_eq!(dead(JOINED, 0x10), Some(mapping.clone()));

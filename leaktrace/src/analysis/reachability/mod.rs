@@ -9,11 +9,13 @@
 
 mod allocators;
 mod blocks;
+mod descriptors;
 mod dominators;
 mod edges;
 mod findings;
 mod glibc;
 mod graph;
+mod handlers;
 mod heuristics;
 mod holders;
 mod marking;

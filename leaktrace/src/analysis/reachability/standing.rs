@@ -11,7 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::Blocks;
 use super::allocators::{self, Holds, Owned, Space, first_outside};
+use super::descriptors;
 use super::glibc;
+use super::handlers;
 use super::memory::{Memory, Region, Standing};
 use super::parts::{Part, Parts};
 use crate::process::maps::MappingName;
@@ -27,6 +29,8 @@ pub struct Thread {
     pub live_from: u64,
     /// Its control block. The C libraries place it at the other end of the stack, but for the first thread.
     pub control_block: u64,
+    /// It is the first one, whose stack the kernel has made.
+    pub is_first: bool,
 }
 
 /// What is known of a process beside its memory.
@@ -62,6 +66,12 @@ pub fn kept_tables(survey: &Survey, memory: &dyn Memory) -> Vec<u64> {
 /// The regions of a process, by address.
 #[must_use]
 pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstances: Circumstances<'_>) -> Vec<Region> {
+    let threads: Vec<Thread> = circumstances
+        .threads
+        .iter()
+        .map(|thread| Thread { live_from: handlers::live_from(thread.live_from, survey, memory), ..*thread })
+        .collect();
+    let circumstances = Circumstances { threads: &threads, ..circumstances };
     let space = Space {
         threads: circumstances.threads.iter().map(|thread| thread.control_block).collect(),
         has_unrecorded: circumstances.is_at_rest && !circumstances.knows_all(),
@@ -196,6 +206,11 @@ impl Judge<'_> {
         };
         let mut parts = Parts(vec![Part { range: start..end, outside: self.between_blocks(), holds_chunks: true }]);
         parts.lay(Part { range: start..chunks, outside: self.own(), holds_chunks: true });
+        let last = self.blocks.within(&(start..end)).last();
+        let own = last.and_then(|last| glibc::behind_chunks(self.blocks.start(last), end, self.memory));
+        if let Some(own) = own {
+            parts.lay(Part { range: own..end, outside: self.own(), holds_chunks: true });
+        }
         parts
     }
 
@@ -263,46 +278,43 @@ impl Judge<'_> {
         parts
     }
 
-    /// The stacks of threads in this mapping: below the stack pointer there are only words of calls that have returned.
+    /// The stacks of threads in this mapping, with what is dead of them: below the stack pointer there are only words of calls that
+    /// have returned. How far down that goes must be known, since the kernel joins a stack with whatever lies before it.
     fn stacks(&self) -> Vec<Part> {
         let whole = self.range();
-        let threads = self.circumstances.threads.iter().filter(|thread| whole.contains(&thread.live_from));
-        let mut stacks: Vec<Part> = threads
-            .map(|thread| {
-                let start = thread.live_from.next_multiple_of(WORD);
-                let is_at_end = (start..whole.end).contains(&thread.control_block);
-                let end =
-                    if is_at_end { thread.control_block.next_multiple_of(PAGE).min(whole.end) } else { whole.end };
-                Part { range: start..end, outside: Standing::Vouches, holds_chunks: false }
-            })
-            .collect();
-        // A stack that the program placed itself may have other things below it, unless a guard is there.
-        if stacks.is_empty() && self.mapping.kind == RegionKind::Stack {
-            let arguments = self.circumstances.arguments.filter(|at| whole.contains(at));
-            let dead = arguments.map(|arguments| whole.start..arguments);
-            stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
-            return stacks;
+        let dead = |range| Part { range, outside: Standing::Ignored, holds_chunks: false };
+        let threads = self.circumstances.threads;
+        let running: Vec<Thread> = threads.iter().filter(|thread| whole.contains(&thread.live_from)).copied().collect();
+        if running.is_empty() {
+            let has_control_block = threads.iter().any(|thread| whole.contains(&thread.control_block));
+            let range = match self.mapping.kind {
+                RegionKind::Stack => {
+                    let arguments = self.circumstances.arguments.filter(|at| whole.contains(at));
+                    arguments.map(|arguments| whole.start..arguments)
+                }
+                // Its thread runs on another stack now.
+                _ if has_control_block || !self.is_guarded => None,
+                _ => glibc::dead_stack(&whole, self.memory),
+            };
+            return range.map(dead).into_iter().collect();
         }
-        // The stack of a thread that runs on another one now may lie below what is known, or above.
-        let mut threads = self.circumstances.threads.iter();
-        if threads.any(|thread| whole.contains(&thread.control_block) && !whole.contains(&thread.live_from)) {
-            return stacks;
-        }
-        if stacks.is_empty() && self.is_guarded {
-            let dead = glibc::dead_stack(&whole, self.memory);
-            stacks.extend(dead.map(|range| Part { range, outside: Standing::Ignored, holds_chunks: false }));
-            return stacks;
-        }
-        // What lies below a stack that the program placed itself may be another one, of which no thread says anything.
-        let own = self.circumstances.threads.iter().filter(|thread| {
-            whole.contains(&thread.live_from) && (thread.live_from..whole.end).contains(&thread.control_block)
-        });
-        let lowest_own = own.map(|thread| thread.live_from.next_multiple_of(WORD)).min();
-        let lowest = stacks.iter().map(|stack| stack.range.start).min();
-        let is_stack = self.mapping.kind == RegionKind::Stack || self.is_guarded && lowest == lowest_own;
-        if let Some(lowest) = lowest.filter(|_| is_stack) {
-            stacks.push(Part { range: whole.start..lowest, outside: Standing::Ignored, holds_chunks: false });
-        }
+        let start = |thread: &Thread| thread.live_from.next_multiple_of(WORD);
+        let mut stacks: Vec<Part> = if self.mapping.kind == RegionKind::Stack {
+            // While the first thread runs on another stack, others may run on arrays in its frames.
+            let lowest = running.iter().map(start).min().filter(|_| running.iter().any(|thread| thread.is_first));
+            lowest.map(|lowest| dead(whole.start..lowest)).into_iter().collect()
+        } else {
+            let own = running.iter().filter_map(|thread| {
+                let from = descriptors::stack_start(thread.control_block, self.memory)?;
+                (from <= thread.live_from).then(|| dead(from.max(whole.start)..start(thread)))
+            });
+            own.collect()
+        };
+        stacks.extend(running.iter().map(|thread| {
+            let is_at_end = (start(thread)..whole.end).contains(&thread.control_block);
+            let end = if is_at_end { thread.control_block.next_multiple_of(PAGE).min(whole.end) } else { whole.end };
+            Part { range: start(thread)..end, outside: Standing::Vouches, holds_chunks: false }
+        }));
         stacks
     }
 
@@ -336,7 +348,7 @@ mod tests {
     use crate::process::maps::Permissions;
     use crate::process::memory::Run;
 
-    use Standing::{Doubts, Ignored, Undecided, Vouches};
+    use Standing::{Ignored, Undecided, Vouches};
 
     const RIGHTS: Permissions = Permissions { read: true, write: true, execute: false, shared: false };
 
@@ -421,23 +433,38 @@ mod tests {
     }
 
     #[test]
-    fn of_a_stack_that_has_a_guard_only_the_part_in_use_vouches() {
-        let guarded = survey(vec![
-            mapping(0x1000..0x2000, RegionKind::Inaccessible, None),
-            mapping(0x2000..0xa000, RegionKind::Anonymous, None),
-        ]);
-        let threads = [Thread { live_from: 0x5000, control_block: 0x8000 }];
+    fn of_a_stack_only_the_part_in_use_vouches() {
+        let anonymous = |range| survey(vec![mapping(range, RegionKind::Anonymous, None)]);
+        let threads = [Thread { live_from: 0x5000, control_block: 0x8000, is_first: false }];
         let circumstances = Circumstances { threads: &threads, ..LAUNCHED };
-        let expected = [(0x1000, Doubts), (0x2000, Ignored), (0x5000, Vouches), (0x8000, Vouches)];
-        assert_eq!(standings(&guarded, &[], circumstances), expected);
-        let alone = survey(vec![mapping(0x2000..0xa000, RegionKind::Anonymous, None)]);
-        assert_eq!(standings(&alone, &[], circumstances)[0], (0x2000, Vouches), "what is below may be another thing");
+        let of = |survey: &Survey, start: u64, circumstances| {
+            // As glibc's description says.
+            let words = [(0x8690, vec![start, 0x9000 - start])];
+            standings_by(survey, &[], &words, circumstances)
+        };
+        let stack = anonymous(0x2000..0x9000);
+        let expected = [(0x2000, Ignored), (0x5000, Vouches), (0x8000, Vouches)];
+        assert_eq!(of(&stack, 0x2000, circumstances), expected);
+        assert_eq!(of(&stack, 0x1000, circumstances), expected, "its guard is another mapping");
+        let expected = [(0x2000, Vouches), (0x3000, Ignored), (0x5000, Vouches), (0x8000, Vouches)];
+        assert_eq!(of(&stack, 0x3000, circumstances), expected, "what is below is another thing");
+        assert_eq!(standings(&stack, &[], circumstances)[0], (0x2000, Vouches), "nobody says where it begins");
+        // The stack of a thread that runs on another one at the moment.
+        let threads = [threads[0], Thread { live_from: 0x3010, control_block: 0xf000, is_first: false }];
+        let circumstances = Circumstances { threads: &threads, ..LAUNCHED };
+        let expected = [(0x2000, Ignored), (0x3010, Vouches)];
+        assert_eq!(of(&stack, 0x2000, circumstances), expected, "on an array in a frame of the other");
+    }
+
+    #[test]
+    fn of_the_first_threads_stack_what_is_below_is_dead_while_it_runs_there() {
         let stack = survey(vec![mapping(0x2000..0xa000, RegionKind::Stack, None)]);
-        assert_eq!(standings(&stack, &[], circumstances)[0], (0x2000, Ignored));
-        // Below it may be the stack of a thread that runs on another one at the moment.
-        let threads = [threads[0], Thread { live_from: 0xf000, control_block: 0x3800 }];
-        let circumstances = Circumstances { threads: &threads, ..LAUNCHED };
-        assert_eq!(standings(&guarded, &[], circumstances)[1], (0x2000, Vouches));
+        let of = |threads: &[Thread]| standings(&stack, &[], Circumstances { threads, ..LAUNCHED });
+        let first = |live_from| Thread { live_from, control_block: 0x8000_0000, is_first: true };
+        assert_eq!(of(&[first(0x5000)]), [(0x2000, Ignored), (0x5000, Vouches)]);
+        let other = Thread { live_from: 0x7000, control_block: 0x9000_0000, is_first: false };
+        assert_eq!(of(&[first(0x5000), other])[0], (0x2000, Ignored));
+        assert_eq!(of(&[first(0x1_0000), other])[0], (0x2000, Vouches), "another runs on an array in its frame");
     }
 
     #[test]

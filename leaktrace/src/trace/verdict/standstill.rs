@@ -356,7 +356,7 @@ impl Standstill<'_> {
         let registers = &stopped.registers;
         let control_block = registers.thread_pointer().0;
         let live = |live_from, words| Live {
-            thread: Thread { live_from, control_block },
+            thread: Thread { live_from, control_block, is_first: stopped.tid == self.pid },
             words,
             are_kept: false,
             table: None,
