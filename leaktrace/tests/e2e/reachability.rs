@@ -29,6 +29,7 @@ const KILLED_WITH_VECTORS: Exceptions = &[("registers.c", &[1011, 1013])];
 /// Undecided where a process is attached to while it runs: memory that was mapped, or freed, before that.
 const FROM_BEFORE: Exceptions = &[
     ("cxx.cc", &[3901]),
+    ("joined_stacks.c", &[1521, 1541]),
     ("heap.c", &[1001, 1011, 1021, 1031, 1041, 1053]),
     ("held_by_libc.c", &[1013]),
     ("late.c", &[1001, 1003, 1005, 1007, 1009, 1011]),
@@ -216,6 +217,12 @@ fn mapped_memory_while_it_waits() {
 #[test]
 fn stacks_while_it_waits() {
     attached("on_stacks.c", &[]);
+}
+
+#[test]
+fn what_lies_below_a_stack_pointer_and_is_in_use() {
+    launched("joined_stacks.c", &[]);
+    attached("joined_stacks.c", &[]);
 }
 
 #[test]
