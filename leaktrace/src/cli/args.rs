@@ -95,8 +95,8 @@ pub struct WhomArgs {
     ///
     /// Children are traced from their first instruction on. The price is paid by others: a program or library that a traced
     /// process allocates with has its probes in every process that uses the same file, and a pair of malloc and free takes
-    /// a microsecond or two longer there, although nothing is recorded of it. With --no-follow only the named processes
-    /// have probes.
+    /// a microsecond or two longer there, although nothing is recorded of it. Programs that Valgrind runs end with SIGTRAP
+    /// where they meet a probe. With --no-follow only the named processes have probes.
     #[arg(long)]
     pub no_follow: bool,
 

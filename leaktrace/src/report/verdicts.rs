@@ -3,7 +3,7 @@
 use super::estimates;
 use super::human::{Bytes, Count, Span, counted};
 use super::names;
-use crate::model::{Block, LeakCheck, LeakCheckMode, Reachability, Site, Snapshot, Tally, Verdict};
+use crate::model::{Block, LeakCheck, LeakCheckMode, Process, Reachability, Site, Snapshot, Tally, Verdict};
 
 /// A line for each process whose blocks were judged: how much is lost, and how that was found; one for what the program itself calls
 /// no leak, and one for what was taken back.
@@ -22,7 +22,8 @@ pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     for ((process, verdict), ignored) in snapshot.processes.iter().zip(&verdicts).zip(&ignored) {
         let whose = if snapshot.processes.len() > 1 { format!(" of {}", names::one(process)) } else { String::new() };
         if let Some(check) = process.leak_check {
-            lines.push(format!("leak check{whose}: {}; {}", sums(verdict, &check), manner(&check)));
+            let newer = newer(process, verdict);
+            lines.push(format!("leak check{whose}: {}{newer}; {}", sums(verdict, &check), manner(&check)));
         }
         if ignored.count > 0 {
             let bytes = estimates::bytes(ignored.bytes, snapshot.sampled, None);
@@ -42,6 +43,21 @@ pub fn lines(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What a process holds by now that it had not yet when it was searched.
+fn newer(process: &Process, verdict: &Verdict) -> String {
+    let mut judged = Tally::default();
+    for (_, tally) in kinds(verdict) {
+        judged.join(tally);
+    }
+    match process.outstanding_count.saturating_sub(judged.count) {
+        0 => String::new(),
+        count => {
+            let bytes = process.outstanding_bytes.saturating_sub(judged.bytes);
+            format!(", {} in {} newer than the search", Bytes(bytes), Count(count))
+        }
+    }
 }
 
 /// What was found of a site's blocks that are shown: `definitely lost`, or `2 definitely lost, 1 still reachable`.

@@ -58,8 +58,8 @@ pub struct Scan {
     pub vtables: Vec<Vtable>,
     /// What was found of each block.
     pub(super) found: Vec<u8>,
-    /// For each block the one place, in bytes from its start, that all pointers of [`Part::Inside`] point to; 0 if there is no
-    /// such pointer, [`SEVERAL`]. Empty if this is not needed.
+    /// For each block the one place, in bytes from its start, that all pointers to its inside point to; 0 if there is no such
+    /// pointer, [`SEVERAL`]. Empty if this is not needed.
     pub(super) inner: Vec<u32>,
 }
 
