@@ -68,7 +68,7 @@ fn unjudged(snapshot: &Snapshot, gate: Gate) -> Option<String> {
         count => format!("{count} processes hold, on which there is no verdict (process {pid} {most} of them)"),
     };
     Some(format!(
-        "--fail-on-leak counts all {bytes} bytes that {whose}; one that ends before COMMAND is judged if it is COMMAND itself"
+        "--fail-on-leak counts all {bytes} bytes that {whose}: what ends before it is searched is judged only as COMMAND itself"
     ))
 }
 

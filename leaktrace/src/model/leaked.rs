@@ -2,7 +2,9 @@
 //!
 //! In: a snapshot. Out: bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::Timestamp;
 
 use super::{Pid, Process, Site, Snapshot};
 
@@ -11,9 +13,10 @@ impl Snapshot {
     /// suppressions hide, nor what the program calls no leak, nor what ended when its process executed another program.
     #[must_use]
     pub fn leaked_bytes(&self) -> u64 {
+        let lasting = self.lasting();
         let leaked = |site: &Site| match site.shown_verdict() {
             Some(verdict) => verdict.lost().bytes,
-            None => self.unjudged(site),
+            None => self.unjudged(site, &lasting),
         };
         self.sites.iter().fold(0, |sum, site| sum.saturating_add(leaked(site)))
     }
@@ -21,9 +24,10 @@ impl Snapshot {
     /// What processes on whose blocks there is no verdict hold of [`Snapshot::leaked_bytes`], in bytes by process.
     #[must_use]
     pub fn unjudged_bytes(&self) -> BTreeMap<Pid, u64> {
+        let lasting = self.lasting();
         let mut by_process = BTreeMap::new();
         for site in self.sites.iter().filter(|site| site.verdict.is_none()) {
-            let bytes = self.unjudged(site);
+            let bytes = self.unjudged(site, &lasting);
             if bytes > 0 {
                 let sum: &mut u64 = by_process.entry(site.pid).or_default();
                 *sum = sum.saturating_add(bytes);
@@ -32,25 +36,25 @@ impl Snapshot {
         by_process
     }
 
-    fn unjudged(&self, site: &Site) -> u64 {
-        match self.process_of(site) {
-            Some(process) if self.was_replaced(process) => 0,
-            _ => site.shown().bytes.saturating_sub(site.ignored.bytes),
-        }
+    /// What a site that was not judged holds, unless its process lived on when that life ended: by executing another program.
+    fn unjudged(&self, site: &Site, lasting: &HashSet<(Pid, Timestamp)>) -> u64 {
+        let was_replaced = self.process_of(site).is_some_and(|life| {
+            let process = life.start_time.map(|start| (life.pid, start));
+            !lasts(life) && life.merged == 0 && process.is_some_and(|process| lasting.contains(&process))
+        });
+        if was_replaced { 0 } else { site.shown().bytes.saturating_sub(site.ignored.bytes) }
     }
 
-    /// Whether a life ended because its process executed another program: the process lived on.
-    fn was_replaced(&self, life: &Process) -> bool {
-        let has_another_end = |other: &&Process| !other.exited || other.exit_status.is_some();
-        life.exited
-            && life.exit_status.is_none()
-            && life.merged == 0
-            && self
-                .processes
-                .iter()
-                .filter(|other| other.pid == life.pid && other.start_time == life.start_time)
-                .any(|other| has_another_end(&other))
+    /// The processes of which there is a life that still runs, or whose end is that of the process.
+    fn lasting(&self) -> HashSet<(Pid, Timestamp)> {
+        let lives = self.processes.iter().filter(|life| lasts(life));
+        lives.filter_map(|life| Some((life.pid, life.start_time?))).collect()
     }
+}
+
+/// Whether a life still runs, or is known to have ended with its process.
+fn lasts(life: &Process) -> bool {
+    !life.exited || life.exit_status.is_some()
 }
 
 #[cfg(test)]

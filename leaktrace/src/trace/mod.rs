@@ -396,8 +396,9 @@ impl Trace {
         self.lost_by_the_end = Some(self.discovery.lost());
         let left_out = self.refresh(REREAD_AT_LAST);
         if left_out > 0 {
+            let whose = if left_out == 1 { "one process".to_owned() } else { format!("{left_out} processes") };
             self.warnings.push(format!(
-                "the mappings of {left_out} process(es) were not read again at the end, for want of time: code that they moved without \
+                "the mappings of {whose} were not read again at the end, for want of time: code that they moved without \
                  a record (mremap) may be called after what lay there before"
             ));
         }

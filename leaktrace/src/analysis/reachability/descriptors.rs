@@ -26,7 +26,7 @@ pub(super) fn stack_start(control_block: u64, memory: &dyn Memory) -> Option<u64
         let end = start.checked_add(size);
         start > 0
             && start < control_block
-            && end.is_some_and(|end| (control_block..=control_block + NEAR_END).contains(&end))
+            && end.is_some_and(|end| (control_block..=control_block.saturating_add(NEAR_END)).contains(&end))
     };
     // musl: `map_base`, `map_size`, `stack` (its end) and `stack_size` (src/internal/pthread_impl.h); no mapping where the program gave
     // the stack. glibc has nothing there.

@@ -117,10 +117,12 @@ impl Glibcs {
             // Where a thread has its own data, and the kernel has joined that with a block from before the trace, which must not
             // vouch as that does.
             if !knows_all && space.threads.iter().any(|thread| range.contains(thread)) {
-                let unrecorded = glibc::mapped_with_others(range, *memory).into_iter();
-                let known = managed.clone();
-                let is_new = |chunk: &Range<u64>| known.iter().all(|it| it.end <= chunk.start || chunk.end <= it.start);
-                managed.extend(unrecorded.filter(is_new));
+                let mut unrecorded = glibc::mapped_with_others(range, *memory);
+                unrecorded.retain(|chunk| {
+                    let behind = managed.partition_point(|known| known.end <= chunk.start);
+                    managed.get(behind).is_none_or(|known| chunk.end <= known.start)
+                });
+                managed.append(&mut unrecorded);
                 managed.sort_unstable_by_key(|range| range.start);
             }
             managed

@@ -92,18 +92,10 @@ SITE_FN static void hold_below_a_stack_without_a_guard(void)
     swapcontext(&outside, &inside);
 }
 
-/* What every one of these threads has left below its stack pointer is dead. */
-SITE_FN static void leave_below(uintptr_t inverted)
-{
-    void *volatile dead[1000];
-    for (int i = 0; i < 900; i++)
-        dead[i] = (void *)~inverted;
-    forget(dead[0]);
-}
-
+/* What a thread has left below its stack pointer is dead. */
 static void *leaves(void *unused)
 {
-    leave_below(masked(BLOCK(1531, LOST)));
+    fill_dead_frames(masked(BLOCK(1531, LOST)));
     WAIT_AFTER("xor %%ebx, %%ebx\n\txor %%r9d, %%r9d", [unused] "m"(there), "rbx", "r9");
     return unused;
 }

@@ -40,15 +40,6 @@ SITE_FN static void hold_in_the_red_zone(void)
 }
 
 /* In frames that were left, farther below than the red zone. This stack is not scrubbed: the words are all there. */
-SITE_FN static void fill_dead_frames(uintptr_t inverted)
-{
-    void *volatile dead[1000];
-    /* The highest words are left to the red zone. */
-    for (int i = 0; i < 900; i++)
-        dead[i] = (void *)~inverted;
-    forget(dead[0]);
-}
-
 static void *in_dead_frames(void *unused)
 {
     fill_dead_frames(masked(BLOCK(1021, LOST)));
