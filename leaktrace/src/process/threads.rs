@@ -3,13 +3,20 @@
 //! In: `/proc/PID/task/*/{stat,status,comm}`. Out: ids, states and names, and a verdict.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use libc::{c_int, pid_t};
 use procfs::FromRead;
 use procfs::process::Stat;
 
-/// `PF_EXITING` and `PF_DUMPCORE` of include/linux/sched.h: the thread is exiting, or is writing the process' core dump.
-const ON_ITS_WAY_OUT: u32 = 0x0000_0004 | 0x0000_0200;
+/// `PF_EXITING`, `PF_DUMPCORE` and `PF_SIGNALED` of include/linux/sched.h: the thread is exiting, writes the process' core dump, or was
+/// killed by a signal.
+const ON_ITS_WAY_OUT: u32 = 0x0000_0004 | 0x0000_0200 | 0x0000_0400;
+/// Between taking SIGKILL and setting `PF_SIGNALED` (`get_signal` of kernel/signal.c) a thread shows neither: so often and after so
+/// long threads are looked at once more.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// What field 52 of the stat file shows for a thread in its exit stop whose process is not ending: the stop itself. Where
 /// the process is ending, newer kernels show its exit code there (fs/proc/array.c).
@@ -28,8 +35,9 @@ struct Thread {
 impl Thread {
     fn read(pid: pid_t, tid: pid_t) -> Option<Self> {
         let file = |name| fs::read(format!("/proc/{pid}/task/{tid}/{name}")).ok();
-        let stat = Stat::from_read(file("stat")?.as_slice()).ok()?;
+        // In this order: a thread that takes SIGKILL in between has shown it as pending, and not yet its flags.
         let status = String::from_utf8_lossy(&file("status")?).into_owned();
+        let stat = Stat::from_read(file("stat")?.as_slice()).ok()?;
         Some(Self {
             state: stat.state,
             flags: stat.flags,
@@ -88,8 +96,15 @@ pub(super) fn is_alone(pid: pid_t, tid: pid_t) -> bool {
 
 /// Whether the whole process ends, given that its thread `tid` is in its exit stop.
 pub(super) fn process_ends_with(pid: pid_t, tid: pid_t) -> bool {
-    let others = ids(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));
-    ends(Thread::read(pid, tid), others)
+    let look = || {
+        let others = ids(pid).into_iter().filter(|&other| other != tid).filter_map(|other| Thread::read(pid, other));
+        ends(Thread::read(pid, tid), others)
+    };
+    look()
+        || (0..LOOKS).any(|_| {
+            thread::sleep(BETWEEN_LOOKS);
+            look()
+        })
 }
 
 fn ends(exiting: Option<Thread>, mut others: impl Iterator<Item = Thread>) -> bool {
@@ -122,6 +137,7 @@ mod tests {
         let others = [
             Thread { flags: SLEEPING.flags | 0x4, ..SLEEPING },
             Thread { killed: true, ..SLEEPING },
+            Thread { flags: SLEEPING.flags | 0x400, state: 'R', ..SLEEPING },
             Thread { flags: SLEEPING.flags | 0x200, state: 'D', ..SLEEPING },
         ];
         assert!(process_ends(IN_EXIT_STOP, &others), "older kernels show it in the other threads");
