@@ -43,6 +43,10 @@ pub(super) fn is_mangled(name: &[u8]) -> bool {
 }
 
 fn rust(name: &str) -> Option<String> {
+    // Without a hash a name of the older form is one of C++, where some parts have a meaning.
+    if name.starts_with("_Z") && !name.contains("17h") {
+        return None;
+    }
     let mut out = Bounded::default();
     // The alternate form leaves the hash out.
     write!(out, "{:#}", rustc_demangle::try_demangle(name).ok()?).ok()?;
@@ -104,6 +108,7 @@ mod tests {
                 "void std::vector<int, std::allocator<int> >::_M_realloc_insert<int>(__gnu_cxx::__normal_iterator<int*, std::vector<int, std::allocator<int> > >, int&&)",
             ),
             ("_ZN3FooC4Ev", "Foo::Foo()"),
+            ("_ZN12_GLOBAL__N_13appE", "(anonymous namespace)::app"),
             (
                 "_ZSt11make_uniqueI1SJEENSt8__detail9_MakeUniqIT_E15__single_objectEDpOT0_",
                 "std::__detail::_MakeUniq<S>::__single_object std::make_unique<S>()",
