@@ -253,6 +253,19 @@ pub struct TabledBlock {
 }
 
 impl TabledBlock {
+    /// The site of a block that stands in no table: it is from before the trace, and was found in the allocator's own records.
+    pub const UNRECORDED: u32 = u32::MAX - 1;
+
+    /// A block that nobody has recorded.
+    pub fn unrecorded(address: u64, size: u64) -> Self {
+        Self { address, size, site: Self::UNRECORDED, time: 0 }
+    }
+
+    /// Whether nobody has recorded it.
+    pub fn is_unrecorded(&self) -> bool {
+        self.site == Self::UNRECORDED
+    }
+
     /// Whether the program wants no leak reported of it.
     pub fn is_ignored(&self) -> bool {
         self.time & BLOCK_IGNORED != 0

@@ -10,11 +10,11 @@ use leaktrace_common::abi::{PROCESS_ALIVE, PROCESS_EXITED, Process};
 
 use super::Trace;
 use super::untraced::hides_blocks;
-use super::verdict::findings::{Findings, Judged};
+use super::verdict::findings::{Findings, Judged, Pass};
 use super::verdict::life::{ENDED, Life};
 use super::verdict::moment::Moment;
 use super::verdict::passes::Passes;
-use super::verdict::search::{Pass, Search, Task};
+use super::verdict::search::{Search, Task};
 use super::verdict::standstill::{Searchers, Standstill};
 use crate::analysis::reachability::{Heuristics, Overlay};
 use crate::config::Whom;
@@ -144,7 +144,7 @@ impl Trace {
             searchers: Searchers::All,
         };
         log::debug!("process {pid}: {} blocks, since its start {since_start}, {} threads", blocks.len(), threads.len());
-        let (check, mut holding) = still.check(&blocks, read)?;
+        let Pass { check, mut holding, blocks } = still.search(blocks, None, read)?.judge(still.space);
         self.second_look.at_check((slot, first_seen), check.mode, &blocks, &mut holding.judgement.kinds);
         Ok(Judged { life: *life, check, blocks, holding })
     }

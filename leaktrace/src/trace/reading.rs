@@ -19,7 +19,7 @@ const TURN: Duration = Duration::from_millis(3);
 const SITES: usize = 256;
 
 /// Beside verdicts that not all blocks could take part in.
-const OF_SIZES: &str = "what only blocks point to that --min-size or --max-size leaves out is undecided; leave these options out for a \
+const OF_SIZES: &str = "what only blocks point to that --min-size or --max-size leaves out may be undecided; leave these options out for a \
                         verdict on all";
 
 /// When pending events were last handled; `None` for the last report, which handles none.

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::harness::build::Recipe;
+use crate::harness::snapshot::Site;
 use crate::harness::tracer::path_str;
 use crate::harness::{Snapshot, Tracer, Victim, build};
 
@@ -60,6 +61,35 @@ fn variables_lists_stacks_and_the_kernel_while_it_waits() {
     shown("    held by cache+0x10 (");
     shown(" -> ×1,000 blocks from list_push (held.c:");
     victim.finish();
+}
+
+#[test]
+fn objects_from_before_the_trace() {
+    let program = build::reachability_victim("from_before.cc", 1);
+    let mut victim = Victim::spawn("from_before.cc", Command::new(&program).arg("wait"));
+    victim.wait_until_ready();
+    let tracer = Tracer::attach(&victim, &["--max-pause", "1h"]);
+    victim.go();
+    victim.collect_until_done();
+    let snapshot = tracer.stop().snapshot();
+    victim.finish();
+    let path = |size: u64| {
+        let is_it = |site: &&Site| site.blocks.iter().flatten().any(|block| block.size == size);
+        let site = snapshot.sites.iter().find(is_it).unwrap_or_else(|| panic!("no block of {size} bytes"));
+        site.holders.as_ref().and_then(|holders| holders.first()).map(|holder| holder.path.clone()).unwrap_or_default()
+    };
+    let app = format!("(anonymous namespace)::app ({})", path_str(&program));
+    let object = "unrecorded block ((anonymous namespace)::App)";
+    // The table of pointers.
+    assert_eq!(path(1009), [&app, object, "unrecorded blocks"]);
+    assert_eq!(path(1011)[..3], [&app, object, "unrecorded blocks"]);
+    assert!(path(1011)[3].starts_with("block from "), "{:?}", path(1011));
+    // Nodes of the map, and a session.
+    let of_session = path(1001);
+    assert_eq!(of_session.last().map(String::as_str), Some("unrecorded block ((anonymous namespace)::Session)"));
+    let retained = snapshot.processes[0].holders.iter().find(|holder| holder.name == app).unwrap();
+    let held = [1001, 1003, 1005, 1007, 1009, 1011];
+    assert!(retained.bytes >= held.iter().sum() && retained.bytes < 10_000, "what was recorded counts: {retained:?}");
 }
 
 #[test]

@@ -26,15 +26,12 @@ type Exceptions = &'static [(&'static str, &'static [u64])];
 /// called keeps anything there, so that such a register is the only place of a pointer in code that calls the kernel itself.
 const KILLED_WITH_VECTORS: Exceptions = &[("registers.c", &[1011, 1013])];
 
-/// Undecided where a process is attached to while it runs: memory that was mapped, or freed, before that.
+/// Undecided where a process is attached to while it runs: memory that the program mapped before that, or lost.
 const FROM_BEFORE: Exceptions = &[
-    ("cxx.cc", &[3901]),
     ("joined_stacks.c", &[1521, 1541]),
-    ("heap.c", &[1001, 1011, 1021, 1031, 1041, 1053]),
     ("held_by_libc.c", &[1013]),
-    ("late.c", &[1001, 1003, 1005, 1007, 1009, 1011]),
+    ("late.c", &[1011]),
     ("mappings.c", &[1001, 1021, 1029, 1033, 1043]),
-    ("on_stacks.c", &[1053]),
     ("threads_exit.c", &[1043]),
 ];
 
@@ -248,6 +245,11 @@ fn what_the_program_calls_no_leak_while_it_waits() {
 #[test]
 fn what_blocks_from_before_the_trace_hold_is_not_lost() {
     attached("late.c", &[]);
+}
+
+#[test]
+fn what_objects_from_before_the_trace_hold_is_reachable() {
+    attached("from_before.cc", &[]);
 }
 
 #[test]

@@ -10,9 +10,9 @@
 use super::graph::{Graph, NONE, Source, Sources};
 use crate::model::Tally;
 
-/// What each variable alone holds, by its number.
+/// What each variable alone holds of the blocks that count, by its number.
 #[must_use]
-pub fn retained(graph: Graph<'_>, sources: &Sources) -> Vec<Tally> {
+pub fn retained(graph: Graph<'_>, sources: &Sources, counts: impl Fn(u32) -> bool) -> Vec<Tally> {
     let mut tree = Tree::grow(graph, sources);
     let dominators = tree.dominators(graph, sources);
     // The variable under which each node is; the number of a node is above that of its dominator.
@@ -25,7 +25,7 @@ pub fn retained(graph: Graph<'_>, sources: &Sources) -> Vec<Tally> {
         } else {
             let dominator = top[number] as usize;
             top[number] = if dominator == 0 { NONE } else { top[dominator] };
-            if let Some(sum) = retained.get_mut(top[number] as usize) {
+            if let Some(sum) = retained.get_mut(top[number] as usize).filter(|_| counts(node)) {
                 sum.add(graph.size(node));
             }
         }

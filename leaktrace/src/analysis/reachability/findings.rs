@@ -98,6 +98,15 @@ impl Scan {
         self.edges.add_earlier(earlier.edges, &moved);
     }
 
+    /// Says of blocks, unless they are reached, that it is not known whether they are held, and so what they point to.
+    pub fn leave_open(&mut self, blocks: impl IntoIterator<Item = u32>) {
+        for block in blocks {
+            if let Some(found) = self.found.get_mut(block as usize) {
+                *found |= found::UNDECIDED;
+            }
+        }
+    }
+
     /// Drops what only a judgement needs.
     pub fn forget_marks(&mut self) {
         (self.found, self.inner) = (Vec::new(), Vec::new());

@@ -15,6 +15,8 @@ const WORD: u64 = 8;
 const HEAP: u64 = 64 << 20;
 /// The arena itself follows the header of its first heap, which has had 32 to 64 bytes.
 const HEADER: u64 = 64;
+/// The bytes of that record, from 2.27 on.
+const RECORD: u64 = 0x898;
 /// A chunk's header before its block: the size of the chunk before, the chunk's own with flags (malloc/malloc.c).
 const CHUNK: u64 = 16;
 const FLAGS: u64 = 7;
@@ -26,9 +28,7 @@ const LARGE: u64 = 64 << 10;
 /// What the allocator manages of a mapping without a name, around these blocks: heaps of arenas, and blocks that have a mapping
 /// of their own. In ascending order.
 pub(super) fn managed(mapping: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> Vec<Range<u64>> {
-    let first = mapping.start.next_multiple_of(HEAP);
-    let heaps = (first..mapping.end).step_by(HEAP as usize);
-    let mut managed: Vec<Range<u64>> = heaps.filter_map(|heap| arena_heap(heap, memory)).collect();
+    let mut managed: Vec<Range<u64>> = heaps_of_arenas(mapping, memory).map(|heap| heap.range).collect();
     let arenas = managed.len();
     for block in blocks.within(mapping) {
         let start = blocks.start(block);
@@ -68,8 +68,50 @@ pub(super) fn mapped_with_others(mapping: &Range<u64>, memory: &dyn Memory) -> V
     found
 }
 
+/// How many pages are looked at where no chunk begins.
+const MISSES: usize = 16;
+
+/// Blocks that have a mapping of their own, recorded or not, as they lie one behind the other where the kernel has joined their
+/// mappings. By address.
+pub(super) fn mapped_in_a_row(Range { start, end }: Range<u64>, memory: &dyn Memory) -> Vec<Range<u64>> {
+    let (mut found, mut at, mut misses) = (Vec::new(), start, 0);
+    while at < end && misses < MISSES {
+        let chunk = mapped_alone(at + CHUNK, at + CHUNK, memory);
+        if let Some(chunk) = chunk.filter(|chunk| chunk.start == at && chunk.end <= end && chunk.end > at) {
+            (at, misses) = (chunk.end, 0);
+            found.push(chunk);
+        } else {
+            (at, misses) = (at + PAGE, misses + 1);
+        }
+    }
+    found
+}
+
+/// A heap of an arena.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ArenaHeap {
+    pub(super) range: Range<u64>,
+    /// Where the arena's own record is (`malloc_state`).
+    pub(super) arena: u64,
+}
+
+impl ArenaHeap {
+    /// Where its chunks are: behind the heap's header and, in the arena's first heap, its record.
+    pub(super) fn chunks(&self) -> Range<u64> {
+        let header = self.arena % HEAP;
+        let first = if self.range.contains(&self.arena) { header + RECORD } else { header };
+        self.range.start + first.next_multiple_of(CHUNK)..self.range.end
+    }
+}
+
+/// The heaps of arenas in a mapping, by address.
+pub(super) fn heaps_of_arenas(mapping: &Range<u64>, memory: &dyn Memory) -> impl Iterator<Item = ArenaHeap> {
+    let first = mapping.start.next_multiple_of(HEAP);
+    (first..mapping.end).step_by(HEAP as usize).filter_map(|heap| arena_heap(heap, memory))
+}
+
 /// The heap of an arena that begins here (`heap_info`: its arena, the heap before, its size, how much of it was ever writable).
-fn arena_heap(start: u64, memory: &dyn Memory) -> Option<Range<u64>> {
+fn arena_heap(start: u64, memory: &dyn Memory) -> Option<ArenaHeap> {
     let [arena, before, size, writable] = words(start, memory)?;
     let is_size = size > 0 && size.is_multiple_of(PAGE) && size <= writable && writable <= HEAP;
     let is_of_arena = match before {
@@ -80,7 +122,7 @@ fn arena_heap(start: u64, memory: &dyn Memory) -> Option<Range<u64>> {
         }
         _ => false,
     };
-    (is_size && is_of_arena).then_some(start..start + size)
+    (is_size && is_of_arena).then_some(ArenaHeap { range: start..start + size, arena })
 }
 
 /// The mapping of a chunk that has one of its own.
@@ -231,6 +273,11 @@ fn dead(mapping: &Range<u64>, memory: &dyn Memory) -> Option<Dead> {
     };
     let stack = descriptors::stack_start(address(at), memory).map(|start| start.max(mapping.start)..end);
     Some(Dead { stack, table: table_block(word(TABLE)?) })
+}
+
+/// Where something else than a thread may begin behind its control block.
+pub(super) fn behind_thread(control_block: u64) -> u64 {
+    control_block.saturating_add(DESCRIPTOR).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX)
 }
 
 /// Where the block of a table of thread-local storage starts, by what the control block says of it: two words behind.

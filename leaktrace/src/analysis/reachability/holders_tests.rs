@@ -47,7 +47,7 @@ impl Found {
     }
 
     fn retained(&self) -> Vec<u64> {
-        retained(self.graph(), &self.sources).iter().map(|tally: &Tally| tally.count).collect()
+        retained(self.graph(), &self.sources, |_| true).iter().map(|tally: &Tally| tally.count).collect()
     }
 }
 

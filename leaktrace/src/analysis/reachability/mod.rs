@@ -9,6 +9,7 @@
 
 mod allocators;
 mod blocks;
+mod chunks;
 mod descriptors;
 mod dominators;
 mod edges;
@@ -18,6 +19,7 @@ mod graph;
 mod handlers;
 mod heuristics;
 mod holders;
+mod kept_chunks;
 mod marking;
 mod memory;
 mod moved;
@@ -28,6 +30,7 @@ mod roots;
 mod scanning;
 mod sieve;
 mod standing;
+mod unrecorded;
 pub mod vtables;
 
 pub use blocks::{Blocks, TooFar};
@@ -45,6 +48,7 @@ pub use pointers::addresses;
 pub use roots::{Place, Root};
 pub use scanning::{Rules, scan};
 pub use standing::{Circumstances, Thread, kept_tables, regions};
+pub use unrecorded::{Unrecorded, unrecorded};
 
 #[cfg(test)]
 mod holders_tests;

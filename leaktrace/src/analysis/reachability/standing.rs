@@ -47,12 +47,20 @@ pub struct Circumstances<'a> {
     pub is_at_rest: bool,
     /// Blocks may be in use that are not recorded yet: what lies between the blocks that are may be in one of those.
     pub hides_blocks: bool,
+    /// Of a process that was attached to: where all blocks are known all the same ([`super::Unrecorded::known`]), by address.
+    pub known: &'a [Range<u64>],
 }
 
 impl Circumstances<'_> {
     /// All blocks that are in use are known.
     fn knows_all(&self) -> bool {
         self.since_start && !self.hides_blocks
+    }
+
+    /// This range was gone through chunk by chunk.
+    fn is_known(&self, range: &Range<u64>) -> bool {
+        let known = allocators::holding(self.known, range.start);
+        !self.hides_blocks && known.is_some_and(|known| range.end <= known.end)
     }
 }
 
@@ -79,7 +87,7 @@ pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstan
     };
     let glibcs = Glibcs::of(&space, circumstances.knows_all());
     let is_known = circumstances.since_start || circumstances.is_at_rest;
-    let owned = if is_known { allocators::owned(&space, &glibcs.explained()) } else { Vec::new() };
+    let owned = if is_known { allocators::owned(&space, &glibcs.explained()).0 } else { Vec::new() };
     let mut parts = Vec::with_capacity(survey.regions.len() + owned.len());
     let (mut is_data, mut is_libcs) = (false, false);
     for (number, mapping) in survey.regions.iter().enumerate() {
@@ -98,7 +106,7 @@ pub fn regions(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, circumstan
 }
 
 /// What is glibc's of memory without a file.
-struct Glibcs {
+pub(super) struct Glibcs {
     /// Outside of the heap, by address.
     managed: Vec<Range<u64>>,
     /// The heap, if it is glibc's.
@@ -109,7 +117,7 @@ struct Glibcs {
 const SAMPLE: usize = 32;
 
 impl Glibcs {
-    fn of(space: &Space<'_>, knows_all: bool) -> Self {
+    pub(super) fn of(space: &Space<'_>, knows_all: bool) -> Self {
         let Space { blocks, memory, heap, .. } = space;
         let elsewhere = space.unnamed.iter().filter(|range| heap.as_ref() != Some(range));
         let managed = elsewhere.flat_map(|range| {
@@ -143,7 +151,7 @@ impl Glibcs {
     }
 
     /// All of it, by address.
-    fn explained(&self) -> Vec<Range<u64>> {
+    pub(super) fn explained(&self) -> Vec<Range<u64>> {
         let mut all: Vec<_> = self.managed.iter().chain(&self.heap).cloned().collect();
         all.sort_unstable_by_key(|range| range.start);
         all
@@ -201,6 +209,9 @@ impl Judge<'_> {
     /// allocator as well.
     fn glibcs_heap(&self) -> Parts {
         let Range { start, end } = self.range();
+        if self.circumstances.is_known(&(start..end)) {
+            return Parts(vec![self.glibcs(start..end)]);
+        }
         let first = self.blocks.within(&(start..end)).next().map(|block| self.blocks.start(block));
         let chunks = match first {
             Some(first) if !glibc::begins_with_chunks(start, first, self.memory) => first.next_multiple_of(WORD),
@@ -220,7 +231,6 @@ impl Judge<'_> {
     fn unnamed(&self) -> Parts {
         let whole = self.range();
         let stacks = self.stacks();
-        let between = self.between_blocks();
         let all = &self.glibcs.managed;
         let place = |address: u64| all.partition_point(|range| range.start < address);
         let managed = all[place(whole.start)..place(whole.end)].to_vec();
@@ -244,7 +254,7 @@ impl Judge<'_> {
             parts.lay(stack);
         }
         for range in managed {
-            parts.lay(Part { range, outside: between, holds_chunks: true });
+            parts.lay(self.glibcs(range));
         }
         self.with_owned(parts)
     }
@@ -320,6 +330,14 @@ impl Judge<'_> {
         stacks
     }
 
+    /// What glibc's allocator has.
+    fn glibcs(&self, range: Range<u64>) -> Part {
+        // Where there is nothing but chunks, nothing looks like their end.
+        let is_known = self.circumstances.is_known(&range);
+        let outside = if is_known { Standing::Ignored } else { self.between_blocks() };
+        Part { range, outside, holds_chunks: !is_known }
+    }
+
     fn between_blocks(&self) -> Standing {
         if self.circumstances.knows_all() { Standing::Ignored } else { Standing::Undecided }
     }
@@ -390,8 +408,14 @@ mod tests {
         regions.into_iter().map(|region| (region.range.start, region.outside)).collect()
     }
 
-    const LAUNCHED: Circumstances<'_> =
-        Circumstances { threads: &[], arguments: None, since_start: true, is_at_rest: true, hides_blocks: false };
+    const LAUNCHED: Circumstances<'_> = Circumstances {
+        threads: &[],
+        arguments: None,
+        since_start: true,
+        is_at_rest: true,
+        hides_blocks: false,
+        known: &[],
+    };
     const ATTACHED: Circumstances<'_> = Circumstances { since_start: false, ..LAUNCHED };
 
     #[test]

@@ -6,8 +6,19 @@ use std::fmt::Display;
 
 use super::holding::Holding;
 use super::life::Life;
+use crate::analysis::reachability::NONE;
 use crate::kernel::drain::TabledBlock;
 use crate::model::{LeakCheck, Pid, RawBlock, Reachability};
+
+/// What was found of blocks.
+pub struct Pass {
+    /// How they were judged.
+    pub check: LeakCheck,
+    /// What was found.
+    pub holding: Holding,
+    /// The blocks by address, unrecorded ones among them.
+    pub blocks: Vec<TabledBlock>,
+}
 
 /// What was found of the blocks of one life.
 #[derive(Debug)]
@@ -16,7 +27,7 @@ pub struct Judged {
     pub life: Life,
     /// How they were judged.
     pub check: LeakCheck,
-    /// By address.
+    /// By address, unrecorded ones among them.
     pub blocks: Vec<TabledBlock>,
     /// What was found of them, and of who holds them.
     pub holding: Holding,
@@ -26,7 +37,8 @@ impl Judged {
     /// Replaces the index of each block's site in the programs' table by its place among a capture's sites.
     pub fn place(&mut self, place: impl Fn(u32) -> Option<usize>) {
         // What has no place is in no report.
-        self.blocks.iter_mut().for_each(|block| block.site = place(block.site).map_or(u32::MAX, |place| place as u32));
+        let recorded = self.blocks.iter_mut().filter(|block| !block.is_unrecorded());
+        recorded.for_each(|block| block.site = place(block.site).map_or(NONE, |place| place as u32));
     }
 
     /// Who holds the blocks, to be told of the process at this index of a capture.

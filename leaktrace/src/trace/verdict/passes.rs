@@ -12,9 +12,10 @@
 
 use std::time::Duration;
 
+use super::findings::Pass;
 use super::life::Life;
 use super::moment::Tracked;
-use super::search::{Pass, Searched};
+use super::search::Searched;
 use super::standstill::Found;
 use crate::kernel::drain::TabledBlock;
 use crate::model::{LeakCheck, Reachability};

@@ -4,14 +4,14 @@
 
 use std::thread;
 
-use super::holding::Holding;
+use super::findings::Pass;
 use super::life::Life;
 use super::moment::{KEPT, Moment, holds_pointers};
 use super::standstill::{Found, Searchers, Standstill};
 use crate::analysis::reachability::Heuristics;
 use crate::kernel::drain::TabledBlock;
 use crate::kernel::in_flight::InFlight;
-use crate::model::{LeakCheck, LeakCheckMode};
+use crate::model::LeakCheckMode;
 use crate::process::maps::AddressSpace;
 
 /// What one search found.
@@ -20,16 +20,6 @@ pub enum Searched {
     Layer(Box<Found>),
     /// A verdict.
     Judged(Box<Pass>),
-}
-
-/// What was found of blocks, given by address.
-pub struct Pass {
-    /// How they were judged.
-    pub check: LeakCheck,
-    /// What was found.
-    pub holding: Holding,
-    /// The blocks.
-    pub blocks: Vec<TabledBlock>,
 }
 
 /// A search that goes on in a thread of its own.
@@ -104,14 +94,13 @@ impl Task {
             searchers: Searchers::Half,
         };
         let earlier = earlier.map(|found| *found).zip(changes);
-        let found = still.search(&blocks, earlier, || pause).map_err(|error| error.to_string())?;
+        let found = still.search(blocks, earlier, || pause).map_err(|error| error.to_string())?;
         Ok(if is_tracked && !is_whole {
             Searched::Layer(Box::new(found))
         } else {
-            let (check, holding) = found.judge(space.as_ref());
-            let mode = if copy.is_some() { LeakCheckMode::Snapshot } else { LeakCheckMode::Live };
-            let check = LeakCheck { mode, ..check };
-            Searched::Judged(Box::new(Pass { check, holding, blocks }))
+            let mut pass = found.judge(space.as_ref());
+            pass.check.mode = if copy.is_some() { LeakCheckMode::Snapshot } else { LeakCheckMode::Live };
+            Searched::Judged(Box::new(pass))
         })
     }
 }

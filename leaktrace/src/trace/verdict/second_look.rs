@@ -57,7 +57,7 @@ impl SecondLook {
             }
         }
         for (block, kind) in blocks.iter().zip(kinds) {
-            if !kind.is_lost() {
+            if !kind.is_lost() || block.is_unrecorded() {
                 continue;
             }
             if watched.doubted.contains(&block.site) {

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 
+use super::findings::Pass;
 use super::holding::{FileWords, Given, Holding, StackCopy, copy_stacks};
 use crate::analysis::reachability::{
     self as scanned, Blocks, Circumstances, Heuristics, Memory, Overlay, Rules, Scan, TABLE, Thread, TooFar, addresses,
-    judge, kept_tables, regions, scan, table_block, vtables,
+    judge, kept_tables, regions, scan, table_block, unrecorded, vtables,
 };
 use crate::kernel::drain::TabledBlock;
 use crate::kernel::in_flight::InFlight;
@@ -113,6 +114,8 @@ pub struct Changes {
 
 /// What a search found.
 pub struct Found {
+    /// By address, unrecorded ones among them.
+    blocks: Vec<TabledBlock>,
     index: Blocks,
     scan: Scan,
     /// Of the vtables of its objects.
@@ -132,32 +135,19 @@ pub struct Found {
 }
 
 impl Standstill<'_> {
-    /// Finds out the kinds of all `blocks`, which are in the order of their addresses. `read` is called as soon as the process
-    /// may run again.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(
-        &self,
-        blocks: &[TabledBlock],
-        read: impl FnOnce() -> Duration,
-    ) -> Result<(LeakCheck, Holding), Obstacle> {
-        Ok(self.search(blocks, None, read)?.judge(self.space))
-    }
-
-    /// Searches its memory, or, where `earlier` was found before, what has changed since. `read` is called as soon as the process may
-    /// run again.
+    /// Searches its memory for pointers to these blocks, which are by address, or, where `earlier` was found before, what has changed
+    /// since. `read` is called as soon as the process may run again.
     ///
     /// # Errors
     /// Why it cannot.
     pub fn search(
         &self,
-        blocks: &[TabledBlock],
+        mut blocks: Vec<TabledBlock>,
         earlier: Option<(Found, Changes)>,
         read: impl FnOnce() -> Duration,
     ) -> Result<Found, Obstacle> {
         let mut steps = Steps::begin();
-        let index = Blocks::new(blocks.iter().map(|block| (block.address, block.size)))?;
+        let mut index = indexed(&blocks)?;
         steps.done("indexing blocks");
         let (earlier, survey, changed) = match earlier {
             Some((earlier, Changes { survey, runs })) => {
@@ -172,7 +162,19 @@ impl Standstill<'_> {
         let first_has_ended = self.threads.iter().all(|thread| thread.tid != self.pid);
         let arguments = if first_has_ended { arguments(self.memory) } else { None };
         let Self { since_start, is_at_rest, in_flight: &InFlight { hides_blocks, .. }, .. } = *self;
-        let circumstances = Circumstances { threads: &threads, arguments, since_start, is_at_rest, hides_blocks };
+        let mut known = Vec::new();
+        if is_at_rest && !since_start && earlier.is_none() {
+            let control_blocks: Vec<u64> = threads.iter().map(|thread| thread.control_block).collect();
+            let found = unrecorded(&survey, &index, &memory, &control_blocks);
+            known = found.known;
+            if !found.blocks.is_empty() {
+                blocks = with_unrecorded(blocks, &found.blocks);
+                index = indexed(&blocks)?;
+            }
+            steps.done("finding unrecorded blocks");
+        }
+        let circumstances =
+            Circumstances { threads: &threads, arguments, since_start, is_at_rest, hides_blocks, known: &known };
         let mut regions = regions(&survey, &index, &memory, circumstances);
         for region in &regions {
             log::trace!("{:x?} {:?} {}", region.range, region.outside, region.holds_chunks);
@@ -219,6 +221,9 @@ impl Standstill<'_> {
             threads: self.searchers.count(),
         };
         let mut scan = scan(&index, &regions, &given.words, &memory, &rules);
+        // Whoever may hold them is not known.
+        let unrecorded = (0..).zip(&blocks).filter(|(_, block)| block.is_unrecorded()).map(|(place, _)| place);
+        scan.leave_open(unrecorded);
         steps.done("searching");
         // What was copied before is read from there.
         let is_copied = self.then.is_some() && self.memory == self.pid;
@@ -243,6 +248,7 @@ impl Standstill<'_> {
         let heuristics = self.heuristics;
         let unsearched = unseen.unread;
         Ok(Found {
+            blocks,
             index,
             scan,
             tables,
@@ -262,7 +268,7 @@ impl Standstill<'_> {
 impl Found {
     /// Finds out the kinds of all blocks.
     #[must_use]
-    pub fn judge(mut self, space: Option<&AddressSpace>) -> (LeakCheck, Holding) {
+    pub fn judge(mut self, space: Option<&AddressSpace>) -> Pass {
         // What is described by what is described in files.
         for _ in 0..2 {
             let unread = self.tables.unread();
@@ -284,9 +290,25 @@ impl Found {
             rescanned_bytes: self.rescanned,
         };
         let holding = Holding::new(self.index, self.scan, judgement, self.tables);
-        let Self { given, mappings, threads, missing, unsearched, .. } = self;
-        (check, Holding { given, mappings, threads, missing, unsearched, ..holding })
+        let Self { blocks, given, mappings, threads, missing, unsearched, .. } = self;
+        Pass { check, holding: Holding { given, mappings, threads, missing, unsearched, ..holding }, blocks }
     }
+}
+
+/// The index of these blocks, which are by address.
+fn indexed(blocks: &[TabledBlock]) -> Result<Blocks, TooFar> {
+    Blocks::new(blocks.iter().map(|block| (block.address, block.size)))
+}
+
+/// These blocks and unrecorded ones, by address; of several at one address the recorded one.
+fn with_unrecorded(recorded: Vec<TabledBlock>, unrecorded: &[(u64, u64)]) -> Vec<TabledBlock> {
+    let mut all = recorded;
+    all.reserve_exact(unrecorded.len());
+    all.extend(unrecorded.iter().map(|(address, size)| TabledBlock::unrecorded(*address, *size)));
+    // Two runs in order.
+    all.sort_by_key(|block| block.address);
+    all.dedup_by_key(|block| block.address);
+    all
 }
 
 /// How long the steps of a stop took; told afterwards, since a process waits.

@@ -7,7 +7,9 @@
 
 mod free;
 
-use super::{Found, Holds, MOST_LOOKED_UP, Owned, PAGE, Pages, Space, WORD};
+use std::ops::Range;
+
+use super::{Found, Holds, MOST_LOOKED_UP, PAGE, Pages, Space, WORD};
 
 /// Bytes of a leaf, as a shift.
 const LEAF: u32 = 30;
@@ -40,16 +42,15 @@ fn knows(leaf: u64, block: u64, pages: &mut Pages<'_>) -> bool {
 }
 
 /// All memory of the jemalloc that knows this block.
-pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
+pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Found> {
     let mut pages = Pages::of(space.memory);
     // Threads remember leaves as well, in local storage that may lie behind a library's variables as if it were some of them.
     let root = |at| space.table(at, (block >> LEAF) * WORD, ROOT);
     let root = space.table_with(root, |leaf| knows(leaf, block, &mut pages))?;
     let mut found = Extents::default();
     found.read(space, root);
-    let slabs = std::mem::take(&mut found.slabs);
-    let mut found = found.ranges;
-    let extents: Vec<_> = found.0.iter().map(|extents| extents.range.clone()).collect();
+    let Extents { ranges: mut found, slabs, alone } = found;
+    let extents: Vec<_> = found.ranges.iter().map(|extents| extents.range.clone()).collect();
     for start in space.multiples(RECORDS) {
         if let Some([size, next, _, unused, left]) = pages.words(start)
             && size > 0
@@ -64,10 +65,17 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
         }
     }
     if space.has_unrecorded {
-        free::regions(slabs, &mut pages, &mut found);
-        free::cached(space, &extents, &mut pages, &mut found);
+        let mut used = free::regions(slabs, &mut pages, &mut found);
+        used.extend(alone.into_iter().filter_map(|Begun { start, word }| free::alone(start, word, &mut pages)));
+        if let Some(cached) = free::cached(space, &extents, &mut pages, &mut found) {
+            let is_unrecorded = |block: &Range<u64>| !cached.has(block) && space.blocks.within(block).next().is_none();
+            found.used.extend(used.into_iter().filter(is_unrecorded));
+            log::debug!("jemalloc: {} unrecorded blocks", found.used.len());
+        } else {
+            log::debug!("jemalloc: not all threads' caches are found");
+        }
     }
-    Some(found.0)
+    Some(found)
 }
 
 /// An extent whose first page was met, and not yet its last.
@@ -82,11 +90,12 @@ fn kept(word: u64) -> Holds {
     if (1..=3).contains(&(word >> 2 & 7)) { Holds::Nothing } else { Holds::Blocks }
 }
 
-/// Ranges of extents, and slabs among them.
+/// Ranges of extents, and which of them are slabs and which have one block that is in use.
 #[derive(Default)]
 struct Extents {
     ranges: Found,
     slabs: Vec<Slab>,
+    alone: Vec<Begun>,
 }
 
 /// A slab by its first page's word.
@@ -99,15 +108,14 @@ struct Slab {
 impl Extents {
     /// All extents, by the words of their pages.
     fn read(&mut self, space: &Space<'_>, root: u64) {
-        let found = &mut self.ranges;
         let (mut leaves, mut pages) = (Pages::of(space.memory), Pages::of(space.memory));
         let mut begun: Option<Begun> = None;
         let (mut before, mut budget) = (0, MOST_LOOKED_UP);
         for range in &space.unnamed {
             if before != range.start
-                && let Some(Begun { start, word }) = begun.take()
+                && let Some(begun) = begun.take()
             {
-                found.add(start..start + PAGE, kept(word));
+                self.end(begun, begun.start + PAGE, space);
             }
             before = range.end;
             let mut page = range.start;
@@ -128,17 +136,15 @@ impl Extents {
                 let next = page + PAGE;
                 if word != 0 {
                     match begun.take() {
-                        Some(Begun { start, word: first }) if first & ADDRESS == record => {
-                            found.add(start..next, kept(word));
-                        }
+                        Some(first) if first.word & ADDRESS == record => self.end(Begun { word, ..first }, next, space),
                         other => {
-                            if let Some(Begun { start, word }) = other {
-                                found.add(start..start + PAGE, kept(word));
+                            if let Some(begun) = other {
+                                self.end(begun, begun.start + PAGE, space);
                             }
                             if word & SLAB == 0 {
                                 begun = Some(Begun { start: page, word });
                             } else {
-                                found.add(page..next, Holds::Blocks);
+                                self.ranges.add(page..next, Holds::Blocks);
                                 if space.has_unrecorded && self.slabs.last().is_none_or(|slab| slab.word != word) {
                                     self.slabs.push(Slab { start: page, word });
                                 }
@@ -149,8 +155,17 @@ impl Extents {
                 page = next;
             }
         }
-        if let Some(Begun { start, word }) = begun {
-            found.add(start..start + PAGE, kept(word));
+        if let Some(begun) = begun {
+            self.end(begun, begun.start + PAGE, space);
+        }
+    }
+
+    /// Adds an extent that is no slab.
+    fn end(&mut self, extent: Begun, end: u64, space: &Space<'_>) {
+        let holds = kept(extent.word);
+        self.ranges.add(extent.start..end, holds);
+        if space.has_unrecorded && holds == Holds::Blocks {
+            self.alone.push(extent);
         }
     }
 }

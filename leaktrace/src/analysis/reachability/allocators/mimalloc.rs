@@ -2,7 +2,7 @@
 //!
 //! In versions 2.0 to 2.2 the head of a segment differs in its beginning alone, so that the fields are known by each other.
 
-use super::{Found, Holds, Owned, Pages, Space, WORD};
+use super::{Found, Holds, Pages, Space, WORD};
 
 const SEGMENT: u64 = 32 << 20;
 /// `MI_SEGMENT_SLICE_SIZE`.
@@ -40,7 +40,7 @@ fn head(segment: u64, place: Option<usize>, pages: &mut Pages<'_>) -> Option<Hea
 }
 
 /// All segments of the mimalloc that knows this block.
-pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
+pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Found> {
     let mut pages = Pages::of(space.memory);
     let own = head(block / SEGMENT * SEGMENT, None, &mut pages)?;
     let mut found = Found::default();
@@ -49,7 +49,7 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
             found.add(segment..segment.saturating_add(head.slices * SLICE), Holds::Blocks);
         }
     }
-    Some(found.0)
+    Some(found)
 }
 
 const _: () = assert!(HEAD as u64 * WORD <= 4096, "within a page");

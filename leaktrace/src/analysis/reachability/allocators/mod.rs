@@ -114,7 +114,7 @@ impl<'a> Space<'a> {
     }
 
     /// The pages of a range that are there.
-    fn there(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'_> {
+    pub(super) fn there(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'_> {
         let Range { start, end } = *range;
         let first = self.survey.runs.partition_point(|run| run.end.0 <= start);
         let runs = self.survey.runs[first..].iter().take_while(move |run| run.start.0 < end);
@@ -214,48 +214,53 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Ranges that are found by address, of which neighbours become one.
+/// What an allocator has.
 #[derive(Default)]
-struct Found(Vec<Owned>);
+struct Found {
+    /// Ranges that are found by address, of which neighbours become one.
+    ranges: Vec<Owned>,
+    /// Blocks that are in use and were not recorded, as far as the allocator's records tell that for certain. Where there may be some
+    /// these are asked for at rest.
+    used: Vec<Range<u64>>,
+}
 
 impl Found {
     fn add(&mut self, range: Range<u64>, holds: Holds) {
-        match self.0.last_mut() {
+        match self.ranges.last_mut() {
             Some(last) if last.holds == holds && last.range.end == range.start => last.range.end = range.end,
-            _ => self.0.push(Owned { range, holds }),
+            _ => self.ranges.push(Owned { range, holds }),
         }
     }
 }
 
 /// Finds all that the allocator has of which this is a block; `None` if it is not that allocator's.
-type Finder = fn(&Space<'_>, u64) -> Option<Vec<Owned>>;
+type Finder = fn(&Space<'_>, u64) -> Option<Found>;
 
 /// Those that look in a place that follows from the block's come first.
 const FINDERS: [Finder; 4] = [mimalloc::owned, musl::owned, jemalloc::owned, tcmalloc::owned];
 
-/// What allocators manage that own blocks which lie in none of `known`, by address; none of it overlaps.
-pub(super) fn owned(space: &Space<'_>, known: &[Range<u64>]) -> Vec<Owned> {
-    let mut owned: Vec<Owned> = Vec::new();
+/// What allocators manage that own blocks which lie in none of `known`, by address; none of it overlaps. And their unrecorded blocks.
+pub(super) fn owned(space: &Space<'_>, known: &[Range<u64>]) -> (Vec<Owned>, Vec<Range<u64>>) {
+    let (mut owned, mut used): (Vec<Owned>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
     let mut asked: Vec<u64> = Vec::new();
     let mut unknown = 0;
     while asked.len() < MOST_FOUND && unknown < MOST_UNKNOWN {
         let own = owned.iter().map(|owned| owned.range.clone());
         // What was asked for is not asked for again, also where nobody knows it.
-        let mut explained: Vec<Range<u64>> =
-            known.iter().cloned().chain(own).chain(asked.iter().map(|block| *block..block + 1)).collect();
-        explained.sort_unstable_by_key(|range| range.start);
+        let explained = joined(known.iter().cloned().chain(own).chain(asked.iter().map(|block| *block..block + 1)));
         let mut mappings = space.unnamed.iter().chain(&space.variables);
         let Some(block) = mappings.find_map(|range| first_outside(space.blocks, range, &explained)) else { break };
         asked.push(block);
         match FINDERS.iter().find_map(|find| find(space, block)) {
-            Some(found) => {
-                owned.extend(found);
+            Some(mut found) => {
+                owned.append(&mut found.ranges);
                 owned = apart(&owned);
+                used.append(&mut found.used);
             }
             None => unknown += 1,
         }
     }
-    owned
+    (owned, used)
 }
 
 /// The same ranges by address, none of which overlaps.

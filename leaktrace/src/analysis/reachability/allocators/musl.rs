@@ -4,9 +4,10 @@
 //! are free. A slot may itself be a group.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::super::blocks::Blocks;
-use super::{Found, Holds, Owned, PAGE, Pages, Space, WORD};
+use super::{Found, Holds, PAGE, Pages, Space, WORD};
 
 /// What sizes are counted in.
 const UNIT: u64 = 16;
@@ -15,6 +16,10 @@ const SIZES: [u64; 48] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 20, 25, 31, 36, 42, 50, 63, 72, 84, 102, 127, 146, 170, 204, 255, 292,
     340, 409, 511, 584, 682, 818, 1023, 1169, 1364, 1637, 2047, 2340, 2730, 3276, 4095, 4680, 5460, 6552, 8191,
 ];
+/// The last bytes of a slot, which say of the next one's block where it is.
+const HEAD_OF_NEXT: u64 = 4;
+/// Before a slot: its block begins farther behind.
+const MOVED: u8 = 7 << 5;
 /// Words of a record.
 const RECORD: usize = 5;
 /// Words of an area before its first record.
@@ -67,7 +72,7 @@ fn record_of(block: u64, pages: &mut Pages<'_>) -> Option<u64> {
 }
 
 /// All groups of the musl that knows this block.
-pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
+pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Found> {
     let mut pages = Pages::of(space.memory);
     let own = record_of(block, &mut pages)? / PAGE * PAGE;
     let [secret, ..] = pages.words::<HEAD>(own)?;
@@ -93,12 +98,24 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
             groups.extend(heads.words(record).and_then(|words| group(record, words, &mut pages)));
         }
     }
-    Some(ranges(&groups, &areas, space.blocks))
+    let mut found = ranges(&groups, &areas, space.blocks);
+    if space.has_unrecorded {
+        found.used.iter_mut().for_each(|slot| slot.start = block_in(slot, &mut pages));
+    }
+    Some(found)
+}
+
+/// Where in a slot that is in use its block begins: not always at its start, so that an address comes back late (`enframe`).
+fn block_in(slot: &Range<u64>, pages: &mut Pages<'_>) -> u64 {
+    let before = slot.start.checked_sub(WORD).and_then(|at| pages.words(at));
+    let [_, _, _, _, _, mark, low, high] = before.map_or([0; 8], |[word]: [u64; 1]| word.to_le_bytes());
+    let moved = if mark == MOVED { UNIT * u64::from(u16::from_le_bytes([low, high])) } else { 0 };
+    if slot.start + moved < slot.end { slot.start + moved } else { slot.start }
 }
 
 /// The ranges of groups and of areas. A slot that is in use, has no recorded block and is no group is a block of the C library's
 /// own, which asks by other names than programs do.
-fn ranges(groups: &[Group], areas: &BTreeSet<u64>, blocks: &Blocks) -> Vec<Owned> {
+fn ranges(groups: &[Group], areas: &BTreeSet<u64>, blocks: &Blocks) -> Found {
     let starts: BTreeSet<u64> = groups.iter().map(|group| group.start).collect();
     let mut found = Found::default();
     for group in groups {
@@ -107,6 +124,7 @@ fn ranges(groups: &[Group], areas: &BTreeSet<u64>, blocks: &Blocks) -> Vec<Owned
             let start = group.start + UNIT + u64::from(slot) * group.stride;
             let range = start..start.saturating_add(group.stride);
             if blocks.within(&range).next().is_none() && starts.range(range.clone()).next().is_none() {
+                found.used.push(start..start + group.stride - HEAD_OF_NEXT);
                 found.add(range, Holds::Unrecorded);
             }
         }
@@ -114,5 +132,5 @@ fn ranges(groups: &[Group], areas: &BTreeSet<u64>, blocks: &Blocks) -> Vec<Owned
     for area in areas {
         found.add(*area..area + PAGE, Holds::Nothing);
     }
-    found.0
+    found
 }

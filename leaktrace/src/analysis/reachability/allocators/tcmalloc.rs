@@ -3,7 +3,7 @@
 //! The table has two levels: a root among tcmalloc's variables, and leaves with the address of a span's record for each page. Of
 //! free spans only the first and the last page have it; what stands between is from before, so records are asked themselves.
 
-use super::{Found, Holds, MOST_LOOKED_UP, Owned, Pages, Space, WORD};
+use super::{Found, Holds, MOST_LOOKED_UP, Pages, Space, WORD};
 
 /// Bits of an address.
 const ADDRESS: u32 = 48;
@@ -42,11 +42,11 @@ fn left_of_span(record: u64, page: u64, table: Table, records: &mut Pages<'_>) -
 }
 
 /// All spans of the tcmalloc that knows this block.
-pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Vec<Owned>> {
+pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Found> {
     PAGES.into_iter().map(Table::of).find_map(|table| spans(space, block, table))
 }
 
-fn spans(space: &Space<'_>, block: u64, table: Table) -> Option<Vec<Owned>> {
+fn spans(space: &Space<'_>, block: u64, table: Table) -> Option<Found> {
     let (mut words, mut records) = (Pages::of(space.memory), Pages::of(space.memory));
     let page = block >> table.page;
     let knows = |leaf| {
@@ -80,5 +80,5 @@ fn spans(space: &Space<'_>, block: u64, table: Table) -> Option<Vec<Owned>> {
             page += left.unwrap_or(1);
         }
     }
-    Some(found.0)
+    Some(found)
 }

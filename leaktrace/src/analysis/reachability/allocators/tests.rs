@@ -19,7 +19,7 @@ fn found(
     pages: &[(u64, Vec<u64>)],
 ) -> Vec<(u64, u64, Holds)> {
     within(mappings, blocks, pages, |space| {
-        let owned = owned(space, &[]);
+        let (owned, _) = owned(space, &[]);
         owned.into_iter().map(|Owned { range, holds }| (range.start, range.end, holds)).collect()
     })
 }
@@ -104,7 +104,7 @@ fn groups_of_musl_tell_which_slots_are_in_use() {
     words[at(nested)] = record + 40;
     words.resize(WHOLE_PAGE, 0);
     let mappings = [(area..area + PAGE, RegionKind::Heap), (group..group + 4 * PAGE, RegionKind::Anonymous)];
-    let pages = [(area, records), (group, words)];
+    let mut pages = [(area, records), (group, words)];
     let blocks = [(group + 16, 1000), (nested + 16, 16)];
     let expected = [
         (area, area + PAGE, Nothing),
@@ -114,8 +114,18 @@ fn groups_of_musl_tell_which_slots_are_in_use() {
         (nested + 32, nested + 64, Unrecorded),
         (nested + 64, group + PAGE, Nothing),
     ];
-    let found = found(&mappings, &blocks, &pages);
-    assert_eq!(found[..expected.len()], expected);
+    assert_eq!(found(&mappings, &blocks, &pages)[..expected.len()], expected);
+    let used = |pages: &[(u64, Vec<u64>)]| {
+        within(&mappings, &blocks, pages, |space| {
+            let space = Space { has_unrecorded: true, ..Space::of(space.survey, space.blocks, space.memory) };
+            owned(&space, &[]).1
+        })
+    };
+    let (second, last) = (group + 16 + 1008, nested + 32);
+    assert_eq!(used(&pages), [second..second + 1004, last..last + 12, last + 16..last + 28]);
+    // The block begins two units behind the start of its slot.
+    pages[1].1[at(second - 8)] = u64::from_le_bytes([0, 0, 0, 0, 0, 0xe0, 2, 0]);
+    assert_eq!(used(&pages)[0], second + 32..second + 1004);
 }
 
 /// Pages with a table's root among the variables, and a leaf with these words by page of `unit` bytes.

@@ -7,6 +7,7 @@ use super::Holding;
 use super::roots::{Name, Surroundings};
 use super::types::Types;
 use crate::analysis::reachability::{Graph, NONE, Step, Trail, Trails, retained};
+use crate::kernel::drain::TabledBlock;
 use crate::model::{BlockTally, Capture, Described, Holder, Retained, RootKind, Tally};
 use crate::process::maps::AddressSpace;
 use crate::symbolize::Symbolizer;
@@ -15,6 +16,10 @@ use crate::symbolize::Symbolizer;
 const HOLDERS: usize = 5;
 /// Variables of a process that are told.
 const RETAINED: usize = 20;
+/// What a block from before the trace is called.
+const UNRECORDED: &str = "unrecorded block";
+/// In the place of a site: from here on upwards, unrecorded blocks, by class.
+const UNRECORDED_CLASSES: u32 = TabledBlock::UNRECORDED - (1 << 16);
 
 /// Puts into a capture what was found out of a process' blocks. `block_of` names the blocks of the capture's site at a place.
 pub fn describe(
@@ -30,12 +35,12 @@ pub fn describe(
     for (place, merged) in merged.iter().enumerate() {
         first.entry(*merged as u32).or_insert(place);
     }
-    for site in &mut holding.sites {
-        *site = merged.get(*site as usize).map_or(NONE, |merged| *merged as u32);
-    }
-    let holding = &*holding;
+    let recorded = holding.sites.iter_mut().filter(|site| **site != TabledBlock::UNRECORDED);
+    recorded.for_each(|site| *site = merged.get(*site as usize).map_or(NONE, |merged| *merged as u32));
     let loaded = space.loaded();
     let types = Types::find(holding, &loaded, symbolizer);
+    let unrecorded = tell_apart(holding, &types);
+    let holding = &*holding;
     for (site, class) in types.of_sites(holding) {
         capture.described.entry(site as usize).or_default().type_name = Some(class);
     }
@@ -44,10 +49,16 @@ pub fn describe(
     let graph = Graph::new(&holding.blocks, &holding.scan, &holding.judgement);
     let named = Surroundings { holding, space, loaded: &loaded }.name(graph, symbolizer);
     let trails = Trails::find(graph, &named.sources, &holding.sites).of_sites(HOLDERS);
-    let block_of = |site: u32| first.get(&site).map_or_else(|| "block".to_owned(), |place| block_of(*place));
+    let block_of = |site: u32| match site.checked_sub(UNRECORDED_CLASSES) {
+        None => first.get(&site).map_or_else(|| "block".to_owned(), |place| block_of(*place)),
+        Some(class) => match unrecorded.get(class as usize) {
+            Some(class) => format!("{UNRECORDED} ({class})"),
+            None => UNRECORDED.to_owned(),
+        },
+    };
     let mut known = HashMap::new();
     let mut block_of = |site: u32| known.entry(site).or_insert_with(|| block_of(site)).clone();
-    for (site, trails) in trails {
+    for (site, trails) in trails.into_iter().filter(|(site, _)| is_recorded(*site)) {
         let holders = trails.iter().map(|trail| holder(trail, &named.words, &mut block_of)).collect();
         let described: &mut Described = capture.described.entry(site as usize).or_default();
         described.holders = Some(holders);
@@ -56,8 +67,33 @@ pub fn describe(
     if holding.scan.roots_left_out == 0
         && let Some(process) = capture.processes.get_mut(holding.process)
     {
-        process.holders = largest(&named.variables, &retained(graph, &named.sources));
+        let counts = |block: u32| holding.sites.get(block as usize).is_none_or(|site| is_recorded(*site));
+        process.holders = largest(&named.variables, &retained(graph, &named.sources, counts));
     }
+}
+
+/// Whether this may be the site of a recorded block.
+fn is_recorded(site: u32) -> bool {
+    site < UNRECORDED_CLASSES || site == NONE
+}
+
+/// Puts, for unrecorded blocks that are objects, a number for their class in the place of the site: the classes.
+fn tell_apart<'a>(holding: &mut Holding, types: &'a Types) -> Vec<&'a Arc<str>> {
+    let mut numbers: HashMap<&Arc<str>, u32> = HashMap::new();
+    let mut classes = Vec::new();
+    let of_blocks: Vec<_> = types.of_blocks(holding).collect();
+    for (block, class) in of_blocks {
+        let Some(site) = holding.sites.get_mut(block as usize).filter(|site| **site == TabledBlock::UNRECORDED) else {
+            continue;
+        };
+        let next = UNRECORDED_CLASSES + classes.len() as u32;
+        let number = *numbers.entry(class).or_insert(next);
+        if number == next && next < TabledBlock::UNRECORDED {
+            classes.push(class);
+        }
+        *site = number.min(TabledBlock::UNRECORDED);
+    }
+    classes
 }
 
 fn holder(trail: &Trail, words: &[Name], block_of: &mut dyn FnMut(u32) -> String) -> Holder {
@@ -79,6 +115,10 @@ fn holder(trail: &Trail, words: &[Name], block_of: &mut dyn FnMut(u32) -> String
 
 /// `block from session_new (app.c:12)`, `×1,234 blocks from list_push (list.c:7)`.
 fn link(step: &Step, block_of: &mut dyn FnMut(u32) -> String) -> String {
+    if step.site == TabledBlock::UNRECORDED {
+        // Of whatever kinds.
+        return if step.longest == 1 { UNRECORDED.to_owned() } else { format!("{UNRECORDED}s") };
+    }
     let block = if step.site == NONE { "block".to_owned() } else { block_of(step.site) };
     let again = if step.recurs { ", again and again" } else { "" };
     match step.longest {
@@ -115,7 +155,8 @@ fn largest(variables: &[Name], retained: &[Tally]) -> Vec<Retained> {
 
 /// Gives the blocks that the capture keeps their classes.
 fn name_blocks(capture: &mut Capture, holding: &Holding, types: &Types, merged: &[usize]) {
-    let own: HashSet<usize> = holding.sites.iter().filter(|site| **site != NONE).map(|site| *site as usize).collect();
+    let own: HashSet<usize> =
+        holding.sites.iter().filter(|site| **site < UNRECORDED_CLASSES).map(|site| *site as usize).collect();
     let classes: HashMap<u32, &Arc<str>> = types.of_blocks(holding).collect();
     if classes.is_empty() {
         return;

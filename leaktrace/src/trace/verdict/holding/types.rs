@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Holding;
-use crate::analysis::reachability::NONE;
+use crate::kernel::drain::TabledBlock;
 use crate::process::maps::{Loaded, Object, ObjectId};
 use crate::symbolize::{DataWanted, Symbolizer};
 
@@ -44,7 +44,7 @@ impl Types {
     }
 
     /// The classes of the objects in blocks, by the block's position in ascending order.
-    pub fn of_blocks<'a>(&'a self, holding: &'a Holding) -> impl Iterator<Item = (u32, &'a Arc<str>)> {
+    pub fn of_blocks<'a>(&'a self, holding: &Holding) -> impl Iterator<Item = (u32, &'a Arc<str>)> {
         let begins = holding.scan.vtables.iter().filter(|vtable| vtable.offset == 0);
         begins.filter_map(|vtable| Some((vtable.block, self.0.get(&vtable.address)?)))
     }
@@ -53,7 +53,7 @@ impl Types {
     pub fn of_sites(&self, holding: &Holding) -> HashMap<u32, Arc<str>> {
         let mut seen: HashMap<u32, (Option<&Arc<str>>, usize)> = HashMap::new();
         for (block, class) in self.of_blocks(holding) {
-            let site = holding.sites.get(block as usize).copied().filter(|site| *site != NONE);
+            let site = holding.sites.get(block as usize).copied().filter(|site| *site < TabledBlock::UNRECORDED);
             let Some(site) = site else { continue };
             let (agreed, count) = seen.entry(site).or_insert((Some(class), 0));
             *count += 1;

@@ -1,13 +1,16 @@
-//! Free regions of jemalloc 5.3: those of slabs (`slab_data.h`), and those that threads keep (`cache_bin.h`).
+//! Which blocks of jemalloc 5.3 are free and which in use: those of slabs (`slab_data.h`), those that have an extent of their own, and
+//! those that threads keep (`cache_bin.h`), which are free.
 //!
 //! A slab's record has a bit for each region that is free. A thread's cache is an array in its local storage, with a stack of free
 //! regions for each size; above the top of a stack is what was handed out before, which hides lost blocks. All stacks lie one
 //! behind the other in one block of jemalloc's own. Of other versions nothing is met that belongs together as is asked for here.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::super::{Found, Holds, PAGE, Pages, Space, WORD, holding};
 use super::{ADDRESS, Slab};
+use crate::ranges::joined;
 
 /// Words of an extent's record (`edata_t`), and where its bitmap begins.
 const RECORD: usize = 16;
@@ -36,23 +39,64 @@ fn size(number: u64) -> Option<u64> {
     }
 }
 
-/// Adds the regions of slabs that are free.
-pub(super) fn regions(slabs: Vec<Slab>, pages: &mut Pages<'_>, found: &mut Found) {
+/// What the first word of an extent's record has beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bits {
+    is_slab: bool,
+    /// 0 if it is in use.
+    state: u64,
+    /// The number of its blocks' size.
+    number: u64,
+    /// Of a slab.
+    free: u64,
+}
+
+impl Bits {
+    fn of(word: u64) -> Self {
+        Self {
+            is_slab: word >> 12 & 1 == 1,
+            state: word >> 17 & 7,
+            number: word >> 20 & 0xff,
+            free: word >> 28 & 0x3ff,
+        }
+    }
+}
+
+/// The block that has an extent in use for itself, by the extent's start and word: it begins anywhere in the first page.
+pub(super) fn alone(start: u64, word: u64, pages: &mut Pages<'_>) -> Option<Range<u64>> {
+    let [bits, block, length] = pages.words(word & ADDRESS)?;
+    let Bits { is_slab, state, number, .. } = Bits::of(bits);
+    let end = start.checked_add(length / PAGE * PAGE)?;
+    let has_room = block.checked_add(size(number)?)? <= end && block / PAGE * PAGE == start;
+    (!is_slab && state == 0 && has_room).then_some(block..end)
+}
+
+/// Adds the regions of slabs that are free; gives the others.
+pub(super) fn regions(slabs: Vec<Slab>, pages: &mut Pages<'_>, found: &mut Found) -> Vec<Range<u64>> {
+    let mut used = Vec::new();
     for Slab { start, word } in slabs {
         let Some(record) = pages.words::<RECORD>(word & ADDRESS) else { continue };
-        let ([bits, begin, length, ..], bitmap) = (record, &record[BITMAP..]);
+        let [bits, begin, length, ..] = record;
         let (number, length) = (word >> 48, length / PAGE * PAGE);
         let Some(size) = size(number).filter(|_| begin == start && length <= MOST_BYTES) else { continue };
-        let regions = length / size;
+        let regions = (length / size).min(REGIONS + 1);
+        // What follows is from other uses of the record.
+        let bitmap = &record[BITMAP..][..(regions.div_ceil(64) as usize).min(RECORD - BITMAP)];
         let free: u32 = bitmap.iter().map(|word| word.count_ones()).sum();
         let is_free = |region: u64| bitmap[(region / 64) as usize] >> (region % 64) & 1 != 0;
-        let is_slab = bits >> 12 & 1 == 1 && bits >> 20 & 0xff == number && bits >> 28 & 0x3ff == u64::from(free);
-        if is_slab && regions <= REGIONS && !(regions..REGIONS).any(is_free) {
-            for region in (0..regions).filter(|region| is_free(*region)) {
-                found.add(start + region * size..start + (region + 1) * size, Holds::Nothing);
+        let is_slab = Bits::of(bits) == Bits { is_slab: true, state: 0, number, free: u64::from(free) };
+        if is_slab && regions <= REGIONS && !(regions..bitmap.len() as u64 * 64).any(is_free) {
+            for region in 0..regions {
+                let range = start + region * size..start + (region + 1) * size;
+                if is_free(region) {
+                    found.add(range, Holds::Nothing);
+                } else {
+                    used.push(range);
+                }
             }
         }
     }
+    used
 }
 
 /// A stack of free regions.
@@ -74,8 +118,31 @@ impl Stack {
     }
 }
 
-/// Adds the stacks of threads' caches, and the free regions in them.
-pub(super) fn cached(space: &Space<'_>, extents: &[Range<u64>], pages: &mut Pages<'_>, found: &mut Found) {
+/// What threads keep.
+pub(super) struct Cached {
+    /// Where each free region starts.
+    free: HashSet<u64>,
+    /// By address, neighbours as one.
+    stacks: Vec<Range<u64>>,
+}
+
+impl Cached {
+    /// Whether a block is kept, or has stacks.
+    pub(super) fn has(&self, block: &Range<u64>) -> bool {
+        let behind = self.stacks.partition_point(|stacks| stacks.end <= block.start);
+        self.free.contains(&block.start) || self.stacks.get(behind).is_some_and(|stacks| stacks.start < block.end)
+    }
+}
+
+/// Adds the stacks of threads' caches, and the free regions in them: both as well, if all caches were found.
+pub(super) fn cached(
+    space: &Space<'_>,
+    extents: &[Range<u64>],
+    pages: &mut Pages<'_>,
+    found: &mut Found,
+) -> Option<Cached> {
+    let (mut free, mut all_stacks) = (HashSet::new(), Vec::new());
+    let (mut distance, mut without) = (None, Vec::new());
     for thread in &space.threads {
         let (mut at, end) = (thread.saturating_sub(STORAGE) / WORD * WORD, *thread);
         let mut stacks: Vec<Stack> = Vec::new();
@@ -97,29 +164,80 @@ pub(super) fn cached(space: &Space<'_>, extents: &[Range<u64>], pages: &mut Page
             }
         }
         if stacks.len() < BINS {
+            without.push(*thread);
             continue;
         }
+        distance = Some(end - at + stacks.len() as u64 * BIN as u64 * WORD);
         for (stack, number) in stacks.into_iter().zip(0..) {
             for at in (stack.top..stack.range.end).step_by(WORD as usize) {
                 let region = pages.words(at).map(|[start]| start).filter(|start| holding(extents, *start).is_some());
                 if let (Some(start), Some(size)) = (region, size(number)) {
+                    free.insert(start);
                     found.add(start..start.saturating_add(size), Holds::Nothing);
                 }
             }
+            all_stacks.push(stack.range.clone());
             found.add(stack.range, Holds::Nothing);
         }
     }
+    // All threads have theirs at the same distance, and those that have not asked for memory have nothing there.
+    let distance = distance?;
+    let mut is_empty = |thread: &u64| pages.words(thread.wrapping_sub(distance)) == Some([0; BIN]);
+    without.iter().all(&mut is_empty).then(|| Cached { free, stacks: joined(all_stacks) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::reachability::tests::Words;
 
     #[test]
     fn there_are_four_sizes_from_each_power_of_two_to_the_next() {
         let sizes: Vec<_> = (0..14).filter_map(size).collect();
         assert_eq!(sizes, [8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320]);
         assert_eq!((size(21), size(35), size(232)), (Some(1280), Some(14336), None));
+    }
+
+    /// Pages with the record of an extent at this address, to which the extent's word points.
+    fn with_record<T>(record: [u64; RECORD], read: impl FnOnce(u64, &mut Pages<'_>) -> T) -> T {
+        const AT: u64 = 0x7f00_0000_2000;
+        let mut words = record.to_vec();
+        words.resize((PAGE / WORD) as usize, 0);
+        read(AT, &mut Pages::of(&Words(vec![(AT, words)])))
+    }
+
+    #[test]
+    fn a_slabs_record_tells_which_regions_are_in_use() {
+        let start = 0x7f00_0040_0000;
+        // Sixteen regions of 1,280 bytes, of which two are free; the last words are from another use of the record.
+        let mut record = [0; RECORD];
+        record[..3].copy_from_slice(&[2 << 28 | 21 << 20 | 0xb000, start, (5 * PAGE) | 7]);
+        (record[BITMAP], record[BITMAP + 1]) = (0b1010, !0);
+        let of = |record| {
+            let mut found = Found::default();
+            let slab = |record| vec![Slab { start, word: 21 << 48 | record | 1 }];
+            let used = with_record(record, |at, pages| regions(slab(at), pages, &mut found));
+            (used, found.ranges.len())
+        };
+        let (used, free) = of(record);
+        assert_eq!((used.len(), free), (14, 2));
+        assert_eq!(used[1], start + 2 * 1280..start + 3 * 1280);
+        record[0] ^= 1 << 28;
+        assert_eq!(of(record), (Vec::new(), 0), "it counts another number of free regions");
+    }
+
+    #[test]
+    fn a_block_with_an_extent_of_its_own_begins_in_its_first_page() {
+        let start = 0x7f00_0040_0000;
+        let of = |bits: u64, block: u64, pages: u64| {
+            let mut record = [0; RECORD];
+            record[..3].copy_from_slice(&[bits | 0xa000, block, (pages * PAGE) | 3]);
+            with_record(record, |at, words| alone(start, at, words))
+        };
+        assert_eq!(of(45 << 20, start + 0x3c0, 21), Some(start + 0x3c0..start + 21 * PAGE));
+        assert_eq!(of(45 << 20, start + PAGE, 21), None, "in another page");
+        assert_eq!(of(45 << 20, start + 0x3c0, 20), None, "too small for its size");
+        assert_eq!(of(45 << 20 | 1 << 17, start + 0x3c0, 21), None, "free");
     }
 
     #[test]
