@@ -30,6 +30,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == holder::NAME) {
         return holder::main();
     }
+    trace::expect_requests();
     ExitCode::from(match invocation() {
         Ok(None) => 0,
         Ok(Some(invocation)) => run(&invocation).unwrap_or_else(|error| {

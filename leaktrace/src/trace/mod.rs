@@ -63,6 +63,8 @@ use untraced::UntracedProcesses;
 use verdict::second_look::SecondLook;
 use waiting::{Ends, next_event, noting_long_turns, tick, until};
 
+pub use signals::expect_requests;
+
 /// Traces what `config` says, gives `sink` a snapshot at each interval until the sink breaks and one at the end, and returns
 /// the last.
 ///

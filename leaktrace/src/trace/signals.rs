@@ -6,6 +6,7 @@
 //! The kernel handles the signal that ends the program: by then the signals are back at their default action, which works even
 //! while this program is blocked in a write that nobody reads. The holder removes the probes soon after.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, mem, ptr};
 
 use anyhow::{Context, Result};
@@ -92,20 +93,55 @@ impl Signals {
     }
 }
 
+/// SIGUSR1 came, perhaps before there was a [`ReportSignal`].
+static HAS_COME: AtomicBool = AtomicBool::new(false);
+
+/// Makes SIGUSR1 wait for a [`ReportSignal`], which needs the runtime: by default it would end the program until then. To be called
+/// first of all. What is executed later has the default again, since handlers do not outlive that.
+pub fn expect_requests() {
+    extern "C" fn note(_: libc::c_int) {
+        HAS_COME.store(true, Ordering::Relaxed);
+    }
+    match action(libc::SIGUSR1) {
+        Ok(before) if before.sa_sigaction == libc::SIG_DFL => {
+            let handler: extern "C" fn(libc::c_int) = note;
+            // A call that it interrupts goes on. All signals may come meanwhile.
+            let noting = libc::sigaction {
+                sa_sigaction: handler as libc::sighandler_t,
+                sa_flags: libc::SA_RESTART,
+                // SAFETY: all zeroes are an empty set and no restorer.
+                ..unsafe { mem::zeroed() }
+            };
+            // Where that fails it ends the program, as it would without us.
+            let _ = set_action(libc::SIGUSR1, &noting);
+        }
+        // Ignored, as it was when we were started: it stays so.
+        _ => {}
+    }
+}
+
 /// SIGUSR1, which asks for a report at any time.
-pub struct ReportSignal(Option<Signal>);
+pub struct ReportSignal {
+    listener: Option<Signal>,
+    /// It came before.
+    is_due: bool,
+}
 
 impl ReportSignal {
-    /// From now on it no longer ends the program. Where it was ignored when we were started, it stays so.
+    /// Listens for it, and takes in whether it came since [`expect_requests`]. Where it was ignored when we were started, it stays so.
     pub fn listen() -> Result<Self> {
         let is_ignored = action(libc::SIGUSR1)?.sa_sigaction == libc::SIG_IGN;
         let listen = || signal(SignalKind::user_defined1()).context("cannot listen for signals");
-        Ok(Self(if is_ignored { None } else { Some(listen()?) }))
+        let listener = if is_ignored { None } else { Some(listen()?) };
+        // The listener calls the handler that was there before, so that none is lost; one that comes here counts twice.
+        Ok(Self { listener, is_due: HAS_COME.swap(false, Ordering::Relaxed) })
     }
 
     /// Waits until it comes. May be cancelled. Several that come at once are one.
     pub async fn next(&mut self) {
-        receive(&mut self.0).await;
+        if !mem::take(&mut self.is_due) {
+            receive(&mut self.listener).await;
+        }
     }
 }
 
@@ -150,7 +186,7 @@ fn action(number: libc::c_int) -> io::Result<libc::sigaction> {
 }
 
 fn set_action(number: libc::c_int, action: &libc::sigaction) -> io::Result<()> {
-    // SAFETY: the action is the default, or one that was in force and only lost its permanence.
+    // SAFETY: the action is the default, one that was in force and only lost its permanence, or only stores a flag.
     let result = unsafe { libc::sigaction(number, action, ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

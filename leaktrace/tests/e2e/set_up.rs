@@ -97,6 +97,32 @@ fn the_first_signal_ends_a_set_up_that_waits_for_the_programs() {
     assert!(victim.lives());
 }
 
+/// SIGUSR1 ends a program that has no handler for it yet.
+#[test]
+fn a_report_that_is_asked_for_before_anything_is_set_up_is_made_once_tracing_has_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    // leaktrace reads it as soon as it has read its command line, and goes on when somebody has written to it.
+    let (pipe, end) = (directory.path().join("suppressions"), directory.path().join("end"));
+    for path in [&pipe, &end] {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    // The command tells what of its signals is ignored and blocked, and waits.
+    let script = format!("grep -E '^Sig(Blk|Ign):' /proc/self/status; read line < {}", path_str(&end));
+    let tracer = Tracer::start_unready(&["--suppressions", path_str(&pipe), "--", "/bin/sh", "-c", &script]);
+    eventually("the pipe is open", || waits_for_a_writer(tracer.pid()));
+    tracer.signal(Signal::SIGUSR1);
+    std::fs::write(&pipe, "").unwrap();
+    for kind in ["SigBlk:", "SigIgn:"] {
+        let line = tracer.wait_for_output(kind, |line| line.starts_with(kind));
+        let mask = u64::from_str_radix(line[kind.len()..].trim(), 16).unwrap();
+        assert_eq!(mask & (1 << (Signal::SIGUSR1 as i32 - 1)), 0, "{line}");
+    }
+    tracer.wait_for_output("a report", |line| line.contains("report 1, tracing goes on"));
+    std::fs::write(&end, "").unwrap();
+    let finished = tracer.wait();
+    assert_eq!(finished.snapshot().sequence, 2, "{}", finished.stdout);
+}
+
 /// Whether a thread of the process waits until somebody opens the other end of a pipe.
 fn waits_for_a_writer(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
