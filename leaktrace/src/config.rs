@@ -23,7 +23,7 @@ use crate::probes::functions::AllocSymbol;
 use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
 
-pub use checks::{CheckMode, CheckPlan};
+pub use checks::{CheckMode, CheckPlan, NoChecks};
 pub use whom::{Filters, Whom};
 
 /// What to do.
@@ -52,8 +52,8 @@ pub struct Config {
     pub force: bool,
     /// What to record.
     pub recording: Recording,
-    /// `--leak-check`: how blocks are judged; `None` for not at all.
-    pub leak_check: Option<CheckPlan>,
+    /// `--leak-check`: how blocks are judged, or why not at all.
+    pub leak_check: Result<CheckPlan, NoChecks>,
     /// `--debuginfod`: fetch debug information that is missing.
     pub debuginfod: bool,
     /// `--sort`.
@@ -206,7 +206,7 @@ impl Config {
         let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
         let leak_check = checks::resolve(&check, &whom, &record)?;
         let only = output.only.map(only);
-        if only == Some(Only::Lost) && leak_check.is_none() {
+        if only == Some(Only::Lost) && leak_check.is_err() {
             return Err(UsageError::new(
                 "--only lost shows what a leak check finds lost, and none would run; name processes with --pid, launch a COMMAND or \
                  give --leak-check, without --leak-check=no and --sample-bytes",

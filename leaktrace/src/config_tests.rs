@@ -220,24 +220,24 @@ fn named_processes_are_checked_for_lost_blocks_unless_that_cannot_be() {
         most_others: 5,
         heuristics: Heuristics::ALL,
     };
-    assert_eq!(config(&["-p", "1"]).leak_check, Some(plan));
-    assert_eq!(config(&["--", "true"]).leak_check, Some(plan));
+    assert_eq!(config(&["-p", "1"]).leak_check, Ok(plan));
+    assert_eq!(config(&["--", "true"]).leak_check, Ok(plan));
     let longer = CheckPlan { max_pause: Duration::from_secs(2), ..plan };
-    assert_eq!(config(&["--leak-check", "--max-pause", "2s", "--", "true"]).leak_check, Some(longer));
+    assert_eq!(config(&["--leak-check", "--max-pause", "2s", "--", "true"]).leak_check, Ok(longer));
     let always = CheckPlan { at_intervals: true, ..plan };
-    assert_eq!(config(&["--leak-check=summary", "-p", "1"]).leak_check, Some(always));
-    assert_eq!(config(&["--leak-check", "no", "-p", "1"]).leak_check, None);
-    assert_eq!(config(&[]).leak_check, None);
-    assert_eq!(config(&["--sample-bytes", "512k", "-p", "1"]).leak_check, None);
-    assert_eq!(config(&["--leak-check"]).leak_check, Some(plan), "on demand for the whole machine");
+    assert_eq!(config(&["--leak-check=summary", "-p", "1"]).leak_check, Ok(always));
+    assert_eq!(config(&["--leak-check", "no", "-p", "1"]).leak_check, Err(NoChecks::Declined));
+    assert_eq!(config(&[]).leak_check, Err(NoChecks::Unnamed));
+    assert_eq!(config(&["--sample-bytes", "512k", "-p", "1"]).leak_check, Err(NoChecks::Sampled));
+    assert_eq!(config(&["--leak-check"]).leak_check, Ok(plan), "on demand for the whole machine");
     let live = CheckPlan { mode: Some(CheckMode::Live), most_others: 0, ..plan };
     let words = ["-p", "1", "--leak-check-mode=live", "--leak-check-processes", "0"];
-    assert_eq!(config(&words).leak_check, Some(live));
+    assert_eq!(config(&words).leak_check, Ok(live));
     let heuristics = Heuristics { stdstring: true, length64: true, ..Heuristics::NONE };
     let some = CheckPlan { heuristics, ..plan };
-    assert_eq!(config(&["-p", "1", "--leak-check-heuristics=length64,stdstring"]).leak_check, Some(some));
+    assert_eq!(config(&["-p", "1", "--leak-check-heuristics=length64,stdstring"]).leak_check, Ok(some));
     let none = CheckPlan { heuristics: Heuristics::NONE, ..plan };
-    assert_eq!(config(&["-p", "1", "--leak-check-heuristics", "none"]).leak_check, Some(none));
+    assert_eq!(config(&["-p", "1", "--leak-check-heuristics", "none"]).leak_check, Ok(none));
     assert!(refused(&["-p", "1", "--leak-check-heuristics=all,length64"]).contains("stand alone"));
     assert!(refused(&["--leak-check=full", "--sample-bytes", "512k", "-p", "1"]).contains("give one of them"));
 }

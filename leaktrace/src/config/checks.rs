@@ -31,25 +31,45 @@ pub enum CheckMode {
     Live,
 }
 
-/// The leak checks, if there are to be any.
+/// Why there are no leak checks. The texts say so to whoever asks for one by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoChecks {
+    /// The user wants none.
+    #[error("no leak check was made: --leak-check=no")]
+    Declined,
+    /// Of a sample they would be wrong.
+    #[error("no leak check was made: it must know every allocation, which --sample-bytes leaves out")]
+    Sampled,
+    /// To be judged a process is stopped, which nobody has asked for.
+    #[error(
+        "no leak check was made: processes that neither --pid nor COMMAND names are stopped for one only with --leak-check; trace \
+         with that"
+    )]
+    Unnamed,
+}
+
+/// The leak checks, or why there are none.
 ///
 /// # Errors
 /// They cannot be had beside another option.
-pub(super) fn resolve(args: &CheckArgs, whom: &WhomArgs, record: &RecordArgs) -> Result<Option<CheckPlan>, UsageError> {
-    let is_asked_for = match args.leak_check {
-        Some(LeakCheckArg::No) => return Ok(None),
-        asked => asked.is_some(),
-    };
+pub(super) fn resolve(
+    args: &CheckArgs,
+    whom: &WhomArgs,
+    record: &RecordArgs,
+) -> Result<Result<CheckPlan, NoChecks>, UsageError> {
     let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
-    if !is_asked_for && (!is_named || record.sample_bytes.is_some()) {
-        return Ok(None);
+    match args.leak_check {
+        Some(LeakCheckArg::No) => return Ok(Err(NoChecks::Declined)),
+        None if record.sample_bytes.is_some() => return Ok(Err(NoChecks::Sampled)),
+        None if !is_named => return Ok(Err(NoChecks::Unnamed)),
+        _ => {}
     }
     if record.sample_bytes.is_some() {
         return Err(UsageError::new(
             "--leak-check must know every allocation, which --sample-bytes leaves out; give one of them",
         ));
     }
-    Ok(Some(CheckPlan {
+    Ok(Ok(CheckPlan {
         mode: match args.leak_check_mode {
             CheckModeArg::Auto => None,
             CheckModeArg::Exact => Some(CheckMode::Exact),

@@ -102,8 +102,8 @@ impl Trace {
     pub(super) fn begin_checking(&self, is_last: bool) -> Checking {
         let named = self.target.pids.clone();
         let pids = match self.config.leak_check {
-            Some(_) => named.iter().copied().chain(self.others_to_judge(&named)).collect(),
-            None => Vec::new(),
+            Ok(_) => named.iter().copied().chain(self.others_to_judge(&named)).collect(),
+            Err(_) => Vec::new(),
         };
         let pids = pids.into_iter().map(|pid| (pid, Passes::default())).collect();
         Checking { is_last, pids, current: None, findings: Findings::default() }

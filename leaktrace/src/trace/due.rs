@@ -12,6 +12,7 @@ use super::phases::Phases;
 use super::reports::Reports;
 use super::verdict::findings::Findings;
 use super::{Over, Trace};
+use crate::config::{Config, NoChecks};
 use crate::model::Pid;
 use crate::process::launch::{Event, Held, Launched};
 
@@ -25,10 +26,28 @@ const ATTEND: Duration = Duration::from_millis(20);
 
 /// A report that is being prepared.
 pub struct Due {
-    /// With a leak check.
-    pub with_check: bool,
+    /// With a leak check, or why without one where that was asked for.
+    pub with_check: Result<(), Option<NoChecks>>,
     /// The leak check, once it has begun.
     pub checking: Option<Checking>,
+}
+
+impl Due {
+    /// One that the user asks for.
+    pub fn asked_for(config: &Config) -> Self {
+        let with_check = config.leak_check.map(|_| ()).map_err(|why_not| match why_not {
+            // Who knows needs no word of it.
+            NoChecks::Declined => None,
+            NoChecks::Sampled | NoChecks::Unnamed => Some(why_not),
+        });
+        Self { with_check, checking: None }
+    }
+
+    /// One that is due by time.
+    pub fn at_interval(config: &Config) -> Self {
+        let is_wanted = config.leak_check.is_ok_and(|plan| plan.at_intervals);
+        Self { with_check: is_wanted.then_some(()).ok_or(None), checking: None }
+    }
 }
 
 /// What comes next in the leak check of a report that is due; for ever nothing where there is none.
@@ -60,9 +79,10 @@ impl Trace {
         reports: &mut Reports,
     ) -> Result<()> {
         let Some(wanted) = due else { return Ok(()) };
-        if !wanted.with_check {
+        if let Err(why_not) = wanted.with_check {
             *due = None;
-            return self.report_by_now(Findings::default(), reports);
+            let warnings = why_not.iter().map(ToString::to_string).collect();
+            return self.report_by_now(Findings { warnings, ..Findings::default() }, reports);
         }
         let checking = wanted.checking.get_or_insert_with(|| self.begin_checking(false));
         if !self.go_on(checking, launched) {
@@ -83,7 +103,7 @@ impl Trace {
 
     /// Judges blocks for the last report: those of a command at its end, if that has come meanwhile.
     pub(super) async fn judge_at_last(&mut self, over: &mut Over, mut launched: Option<&mut Launched>) -> Findings {
-        if self.config.leak_check.is_none() {
+        if self.config.leak_check.is_err() {
             return Findings::default();
         }
         let mut checking = self.begin_checking(true);

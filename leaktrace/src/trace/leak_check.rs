@@ -29,7 +29,7 @@ impl Trace {
     /// Judges the blocks of a command that is held at its end.
     pub(super) fn judge_at_end(&mut self, held: &Held, pid: Pid) -> Findings {
         let mut findings = Findings::default();
-        if self.config.leak_check.is_some() {
+        if self.config.leak_check.is_ok() {
             // Threads that ended with the command are told by events.
             self.take_in();
             let ended = self.ended_threads.clone();
@@ -84,7 +84,7 @@ impl Trace {
 
     /// The traced processes beside the named ones, those that hold most first.
     pub(super) fn others_to_judge(&self, named: &[Pid]) -> Vec<Pid> {
-        let Some(plan) = self.config.leak_check else { return Vec::new() };
+        let Ok(plan) = self.config.leak_check else { return Vec::new() };
         let reported: Vec<Pid> = self.processes.reported_alive().into_iter().map(|(_, pid)| pid).collect();
         let is_wanted = |life: &Process| {
             let pid = Pid(life.tgid);

@@ -247,7 +247,7 @@ impl Trace {
         loop {
             if is_asked_for && due.is_none() && !reports.is_busy() {
                 is_asked_for = false;
-                due = Some(Due { with_check: config.leak_check.is_some(), checking: None });
+                due = Some(Due::asked_for(&config));
                 self.memory.order(self.processes.reported_alive());
             }
             tokio::select! {
@@ -303,8 +303,7 @@ impl Trace {
                         continue;
                     }
                     at_intervals += 1;
-                    let with_check = config.leak_check.is_some_and(|plan| plan.at_intervals);
-                    due = Some(Due { with_check, checking: None });
+                    due = Some(Due::at_interval(&config));
                     self.memory.order(self.processes.reported_alive());
                 }
                 () = report_signal.next() => is_asked_for = true,

@@ -167,7 +167,7 @@ impl Trace {
         pid: Pid,
         passes: &mut Passes,
     ) -> Result<Option<Prepared>, Box<dyn Error>> {
-        let Some(plan) = self.config.leak_check else { return Err("none was asked for".into()) };
+        let plan = self.config.leak_check?;
         let life = match self.life(pid)? {
             Some(life) => life,
             None if passes.is_first() => return Ok(None),

@@ -83,7 +83,28 @@ fn without_leak_checks_a_signal_asks_for_a_report_all_the_same() {
     tracer.signal(Signal::SIGUSR1);
     tracer.wait_for_output("a report", |line| line.contains("300 B outstanding"));
     let finished = tracer.stop();
-    assert!(!finished.stdout.contains("leak check"), "{}", finished.stdout);
+    assert!(!finished.stdout.contains("leak check"), "it was told so:\n{}", finished.stdout);
+}
+
+#[test]
+fn a_signal_that_leads_to_no_leak_check_is_told_why() {
+    let mut puppet = Victim::puppet();
+    let (pid, why) = (puppet.pid().to_string(), "warning: no leak check was made: ");
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    for (options, words) in
+        [(["--comm", comm.trim()], "only with --leak-check"), (["-p", &pid], "which --sample-bytes leaves out")]
+    {
+        let sample: &[&str] = if options[0] == "-p" { &["--sample-bytes", "1"] } else { &[] };
+        let tracer = Tracer::start(&[&options[..], sample].concat());
+        puppet.tell("a b 100 3");
+        tracer.signal(Signal::SIGUSR1);
+        tracer.wait_for_output("a report", |line| line.contains("report 1, tracing goes on"));
+        tracer.wait_for_output(words, |line| line.starts_with(why) && line.contains(words));
+        // It is that report's.
+        let finished = tracer.stop();
+        finished.assert_success();
+        assert_eq!(finished.stdout.matches(why).count(), 1, "{}", finished.stdout);
+    }
 }
 
 /// A command is traced by a thread of leaktrace, which must stop it on behalf of another.
