@@ -180,6 +180,7 @@ impl Trace {
         match self.stop_and_look(prepared, &mut passes, held, halts) {
             Ok(Looked::Judged(judged)) => checking.findings.add(pid, *judged),
             Ok(Looked::ToSearch(life, moment, blocks, in_flight)) => {
+                passes.stopped_for(moment.pause);
                 match self.begin_search(life, *moment, (blocks, in_flight), &mut passes) {
                     Ok(search) => {
                         let by = Instant::now() + SEARCHED_WITHIN;

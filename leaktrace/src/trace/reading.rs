@@ -10,6 +10,7 @@ use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
 use super::remarks::{self, Found, Remarks};
 use super::verdict::findings::{Findings, Judged};
+use super::verdict::pause;
 use crate::kernel::drain;
 use crate::model::{Capture, RawProcess, Silence, TraceMode};
 
@@ -47,6 +48,11 @@ impl Trace {
         findings.retain(&lives);
         if !findings.judged.is_empty() && self.options.filters_sizes() {
             findings.warnings.push(OF_SIZES.to_owned());
+        }
+        if let Ok(plan) = &self.config.leak_check {
+            let judged = findings.judged.iter();
+            let overruns = judged.filter_map(|judged| pause::overrun(judged.life.pid, judged.check.pause, plan));
+            findings.warnings.extend(overruns);
         }
         let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();

@@ -152,6 +152,26 @@ fn a_stop_that_would_take_too_long_is_left_out_and_said() {
     );
 }
 
+/// What a process shares with others and has not used itself is searched while it is stopped, and is no part of its size.
+#[test]
+fn a_stop_that_took_longer_than_planned_is_said_unless_it_was_asked_for() {
+    for (options, is_said) in [(&[][..], true), (&["--leak-check-mode", "exact"][..], false)] {
+        let mut victim = Victim::start("untouched.c", &[]);
+        let tracer = Tracer::attach(&victim, &[&["--max-pause", "20ms"], options].concat());
+        victim.work();
+        let finished = tracer.stop();
+        let check = finished.exact().process(victim.pid()).leak_check.clone().expect("it was judged");
+        assert!(check.pause_ms > 20.0, "64 MiB were searched in a moment: {check:?}");
+        let said = format!(
+            "process {} was stopped for {:.1} ms for its leak check, longer than --max-pause 20.0 ms",
+            victim.pid(),
+            check.pause_ms
+        );
+        assert_eq!(finished.stdout.contains(&said), is_said, "{}", finished.stdout);
+        victim.finish();
+    }
+}
+
 /// While nobody looks: the program runs and frees what it was told to be able to reach.
 #[test]
 fn blocks_that_are_freed_after_the_stop_are_in_no_verdict() {

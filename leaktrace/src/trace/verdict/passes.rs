@@ -71,6 +71,11 @@ impl Passes {
         !self.was_tracked
     }
 
+    /// Takes note of how long the process was stopped, once more.
+    pub fn stopped_for(&mut self, pause: Duration) {
+        self.longest_pause = self.longest_pause.max(pause);
+    }
+
     /// Begins anew, without tracking its pages: what was found depends on that.
     pub fn give_tracking_up(&mut self) {
         (self.tracked, self.layer, self.rounds, self.was_tracked) = (None, None, 0, true);
@@ -122,7 +127,10 @@ impl Passes {
                 }
                 return None;
             }
-            Searched::Judged(pass) if self.tracked.is_some() || self.is_copied => return Some(*pass),
+            Searched::Judged(mut pass) if self.tracked.is_some() || self.is_copied => {
+                pass.check.pause = pass.check.pause.max(self.longest_pause);
+                return Some(*pass);
+            }
             Searched::Judged(pass) => *pass,
         };
         let was_last = self.last_is_next();
@@ -161,7 +169,7 @@ impl Passes {
         }
         self.done += 1;
         self.scanned_bytes = self.scanned_bytes.max(check.scanned_bytes);
-        self.longest_pause = self.longest_pause.max(check.pause);
+        self.stopped_for(check.pause);
     }
 }
 

@@ -166,6 +166,19 @@ fn walk(pid: Pid) -> Option<Duration> {
     now()?.checked_sub(began)
 }
 
+/// What to say of a stop that took longer than allowed; of none that was to be made in one way whatever it takes.
+pub fn overrun(pid: Pid, pause: Duration, plan: &CheckPlan) -> Option<String> {
+    let ms = |span: Duration| span.as_secs_f64() * 1e3;
+    (plan.mode.is_none() && pause > plan.max_pause).then(|| {
+        format!(
+            "process {pid} was stopped for {:.1} ms for its leak check, longer than --max-pause {:.1} ms: the estimate was too low; for \
+             a shorter stop lower --max-pause, or give --leak-check-mode live",
+            ms(pause),
+            ms(plan.max_pause)
+        )
+    })
+}
+
 /// How long a stop may last at worst: no estimate knows how many of a heap's words are pointers.
 pub fn longest(max_pause: Duration) -> Duration {
     max_pause.saturating_mul(10).max(Duration::from_secs(2))
@@ -207,6 +220,16 @@ mod tests {
         assert_eq!(modes(of(10 << 30), &longer), [Exact, Snapshot, Live]);
         let live = CheckPlan { mode: Some(Live), ..PLAN };
         assert_eq!(modes(of(10 << 20), &live), [Live], "what is asked for");
+    }
+
+    #[test]
+    fn a_stop_that_took_longer_than_allowed_is_said_with_both_figures() {
+        let words = overrun(Pid(7), Duration::from_micros(61_340), &PLAN).unwrap();
+        assert!(words.starts_with("process 7 was stopped for 61.3 ms"), "{words}");
+        assert!(words.contains("longer than --max-pause 50.0 ms"), "{words}");
+        assert_eq!(overrun(Pid(7), PLAN.max_pause, &PLAN), None);
+        let exact = CheckPlan { mode: Some(CheckMode::Exact), ..PLAN };
+        assert_eq!(overrun(Pid(7), Duration::from_secs(1), &exact), None, "that way was asked for");
     }
 
     #[test]
