@@ -61,6 +61,8 @@ pub struct Facts {
     pub container: Option<&'static str>,
     /// A seccomp filter sees the system call of return probes.
     pub filters_see_return_probes: Option<bool>,
+    /// The kernel marks pages that are written.
+    pub marks_written_pages: Option<bool>,
 }
 
 impl Facts {
@@ -114,6 +116,7 @@ impl Facts {
                 .into_iter()
                 .find(|&path| fs::exists(path).unwrap_or(false)),
             filters_see_return_probes: None,
+            marks_written_pages: features::marks_written_pages(),
         }
     }
 }
@@ -163,5 +166,10 @@ mod tests {
         assert_eq!(facts.release, release.trim());
         assert!(release.starts_with(&format!("{}.{}.", facts.version.0, facts.version.1)));
         assert_eq!(facts.attachment, Tried::Works, "these tests run as root on a kernel with uprobes");
+        // What the kernel lists of mappings has this flag only if it marks pages (`show_smap_vma_flags` of fs/proc/task_mmu.c).
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut flags = smaps.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+        let marks = flags.any(|flags| flags.split(' ').any(|flag| flag == "sd"));
+        assert_eq!(facts.marks_written_pages, Some(marks));
     }
 }

@@ -25,6 +25,7 @@ pub fn all(facts: &Facts) -> Vec<Need> {
         look_up(facts),
         jit(facts),
         return_probes(facts),
+        changes(facts),
         private_stacks(facts),
         hold(facts),
         container(facts),
@@ -274,6 +275,25 @@ fn return_probes(facts: &Facts) -> Need {
             format!("not tried on Linux {}", facts.release),
             "kernels 6.11 to 6.13 may kill programs that run under a seccomp filter",
         ),
+    }
+}
+
+fn changes(facts: &Facts) -> Need {
+    let what = "changed pages";
+    match facts.marks_written_pages {
+        Some(true) => Need::ok(
+            what,
+            "the kernel marks them (CONFIG_MEM_SOFT_DIRTY): what a leak check finds in a process that runs is as good as in one that \
+             is stopped",
+        ),
+        Some(false) => Need::missing(
+            what,
+            "the kernel does not mark them (no CONFIG_MEM_SOFT_DIRTY), so that a leak check cannot be certain of memory that it \
+             searches while the process runs",
+            "nothing has to be done: processes that cannot be searched within --max-pause are copied instead, and of those that \
+             cannot be copied blocks are at most probably lost",
+        ),
+        None => Need::unknown(what, "/proc/self/pagemap cannot be read", "mount /proc"),
     }
 }
 

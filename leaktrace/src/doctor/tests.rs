@@ -30,6 +30,7 @@ fn healthy() -> Facts {
         seccomp: Some(false),
         container: None,
         filters_see_return_probes: Some(false),
+        marks_written_pages: Some(true),
     }
 }
 
@@ -215,4 +216,13 @@ fn this_machine_passes_and_says_so_line_by_line() {
         assert!(["ok       ", "missing  ", "unknown  "].iter().any(|verdict| line.starts_with(verdict)), "{line}");
     }
     assert_eq!(preflight(false), Ok(()));
+}
+
+#[test]
+fn a_kernel_that_does_not_mark_changed_pages_is_told_what_that_means() {
+    let without = Facts { marks_written_pages: Some(false), ..healthy() };
+    check(&without, "changed pages", Verdict::Missing, false, "no CONFIG_MEM_SOFT_DIRTY");
+    check(&without, "changed pages", Verdict::Missing, false, "are at most probably lost");
+    let unknown = Facts { marks_written_pages: None, ..healthy() };
+    check(&unknown, "changed pages", Verdict::Unknown, false, "pagemap");
 }

@@ -7,6 +7,7 @@ use std::ffi::c_int;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
@@ -39,6 +40,23 @@ impl Tried {
 #[must_use]
 pub fn has_uprobes() -> bool {
     fs::exists(bpf::UPROBE_EVENTS).unwrap_or(false)
+}
+
+/// The mark of a page that was written, in an entry of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
+pub const IS_WRITTEN: u64 = 1 << 55;
+
+/// Whether the kernel marks pages that are written (`CONFIG_MEM_SOFT_DIRTY`): then one of ours that was just written has its mark.
+/// `None` if that cannot be read.
+#[must_use]
+pub fn marks_written_pages() -> Option<bool> {
+    let mut word = Box::new(0_u8);
+    // Written for certain.
+    *std::hint::black_box(&mut *word) = 1;
+    let page = (&raw const *word) as u64 / procfs::page_size();
+    let mut entry = [0; size_of::<u64>()];
+    let pagemap = fs::File::open("/proc/self/pagemap").ok()?;
+    pagemap.read_exact_at(&mut entry, page * size_of::<u64>() as u64).ok()?;
+    Some(u64::from_ne_bytes(entry) & IS_WRITTEN != 0)
 }
 
 /// Loads a program of the type that uprobes run.

@@ -9,7 +9,7 @@ fn every_need_is_named_and_met_here() {
     let finished = Finished::of(&mut leaktrace(["doctor"]));
     finished.assert_success();
     let text = finished.stdout.to_lowercase();
-    for need in ["kernel", "btf", "cap", "perf_event_paranoid", "lockdown", "uprobe", "memory"] {
+    for need in ["kernel", "btf", "cap", "perf_event_paranoid", "lockdown", "uprobe", "memory", "mem_soft_dirty"] {
         assert!(text.contains(need), "{need} is not named:\n{}", finished.stdout);
     }
     assert!(text.ends_with("\nleaktrace can trace here\n"), "{text}");

@@ -15,10 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::pages::page_size;
 use super::watch::Watch;
 use super::{MemoryError, RegionKind, Run, Survey};
+use crate::host::features::IS_WRITTEN;
 use crate::model::{Address, Pid};
 
-/// The mark in an entry of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
-const IS_MARKED: u64 = 1 << 55;
 /// How many entries are read at once.
 const ENTRIES: usize = 8192;
 
@@ -68,7 +67,7 @@ impl Marks {
         let mut runs = survey.runs.iter();
         let mut has_marks = WERE_SEEN.load(Ordering::Relaxed);
         while !has_marks && let Some(run) = runs.next() {
-            self.entries(run, |_, entry| has_marks |= entry & IS_MARKED != 0)?;
+            self.entries(run, |_, entry| has_marks |= entry & IS_WRITTEN != 0)?;
         }
         if !has_marks {
             return Ok(false);
@@ -97,7 +96,7 @@ impl Marks {
             }
             let before = changed.len();
             self.entries(run, |address, entry| {
-                if entry & IS_MARKED == 0 {
+                if entry & IS_WRITTEN == 0 {
                     return;
                 }
                 let end = Address(run.end.0.min(address + page));
