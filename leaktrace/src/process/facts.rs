@@ -1,10 +1,12 @@
 //! What /proc says of a living process.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::Read;
 use std::iter;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,9 @@ use procfs::process::Process;
 use crate::host::clock::{monotonic_ns, since_boot_ns};
 use crate::host::patience::{self, About};
 use crate::model::Pid;
+
+/// What leaktrace is called.
+const NAME: &str = "leaktrace";
 
 /// How much memory a process uses, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +45,20 @@ pub fn identity(pid: Pid) -> Option<Identity> {
     let process = Process::new(pid.0 as i32).ok()?;
     let stat = process.stat().ok()?;
     Some(Identity { exe: process.exe().ok(), start_time: since_boot(stat.starttime), comm: stat.comm })
+}
+
+/// Whether a process is leaktrace, or holds probes for one: it executes our own file, or one of the usual name.
+#[must_use]
+pub fn is_leaktrace(pid: Pid) -> bool {
+    let file = |of: &str| fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| (file.dev(), file.ino()));
+    let is_named_so = |exe: &Path| {
+        // What the kernel says of a file that was removed, as by an update: `d_path` of fs/d_path.c.
+        let name = exe.file_name().map(OsStr::as_bytes);
+        name.is_some_and(|name| name.strip_suffix(b" (deleted)").unwrap_or(name) == NAME.as_bytes())
+    };
+    let of = pid.to_string();
+    file(&of).is_some_and(|its| file("self") == Some(its))
+        || fs::read_link(format!("/proc/{of}/exe")).is_ok_and(|exe| is_named_so(&exe))
 }
 
 /// When the process started, by `CLOCK_MONOTONIC`, rounded down to the kernel's hundredths of a second. `None` where it is
@@ -170,6 +189,25 @@ mod tests {
         assert_eq!(environment(pid), None);
         cat.wait().unwrap();
         assert_eq!(environment(pid), None);
+    }
+
+    #[test]
+    fn another_leaktrace_is_known_by_its_file() {
+        assert!(is_leaktrace(Pid(std::process::id())), "this very file");
+        let directory = tempfile::tempdir().unwrap();
+        for (name, expected) in [("leaktrace", true), ("leaktrace-gui", false)] {
+            let program = directory.path().join(name);
+            // By another program: a process that is forked by another thread might have it open for writing.
+            assert!(Command::new("cp").arg("/usr/bin/sleep").arg(&program).status().unwrap().success());
+            let mut child = Command::new(&program).arg("1000").spawn().unwrap();
+            let pid = Pid(child.id());
+            assert_eq!(is_leaktrace(pid), expected, "{name}");
+            fs::remove_file(&program).unwrap();
+            assert_eq!(is_leaktrace(pid), expected, "{name}, removed");
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(!is_leaktrace(pid), "it has ended");
+        }
     }
 
     #[test]

@@ -101,12 +101,13 @@ impl Trace {
     /// A leak check of the named processes and of those that hold most, none of which has begun.
     pub(super) fn begin_checking(&self, is_last: bool) -> Checking {
         let named = self.target.pids.clone();
+        let mut findings = Findings::default();
         let pids = match self.config.leak_check {
-            Ok(_) => named.iter().copied().chain(self.others_to_judge(&named)).collect(),
+            Ok(_) => named.iter().copied().chain(self.others_to_judge(&named, &mut findings)).collect(),
             Err(_) => Vec::new(),
         };
         let pids = pids.into_iter().map(|pid| (pid, Passes::default())).collect();
-        Checking { is_last, pids, current: None, findings: Findings::default() }
+        Checking { is_last, pids, current: None, findings }
     }
 
     /// Goes on until there is something to wait for; whether all is done.

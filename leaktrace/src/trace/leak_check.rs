@@ -22,6 +22,7 @@ use crate::kernel::drain::{self, TabledBlock};
 use crate::kernel::in_flight::InFlight;
 use crate::kernel::inventory;
 use crate::model::Pid;
+use crate::process::facts;
 use crate::process::launch::Held;
 use crate::process::registers::StoppedThread;
 
@@ -82,8 +83,11 @@ impl Trace {
         Judged { life: *life, check, blocks, holding }
     }
 
-    /// The traced processes beside the named ones, those that hold most first.
-    pub(super) fn others_to_judge(&self, named: &[Pid]) -> Vec<Pid> {
+    /// The traced processes beside the named ones that are judged, those that hold most first.
+    ///
+    /// Another leaktrace is not among them, which `findings` then says. It may have a process stopped, which would wait for us, too. And
+    /// it may be about to stop us: then each would wait for the other, and both for ever.
+    pub(super) fn others_to_judge(&self, named: &[Pid], findings: &mut Findings) -> Vec<Pid> {
         let Ok(plan) = self.config.leak_check else { return Vec::new() };
         let reported: Vec<Pid> = self.processes.reported_alive().into_iter().map(|(_, pid)| pid).collect();
         let is_wanted = |life: &Process| {
@@ -93,7 +97,18 @@ impl Trace {
         let lives = drain::lives(&self.kernel).into_iter().map(|(_, life)| life);
         let mut others: Vec<_> = lives.filter(is_wanted).collect();
         others.sort_by_key(|life| std::cmp::Reverse(life.live_bytes));
-        others.iter().take(plan.most_others as usize).map(|life| Pid(life.tgid)).collect()
+        let mut chosen = Vec::new();
+        for pid in others.iter().map(|life| Pid(life.tgid)) {
+            if chosen.len() == plan.most_others as usize {
+                break;
+            }
+            if facts::is_leaktrace(pid) {
+                findings.add_none(pid, &"it is another leaktrace; name it by --pid to have it judged all the same");
+            } else {
+                chosen.push(pid);
+            }
+        }
+        chosen
     }
 
     fn heuristics(&self) -> Heuristics {

@@ -44,6 +44,7 @@ mod lost_records;
 mod lsan_text;
 mod many_lives;
 mod meanwhile;
+mod other_leaktraces;
 mod outputs;
 mod overwritten;
 mod places;

@@ -1,0 +1,31 @@
+//! Several leaktraces at once: none stops another unasked.
+
+use std::process::Command;
+
+use crate::harness::{Tracer, Victim, build};
+
+/// Two that have each other stopped would wait for each other for ever. A victim stands for the other here, by its file's name: the real
+/// one's stacks would take a minute to walk and name.
+#[test]
+fn another_leaktrace_is_not_stopped_for_a_leak_check_unless_it_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("leaktrace");
+    build::copied(&build::victim("puppet.c"), &file);
+    // By another name, since the other tests' are not to be traced.
+    let name = "another-tracer";
+    let link = directory.path().join(name);
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let mut other = Victim::spawn("puppet.c", Command::new(&link).arg("wait"));
+    other.wait_until_ready();
+    other.go();
+    let pid = other.pid().to_string();
+    for (options, is_judged) in [(["--comm", name], false), (["-p", &pid], true)] {
+        let tracer = Tracer::start(&[&options[..], &["--leak-check", "--max-pause", "1h"]].concat());
+        other.tell("a a 1000 5");
+        let finished = tracer.stop();
+        let snapshot = finished.exact();
+        let said = format!("no verdict on the blocks of process {pid}: it is another leaktrace");
+        assert_eq!(snapshot.process(other.pid()).leak_check.is_some(), is_judged, "{}", finished.stdout);
+        assert_eq!(finished.stdout.contains(&said), !is_judged, "{}", finished.stdout);
+    }
+}
