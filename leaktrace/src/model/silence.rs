@@ -19,6 +19,13 @@ pub enum Silence {
         /// How much of it in which kind of memory, in words.
         parts: String,
     },
+    /// A process does not run.
+    Stands {
+        /// The process.
+        pid: Pid,
+        /// What keeps it from that and what to do, in words.
+        how: String,
+    },
     /// Descendants of the named processes run, and were not traced.
     DescendantsLeftOut,
     /// Perhaps no block had a size within `--min-size` and `--max-size`.
@@ -77,6 +84,7 @@ impl fmt::Display for Silence {
                 ", but the memory of process {pid} grew by {sum} without malloc: {parts}; look for calls of mmap, brk or shmat \
                  in it, as by strace -k -e %memory"
             ),
+            Self::Stands { pid, how } => write!(f, ": process {pid} {how}"),
             Self::DescendantsLeftOut => f.write_str(
                 " in the processes named, which have descendants that run and are left out; trace without --no-follow",
             ),

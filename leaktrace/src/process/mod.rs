@@ -16,5 +16,6 @@ pub(crate) mod pidfd;
 mod ptrace;
 pub mod registers;
 pub mod snapshot;
+pub(crate) mod standing;
 pub mod stop;
 mod threads;

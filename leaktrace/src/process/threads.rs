@@ -82,6 +82,13 @@ pub(super) fn tracer(pid: pid_t, tid: pid_t) -> Option<pid_t> {
     (tracer != 0).then_some(tracer)
 }
 
+/// The process that a thread belongs to; `None` where it is gone.
+pub(super) fn process_of(tid: pid_t) -> Option<pid_t> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
 /// The threads of `pid` that are not on their way out.
 pub(super) fn alive(pid: pid_t) -> Vec<pid_t> {
     let alive = |&tid: &pid_t| Thread::read(pid, tid).is_some_and(|thread| !thread.is_dying());

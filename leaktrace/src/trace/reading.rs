@@ -8,11 +8,13 @@ use anyhow::Result;
 
 use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
+use super::growing::chosen;
 use super::remarks::{self, Found, Remarks};
 use super::verdict::findings::{Findings, Judged};
 use super::verdict::pause;
+use crate::config::Whom;
 use crate::kernel::drain;
-use crate::model::{Capture, RawProcess, Silence, TraceMode};
+use crate::model::{Capture, Pid, RawProcess, Silence, TraceMode};
 
 /// How long an interim report is read before pending events are handled.
 const TURN: Duration = Duration::from_millis(3);
@@ -68,6 +70,11 @@ impl Trace {
             self.watch_growth();
             let then = self.growth.then(self.processes.going_on());
             capture.silence = remarks::of_silence(&then, self.left_out);
+            let alive: Vec<Pid> = match &self.config.whom {
+                Whom::Filtered(filters) => chosen(filters, &self.processes).iter().map(|life| life.pid).collect(),
+                _ => self.processes.reported_alive().into_iter().map(|(_, pid)| pid).collect(),
+            };
+            capture.silence.extend(remarks::of_standstill(&alive));
             if self.target.mode == TraceMode::Filter && capture.untraced.is_empty() && self.growth.none_passed() {
                 capture.silence.push(Silence::none_matched(&self.target));
             }

@@ -13,6 +13,7 @@ use crate::model::{Pid, RawProcess, Silence};
 use crate::probes::plan::Runtime;
 use crate::process::facts;
 use crate::process::growth::{Kind, Resident};
+use crate::process::standing;
 use crate::sources::allocators::Prober;
 
 /// Processes named in one remark.
@@ -128,6 +129,14 @@ pub fn of_silence(then: &[(Pid, &Resident)], left_out: usize) -> Vec<Silence> {
         reasons.push(Silence::DescendantsLeftOut);
     }
     reasons
+}
+
+/// That none of these processes runs, which is why no allocation was seen; nothing if one does.
+pub fn of_standstill(pids: &[Pid]) -> Vec<Silence> {
+    let standing: Option<Vec<_>> =
+        pids.iter().map(|pid| standing::of(*pid).map(|how| (*pid, how.to_string()))).collect();
+    let named = standing.into_iter().flatten().take(NAMED);
+    named.map(|(pid, how)| Silence::Stands { pid, how }).collect()
 }
 
 /// What to say of memory that grew far beyond what was ever outstanding: it is not malloc's.

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
 use crate::harness::build::Recipe;
 use crate::harness::snapshot::Untraced;
 use crate::harness::tracer::path_str;
@@ -189,6 +191,27 @@ fn filters_that_no_process_passes_are_said_to_match_none() {
     let text = finished.stdout;
     assert!(text.contains("no process was seen that matches --comm no-such-name"), "{text}");
     assert!(!text.contains("trace for longer"), "{text}");
+}
+
+#[test]
+fn a_process_that_is_stopped_all_the_time_is_said_to_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = "stopped-puppet";
+    let copy = directory.path().join(name);
+    build::copied(&build::victim("puppet.c"), &copy);
+    let puppet = Victim::spawn("puppet.c", Command::new(&copy).arg("wait"));
+    puppet.wait_until_ready();
+    let pid = puppet.pid();
+    let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+    signal(Signal::SIGSTOP);
+    for options in [["-p", &pid.to_string()], ["--comm", name]] {
+        let tracer = Tracer::start(&options);
+        let finished = tracer.stop();
+        finished.assert_success();
+        let said = format!("not one allocation was seen: process {pid} is stopped by a signal");
+        assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+    }
+    signal(Signal::SIGCONT);
 }
 
 #[test]

@@ -3,14 +3,13 @@
 //! In: what the kernel answered, and `/proc`. Out: one line that names the cause and the next step.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use libc::pid_t;
-use procfs::process::Process;
 
 use crate::model::Pid;
-use crate::process::threads;
+use crate::process::{standing, threads};
 
 /// Why a process could not be stopped. Whatever of it had been stopped already runs again.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +132,7 @@ pub(super) fn refusal(pid: pid_t, tid: pid_t, error: io::Error) -> Option<StopEr
 /// What it means that thread `tid` has not stopped in time.
 pub(super) fn lateness(pid: pid_t, tid: pid_t, within: Duration) -> StopError {
     let of = Pid(pid as u32);
-    match frozen_group(pid) {
+    match standing::frozen_1(pid) {
         Some(group) => StopError::Frozen { pid: of, group },
         None => StopError::Late {
             pid: of,
@@ -143,21 +142,6 @@ pub(super) fn lateness(pid: pid_t, tid: pid_t, within: Duration) -> StopError {
             within,
         },
     }
-}
-
-/// The control group that keeps a process frozen, by the freezer of version 1, whose threads wait uninterruptibly. That of
-/// version 2 lets its threads be traced.
-fn frozen_group(pid: pid_t) -> Option<PathBuf> {
-    let groups = Process::new(pid).ok()?.cgroups().ok()?;
-    let group = groups.0.into_iter().find(|group| group.controllers.iter().any(|name| name == "freezer"))?;
-    let mounts = Process::myself().ok()?.mountinfo().ok()?;
-    let mount =
-        mounts.into_iter().find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("freezer"))?;
-    // What is mounted may be a part of the hierarchy.
-    let below = Path::new(&group.pathname).strip_prefix(&mount.root).ok()?;
-    let directory = mount.mount_point.join(below);
-    let state = std::fs::read_to_string(directory.join("freezer.state")).ok()?;
-    (state.trim() != "THAWED").then_some(directory)
 }
 
 #[cfg(test)]
