@@ -39,6 +39,9 @@ pub use super::ptrace::Ending;
 pub use command::CommandError;
 pub use linker::HeldAt;
 
+/// What the thread is called that traces a command.
+pub(super) const COMMAND_THREAD: &str = "command";
+
 /// Why there is no held command. Each text is one line that names the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -194,7 +197,7 @@ impl Launched {
         let bell = Arc::new(Bell::default());
         let heard = Arc::clone(&bell);
         thread::Builder::new()
-            .name("command".to_owned())
+            .name(COMMAND_THREAD.to_owned())
             .spawn(move || tracer::run(&executable, options, &started_sender, words, notice_sender, &heard))
             .map_err(LaunchError::Fork)?;
         let started = started.recv().map_err(|_| LaunchError::Wait(io::ErrorKind::BrokenPipe.into()))??;

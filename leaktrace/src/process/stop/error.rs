@@ -9,7 +9,8 @@ use std::time::Duration;
 use libc::pid_t;
 
 use crate::model::Pid;
-use crate::process::{standing, threads};
+use crate::process::launch::COMMAND_THREAD;
+use crate::process::{facts, standing, threads};
 
 /// Why a process could not be stopped. Whatever of it had been stopped already runs again.
 #[derive(Debug, thiserror::Error)]
@@ -25,10 +26,24 @@ pub enum StopError {
     Traced {
         /// The process.
         pid: Pid,
-        /// Its tracer, a thread's id in some cases.
+        /// Its tracer.
         tracer: Pid,
         /// The tracer's short name.
         name: String,
+    },
+    /// The tracer is another leaktrace.
+    #[error(
+        "process {pid} is {} another leaktrace (process {tracer}); {}",
+        if *.is_command { "the COMMAND of" } else { "being checked at this moment by" },
+        if *.is_command { "that one can judge its blocks" } else { "try again later" }
+    )]
+    Checked {
+        /// The process.
+        pid: Pid,
+        /// The other leaktrace.
+        tracer: Pid,
+        /// It traces what it has started, for as long as both run.
+        is_command: bool,
     },
     /// The kernel refuses.
     #[error(
@@ -116,8 +131,14 @@ pub(super) fn check(pid: pid_t) -> Result<(), StopError> {
 
 /// The error for a thread that somebody else traces.
 fn already_traced(pid: pid_t, tid: pid_t) -> Option<StopError> {
-    let tracer = threads::tracer(pid, tid)?;
-    Some(StopError::Traced { pid: Pid(pid as u32), tracer: Pid(tracer as u32), name: threads::comm(tracer, tracer) })
+    let thread = threads::tracer(pid, tid)?;
+    // Threads have names that say nothing to whoever looks for a process.
+    let process = threads::process_of(thread).unwrap_or(thread);
+    let (pid, tracer) = (Pid(pid as u32), Pid(process as u32));
+    if process != std::process::id() as pid_t && facts::is_leaktrace(tracer) {
+        return Some(StopError::Checked { pid, tracer, is_command: threads::comm(process, thread) == COMMAND_THREAD });
+    }
+    Some(StopError::Traced { pid, tracer, name: threads::comm(process, process) })
 }
 
 /// What the kernel's refusal of thread `tid` means; `None` where the thread has ended.
@@ -159,6 +180,19 @@ mod tests {
         );
         assert!(late(Some('R')).contains("no processor time"));
         assert!(late(None).contains("it is ending"));
+    }
+
+    #[test]
+    fn another_leaktrace_is_told_from_a_debugger() {
+        let words = |is_command| StopError::Checked { pid: Pid(7), tracer: Pid(9), is_command }.to_string();
+        assert_eq!(
+            words(false),
+            "process 7 is being checked at this moment by another leaktrace (process 9); try again later"
+        );
+        assert_eq!(
+            words(true),
+            "process 7 is the COMMAND of another leaktrace (process 9); that one can judge its blocks"
+        );
     }
 
     #[test]
