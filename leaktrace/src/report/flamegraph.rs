@@ -8,7 +8,7 @@ use inferno::flamegraph::{self, Options, Palette};
 use super::estimates;
 use super::human::{Bytes, Span, counted};
 use super::notices::{notices, whole_stacks};
-use super::{Measure, folded, names, suppressed};
+use super::{Measure, folded, names, suppressed, verdicts};
 use crate::model::{Only, Snapshot};
 
 /// Writes the SVG. A snapshot with nothing outstanding gives a picture that says so.
@@ -86,6 +86,7 @@ fn subtitle(snapshot: &Snapshot) -> String {
     let interval = snapshot.outstanding_bytes_ci95.filter(|_| left_out.is_none());
     let bytes = estimates::bytes(shown.bytes, snapshot.sampled, interval);
     let mut parts = vec![format!("{bytes} in {}", estimates::allocations(shown.count, snapshot.sampled))];
+    parts.extend(verdicts::of_all(snapshot));
     parts.extend(left_out);
     if snapshot.options.only == Some(Only::Lost) {
         parts.push("only what is definitely or indirectly lost".to_owned());

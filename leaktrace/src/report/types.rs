@@ -1,19 +1,31 @@
-//! What is outstanding by the class of the objects in it, with `--group-by type`.
+//! What is outstanding by the class of the objects in it, and how much of that is lost, with `--group-by type`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::estimates;
 use super::human::counted;
+use super::verdicts;
 use crate::clean::clean;
-use crate::model::{Site, Snapshot, Tally};
+use crate::model::{Site, Snapshot, Tally, Verdict};
 
 /// The sites of one class.
 #[derive(Default)]
 struct Group {
-    bytes: u64,
-    count: u64,
+    amount: Tally,
     sites: u64,
+    /// What was found of the blocks that were judged, if any were.
+    verdict: Option<Verdict>,
+}
+
+impl Group {
+    fn join(&mut self, amount: Tally, sites: u64, verdict: Option<Verdict>) {
+        self.amount.join(amount);
+        self.sites += sites;
+        if let Some(verdict) = verdict {
+            self.verdict.get_or_insert_default().join(&verdict);
+        }
+    }
 }
 
 /// Writes a line for each class of these sites, given with what of them is shown, the largest first, `top` of them; then one for
@@ -21,38 +33,38 @@ struct Group {
 pub fn write(snapshot: &Snapshot, sites: &[(&Site, Tally)], top: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
     let mut groups: BTreeMap<Option<&str>, Group> = BTreeMap::new();
     for (site, shown) in sites {
-        let group = groups.entry(site.type_name.as_deref()).or_default();
-        group.bytes = group.bytes.saturating_add(shown.bytes);
-        group.count = group.count.saturating_add(shown.count);
-        group.sites += 1;
+        groups.entry(site.type_name.as_deref()).or_default().join(*shown, 1, site.shown_verdict());
     }
     let others = groups.remove(&None);
     let mut groups: Vec<(&str, Group)> = groups.into_iter().filter_map(|(name, group)| Some((name?, group))).collect();
-    groups.sort_by_key(|(_, group)| std::cmp::Reverse((group.bytes, group.count)));
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse((group.amount.bytes, group.amount.count)));
     let shown = top.unwrap_or(groups.len()).min(groups.len());
     if !groups.is_empty() || others.is_some() {
         writeln!(out)?;
     }
     for (name, group) in &groups[..shown] {
-        writeln!(out, "{}: type {}", amount(snapshot, group), clean(name))?;
+        writeln!(out, "{}: type {}{}", amount(snapshot, group), clean(name), found(group))?;
     }
     if shown < groups.len() {
-        let rest = groups[shown..].iter().fold(Group::default(), |sum, (_, group)| Group {
-            bytes: sum.bytes.saturating_add(group.bytes),
-            count: sum.count.saturating_add(group.count),
-            sites: sum.sites + group.sites,
-        });
+        let mut rest = Group::default();
+        groups[shown..].iter().for_each(|(_, group)| rest.join(group.amount, group.sites, group.verdict));
         let types = counted((groups.len() - shown) as u64, "more type");
-        writeln!(out, "{}: {types}; --top all shows them", amount(snapshot, &rest))?;
+        writeln!(out, "{}: {types}{}; --top all shows them", amount(snapshot, &rest), found(&rest))?;
     }
     if let Some(others) = &others {
-        writeln!(out, "{}: no type is known", amount(snapshot, others))?;
+        writeln!(out, "{}: no type is known{}", amount(snapshot, others), found(others))?;
     }
     Ok(())
 }
 
 fn amount(snapshot: &Snapshot, group: &Group) -> String {
-    let bytes = estimates::bytes(group.bytes, snapshot.sampled, None);
-    let count = estimates::allocations(group.count, snapshot.sampled);
+    let bytes = estimates::bytes(group.amount.bytes, snapshot.sampled, None);
+    let count = estimates::allocations(group.amount.count, snapshot.sampled);
     format!("{bytes} in {count} at {}", counted(group.sites, "site"))
+}
+
+/// What leak checks found of it, if they judged any of it: `, 2.0 KiB definitely lost, 64 B still reachable`.
+fn found(group: &Group) -> String {
+    let found = group.verdict.iter().flat_map(|verdict| verdicts::by_kind(verdict, group.amount));
+    std::iter::once(String::new()).chain(found).collect::<Vec<_>>().join(", ")
 }

@@ -74,6 +74,40 @@ pub fn of_site(site: &Site, shown: Tally) -> Option<String> {
     }
 }
 
+/// What was found of all blocks that are shown, by kind: `of these 2.0 KiB definitely lost, 64 B still reachable, 96 B not judged`. `None`
+/// where no process was judged.
+pub fn of_all(snapshot: &Snapshot) -> Option<String> {
+    let mut checks = snapshot.processes.iter().filter_map(|process| process.leak_check).peekable();
+    checks.peek()?;
+    let is_sound = checks.any(|check| !is_unsound(&check));
+    let (mut verdict, mut shown) = (Verdict::default(), Tally::default());
+    for site in &snapshot.sites {
+        shown.join(site.shown());
+        site.shown_verdict().into_iter().for_each(|found| verdict.join(&found));
+    }
+    let mut parts = by_kind(&verdict, shown);
+    let (words, worst) =
+        if is_sound { ("definitely lost", verdict.definitely_lost) } else { ("probably lost", verdict.probably_lost) };
+    if worst.count == 0 {
+        parts.insert(0, format!("nothing {words}"));
+    }
+    Some(format!("of these {}", parts.join(", ")))
+}
+
+/// What was found of some blocks, as `2.0 KiB definitely lost` for each kind that there is, the worst first, and what of those that are
+/// shown was not judged.
+pub fn by_kind(verdict: &Verdict, shown: Tally) -> Vec<String> {
+    let (mut parts, mut judged) = (Vec::new(), Tally::default());
+    for (words, tally) in kinds(verdict).into_iter().filter(|(_, tally)| tally.count > 0) {
+        judged.join(tally);
+        parts.push(format!("{} {words}", Bytes(tally.bytes)));
+    }
+    if shown.count > judged.count {
+        parts.push(format!("{} not judged", Bytes(shown.bytes.saturating_sub(judged.bytes))));
+    }
+    parts
+}
+
 /// What was found of a block.
 pub fn of_block(block: &Block) -> Option<&'static str> {
     Some(match block.verdict? {
@@ -98,9 +132,14 @@ fn kinds(verdict: &Verdict) -> [(&'static str, Tally); 6] {
     ]
 }
 
+/// Whether nothing could be called definitely lost.
+fn is_unsound(check: &LeakCheck) -> bool {
+    check.mode == LeakCheckMode::Live && check.rescanned_bytes.is_none()
+}
+
 fn sums(verdict: &Verdict, check: &LeakCheck) -> String {
     let mut kinds = kinds(verdict).to_vec();
-    if check.mode == LeakCheckMode::Live && check.rescanned_bytes.is_none() {
+    if is_unsound(check) {
         // Of which it could say nothing.
         kinds.retain(|(words, _)| !matches!(*words, "definitely lost" | "indirectly lost"));
     }
@@ -191,6 +230,29 @@ mod tests {
         assert_eq!(sums(&verdict, &LIVE), "nothing probably lost, 2.0 KiB still reachable in 2");
         let verdict = Verdict { probably_lost: tally(10, 1), ..verdict };
         assert_eq!(sums(&verdict, &LIVE), "10 B probably lost in 1 allocation, 2.0 KiB still reachable in 2");
+    }
+
+    #[test]
+    fn all_that_is_shown_is_told_by_kind_with_what_was_not_judged() {
+        let of = |check: &str, verdict: &str| {
+            let text = format!(
+                r#"{{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":2,"target":{{"mode":"pid","pids":[7]}},
+                "processes":[{{"pid":7,"comm":"a","outstanding_bytes":72,"outstanding_count":3,"leak_check":{check}}}],
+                "sites":[{{"pid":7,"process":0,"outstanding_bytes":64,"outstanding_count":2,"verdict":{verdict}}},
+                    {{"pid":7,"process":0,"outstanding_bytes":8,"outstanding_count":1}}]}}"#
+            );
+            of_all(&Snapshot::from_json(text.as_bytes()).unwrap())
+        };
+        let check = |mode| format!(r#"{{"mode":"{mode}","pause_ms":1,"scanned_bytes":4096,"passes":1}}"#);
+        assert_eq!(of("null", "null"), None);
+        let lost = r#"{"definitely_lost":{"bytes":48,"count":1},"still_reachable":{"bytes":16,"count":1}}"#;
+        let words = "of these 48 B definitely lost, 16 B still reachable, 8 B not judged";
+        assert_eq!(of(&check("exact"), lost).unwrap(), words);
+        let held = r#"{"still_reachable":{"bytes":64,"count":2}}"#;
+        let words = "of these nothing definitely lost, 64 B still reachable, 8 B not judged";
+        assert_eq!(of(&check("exact"), held).unwrap(), words);
+        let words = "of these nothing probably lost, 64 B still reachable, 8 B not judged";
+        assert_eq!(of(&check("live"), held).unwrap(), words, "of which it can say no more");
     }
 
     #[test]
