@@ -55,12 +55,14 @@ impl fmt::Display for Span {
         let two = |f: &mut fmt::Formatter<'_>, large: u64, unit: &str, small: u64, smaller: &str| {
             if small == 0 { write!(f, "{large} {unit}") } else { write!(f, "{large} {unit} {small} {smaller}") }
         };
-        let milliseconds = self.0.as_millis();
-        let seconds = self.0.as_secs();
+        // A saved snapshot has microseconds, rounded, and its report is to say the same.
+        let span = Duration::from_micros(u64::try_from((self.0.as_nanos() + 500) / 1000).unwrap_or(u64::MAX));
+        let milliseconds = span.as_millis();
+        let seconds = span.as_secs();
         match seconds {
             // Rounded to tenths, so that a minute begins at 59.95 s.
             _ if milliseconds < 1000 => write!(f, "{milliseconds} ms"),
-            _ if milliseconds < 59_950 => write!(f, "{:.1} s", self.0.as_secs_f64()),
+            _ if milliseconds < 59_950 => write!(f, "{:.1} s", span.as_secs_f64()),
             ..3600 => {
                 let seconds = seconds.max(60);
                 two(f, seconds / 60, "min", seconds % 60, "s")
@@ -74,6 +76,15 @@ impl fmt::Display for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_reads_the_same_from_a_saved_snapshot() {
+        for (nanoseconds, words) in [(331_999_600, "332 ms"), (331_999_400, "331 ms"), (999_999_500, "1.0 s")] {
+            let span = Duration::from_nanos(nanoseconds);
+            let saved = Duration::from_secs_f64((span.as_nanos() + 500).div_euclid(1000) as f64 / 1e6);
+            assert_eq!((Span(span).to_string(), Span(saved).to_string()), (words.to_owned(), words.to_owned()));
+        }
+    }
 
     #[test]
     fn bytes_change_unit_before_they_need_four_digits() {
