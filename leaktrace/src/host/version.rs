@@ -1,4 +1,6 @@
-//! The running kernel's version.
+//! The running kernel's version, and the machine's name.
+
+use crate::model::Reproduction;
 
 /// Major and minor number; (0, 0) where the kernel does not tell.
 pub fn version() -> (u32, u32) {
@@ -8,4 +10,15 @@ pub fn version() -> (u32, u32) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
         _ => (0, 0),
     }
+}
+
+/// This machine, as a snapshot names it.
+pub fn reproduction() -> Reproduction {
+    nix::sys::utsname::uname().map_or_else(
+        |_| Reproduction::default(),
+        |name| Reproduction {
+            host: Some(name.nodename().to_string_lossy().into_owned()),
+            kernel: Some(name.release().to_string_lossy().into_owned()),
+        },
+    )
 }

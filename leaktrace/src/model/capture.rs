@@ -16,6 +16,7 @@ use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
 use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
+use super::reproduction::Reproduction;
 use super::request::{Options, Target, Unwind};
 use super::silence::Silence;
 use super::site_id::SiteId;
@@ -41,6 +42,8 @@ pub struct Capture {
     pub target: Target,
     /// The options as resolved.
     pub options: Options,
+    /// The machine.
+    pub reproduction: Reproduction,
     /// Every life of every traced process.
     pub processes: Vec<RawProcess>,
     /// Every pair of process and stack. Two of one process may have the same frames; they are merged.
@@ -301,6 +304,7 @@ impl Capture {
             outstanding_bytes_ci95: total,
             target: self.target,
             options: self.options,
+            reproduction: Some(self.reproduction),
             processes,
             sites,
             sites_left_out,

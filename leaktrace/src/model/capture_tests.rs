@@ -83,6 +83,7 @@ fn capture(options: Options) -> Capture {
         target: Target { pids: vec![Pid(7)], ..Target::new(crate::model::TraceMode::Pid) },
         blocks: Some(BlockTally::read(sites.len(), &options, blocks)),
         options,
+        reproduction: Reproduction::default(),
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
         described: HashMap::new(),

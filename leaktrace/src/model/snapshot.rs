@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
 use super::notation::{lossy_path, seconds};
+use super::reproduction::Reproduction;
 use super::request::{Options, Target};
 use super::site_id::SiteId;
 use super::stack_state::StackState;
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub target: Target,
     /// The options as resolved.
     pub options: Options,
+    /// The machine; `None` where the snapshot does not say.
+    pub reproduction: Option<Reproduction>,
     /// Every process of which an event was seen, and every process named.
     pub processes: Vec<Process>,
     /// Pairs of process and stack that allocated, in the order of `options.sort`: every one that has something outstanding, and

@@ -13,6 +13,7 @@ use leaktrace_common::unwind::Stop;
 use super::verdict::findings::Judged;
 use super::verdict::holding::Holding;
 use crate::host::clock::monotonic_ns;
+use crate::host::version;
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account, BlockPiece, Clock};
 use crate::kernel::ignored_inside::Marks;
@@ -234,6 +235,7 @@ impl Draft {
             is_final: occasion.is_final,
             target: target.clone(),
             options: options.clone(),
+            reproduction: version::reproduction(),
             processes: self.processes,
             untraced: Vec::new(),
             sites: self.sites,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
+use crate::model::reproduction::Reproduction;
 use crate::model::request::{Options, Target};
 use crate::model::site_id::SiteId;
 use crate::model::snapshot::{Block, Process, Trend};
@@ -48,6 +49,9 @@ pub struct Document<'a, S> {
     pub target: Cow<'a, Target>,
     #[serde(default)]
     pub options: Cow<'a, Options>,
+    /// Absent in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduction: Option<Cow<'a, Reproduction>>,
     #[serde(default)]
     pub processes: Cow<'a, [Process]>,
     /// Only in `leaktrace/2`.
