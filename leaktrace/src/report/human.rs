@@ -43,7 +43,11 @@ impl fmt::Display for Count {
 
 /// A number of things: `1 site`, `1,234 sites`.
 pub fn counted(number: u64, thing: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
+    let plural = match number {
+        1 => "",
+        _ if thing.ends_with('s') => "es",
+        _ => "s",
+    };
     format!("{} {thing}{plural}", Count(number))
 }
 
@@ -110,6 +114,7 @@ mod tests {
             assert_eq!(Count(count).to_string(), text);
         }
         assert_eq!((counted(1, "site"), counted(0, "site")), ("1 site".to_owned(), "0 sites".to_owned()));
+        assert_eq!(counted(2, "process"), "2 processes");
     }
 
     #[test]
