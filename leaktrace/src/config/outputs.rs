@@ -8,7 +8,7 @@ use crate::cli::{ColorArg, GroupByArg, MeasureArg, OutputArgs, SchemaArg, UsageE
 use crate::model::Schema;
 use crate::report::output::Destination;
 use crate::report::text::{GroupBy, TextStyle};
-use crate::report::{Format, Measure, Outputs};
+use crate::report::{Form, Format, Measure, Outputs};
 
 /// Where reports go.
 ///
@@ -62,7 +62,7 @@ pub(super) fn want_all_sites(args: &OutputArgs) -> bool {
 }
 
 /// Of two reports in one file only the second would remain, and two on standard output would be mixed.
-fn check_distinct(outputs: &Outputs) -> Result<(), UsageError> {
+fn check_distinct<F: Form>(outputs: &Outputs<F>) -> Result<(), UsageError> {
     for (index, (format, destination)) in outputs.files.iter().enumerate() {
         let earlier = outputs.files.iter().take(index).find(|(_, earlier)| is_same(earlier, destination));
         let Some((other, _)) = earlier else { continue };

@@ -8,27 +8,28 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use super::Format;
 use super::output::{Destination, OutputFile, reason};
-use super::text::{self, TextStyle};
-use crate::model::Snapshot;
+use super::style::TextStyle;
+use super::{Form, Format};
 
 /// The reports asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outputs {
+pub struct Outputs<F = Format> {
     /// Which report goes where, beside the text.
-    pub files: Vec<(Format, Destination)>,
+    pub files: Vec<(F, Destination)>,
     /// The text report's looks.
     pub text: TextStyle,
 }
 
-impl Outputs {
+impl Outputs<Format> {
     /// Whether a report asks for sites that have nothing outstanding.
     #[must_use]
     pub fn wants_all_sites(&self) -> bool {
         self.files.iter().any(|(format, _)| matches!(format, Format::Json { all_sites: true, .. }))
     }
+}
 
+impl<F> Outputs<F> {
     /// Whether the text report goes to standard output: it does unless another report was sent there.
     #[must_use]
     pub fn text_on_stdout(&self) -> bool {
@@ -38,14 +39,14 @@ impl Outputs {
 
 /// Writes snapshots to destinations that were found writable.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct Reporter<F = Format> {
     text: Option<TextStyle>,
-    others: Vec<Output>,
+    others: Vec<Output<F>>,
 }
 
 #[derive(Debug)]
-struct Output {
-    format: Format,
+struct Output<F> {
+    format: F,
     /// `None` is standard output.
     file: Option<OutputFile>,
     /// For messages.
@@ -61,13 +62,13 @@ pub struct Delivery {
     pub failures: Vec<anyhow::Error>,
 }
 
-impl Reporter {
+impl<F: Form> Reporter<F> {
     /// Checks every destination, so that a trace does not run for hours to fail in the end.
     ///
     /// # Errors
     /// The first destination that cannot be written.
-    pub fn prepare(outputs: &Outputs) -> anyhow::Result<Self> {
-        let prepared = |(format, destination): &(Format, Destination)| -> anyhow::Result<Output> {
+    pub fn prepare(outputs: &Outputs<F>) -> anyhow::Result<Self> {
+        let prepared = |(format, destination): &(F, Destination)| -> anyhow::Result<Output<F>> {
             let (file, name) = match destination {
                 Destination::Stdout => (None, "-".to_owned()),
                 Destination::File(path) => {
@@ -88,32 +89,32 @@ impl Reporter {
         self.text.is_some()
     }
 
-    /// Writes `snapshot` everywhere, standard output first: that report must arrive even if the disk is full.
-    pub fn deliver(&self, snapshot: &Snapshot) -> Delivery {
-        self.deliver_to(snapshot, &mut io::stdout().lock())
+    /// Writes `content` everywhere, standard output first: that report must arrive even if the disk is full.
+    pub fn deliver(&self, content: &F::Content) -> Delivery {
+        self.deliver_to(content, &mut io::stdout().lock())
     }
 
     /// [`Self::deliver`] with another writer for standard output.
-    pub fn deliver_to(&self, snapshot: &Snapshot, stdout: &mut dyn Write) -> Delivery {
+    pub fn deliver_to(&self, content: &F::Content, stdout: &mut dyn Write) -> Delivery {
         let mut delivery = Delivery { stdout_open: true, failures: Vec::new() };
         if let Some(style) = self.text {
             timed("text", || {
                 delivery.stdout(stdout, |out| {
-                    text::write(snapshot, style, out)?;
+                    F::write_text(content, style, out)?;
                     // A line between the reports of one trace.
-                    if snapshot.is_final { Ok(()) } else { out.write_all(b"\n") }
+                    if F::is_last(content) { Ok(()) } else { out.write_all(b"\n") }
                 });
             });
         }
         for output in &self.others {
             // A stream cannot take back an earlier report.
-            if output.file.is_none() && !snapshot.is_final && !output.format.can_follow_itself() {
+            if output.file.is_none() && !F::is_last(content) && !output.format.can_follow_itself() {
                 continue;
             }
             timed(output.format.option(), || match &output.file {
-                None => delivery.stdout(stdout, |out| output.format.write(snapshot, out)),
+                None => delivery.stdout(stdout, |out| output.format.write(content, out)),
                 Some(file) => {
-                    let written = file.write(|out| output.format.write(snapshot, out));
+                    let written = file.write(|out| output.format.write(content, out));
                     delivery.failures.extend(written.with_context(|| cannot_write(output.format, &output.name)).err());
                 }
             });
@@ -145,7 +146,7 @@ fn timed(what: &str, write: impl FnOnce()) {
     log::info!("writing {what} took {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
 }
 
-fn cannot_write(format: Format, name: &str) -> String {
+fn cannot_write(format: impl Form, name: &str) -> String {
     format!("cannot write {} {name}", format.option())
 }
 
@@ -155,7 +156,7 @@ mod tests {
 
     use super::super::text::GroupBy;
     use super::*;
-    use crate::model::Schema;
+    use crate::model::{Schema, Snapshot};
 
     const TEXT: TextStyle = TextStyle {
         top: None,

@@ -1,4 +1,4 @@
-//! The snapshot as JSON: one line, so that interval reports on one stream are JSON Lines.
+//! A snapshot, or a difference, as JSON: one line, so that interval reports on one stream are JSON Lines.
 //!
 //! Names are kept whole, but must not control a terminal that prints the line: unsafe characters that JSON itself does not
 //! escape are written as `\u….`
@@ -9,16 +9,15 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
 use crate::clean::is_unsafe;
-use crate::model::Written;
 
-/// Writes the snapshot and a newline. The order of keys does not change within a schema.
+/// Writes the document and a newline. The order of keys does not change within a schema.
 ///
 /// # Errors
 /// What `out` reports.
-pub fn write(snapshot: &Written<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub fn write(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     // The serializer writes each token by itself: into this buffer without a call through `dyn`.
     let mut out = BufWriter::with_capacity(1 << 16, out);
-    snapshot.serialize(&mut Serializer::with_formatter(&mut out, Safe(CompactFormatter)))?;
+    document.serialize(&mut Serializer::with_formatter(&mut out, Safe(CompactFormatter)))?;
     out.write_all(b"\n")?;
     out.flush()
 }

@@ -23,7 +23,7 @@ mod types;
 mod verdicts;
 
 pub use deliver::{Delivery, Outputs, Reporter};
-pub use format::Format;
+pub use format::{Form, Format};
 pub use notices::notices;
 
 /// What the width of a flame graph's frame stands for.
