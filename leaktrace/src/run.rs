@@ -1,8 +1,9 @@
 //! The top level: reads the command line, runs what it asks for, and turns the result into messages and an exit status.
 
+mod saved;
+
 use std::borrow::Cow;
-use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -160,14 +161,14 @@ fn examine() -> anyhow::Result<u8> {
 
 /// Renders a saved snapshot.
 fn report_again(config: &ReportConfig) -> anyhow::Result<u8> {
-    let name = config.snapshot.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
-    let cannot_use = || format!("cannot use the snapshot {name}");
-    let mut snapshot = Snapshot::from_json(&read(config)?).with_context(cannot_use)?;
+    let path = config.snapshot.as_deref();
+    let cannot_use = || saved::cannot_use(path);
+    let mut snapshot = saved::read(path)?;
     if let Some(age) = config.older_than {
         snapshot.retain_older_than(age).with_context(cannot_use)?;
     }
     if config.outputs.wants_all_sites() && snapshot.sites_left_out > 0 {
-        let left_out = snapshot.sites_left_out;
+        let (name, left_out) = (saved::name(path), snapshot.sites_left_out);
         log::warn!("--all-sites: {name} was written without {left_out} sites that have nothing outstanding");
     }
     if config.outputs.text.show_allocs && !snapshot.has_blocks() {
@@ -194,18 +195,6 @@ fn chosen(snapshot: &Snapshot, only: Option<Only>) -> Cow<'_, Snapshot> {
         Some(Only::Lost) => Cow::Owned(snapshot.only_lost()),
         Some(Only::Unknown) | None => Cow::Borrowed(snapshot),
     }
-}
-
-fn read(config: &ReportConfig) -> anyhow::Result<Vec<u8>> {
-    let Some(path) = &config.snapshot else {
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-        return Ok(bytes);
-    };
-    fs::read(path).map_err(|error| {
-        let reason = report::output::reason(&error);
-        anyhow::anyhow!("cannot read {}: {reason}; name a file that --json wrote", path.display())
-    })
 }
 
 /// Delivers the last report; if it cannot be written, the run fails.
