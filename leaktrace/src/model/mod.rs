@@ -6,6 +6,7 @@
 
 mod blocks;
 mod capture;
+mod diff;
 mod estimate;
 mod hidden;
 mod holders;
@@ -31,6 +32,7 @@ mod verdict;
 
 pub use blocks::{BlockTally, RawBlock, SiteTally};
 pub use capture::{Capture, Counters, Named, RawProcess, RawSite, Resolver};
+pub use diff::{Amount, Change, Diff, Difference, Lapse, Matched, Pair, ProgramDiff, SiteDiff};
 pub use estimate::Spread;
 pub use hidden::Suppressed;
 pub use holders::{Described, Holder, Retained, RootKind};
@@ -38,7 +40,7 @@ pub use losses::{Losses, Stacks};
 pub use lost::NoVerdict;
 pub use reproduction::Reproduction;
 pub use request::{Only, Options, SortKey, Target, TraceMode, Unwind};
-pub use schema::{Schema, SnapshotError, Written};
+pub use schema::{Schema, SnapshotError, Written, WrittenDiff};
 pub use select::NoBlocks;
 pub use silence::Silence;
 pub use sink::{Sink, Status};

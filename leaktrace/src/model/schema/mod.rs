@@ -1,12 +1,14 @@
 //! The JSON that `--json` writes and `report` reads: the types in memory do not depend on it.
 //!
 //! `forms` has the fields of a file, `write` makes a file from a snapshot, `read` makes a snapshot from a file and says what
-//! is wrong with a file that is not a snapshot.
+//! is wrong with a file that is not a snapshot. `diff` has the form of what differs between two, which is written only.
 
+mod diff;
 mod forms;
 mod read;
 mod write;
 
+pub use diff::WrittenDiff;
 pub use read::SnapshotError;
 pub use write::Written;
 

@@ -183,13 +183,13 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
 
 /// The frames of all stacks, each once, in the order of their first appearance.
 #[derive(Default)]
-struct Table<'a> {
-    frames: Vec<Cow<'a, Frame>>,
+pub(super) struct Table<'a> {
+    pub frames: Vec<Cow<'a, Frame>>,
     places: HashMap<&'a Frame, u32>,
 }
 
 impl<'a> Table<'a> {
-    fn place(&mut self, frame: &'a Frame) -> u32 {
+    pub fn place(&mut self, frame: &'a Frame) -> u32 {
         match self.places.entry(frame) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
