@@ -5,6 +5,7 @@
 
 mod args;
 mod checks;
+mod diff;
 mod manual;
 mod usage;
 mod values;
@@ -18,6 +19,7 @@ pub use args::{
     SortArg, TraceArgs, UnwindArg, WhomArgs,
 };
 pub use checks::{CheckArgs, CheckModeArg, HeuristicArg, LeakCheckArg};
+pub use diff::{DiffArgs, DiffOutputArgs, DiffSortArg};
 pub use manual::{completions, manual};
 pub use usage::UsageError;
 pub use values::Top;
@@ -36,6 +38,7 @@ leaktrace [OPTIONS]                       trace every process
        leaktrace [OPTIONS] -p PID[,PID...]       trace running processes
        leaktrace [OPTIONS] -- COMMAND [ARGS]...  launch a command and trace it
        leaktrace report SNAPSHOT [OPTIONS]       render a saved snapshot again
+       leaktrace diff OLD NEW [OPTIONS]          say what grew between two saved snapshots
        leaktrace doctor                          say what this machine lacks for tracing";
 
 const AFTER_HELP: &str = "See --help for defaults, exit status and examples.";
@@ -99,6 +102,9 @@ pub enum Action {
     /// Render a snapshot that --json saved: any output format, other sites, other order
     #[command(override_usage = "leaktrace report SNAPSHOT [OPTIONS]")]
     Report(Box<ReportArgs>),
+    /// Say what grew between two snapshots that --json saved, at which sites and how fast
+    #[command(override_usage = "leaktrace diff OLD NEW [OPTIONS]", after_long_help = diff::AFTER_HELP)]
+    Diff(Box<DiffArgs>),
     /// Say what this kernel and machine support, and what to do about what is missing
     Doctor(MessageArgs),
     /// Print shell completions

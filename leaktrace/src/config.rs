@@ -4,6 +4,7 @@
 //! conflict is settled, or a [`UsageError`].
 
 mod checks;
+mod diff;
 mod outputs;
 mod suppressions;
 mod whom;
@@ -24,6 +25,7 @@ use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
 
 pub use checks::{CheckMode, CheckPlan, NoChecks};
+pub use diff::DiffConfig;
 pub use whom::{Filters, Whom};
 
 /// What to do.
@@ -33,6 +35,8 @@ pub enum Invocation {
     Trace(Box<Config>),
     /// Render a saved snapshot.
     Report(Box<ReportConfig>),
+    /// Compare two saved snapshots.
+    Diff(Box<DiffConfig>),
     /// Examine this machine.
     Doctor(Messages),
     /// Print completions.
@@ -187,6 +191,7 @@ impl Invocation {
         Ok(match cli.action {
             None => Self::Trace(Box::new(Config::resolve(cli.trace, surroundings)?)),
             Some(Action::Report(args)) => Self::Report(Box::new(ReportConfig::resolve(*args, surroundings)?)),
+            Some(Action::Diff(args)) => Self::Diff(Box::new(DiffConfig::resolve(*args, surroundings)?)),
             Some(Action::Doctor(messages)) => Self::Doctor(Messages::resolve(&messages, false, surroundings)),
             Some(Action::Completions { shell }) => Self::Completions(shell),
             Some(Action::Man) => Self::Man,

@@ -5,13 +5,15 @@ mod saved;
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::analysis::diff;
 use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
-use crate::config::{Config, Invocation, ReportConfig, Surroundings};
+use crate::config::{Config, DiffConfig, Invocation, ReportConfig, Surroundings};
 use crate::holder;
 use crate::host::{errno, limits};
 use crate::model::{Only, Sink, Snapshot, Status};
@@ -81,6 +83,10 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
         Invocation::Report(config) => {
             logging::start(config.messages);
             report_again(config)
+        }
+        Invocation::Diff(config) => {
+            logging::start(config.messages);
+            compare(config)
         }
         Invocation::Doctor(messages) => {
             logging::start(*messages);
@@ -189,6 +195,26 @@ fn report_again(config: &ReportConfig) -> anyhow::Result<u8> {
     Ok(exit_code(&snapshot, None, config.gate))
 }
 
+/// Compares two saved snapshots.
+fn compare(config: &DiffConfig) -> anyhow::Result<u8> {
+    let read = |path: &Option<PathBuf>| -> anyhow::Result<Snapshot> {
+        let mut snapshot = saved::read(path.as_deref())?;
+        // A difference is of sums; the blocks may be most of what there is.
+        snapshot.sites.iter_mut().for_each(|site| site.blocks = None);
+        Ok(snapshot)
+    };
+    let mut diff = diff::compare(read(&config.snapshots.before)?, read(&config.snapshots.after)?);
+    diff.sort_sites(config.sort);
+    let reporter = Reporter::prepare(&config.outputs)?;
+    if !reporter.writes_text() {
+        for doubt in report::diff::doubts(&diff) {
+            log::warn!("{doubt}");
+        }
+    }
+    delivered(reporter.deliver(&diff))?;
+    Ok(0)
+}
+
 /// The part of a snapshot that reports are to show.
 fn chosen(snapshot: &Snapshot, only: Option<Only>) -> Cow<'_, Snapshot> {
     match only {
@@ -205,7 +231,12 @@ fn deliver_last(reporter: &Reporter, snapshot: &Snapshot) -> anyhow::Result<()> 
             log::warn!("{}", notice.line());
         }
     }
-    let Delivery { failures, .. } = reporter.deliver(snapshot);
+    delivered(reporter.deliver(snapshot))
+}
+
+/// An error if a report could not be written.
+fn delivered(delivery: Delivery) -> anyhow::Result<()> {
+    let failures = delivery.failures;
     if failures.is_empty() {
         return Ok(());
     }

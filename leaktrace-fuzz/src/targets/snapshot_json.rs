@@ -1,8 +1,10 @@
-//! What `leaktrace report SNAPSHOT` does: reads, filters, sorts, and writes every format.
+//! What `leaktrace report SNAPSHOT` and `leaktrace diff` do: reads, filters, sorts, compares, and writes every format.
 
-use leaktrace::model::{Schema, Snapshot, SortKey, Written};
+use leaktrace::analysis::diff::compare;
+use leaktrace::model::{Change, Diff, Difference, Schema, Snapshot, SortKey, Written};
+use leaktrace::report::diff::DiffFormat;
 use leaktrace::report::text::{GroupBy, TextStyle};
-use leaktrace::report::{Measure, flamegraph, folded, json, text};
+use leaktrace::report::{Form, Measure, flamegraph, folded, json, text};
 use std::io;
 use std::time::Duration;
 
@@ -47,6 +49,8 @@ pub const WORDS: &[&str] = &[
     "outstanding_bytes",
     "outstanding_count",
 ];
+const PLAIN: TextStyle =
+    TextStyle { top: None, show_allocs: true, holders: true, group_by: GroupBy::Stack, color: false, width: None };
 const KEYS: [SortKey; 5] = [SortKey::Bytes, SortKey::Count, SortKey::Age, SortKey::Growth, SortKey::Unknown];
 
 pub fn run(input: &[u8]) {
@@ -62,6 +66,9 @@ pub fn run(input: &[u8]) {
     }
 
     render(&snapshot);
+    let same = compare(snapshot.clone(), snapshot.clone());
+    assert!(same.sites.iter().all(|site| site.change == Change::Unchanged), "it differs from itself");
+    let original = snapshot.clone();
     for key in KEYS {
         snapshot.sort_sites(key);
     }
@@ -73,6 +80,24 @@ pub fn run(input: &[u8]) {
         assert!(blocks.all(|block| block.age >= Duration::from_secs(5)));
     }
     render(&snapshot);
+    let (there, back) = (compare(original.clone(), snapshot.clone()), compare(snapshot, original));
+    let Difference { bytes, count } = there.totals().difference();
+    assert_eq!(back.totals().difference(), Difference { bytes: -bytes, count: -count });
+    render_difference(&there);
+    render_difference(&back);
+}
+
+/// Every format of a difference.
+fn render_difference(diff: &Diff) {
+    let style = TextStyle { top: None, ..PLAIN };
+    let report = write(|out| DiffFormat::write_text(diff, style, out));
+    let controls = report.iter().filter(|byte| byte.is_ascii_control() && **byte != b'\n').count();
+    assert_eq!(controls, 0, "a difference acts on the terminal");
+    write(|out| DiffFormat::Folded.write(diff, out));
+    let written = write(|out| DiffFormat::Json.write(diff, out));
+    assert_eq!(written.iter().position(|&byte| byte == b'\n'), Some(written.len() - 1), "a difference is one line");
+    // Numbers that no machine produces are refused.
+    let _ = DiffFormat::Flamegraph(Measure::Bytes).write(diff, &mut Vec::new());
 }
 
 /// What is written is a line that is read, and written again alike.
@@ -96,11 +121,9 @@ fn reads_back(snapshot: &Snapshot, schema: Schema) {
 
 /// Every format, and what is said beside it.
 fn render(snapshot: &Snapshot) {
-    let plain =
-        TextStyle { top: None, show_allocs: true, holders: true, group_by: GroupBy::Stack, color: false, width: None };
-    let narrow = TextStyle { top: Some(1), show_allocs: false, color: true, width: Some(20), ..plain };
-    let by_type = TextStyle { group_by: GroupBy::Type, ..plain };
-    let report = write(|out| text::write(snapshot, plain, out));
+    let narrow = TextStyle { top: Some(1), show_allocs: false, color: true, width: Some(20), ..PLAIN };
+    let by_type = TextStyle { group_by: GroupBy::Type, ..PLAIN };
+    let report = write(|out| text::write(snapshot, PLAIN, out));
     let controls = report.iter().filter(|byte| byte.is_ascii_control() && **byte != b'\n').count();
     assert_eq!(controls, 0, "a report acts on the terminal");
     write(|out| text::write(snapshot, narrow, out));

@@ -40,7 +40,12 @@ fn subcommands(out: &mut Vec<u8>) -> io::Result<()> {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         writeln!(out, ".TP\n\\fBleaktrace {}\\fR\n{}.", command.get_name(), escape(&about))?;
     }
-    writeln!(out, ".PP\n\\fBleaktrace report\\fR takes the options of the last three groups above.")
+    writeln!(out, ".PP\n\\fBleaktrace report\\fR takes the options of the last three groups above.")?;
+    writeln!(
+        out,
+        ".PP\n\\fBleaktrace diff\\fR takes the options \\fB\\-\\-flamegraph\\fR, \\fB\\-\\-flamegraph\\-by\\fR, \\fB\\-\\-folded\\fR,"
+    )?;
+    writeln!(out, "\\fB\\-\\-json\\fR, \\fB\\-\\-top\\fR, \\fB\\-\\-sort\\fR (bytes or count) and those of messages.")
 }
 
 /// The text under `--help`: its first lines on values, each `Heading:` as a section, indented lines as they stand.

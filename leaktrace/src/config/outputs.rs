@@ -16,15 +16,6 @@ use crate::report::{Form, Format, Measure, Outputs};
 /// Two that name the same file.
 pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surroundings) -> Result<Outputs, UsageError> {
     let destination = |path: &PathBuf| Destination::from_arg(path.as_os_str());
-    let measure = match args.flamegraph_by {
-        MeasureArg::Bytes => Measure::Bytes,
-        MeasureArg::Count => Measure::Count,
-    };
-    let color = match color {
-        ColorArg::Auto => surroundings.color,
-        ColorArg::Always => true,
-        ColorArg::Never => false,
-    };
     let schema = match args.json_schema {
         SchemaArg::V1 => Schema::V1,
         SchemaArg::V2 => Schema::V2,
@@ -32,7 +23,7 @@ pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surround
     let json = Format::Json { schema, all_sites: want_all_sites(args) };
     let lsan = Format::Lsan { objects: args.show_allocs };
     let asked_for = [
-        (Format::Flamegraph(measure), &args.flamegraph),
+        (Format::Flamegraph(measure(args.flamegraph_by)), &args.flamegraph),
         (Format::Folded, &args.folded),
         (json, &args.json),
         (lsan, &args.lsan),
@@ -48,12 +39,27 @@ pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surround
                 GroupByArg::Stack => GroupBy::Stack,
                 GroupByArg::Type => GroupBy::Type,
             },
-            color,
+            color: self::color(color, surroundings),
             width: surroundings.columns,
         },
     };
     check_distinct(&outputs)?;
     Ok(outputs)
+}
+
+pub(super) fn measure(arg: MeasureArg) -> Measure {
+    match arg {
+        MeasureArg::Bytes => Measure::Bytes,
+        MeasureArg::Count => Measure::Count,
+    }
+}
+
+pub(super) fn color(arg: ColorArg, surroundings: Surroundings) -> bool {
+    match arg {
+        ColorArg::Auto => surroundings.color,
+        ColorArg::Always => true,
+        ColorArg::Never => false,
+    }
 }
 
 /// Readers of the first schema do not know that sites may be left out.
@@ -62,7 +68,7 @@ pub(super) fn want_all_sites(args: &OutputArgs) -> bool {
 }
 
 /// Of two reports in one file only the second would remain, and two on standard output would be mixed.
-fn check_distinct<F: Form>(outputs: &Outputs<F>) -> Result<(), UsageError> {
+pub(super) fn check_distinct<F: Form>(outputs: &Outputs<F>) -> Result<(), UsageError> {
     for (index, (format, destination)) in outputs.files.iter().enumerate() {
         let earlier = outputs.files.iter().take(index).find(|(_, earlier)| is_same(earlier, destination));
         let Some((other, _)) = earlier else { continue };

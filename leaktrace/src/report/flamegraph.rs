@@ -46,7 +46,7 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
 }
 
 /// Writes a graph of inferno's, which titles the frame of all stacks "all (N bytes, 100%)" and leaves its label empty.
-fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
     // The title of any other frame that takes the whole width says 100.00%.
     let frame = svg.find(", 100%)</title>");
     match frame.and_then(|frame| Some(frame + svg.get(frame..)?.find("</text>")?)) {
@@ -115,7 +115,7 @@ fn subtitle(snapshot: &Snapshot) -> String {
 }
 
 /// For a graph without samples inferno returns an error and draws a picture that says so. Nothing outstanding is no error.
-fn write_empty(title: &str, subtitle: &str, empty: &str, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_empty(title: &str, subtitle: &str, empty: &str, out: &mut dyn Write) -> io::Result<()> {
     let (title, subtitle, empty) = (escape_xml(title), escape_xml(subtitle), escape_xml(empty));
     writeln!(
         out,

@@ -55,15 +55,21 @@ pub(super) fn stacks(snapshot: &Snapshot, measure: Measure, with_process: bool) 
 
 /// The names of frames, each computed once: a frame may be in all stacks of its program.
 #[derive(Default)]
-struct Escaped(HashMap<*const Frame, String>);
+pub(super) struct Escaped(HashMap<*const Frame, String>);
 
 impl Escaped {
-    fn name(&mut self, frame: &Arc<Frame>) -> &str {
+    pub fn name(&mut self, frame: &Arc<Frame>) -> &str {
         self.0.entry(Arc::as_ptr(frame)).or_insert_with(|| escape(&names::function(frame)))
     }
 }
 
 fn stack(snapshot: &Snapshot, site: &Site, with_process: bool, escaped: &mut Escaped) -> String {
+    let process = with_process.then(|| names::process(snapshot, site));
+    line(process.as_deref(), site, escaped)
+}
+
+/// A site's stack, outermost first, below a frame for its process if that is given.
+pub(super) fn line(process: Option<&str>, site: &Site, escaped: &mut Escaped) -> String {
     let mut stack = String::new();
     let mut add = |name: &str| {
         if !stack.is_empty() {
@@ -71,8 +77,8 @@ fn stack(snapshot: &Snapshot, site: &Site, with_process: bool, escaped: &mut Esc
         }
         stack.push_str(name);
     };
-    if with_process {
-        add(&escape(&names::process(snapshot, site)));
+    if let Some(process) = process {
+        add(&escape(process));
     }
     if site.stack.is_empty() {
         add(names::NO_STACK);
@@ -86,7 +92,7 @@ fn stack(snapshot: &Snapshot, site: &Site, with_process: bool, escaped: &mut Esc
 
 /// A name without characters that have a meaning in this format: `;` separates frames, and a last word of digits would be
 /// read as the line's number (there may be two, for differential flame graphs).
-fn escape(name: &str) -> String {
+pub(super) fn escape(name: &str) -> String {
     let mut name = name.trim().replace(';', ":");
     if let Some((head, last)) = name.rsplit_once(' ')
         && last.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')

@@ -41,6 +41,20 @@ impl fmt::Display for Count {
     }
 }
 
+/// Bytes a second: `0.5 B/s`, `4.0 KiB/s`.
+pub struct Rate(pub f64);
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is to be rounded below a unit is shown in tenths.
+        if self.0.abs() < 1023.95 {
+            write!(f, "{:.1} B/s", self.0.abs())
+        } else {
+            write!(f, "{}/s", Bytes(self.0.abs() as u64))
+        }
+    }
+}
+
 /// A number of things: `1 site`, `1,234 sites`.
 pub fn counted(number: u64, thing: &str) -> String {
     let plural = match number {
@@ -104,6 +118,15 @@ mod tests {
         ];
         for (bytes, text) in cases {
             assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn rates_are_bytes_a_second() {
+        let cases =
+            [(0.0, "0.0 B/s"), (0.26, "0.3 B/s"), (-40.0, "40.0 B/s"), (1023.96, "1023 B/s"), (4096.0, "4.0 KiB/s")];
+        for (rate, text) in cases {
+            assert_eq!(Rate(rate).to_string(), text);
         }
     }
 

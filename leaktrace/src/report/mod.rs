@@ -4,6 +4,7 @@
 //! Invariant: a renderer sees only the model: no aya, no tokio, no /proc here. Every format says every loss.
 
 mod deliver;
+pub mod diff;
 mod estimates;
 pub mod flamegraph;
 pub mod folded;

@@ -121,7 +121,7 @@ pub fn of_block(block: &Block) -> Option<&'static str> {
 }
 
 /// The kinds with their words, the worst first.
-fn kinds(verdict: &Verdict) -> [(&'static str, Tally); 6] {
+pub(super) fn kinds(verdict: &Verdict) -> [(&'static str, Tally); 6] {
     [
         ("definitely lost", verdict.definitely_lost),
         ("indirectly lost", verdict.indirectly_lost),

@@ -26,6 +26,7 @@ mod command;
 mod committed_object;
 mod debuginfod;
 mod deep;
+mod diff;
 mod doctor;
 mod everything;
 mod failures;

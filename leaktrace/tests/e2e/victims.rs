@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::build;
-use crate::{command, frames, hostile_files, jitted, reachability, replaced_code, threads};
+use crate::{command, diff, frames, hostile_files, jitted, reachability, replaced_code, threads};
 
 /// What is built from one source without further libraries.
 const PLAIN: [&str; 31] = [
@@ -63,7 +63,9 @@ fn every_plain_victim_is_built() {
         }
     }
     let recipes = frames::RECIPES.into_iter().chain(hostile_files::RECIPES).chain(jitted::RECIPES);
-    for recipe in recipes.chain(replaced_code::RECIPES).chain(threads::RECIPES).chain([command::SANITIZED]) {
+    for recipe in
+        recipes.chain(replaced_code::RECIPES).chain(threads::RECIPES).chain(diff::RECIPES).chain([command::SANITIZED])
+    {
         let built = recipe.built();
         if let Some(directory) = &copies {
             fs::copy(built, Path::new(directory).join(recipe.name)).unwrap();

@@ -96,6 +96,11 @@ impl Tracer {
         self.child.id()
     }
 
+    /// A file that it writes at each report.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("leaktrace still runs");
     }
