@@ -16,11 +16,12 @@ pub const MOST: usize = 3;
 
 /// Groups of cases about exact numbers or the traced process' health. These cases exist to find failures that appear once in
 /// many runs: none of them is run again.
-pub const STRICT: [&str; 17] = [
+pub const STRICT: [&str; 18] = [
     "abandoned",
     "accounting",
     "capacity",
     "command",
+    "diff",
     "holder",
     "hostile_files",
     "lifecycle",

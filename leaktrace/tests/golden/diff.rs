@@ -184,7 +184,7 @@ fn each_reason_to_doubt_has_its_sentence() {
                 old.losses.allocs_dropped = 7;
                 new.losses.stacks_truncated = 2;
             },
-            &["OLD lacks 7 allocations: ", "NEW lacks 2 stacks cut: "],
+            &["lost in OLD: 7 allocations; ", "lost in NEW: 2 stacks cut; "],
         ),
         (
             |old, new| {

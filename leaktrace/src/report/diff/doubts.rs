@@ -242,7 +242,7 @@ fn losses(snapshots: Pair<&Snapshot>) -> Vec<String> {
     for (name, notices) in [("OLD", &noticed.before), ("NEW", &noticed.after)] {
         let lost: Vec<_> = notices.iter().filter(|it| it.is_loss).map(|it| it.short.as_str()).collect();
         if !lost.is_empty() {
-            lines.push(format!("{name} lacks {}: what differs may be what was lost", lost.join(", ")));
+            lines.push(format!("lost in {name}: {}; sites may differ by that alone", lost.join(", ")));
         }
     }
     let said =

@@ -8,10 +8,10 @@ use super::doubts::doubts;
 use super::words;
 use crate::clean::clean;
 use crate::model::{Amount, Change, Diff, Matched, Pair, ProgramDiff, SiteDiff};
-use crate::report::human::{Bytes, Count, counted};
-use crate::report::stack;
+use crate::report::human::{Count, counted};
 use crate::report::style::{Paint, TextStyle};
 use crate::report::verdicts;
+use crate::report::{estimates, stack};
 
 const HEADER: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -44,7 +44,7 @@ pub fn write(diff: &Diff, style: TextStyle, out: &mut dyn Write) -> io::Result<(
         }
     }
     if !rest.is_empty() {
-        writeln!(out, "\n{}", sum(rest, if shown.is_empty() { "site" } else { "more site" }))?;
+        writeln!(out, "\n{}", sum(diff, rest, if shown.is_empty() { "site" } else { "more site" }))?;
     }
     Ok(())
 }
@@ -115,13 +115,13 @@ fn name(program: &ProgramDiff) -> String {
 }
 
 /// What the sites that are not shown come to.
-fn sum(rest: &[&SiteDiff], what: &str) -> String {
+fn sum(diff: &Diff, rest: &[&SiteDiff], what: &str) -> String {
     let (mut more, mut less) = (0u128, 0u128);
     for site in rest.iter().filter(|site| site.change != Change::NotListed) {
         let bytes = site.amount.difference().bytes;
         *(if bytes > 0 { &mut more } else { &mut less }) += bytes.unsigned_abs();
     }
-    let size = |bytes: u128| Bytes(u64::try_from(bytes).unwrap_or(u64::MAX));
+    let size = |bytes: u128| estimates::bytes(u64::try_from(bytes).unwrap_or(u64::MAX), diff.is_estimate(), None);
     let sites = counted(rest.len() as u64, what);
     format!("{sites}: {} more and {} less; --top all shows them", size(more), size(less))
 }

@@ -124,10 +124,11 @@ pub fn suppressed(diff: &Diff) -> Option<String> {
         sums.after.join(site.amount.after.outstanding);
     }
     (!hidden.is_empty()).then(|| {
+        let Pair { before, after } = diff.snapshots.as_ref().zip(sums);
         format!(
             "suppressed: {} before and {} after at {}; in the totals, not listed",
-            Bytes(sums.before.bytes),
-            Bytes(sums.after.bytes),
+            estimates::bytes(before.1.bytes, before.0.sampled, None),
+            estimates::bytes(after.1.bytes, after.0.sampled, None),
             counted(hidden.len() as u64, "site")
         )
     })
