@@ -71,7 +71,9 @@ Examples:
     sudo leaktrace -i 10 -n 6
   Record now, look later:
     sudo leaktrace -p 4242 -d 5m --show-allocs --json leak.json
-    leaktrace report leak.json --older-than 1m --flamegraph leak.svg";
+    leaktrace report leak.json --older-than 1m --flamegraph leak.svg
+  See what grew from one such file to another:
+    leaktrace diff monday.json friday.json";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
