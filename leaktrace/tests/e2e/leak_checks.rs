@@ -154,8 +154,8 @@ fn a_stop_that_would_take_too_long_is_left_out_and_said() {
 
 /// What a process shares with others and has not used itself is searched while it is stopped, and is no part of its size.
 #[test]
-fn a_stop_that_took_longer_than_planned_is_said_unless_it_was_asked_for() {
-    for (options, is_said) in [(&[][..], true), (&["--leak-check-mode", "exact"][..], false)] {
+fn a_stop_that_took_longer_than_allowed_is_said() {
+    for options in [&[][..], &["--leak-check-mode", "exact"]] {
         let mut victim = Victim::start("untouched.c", &[]);
         let tracer = Tracer::attach(&victim, &[&["--max-pause", "20ms"], options].concat());
         victim.work();
@@ -167,7 +167,7 @@ fn a_stop_that_took_longer_than_planned_is_said_unless_it_was_asked_for() {
             victim.pid(),
             check.pause_ms
         );
-        assert_eq!(finished.stdout.contains(&said), is_said, "{}", finished.stdout);
+        assert!(finished.stdout.contains(&said), "{}", finished.stdout);
         victim.finish();
     }
 }
