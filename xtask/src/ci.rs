@@ -5,7 +5,7 @@ use anyhow::Result;
 use std::time::Duration;
 
 /// For how long each reader is fed with damaged input.
-const FUZZING: Duration = Duration::from_secs(20);
+const FUZZING: Duration = Duration::from_secs(10);
 
 /// Everything of `test`, the readers with damaged input, the committed BPF objects against their sources (the end-to-end tests on
 /// fresh ones, where another toolchain made those that are committed), and other kernels
