@@ -11,7 +11,7 @@ use super::memory::Memory;
 const PAGE: u64 = 4096;
 const WORD: u64 = 8;
 /// What is read of a heap at once, bytes.
-const WINDOW: u64 = 32 << 10;
+const WINDOW: u64 = 128 << 10;
 /// A chunk's header before its block.
 pub(super) const HEADER: u64 = 16;
 /// The flags of a size: the chunk before is in use, the chunk has a mapping of its own, it is of another arena than the first.
@@ -52,14 +52,30 @@ pub(super) struct Walked {
     pub(super) last: u64,
 }
 
-/// Goes through a heap.
+/// The size of the chunk that glibc makes for so many bytes; where only a little more would be left over it is larger.
+fn chunk_for(size: u64) -> u64 {
+    size.saturating_add(WORD).checked_next_multiple_of(UNIT).unwrap_or(u64::MAX).max(SMALLEST)
+}
+
+/// Goes through a heap. Where recorded blocks lie one behind the other it need not be read.
 pub(super) fn walk(heap: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> Option<Walked> {
     let mut window = Window { memory, start: 0, words: vec![0; (WINDOW / WORD) as usize] };
-    let mut recorded = blocks.within(heap).map(|block| blocks.start(block)).peekable();
+    let mut recorded = blocks.within(heap).map(|block| (blocks.start(block), blocks.size(block))).peekable();
     let mut unrecorded = Vec::new();
     let mut start = heap.start;
     let mut field = window.word(start + WORD)?;
     loop {
+        while recorded.next_if(|(known, _)| *known < start + HEADER).is_some() {}
+        let known = recorded.next_if(|(known, _)| *known == start + HEADER);
+        if let Some((mut last, mut size)) = known {
+            while let Some(next) = recorded.next_if(|(next, _)| *next == last.saturating_add(chunk_for(size))) {
+                (last, size) = next;
+            }
+            if last - HEADER != start {
+                start = last - HEADER;
+                field = window.word(start + WORD)?;
+            }
+        }
         let mut chunk = Chunk { start, size: field & !FLAGS, word: 0 };
         if field & IS_MMAPPED != 0 || !chunk.size.is_multiple_of(UNIT) {
             return None;
@@ -74,11 +90,8 @@ pub(super) fn walk(heap: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> O
         }
         chunk.word = window.word(start + HEADER)?;
         field = window.word(next + WORD)?;
-        if field & BEFORE_IS_USED != 0 && chunk.size >= SMALLEST {
-            while recorded.next_if(|known| *known < chunk.block()).is_some() {}
-            if recorded.next_if_eq(&chunk.block()).is_none() {
-                unrecorded.push(chunk);
-            }
+        if known.is_none() && field & BEFORE_IS_USED != 0 && chunk.size >= SMALLEST {
+            unrecorded.push(chunk);
         }
         start = next;
     }
@@ -126,6 +139,17 @@ mod tests {
         let found = walked(&heads, 0x4_1000, &[0x2a0]);
         assert_eq!(found.as_ref().unwrap().last, HEAP + 0x4_0320);
         assert_eq!(chunks(found), [(0, 0x290), (0x2e0, 0x40), (0x320, 0x4_0000)], "one is recorded, one is free");
+    }
+
+    #[test]
+    fn recorded_blocks_one_behind_the_other_are_not_read() {
+        // The chunks of three blocks of 24, 25 and 8 bytes; only the last one's size is there, and it is larger than needed.
+        let heads = [(0, 0x21), (0x50, 0x31), (0x80, 0x41), (0xc0, 0xf41)];
+        let words = heads.iter().map(|(at, field)| (HEAP + at, vec![0, *field])).collect();
+        let blocks = Blocks::new([(HEAP + 0x10, 24), (HEAP + 0x30, 25), (HEAP + 0x60, 8)]).unwrap();
+        let found = walk(&(HEAP..HEAP + 0x1000), &blocks, &Words(words));
+        assert_eq!(chunks(found), [(0x80, 0x40)]);
+        assert_eq!([0, 24, 25, 40, 41].map(chunk_for), [32, 32, 48, 48, 64]);
     }
 
     #[test]

@@ -63,13 +63,13 @@ fn title(diff: &Diff, measure: Measure) -> String {
     if before == after { format!("{what} of {after}") } else { format!("{what} of {after} against {before}") }
 }
 
-/// Totals, how to read it, what it cannot show, and that there are warnings.
+/// The sum, how to read it, what it cannot show, and that there are warnings. It has one line of some 160 letters.
 fn subtitle(diff: &Diff) -> String {
-    let mut parts = vec![words::totals(diff), "red grew, blue shrank".to_owned()];
+    let mut parts = vec![words::sum(diff), "red grew, blue shrank".to_owned()];
     let gone = diff.changed().filter(|site| site.change == Change::Gone);
     let gone = gone.fold(0u64, |sum, site| sum.saturating_add(site.amount.before.outstanding.bytes));
     if gone > 0 {
-        parts.push(format!("what is gone has no width: {}", Bytes(gone)));
+        parts.push(format!("not drawn: {}, gone", Bytes(gone)));
     }
     let not_listed = diff.number(Change::NotListed);
     if not_listed > 0 {

@@ -90,24 +90,29 @@ pub fn compared(diff: &Diff) -> String {
     }
 }
 
-/// The difference of the totals, and how many sites differ and how.
-pub fn totals(diff: &Diff) -> String {
+/// The difference of the totals.
+pub fn sum(diff: &Diff) -> String {
     let totals = diff.totals();
     let sizes = totals.map(|amount| (amount.outstanding.bytes, amount.outstanding.count));
-    let whole = match sizes.after.cmp(&sizes.before) {
+    match sizes.after.cmp(&sizes.before) {
         std::cmp::Ordering::Equal if sizes.after == (0, 0) => "nothing outstanding in either".to_owned(),
         std::cmp::Ordering::Equal => format!("{} in both", amounts(diff, Change::Unchanged, &totals)),
         std::cmp::Ordering::Greater => amounts(diff, Change::Grew, &totals),
         std::cmp::Ordering::Less => amounts(diff, Change::Shrank, &totals),
-    };
-    let rate = rate(diff, totals.map(|amount| amount.outstanding.bytes)).filter(|_| sizes.before != sizes.after);
+    }
+}
+
+/// The difference of the totals, how fast that came, and how many sites differ and how.
+pub fn totals(diff: &Diff) -> String {
+    let sizes = diff.totals().map(|amount| amount.outstanding);
+    let rate = rate(diff, sizes.map(|size| size.bytes)).filter(|_| sizes.before != sizes.after);
     let kinds =
         [Change::Grew, Change::Shrank, Change::New, Change::Gone, Change::NotListed, Change::Unchanged].map(|kind| {
             let number = diff.number(kind);
             (number > 0).then(|| format!("{} {}", Count(number), change(kind)))
         });
     let kinds: Vec<_> = kinds.into_iter().flatten().collect();
-    let mut parts = vec![whole];
+    let mut parts = vec![sum(diff)];
     parts.extend(rate);
     if !kinds.is_empty() {
         parts.push(format!("sites: {}", kinds.join(", ")));

@@ -104,7 +104,7 @@ impl Estimate {
     }
 
     /// On two cores 1 GB in a million blocks with four pointers each is searched in 0.8 s; fewer pointers take less. To find the blocks
-    /// from before the trace takes half as long. What is swapped out is read at the speed of a disk.
+    /// from before the trace takes half as long, if all of it is from then. What is swapped out is read at the speed of a disk.
     fn exact(self) -> Duration {
         let searching = Duration::from_nanos(self.resident_bytes.saturating_mul(6) / 5);
         let reading = Duration::from_nanos(self.swapped_bytes.saturating_mul(5));
