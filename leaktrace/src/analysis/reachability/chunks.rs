@@ -27,8 +27,9 @@ const SMALLEST: u64 = 32;
 pub(super) struct Chunk {
     pub(super) start: u64,
     pub(super) size: u64,
-    /// The first word of its block.
+    /// The first word of its block, and the second.
     pub(super) word: u64,
+    pub(super) key: u64,
 }
 
 impl Chunk {
@@ -48,6 +49,8 @@ impl Chunk {
 pub(super) struct Walked {
     /// Chunks in use that are no recorded block, by address. What threads and fastbins keep for the next request is among them.
     pub(super) unrecorded: Vec<Chunk>,
+    /// There are recorded blocks at other places than chunks': parts of a chunk that the program deals out itself.
+    pub(super) has_others: bool,
     /// The last chunk, which is the free rest of the heap (`top`) unless the arena goes on elsewhere.
     pub(super) last: u64,
 }
@@ -61,11 +64,13 @@ fn chunk_for(size: u64) -> u64 {
 pub(super) fn walk(heap: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> Option<Walked> {
     let mut window = Window { memory, start: 0, words: vec![0; (WINDOW / WORD) as usize] };
     let mut recorded = blocks.within(heap).map(|block| (blocks.start(block), blocks.size(block))).peekable();
-    let mut unrecorded = Vec::new();
+    let (mut unrecorded, mut has_others) = (Vec::new(), false);
     let mut start = heap.start;
-    let mut field = window.word(start + WORD)?;
+    let mut field = window.word(start + WORD).filter(|field| field & BEFORE_IS_USED != 0)?;
     loop {
-        while recorded.next_if(|(known, _)| *known < start + HEADER).is_some() {}
+        while recorded.next_if(|(known, _)| *known < start + HEADER).is_some() {
+            has_others = true;
+        }
         let known = recorded.next_if(|(known, _)| *known == start + HEADER);
         if let Some((mut last, mut size)) = known {
             while let Some(next) = recorded.next_if(|(next, _)| *next == last.saturating_add(chunk_for(size))) {
@@ -76,21 +81,30 @@ pub(super) fn walk(heap: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> O
                 field = window.word(start + WORD)?;
             }
         }
-        let mut chunk = Chunk { start, size: field & !FLAGS, word: 0 };
+        let mut chunk = Chunk { start, size: field & !FLAGS, word: 0, key: 0 };
         if field & IS_MMAPPED != 0 || !chunk.size.is_multiple_of(UNIT) {
             return None;
         }
-        // What closes a heap that its arena has left (`sysmalloc`).
-        if chunk.size == 0 {
-            return (start + HEADER == heap.end).then_some(Walked { unrecorded, last: start });
+        // Two chunks close a heap that its arena has left (`sysmalloc`). Below the break others may follow, behind what the program has
+        // taken itself.
+        let closes = chunk.size < SMALLEST;
+        if closes && start + chunk.size + HEADER != heap.end && (chunk.size > 0 || start + HEADER != heap.end) {
+            return None;
         }
         let next = start.checked_add(chunk.size).filter(|next| *next <= heap.end)?;
-        if next == heap.end {
-            return Some(Walked { unrecorded, last: start });
+        if next == heap.end || chunk.size == 0 {
+            has_others |= recorded.next().is_some();
+            return Some(Walked { unrecorded, has_others, last: start });
         }
-        chunk.word = window.word(start + HEADER)?;
+        let is_after_used = field & BEFORE_IS_USED != 0;
+        (chunk.word, chunk.key) = (window.word(start + HEADER)?, window.word(start + HEADER + WORD)?);
         field = window.word(next + WORD)?;
-        if known.is_none() && field & BEFORE_IS_USED != 0 && chunk.size >= SMALLEST {
+        let is_free = field & BEFORE_IS_USED == 0;
+        // A free chunk ends with its size, and the one before it is not free: they would be one.
+        if is_free && (!is_after_used || window.word(next)? != chunk.size) {
+            return None;
+        }
+        if known.is_none() && !is_free && !closes {
             unrecorded.push(chunk);
         }
         start = next;
@@ -123,8 +137,9 @@ mod tests {
 
     const HEAP: u64 = 0x5555_0000_0000;
 
-    fn walked(heads: &[(u64, u64)], end: u64, recorded: &[u64]) -> Option<Walked> {
-        let words = heads.iter().map(|(at, head)| (HEAP + at, vec![0, *head])).collect();
+    /// Chunks by place, with what they say of the size of the one before and of their own.
+    fn walked(heads: &[(u64, u64, u64)], end: u64, recorded: &[u64]) -> Option<Walked> {
+        let words = heads.iter().map(|(at, before, head)| (HEAP + at, vec![*before, *head])).collect();
         let blocks = Blocks::new(recorded.iter().map(|at| (HEAP + at, 8))).unwrap();
         walk(&(HEAP..HEAP + end), &blocks, &Words(words))
     }
@@ -135,17 +150,41 @@ mod tests {
 
     #[test]
     fn a_chunk_is_in_use_if_the_next_one_says_so() {
-        let heads = [(0, 0x291), (0x290, 0x31), (0x2c0, 0x21), (0x2e0, 0x40), (0x320, 0x4_0001), (0x4_0320, 0xce1)];
+        let heads = [
+            (0, 0, 0x291),
+            (0x290, 7, 0x31),
+            (0x2c0, 7, 0x21),
+            (0x2e0, 0x20, 0x40),
+            (0x320, 7, 0x4_0001),
+            (0x4_0320, 7, 0xce1),
+        ];
         let found = walked(&heads, 0x4_1000, &[0x2a0]);
-        assert_eq!(found.as_ref().unwrap().last, HEAP + 0x4_0320);
+        assert_eq!(found.as_ref().map(|found| (found.last, found.has_others)), Some((HEAP + 0x4_0320, false)));
         assert_eq!(chunks(found), [(0, 0x290), (0x2e0, 0x40), (0x320, 0x4_0000)], "one is recorded, one is free");
+        let found = walked(&heads, 0x4_1000, &[0x2a0, 0x1000]).unwrap();
+        assert!(found.has_others, "a part of a chunk is recorded");
+        assert_eq!(walked(&heads, 0x4_1000, &[0x2a0, 0x4_0400]).map(|found| found.has_others), Some(true));
+    }
+
+    #[test]
+    fn a_free_chunk_ends_with_its_size_and_follows_one_that_is_not() {
+        let of = |before: u64, own: u64| {
+            let heads = [(0, 0, 0x21), (0x20, 7, 0x30 | own), (0x50, before, 0x40), (0x90, 7, 0xf71)];
+            walked(&heads, 0x1000, &[]).map(|walked| walked.unrecorded.len())
+        };
+        assert_eq!(of(0x30, 1), Some(2));
+        assert_eq!(of(0x50, 1), None, "no size at its end");
+        assert_eq!(of(0x30, 0), None, "both are free");
+        // What a program takes from the break, with a pointer and a size in front.
+        let regions = [(0, HEAP + 0x1000, 0x1000), (0x1000, 0, 0x1000)];
+        assert_eq!(walked(&regions, 0x2000, &[]), None);
     }
 
     #[test]
     fn recorded_blocks_one_behind_the_other_are_not_read() {
         // The chunks of three blocks of 24, 25 and 8 bytes; only the last one's size is there, and it is larger than needed.
-        let heads = [(0, 0x21), (0x50, 0x31), (0x80, 0x41), (0xc0, 0xf41)];
-        let words = heads.iter().map(|(at, field)| (HEAP + at, vec![0, *field])).collect();
+        let heads = [(0, 0, 0x21), (0x50, 7, 0x31), (0x80, 7, 0x41), (0xc0, 7, 0xf41)];
+        let words = heads.iter().map(|(at, before, field)| (HEAP + at, vec![*before, *field])).collect();
         let blocks = Blocks::new([(HEAP + 0x10, 24), (HEAP + 0x30, 25), (HEAP + 0x60, 8)]).unwrap();
         let found = walk(&(HEAP..HEAP + 0x1000), &blocks, &Words(words));
         assert_eq!(chunks(found), [(0x80, 0x40)]);
@@ -153,19 +192,22 @@ mod tests {
     }
 
     #[test]
-    fn what_an_arena_has_left_ends_with_a_chunk_of_no_size() {
-        let heads = [(0, 0x25), (0x20, 0xfc1), (0xfe0, 0x10), (0xff0, 1)];
+    fn what_an_arena_has_left_ends_with_two_small_chunks() {
+        let heads = [(0, 0, 0x25), (0x20, 7, 0xfc1), (0xfe0, 0xfc0, 0x10), (0xff0, 0, 1)];
         assert_eq!(chunks(walked(&heads, 0x1000, &[])), [(0, 0x20)]);
         assert_eq!(walked(&heads, 0x2000, &[]), None, "it is not the end");
+        let before = [(0, 0, 0x21), (0x20, 0, 0x11), (0x30, 0, 0x11), (0x40, 0, 0xfc1)];
+        assert_eq!(walked(&before, 0x1000, &[]), None, "more follows behind what closed the heap");
     }
 
     #[test]
     fn chunks_must_lead_to_the_end() {
         for heads in [
-            [(0, 0x31), (0x30, 0xfe1)],
-            [(0, 0x33), (0x30, 0xfd1)],
-            [(0, 0x39), (0x38, 0xfc9)],
-            [(0, 0x31), (0x40, 0xfc1)],
+            [(0, 0, 0x31), (0x30, 7, 0xfe1)],
+            [(0, 0, 0x33), (0x30, 7, 0xfd1)],
+            [(0, 0, 0x39), (0x38, 7, 0xfc9)],
+            [(0, 0, 0x31), (0x40, 7, 0xfc1)],
+            [(0, 0, 0x30), (0x30, 7, 0xfd1)],
         ] {
             assert_eq!(walked(&heads, 0x1000, &[]), None, "{heads:x?}");
         }

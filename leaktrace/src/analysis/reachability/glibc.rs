@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::allocators::Space;
 use super::blocks::Blocks;
 use super::descriptors;
 use super::memory::Memory;
@@ -27,8 +28,14 @@ const LARGE: u64 = 64 << 10;
 
 /// What the allocator manages of a mapping without a name, around these blocks: heaps of arenas, and blocks that have a mapping
 /// of their own. In ascending order.
-pub(super) fn managed(mapping: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> Vec<Range<u64>> {
-    let mut managed: Vec<Range<u64>> = heaps_of_arenas(mapping, memory).map(|heap| heap.range).collect();
+pub(super) fn managed(
+    mapping: &Range<u64>,
+    arenas: &[ArenaHeap],
+    blocks: &Blocks,
+    memory: &dyn Memory,
+) -> Vec<Range<u64>> {
+    let within = arenas.iter().filter(|heap| mapping.contains(&heap.range.start));
+    let mut managed: Vec<Range<u64>> = within.map(|heap| heap.range.clone()).collect();
     let arenas = managed.len();
     for block in blocks.within(mapping) {
         let start = blocks.start(block);
@@ -104,10 +111,18 @@ impl ArenaHeap {
     }
 }
 
-/// The heaps of arenas in a mapping, by address.
-pub(super) fn heaps_of_arenas(mapping: &Range<u64>, memory: &dyn Memory) -> impl Iterator<Item = ArenaHeap> {
-    let first = mapping.start.next_multiple_of(HEAP);
-    (first..mapping.end).step_by(HEAP as usize).filter_map(|heap| arena_heap(heap, memory))
+/// The heaps of arenas, by address.
+pub(super) fn heaps_of_arenas(space: &Space<'_>) -> Vec<ArenaHeap> {
+    space.multiples(HEAP).filter_map(|heap| arena_heap(heap, space.memory)).collect()
+}
+
+/// Where the block begins that has this mapping for itself: an aligned one has a header of its own (`_int_memalign`).
+pub(super) fn block_alone(mapping: &Range<u64>, memory: &dyn Memory) -> u64 {
+    let first = mapping.start + CHUNK;
+    let aligned = (5..usize::BITS - 16).map(|shift| first.next_multiple_of(1 << shift));
+    let aligned = aligned.filter(|block| *block > first && *block < mapping.end);
+    let has_header = |block: &u64| mapped_alone(*block, mapping.end, memory).as_ref() == Some(mapping);
+    aligned.into_iter().find(has_header).unwrap_or(first)
 }
 
 /// The heap of an arena that begins here (`heap_info`: its arena, the heap before, its size, how much of it was ever writable).
@@ -301,15 +316,21 @@ mod tests {
         vec![range]
     }
 
+    /// With all arenas' heaps in the mapping.
+    fn managed_in(mapping: &Range<u64>, blocks: &Blocks, memory: &Words) -> Vec<Range<u64>> {
+        let heaps = (mapping.start.next_multiple_of(HEAP)..mapping.end).step_by(HEAP as usize);
+        managed(mapping, &heaps.filter_map(|heap| arena_heap(heap, memory)).collect::<Vec<_>>(), blocks, memory)
+    }
+
     #[test]
     fn a_heap_of_an_arena_is_known_by_its_header() {
         let heap = |at: u64, words: [u64; 4]| Words(vec![(at, words.to_vec()), (0x7f00_0000_0000, vec![0; 16])]);
         let first = 0x7f00_0400_0000;
         let memory = heap(first, [first + 48, 0, 0x21000, 0x21000]);
         let none = Blocks::new([]).unwrap();
-        assert_eq!(managed(&(first..first + 0x21000), &none, &memory), only(first..first + 0x21000));
+        assert_eq!(managed_in(&(first..first + 0x21000), &none, &memory), only(first..first + 0x21000));
         // A mapping that begins before the heap, and goes on behind it.
-        assert_eq!(managed(&(first - 0x1000..first + 0x40000), &none, &memory), only(first..first + 0x21000));
+        assert_eq!(managed_in(&(first - 0x1000..first + 0x40000), &none, &memory), only(first..first + 0x21000));
         for other in [
             [first + 8, 0, 0x21000, 0x21000],
             [first + 48, 0, 0x21001, 0x22000],
@@ -317,14 +338,14 @@ mod tests {
             [first + 48, 8, 0x21000, 0x21000],
             [0; 4],
         ] {
-            assert!(managed(&(first..first + 0x21000), &none, &heap(first, other)).is_empty(), "{other:x?}");
+            assert!(managed_in(&(first..first + 0x21000), &none, &heap(first, other)).is_empty(), "{other:x?}");
         }
         let second = first + 2 * HEAP;
         let both = Words(vec![
             (first, vec![first + 48, 0, 0x21000, 0x21000]),
             (second, vec![first + 48, first, 0x4000, 0x4000]),
         ]);
-        assert_eq!(managed(&(second..second + 0x4000), &none, &both), only(second..second + 0x4000));
+        assert_eq!(managed_in(&(second..second + 0x4000), &none, &both), only(second..second + 0x4000));
     }
 
     #[test]
@@ -333,14 +354,14 @@ mod tests {
         let memory = Words(vec![(page, vec![0, 0x22002, 0, 0])]);
         let blocks = |size| Blocks::new([(page + 16, size)]).unwrap();
         let mapping = page - 0x4000..page + 0x30000;
-        assert_eq!(managed(&mapping, &blocks(0x21000), &memory), only(page..page + 0x22000));
-        assert!(managed(&mapping, &blocks(0x22000), &memory).is_empty(), "larger than its chunk");
+        assert_eq!(managed_in(&mapping, &blocks(0x21000), &memory), only(page..page + 0x22000));
+        assert!(managed_in(&mapping, &blocks(0x22000), &memory).is_empty(), "larger than its chunk");
         let memory = Words(vec![(page, vec![0, 0x22001, 0, 0])]);
-        assert!(managed(&mapping, &blocks(0x21000), &memory).is_empty(), "of a heap");
+        assert!(managed_in(&mapping, &blocks(0x21000), &memory).is_empty(), "of a heap");
         // posix_memalign to 0x1000.
         let memory = Words(vec![(page + 0xff0, vec![0xff0, 0x22012 & !FLAGS | 2, 0, 0])]);
         let aligned = Blocks::new([(page + 0x1000, 0x20000)]).unwrap();
-        assert_eq!(managed(&mapping, &aligned, &memory), only(page..page + 0x23000));
+        assert_eq!(managed_in(&mapping, &aligned, &memory), only(page..page + 0x23000));
     }
 
     #[test]
@@ -356,6 +377,26 @@ mod tests {
         assert_eq!(found(page + 0x46000), [first.clone(), page + 0x25000..page + 0x46000]);
         assert_eq!(found(page + 0x45000), [first], "the second does not end within");
         assert!(found(page + 0x2000).is_empty());
+    }
+
+    #[test]
+    fn an_aligned_block_with_a_mapping_of_its_own_has_a_header_of_its_own() {
+        let page = 0x7f00_0001_0000;
+        let whole = page..page + 0x22000;
+        let plain = (page, vec![0, 0x22002]);
+        assert_eq!(block_alone(&whole, &Words(vec![plain.clone()])), page + 16);
+        let aligned = |room: u64| (page + room, vec![room, (0x22000 - room) | 2]);
+        assert_eq!(block_alone(&whole, &Words(vec![plain.clone(), aligned(0xff0)])), page + 0x1000);
+        assert_eq!(block_alone(&whole, &Words(vec![plain, aligned(0x30)])), page + 0x40);
+    }
+
+    #[test]
+    fn blocks_that_follow_each_other_are_found_with_gaps_between_them() {
+        let page = 0x7f00_0001_0000;
+        let words =
+            vec![(page, vec![0, 0x22002]), (page + 0x24000, vec![0, 0x1002]), (page + 0x40000, vec![0, 0x1002])];
+        let found = mapped_in_a_row(page..page + 0x50000, &Words(words));
+        assert_eq!(found, [page..page + 0x22000, page + 0x24000..page + 0x25000], "the last is too far behind");
     }
 
     #[test]

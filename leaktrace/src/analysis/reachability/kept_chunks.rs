@@ -4,6 +4,8 @@
 //! In: all chunks that seem to be in use and are no recorded blocks. Out: which of these are kept so, or are caches themselves; or
 //! that a list has anything else. From 2.32 on links are mangled ("Safe-Linking"), and caches have had three shapes.
 
+use std::collections::{HashMap, HashSet};
+
 use super::chunks::{Chunk, HEADER};
 use super::memory::Memory;
 
@@ -55,34 +57,58 @@ impl State {
     }
 }
 
-/// A shape that caches have had: the size of their chunk, and where the heads of their lists begin, in bytes. The first 64 lists are
-/// of one size each, from 32 bytes on; others are of larger chunks.
+/// A shape that caches have had: the size of their chunk, how they count what each list has, and where the heads of the lists begin,
+/// in bytes. The first 64 lists are of one size each, from 32 bytes on; others are of larger chunks.
 struct Shape {
     chunk: u64,
-    lists: u64,
-    count: usize,
+    counts: Counts,
+    heads: u64,
+    lists: usize,
+}
+
+/// How a cache counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// What there is, a byte each.
+    Bytes,
+    /// In two bytes each.
+    Words,
+    /// How many may still come, in two bytes each: with what there is, as many for every list.
+    Left,
 }
 
 /// From 2.26, 2.30 and 2.42 on.
 const SHAPES: [Shape; 3] = [
-    Shape { chunk: 0x250, lists: 64, count: 64 },
-    Shape { chunk: 0x290, lists: 128, count: 64 },
-    Shape { chunk: 0x300, lists: 152, count: 76 },
+    Shape { chunk: 0x250, counts: Counts::Bytes, heads: 64, lists: 64 },
+    Shape { chunk: 0x290, counts: Counts::Words, heads: 128, lists: 64 },
+    Shape { chunk: 0x300, counts: Counts::Left, heads: 152, lists: 76 },
 ];
 /// Lists of one size.
 const OF_ONE_SIZE: usize = 64;
-
-/// What the links of a list point to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Links {
-    /// As in a cache.
-    ToBlocks,
-    /// As in a fastbin.
-    ToChunks,
-}
-
+/// How many links are followed at most, to tell caches from what a program has, since a process waits.
+const MOST_LINKS: usize = 1 << 20;
+/// Of how many threads the pointer to the cache is looked for.
+const MOST_SEARCHED: usize = 64;
 /// How far below a thread's control block its pointer to its cache may be, bytes: behind it come the variables of the program.
 const STORAGE: u64 = 64 << 10;
+
+/// A cache that was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Cache {
+    /// The places of the chunks that it keeps, and its own.
+    places: Vec<usize>,
+    /// By what its links are told from others: none has that if it keeps nothing.
+    links: Option<Links>,
+}
+
+/// How the links in a cache look, which is the same in all of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// They are addresses.
+    Plain,
+    /// Each is mangled with its own address, from 2.32 on.
+    Mangled,
+}
 
 /// Chunks that seem to be in use, and what is known of them.
 pub(super) struct Kept<'a> {
@@ -91,6 +117,9 @@ pub(super) struct Kept<'a> {
     chunks: &'a [Chunk],
     /// For each whether it is free, or a cache.
     is_free: Vec<bool>,
+    /// What was read of blocks that may be caches.
+    known: HashMap<u64, Option<Cache>>,
+    links_left: usize,
 }
 
 impl<'a> Kept<'a> {
@@ -101,22 +130,18 @@ impl<'a> Kept<'a> {
         threads: &[u64],
         memory: &'a dyn Memory,
     ) -> Result<Self, &'static str> {
-        let mut kept = Self { memory, chunks, is_free: vec![false; chunks.len()] };
+        let is_free = vec![false; chunks.len()];
+        let mut kept = Self { memory, chunks, is_free, known: HashMap::new(), links_left: MOST_LINKS };
+        let threads: Vec<u64> =
+            threads.iter().copied().filter(|thread| thread.is_multiple_of(WORD) && *thread > STORAGE).collect();
+        let caches = kept.caches(&threads)?;
+        let links = caches.iter().find_map(|cache| cache.links);
+        for place in caches.into_iter().flat_map(|cache| cache.places) {
+            kept.is_free[place] = true;
+        }
         for state in states {
             for (size, chunk) in (2 * UNIT..).step_by(UNIT as usize).zip(&state.fastbins) {
-                let list = kept.take(*chunk, Links::ToChunks, |chunk| chunk == size, &mut Vec::new());
-                list.ok_or("a fastbin has something else")?;
-            }
-        }
-        let mut threads = threads.iter().filter(|thread| thread.is_multiple_of(WORD) && **thread > STORAGE);
-        // All threads have the pointer at the same distance.
-        let distance = threads.find_map(|thread| kept.find_cache(*thread)).ok_or("no thread's cache is found")?;
-        for thread in threads {
-            let mut pointer = [0];
-            let unread = memory.read(thread - distance, &mut pointer);
-            // Without one it has not asked for memory yet.
-            if unread > 0 || pointer[0] != 0 && kept.take_cache(pointer[0]).is_none() {
-                return Err("a thread's cache is not understood");
+                kept.take_fastbin(*chunk, size, links).ok_or("a fastbin has something else")?;
             }
         }
         Ok(kept)
@@ -127,71 +152,146 @@ impl<'a> Kept<'a> {
         self.chunks.iter().zip(&self.is_free).filter(|(_, is_free)| !**is_free).map(|(chunk, _)| *chunk)
     }
 
-    /// Takes what a thread's cache keeps, and says how far below the control block its pointer to the cache is. Of several words that
-    /// may be this pointer it is the one whose cache keeps most.
-    fn find_cache(&mut self, thread: u64) -> Option<u64> {
+    /// The caches of all threads. They have the pointer at the same distance from their control blocks, and those that have not asked for
+    /// memory have none there.
+    fn caches(&mut self, threads: &[u64]) -> Result<Vec<Cache>, &'static str> {
         let mut storage = vec![0; (STORAGE / WORD) as usize];
-        self.memory.read(thread - STORAGE, &mut storage);
-        let mut best: Option<(usize, u64, u64)> = None;
-        for (word, distance) in storage.iter().rev().zip((WORD..).step_by(WORD as usize)) {
-            let Some(taken) = self.take_cache(*word) else { continue };
-            if best.is_none_or(|(most, ..)| taken.len() > most) {
-                best = Some((taken.len(), *word, distance));
+        for thread in threads.iter().take(MOST_SEARCHED) {
+            self.memory.read(thread - STORAGE, &mut storage);
+            let mut best: Option<(usize, Vec<Cache>)> = None;
+            let mut is_one = true;
+            for (word, distance) in storage.iter().rev().zip((WORD..).step_by(WORD as usize)) {
+                if self.cache(*word).is_none() {
+                    continue;
+                }
+                let Some(caches) = self.caches_at(distance, threads) else { continue };
+                let count = caches.iter().map(|cache| cache.places.len()).sum();
+                match &best {
+                    Some((most, known)) if count <= *most => is_one &= count < *most || *known == caches,
+                    _ => (best, is_one) = (Some((count, caches)), true),
+                }
             }
-            self.give_back(taken);
+            if self.links_left == 0 {
+                return Err("there are too many links to follow");
+            }
+            match best {
+                Some((_, caches)) if is_one => return Ok(caches),
+                Some(_) => return Err("several things may be the threads' caches"),
+                // There may be the storage of another thread.
+                None => {}
+            }
         }
-        let (_, cache, distance) = best?;
-        self.take_cache(cache).map(|_| distance)
+        Err("the threads' caches are not found")
     }
 
-    /// Takes what the cache in this block keeps, and itself: their places. Nothing if it is none.
-    fn take_cache(&mut self, block: u64) -> Option<Vec<usize>> {
-        let place = self.place(block).filter(|place| !self.is_free[*place])?;
+    /// The caches of all threads, if their pointers are at this distance.
+    fn caches_at(&mut self, distance: u64, threads: &[u64]) -> Option<Vec<Cache>> {
+        let (mut caches, mut places) = (Vec::new(), HashSet::new());
+        for thread in threads {
+            let mut pointer = [0];
+            if self.memory.read(thread - distance, &mut pointer) > 0 {
+                return None;
+            }
+            if pointer[0] == 0 {
+                continue;
+            }
+            let cache = self.cache(pointer[0])?;
+            let links = caches.iter().find_map(|cache: &Cache| cache.links).or(cache.links);
+            let is_alike = cache.links.is_none() || cache.links == links;
+            if !is_alike || !cache.places.iter().all(|place| places.insert(*place)) {
+                return None;
+            }
+            caches.push(cache);
+        }
+        Some(caches)
+    }
+
+    /// What the cache in this block keeps; `None` if it is none.
+    fn cache(&mut self, block: u64) -> Option<Cache> {
+        let place = self.place(block)?;
         let shape = SHAPES.iter().find(|shape| shape.chunk == self.chunks[place].size)?;
-        let mut heads = vec![0; shape.count];
-        if self.memory.read(block + shape.lists, &mut heads) > 0 {
+        if let Some(known) = self.known.get(&block) {
+            return known.clone();
+        }
+        let cache = self.read_cache(place, shape);
+        self.known.insert(block, cache.clone());
+        cache
+    }
+
+    fn read_cache(&mut self, place: usize, shape: &Shape) -> Option<Cache> {
+        let block = self.chunks[place].block();
+        let mut words = vec![0; shape.heads as usize / WORD as usize + shape.lists];
+        if self.memory.read(block, &mut words) > 0 {
             return None;
         }
-        let mut taken = vec![place];
-        self.is_free[place] = true;
-        for (number, head) in heads.into_iter().enumerate() {
-            let size = UNIT * (number as u64 + 2);
-            let largest = UNIT * (OF_ONE_SIZE as u64 + 1);
-            let is_size = |chunk| if number < OF_ONE_SIZE { chunk == size } else { chunk > largest };
-            if self.take(head, Links::ToBlocks, is_size, &mut taken).is_none() {
-                self.give_back(taken);
+        let (counts, heads) = words.split_at((shape.heads / WORD) as usize);
+        let counts: Vec<u8> = counts.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let count = |list: usize| match shape.counts {
+            Counts::Bytes => usize::from(counts[list]),
+            Counts::Words | Counts::Left => usize::from(u16::from_le_bytes([counts[2 * list], counts[2 * list + 1]])),
+        };
+        let (mut cache, mut key, mut room) = (Cache { places: vec![place], links: None }, None, None);
+        for (list, head) in heads.iter().enumerate() {
+            let before = cache.places.len();
+            let mut next = *head;
+            while next != 0 {
+                self.links_left = self.links_left.checked_sub(1)?;
+                let place = self.place(next)?;
+                let chunk = self.chunks[place];
+                let size = UNIT * (list as u64 + 2);
+                let largest = UNIT * (OF_ONE_SIZE as u64 + 1);
+                let is_size = if list < OF_ONE_SIZE { chunk.size == size } else { chunk.size > largest };
+                let number = cache.places.len() - before + 1;
+                if !is_size || shape.counts != Counts::Left && number > count(list) {
+                    return None;
+                }
+                // From 2.29 on each has a word that is the same in all: the address of the cache, and from 2.34 on a random one.
+                let has_key =
+                    shape.counts == Counts::Bytes || chunk.key != 0 && *key.get_or_insert(chunk.key) == chunk.key;
+                let clear = chunk.word ^ chunk.block() >> 12;
+                let links = match shape.counts {
+                    Counts::Bytes => Links::Plain,
+                    _ if chunk.key == block && clear != 0 && self.place(clear).is_none() => Links::Plain,
+                    _ => Links::Mangled,
+                };
+                if !has_key || *cache.links.get_or_insert(links) != links {
+                    return None;
+                }
+                cache.places.push(place);
+                next = if links == Links::Plain { chunk.word } else { clear };
+            }
+            let number = cache.places.len() - before;
+            let is_right = match shape.counts {
+                Counts::Bytes | Counts::Words => number == count(list),
+                Counts::Left => *room.get_or_insert(number + count(list)) == number + count(list),
+            };
+            if !is_right {
                 return None;
             }
         }
-        Some(taken)
+        let mut places = cache.places.clone();
+        places.sort_unstable();
+        places.dedup();
+        (places.len() == cache.places.len()).then_some(cache)
     }
 
-    fn give_back(&mut self, taken: Vec<usize>) {
-        for place in taken {
-            self.is_free[place] = false;
-        }
-    }
-
-    /// Takes the chunks of a list, given by the link to the first one, and adds their places. `None` if it has something else, or a
-    /// chunk of another list.
-    fn take(
-        &mut self,
-        mut link: u64,
-        links: Links,
-        is_size: impl Fn(u64) -> bool,
-        taken: &mut Vec<usize>,
-    ) -> Option<()> {
-        let block_of = |link: u64| if links == Links::ToChunks { link.saturating_add(HEADER) } else { link };
-        while link != 0 {
-            let place = self.place(block_of(link)).filter(|place| !self.is_free[*place])?;
+    /// Takes the chunks of a fastbin, given by the first one, to each of which the one before has a link. `None` if it has something else.
+    fn take_fastbin(&mut self, first: u64, size: u64, links: Option<Links>) -> Option<()> {
+        let mut next = first;
+        while next != 0 {
+            let place = self.place(next.checked_add(HEADER)?).filter(|place| !self.is_free[*place])?;
             let chunk = self.chunks[place];
-            if !is_size(chunk.size) {
+            if chunk.size != size {
                 return None;
             }
             self.is_free[place] = true;
-            taken.push(place);
             let clear = chunk.word ^ chunk.block() >> 12;
-            link = if clear == 0 || self.place(block_of(clear)).is_some() { clear } else { chunk.word };
+            let is_clear = clear == 0 || self.place(clear.wrapping_add(HEADER)).is_some();
+            next = match links {
+                Some(Links::Mangled) => clear,
+                None if is_clear => clear,
+                Some(Links::Plain) | None => chunk.word,
+            };
         }
         Some(())
     }
@@ -212,55 +312,121 @@ mod tests {
     const THREAD: u64 = 0x7f00_0010_0000;
     const DISTANCE: u64 = 0x48;
 
-    /// A heap with a cache, and chunks of these sizes behind that with these first words; what is kept of these, by number.
-    fn kept(chunks: &[(u64, u64)], fastbins: [u64; SIZES], lists: &[(usize, u64)]) -> Option<Vec<usize>> {
-        let mut all = vec![Chunk { start: HEAP, size: 0x290, word: 0 }];
-        for (size, word) in chunks {
-            let last = all.last().unwrap();
-            all.push(Chunk { start: last.start + last.size, size: *size, word: *word });
-        }
-        let mut cache = vec![0; 0x280 / 8];
-        for (list, head) in lists {
-            cache[16 + list] = *head;
-        }
-        let mut storage = vec![0; (STORAGE / WORD) as usize];
-        storage[((STORAGE - DISTANCE) / WORD) as usize] = HEAP + HEADER;
-        // A thread that has not asked for memory.
-        let other = vec![0; storage.len()];
-        let memory =
-            Words(vec![(HEAP + HEADER, cache), (THREAD - STORAGE, storage), (THREAD + 0x10_0000 - STORAGE, other)]);
-        let state = State { fastbins: fastbins.to_vec(), top: 0, is_locked: false };
-        let kept = Kept::find(&all, [&state], &[THREAD, THREAD + 0x10_0000], &memory).ok()?;
-        assert!(kept.is_free[0], "the cache itself");
-        Some((0..chunks.len()).filter(|number| kept.is_free[number + 1]).collect())
+    /// Of a cache: a list, how many it has, and its head.
+    type List = (usize, u64, u64);
+
+    /// A heap that begins with a cache, and behind that chunks of these sizes with these words; which of these are free, by number.
+    struct Heap {
+        chunks: Vec<Chunk>,
+        memory: Vec<(u64, Vec<u64>)>,
     }
+
+    impl Heap {
+        fn with(chunks: &[(u64, u64, u64)], lists: &[List]) -> Self {
+            let mut all = vec![Chunk { start: HEAP, size: 0x290, word: 0, key: 0 }];
+            for (size, word, key) in chunks {
+                let last = all.last().unwrap();
+                all.push(Chunk { start: last.start + last.size, size: *size, word: *word, key: *key });
+            }
+            let mut cache = vec![0; 0x280 / 8];
+            for (list, count, head) in lists {
+                cache[list / 4] |= count << (16 * (list % 4));
+                cache[16 + list] = *head;
+            }
+            Self { chunks: all, memory: vec![(HEAP + HEADER, cache)] }
+        }
+
+        /// A thread with these words in its storage, by distance.
+        fn thread(mut self, at: u64, words: &[(u64, u64)]) -> Self {
+            let mut storage = vec![0; (STORAGE / WORD) as usize];
+            for (distance, word) in words {
+                storage[((STORAGE - distance) / WORD) as usize] = *word;
+            }
+            self.memory.push((at - STORAGE, storage));
+            self
+        }
+
+        fn kept(self, fastbins: [u64; SIZES], threads: &[u64]) -> Result<Vec<usize>, &'static str> {
+            let state = State { fastbins: fastbins.to_vec(), top: 0, is_locked: false };
+            let memory = Words(self.memory);
+            let kept = Kept::find(&self.chunks, [&state], threads, &memory)?;
+            assert!(kept.is_free[0], "the cache itself");
+            Ok((0..self.chunks.len() - 1).filter(|number| kept.is_free[number + 1]).collect())
+        }
+    }
+
+    fn kept(chunks: &[(u64, u64, u64)], fastbins: [u64; SIZES], lists: &[List]) -> Result<Vec<usize>, &'static str> {
+        // The second one has not asked for memory.
+        let heap = Heap::with(chunks, lists).thread(THREAD, &[(DISTANCE, HEAP + HEADER)]).thread(OTHER, &[]);
+        heap.kept(fastbins, &[THREAD, OTHER])
+    }
+
+    const OTHER: u64 = THREAD + 0x10_0000;
+    const KEY: u64 = 0x1234_5678_9abc_def1;
+    const NONE: [u64; SIZES] = [0; SIZES];
 
     /// The block of a chunk that begins so far behind the cache.
     fn block(behind: u64) -> u64 {
         HEAP + 0x290 + behind + HEADER
     }
 
+    fn mangled(at: u64, next: u64) -> u64 {
+        next ^ at >> 12
+    }
+
     #[test]
     fn what_a_cache_keeps_is_free() {
-        let mangled = |at: u64, next: u64| next ^ at >> 12;
-        let chunks = [(0x20, mangled(block(0), block(0x20))), (0x20, mangled(block(0x20), 0)), (0x20, 7)];
-        assert_eq!(kept(&chunks, [0; SIZES], &[(0, block(0))]), Some(vec![0, 1]));
-        let plain = [(0x20, block(0x20)), (0x20, 0), (0x20, 7)];
-        assert_eq!(kept(&plain, [0; SIZES], &[(0, block(0))]), Some(vec![0, 1]), "before 2.32");
-        assert_eq!(kept(&chunks, [0; SIZES], &[(1, block(0))]), None, "a list of another size");
-        assert_eq!(kept(&chunks, [0; SIZES], &[(0, block(8))]), None, "no chunk");
-        assert_eq!(kept(&chunks, [0; SIZES], &[(0, block(0x40))]), None, "a link to no chunk");
-        let twice = [(0x20, mangled(block(0), block(0)))];
-        assert_eq!(kept(&twice, [0; SIZES], &[(0, block(0))]), None, "a circle");
+        let two = [(0x20, mangled(block(0), block(0x20)), KEY), (0x20, mangled(block(0x20), 0), KEY), (0x20, 7, KEY)];
+        let of = |lists: &[List]| kept(&two, NONE, lists).ok();
+        assert_eq!(of(&[(0, 2, block(0))]), Some(vec![0, 1]));
+        let own = HEAP + HEADER;
+        let plain = [(0x20, block(0x20), own), (0x20, 0, own), (0x20, 7, 7)];
+        assert_eq!(kept(&plain, NONE, &[(0, 2, block(0))]), Ok(vec![0, 1]), "before 2.32");
+        assert_eq!(of(&[(0, 3, block(0))]), None, "too few");
+        assert_eq!(of(&[(0, 1, block(0))]), None, "too many");
+        assert_eq!(of(&[(1, 2, block(0))]), None, "a list of another size");
+        assert_eq!(of(&[(0, 2, block(8))]), None, "no chunk");
+        assert_eq!(of(&[(0, 2, block(0x40))]), None, "a link to no chunk");
+        let other = [two[0], (0x20, mangled(block(0x20), 0), KEY + 2)];
+        assert_eq!(kept(&other, NONE, &[(0, 2, block(0))]).ok(), None, "a node of the program's");
+        let twice = [(0x20, mangled(block(0), block(0)), KEY)];
+        assert_eq!(kept(&twice, NONE, &[(0, 9, block(0))]).ok(), None, "a circle");
     }
 
     #[test]
     fn what_a_fastbin_keeps_is_free() {
         let next = block(0x60) - HEADER;
-        let chunks = [(0x20, 7), (0x40, next ^ block(0x20) >> 12), (0x40, block(0x60) >> 12)];
+        let chunks = [(0x20, 7, 7), (0x40, mangled(block(0x20), next), 0), (0x40, mangled(block(0x60), 0), 0)];
         let fastbins = |chunk| std::array::from_fn(|bin| if bin == 2 { chunk } else { 0 });
-        assert_eq!(kept(&chunks, fastbins(block(0x20) - HEADER), &[]), Some(vec![1, 2]));
-        assert_eq!(kept(&chunks, fastbins(block(0) - HEADER), &[]), None, "a list of another size");
+        assert_eq!(kept(&chunks, fastbins(block(0x20) - HEADER), &[]), Ok(vec![1, 2]));
+        assert!(kept(&chunks, fastbins(block(0) - HEADER), &[]).is_err(), "a list of another size");
+    }
+
+    #[test]
+    fn all_threads_have_their_caches_at_one_distance() {
+        let second = block(0);
+        let chunks = [(0x290, 0, 0), (0x20, mangled(block(0x290), 0), KEY)];
+        let heap = |words: &[(u64, u64)]| {
+            let mut heap = Heap::with(&chunks, &[]).thread(THREAD, words).thread(OTHER, &[(DISTANCE, second)]);
+            let mut cache = vec![0; 0x280 / 8];
+            (cache[0], cache[16]) = (1, block(0x290));
+            heap.memory.push((second, cache));
+            heap.kept(NONE, &[THREAD, OTHER])
+        };
+        let own = (DISTANCE, HEAP + HEADER);
+        assert_eq!(heap(&[own]), Ok(vec![0, 1]));
+        // Another thread's storage lies below, with its pointer.
+        assert_eq!(heap(&[own, (DISTANCE + 0x1000, second)]), Ok(vec![0, 1]));
+        assert!(heap(&[(DISTANCE, second)]).is_err(), "both have one cache");
+        assert!(heap(&[(DISTANCE, HEAP + 0x10_0000)]).is_err(), "the first one's is something else");
+    }
+
+    #[test]
+    fn of_two_blocks_that_may_be_caches_none_is_taken_for_one() {
+        let words = [(DISTANCE, HEAP + HEADER), (DISTANCE + 8, block(0))];
+        let mut heap = Heap::with(&[(0x290, 0, 0)], &[]).thread(THREAD, &words);
+        heap.memory.push((block(0), vec![0; 0x280 / 8]));
+        assert!(heap.kept(NONE, &[THREAD]).is_err());
     }
 
     #[test]

@@ -120,8 +120,9 @@ impl Glibcs {
     pub(super) fn of(space: &Space<'_>, knows_all: bool) -> Self {
         let Space { blocks, memory, heap, .. } = space;
         let elsewhere = space.unnamed.iter().filter(|range| heap.as_ref() != Some(range));
+        let arenas = glibc::heaps_of_arenas(space);
         let managed = elsewhere.flat_map(|range| {
-            let mut managed = glibc::managed(range, blocks, *memory);
+            let mut managed = glibc::managed(range, &arenas, blocks, *memory);
             // Where a thread has its own data, and the kernel has joined that with a block from before the trace, which must not
             // vouch as that does.
             if !knows_all && space.threads.iter().any(|thread| range.contains(thread)) {

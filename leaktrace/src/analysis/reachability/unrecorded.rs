@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::Blocks;
 use super::allocators::{self, Space};
-use super::chunks::{Chunk, HEADER, Walked, walk};
+use super::chunks::{Chunk, Walked, walk};
 use super::glibc::{self, ArenaHeap};
 use super::kept_chunks::{Kept, State};
 use super::memory::Memory;
@@ -38,7 +38,7 @@ pub struct Unrecorded {
 pub fn unrecorded(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, threads: &[u64]) -> Unrecorded {
     let space = Space { threads: threads.to_vec(), has_unrecorded: true, ..Space::of(survey, blocks, memory) };
     let elsewhere = || space.unnamed.iter().filter(|range| space.heap.as_ref() != Some(range));
-    let heaps: Vec<ArenaHeap> = elsewhere().flat_map(|range| glibc::heaps_of_arenas(range, memory)).collect();
+    let heaps = glibc::heaps_of_arenas(&space);
     let mut found = in_heaps(&space, &heaps, threads).unwrap_or_else(|why| {
         log::debug!("blocks from before the trace are not known: {why}");
         Unrecorded::default()
@@ -52,8 +52,17 @@ pub fn unrecorded(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, threads
     }
     alone.sort_unstable_by_key(|range| range.start);
     alone.dedup();
-    let blocks_alone = alone.iter().map(|range| (range.start + HEADER, range.end - range.start - HEADER));
-    found.blocks.extend(blocks_alone.filter(|(start, _)| blocks.find(*start).is_none()));
+    for range in &alone {
+        // The program may deal out parts of a block itself, and have these recorded.
+        let mut recorded = blocks.within(range).map(|block| blocks.start(block));
+        let block = glibc::block_alone(range, memory);
+        match recorded.next() {
+            None => found.blocks.push((block, range.end - block)),
+            Some(first) if first == block && recorded.next().is_none() => {}
+            Some(_) => continue,
+        }
+        found.known.push(range.clone());
+    }
     let explained = Glibcs::of(&space, false).explained().into_iter().chain(alone.iter().cloned());
     let (_, others) = allocators::owned(&space, &joined(explained));
     // That of a thread's own data is none that the program has asked for.
@@ -61,7 +70,6 @@ pub fn unrecorded(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, threads
     found.blocks.extend(others.iter().filter(is_asked_for).map(|block| (block.start, block.end - block.start)));
     found.blocks.sort_unstable();
     found.blocks.dedup_by_key(|block| block.0);
-    found.known.append(&mut alone);
     found.known.sort_unstable_by_key(|range| range.start);
     found
 }
@@ -113,8 +121,8 @@ fn in_heaps(space: &Space<'_>, heaps: &[ArenaHeap], threads: &[u64]) -> Result<U
     chunks.sort_unstable_by_key(|chunk| chunk.start);
     let kept = Kept::find(&chunks, arenas.iter().map(|arena| &arena.state), threads, space.memory)?;
     let blocks = kept.used().map(|chunk| (chunk.block(), chunk.usable())).collect();
-    let at_rest = arenas.into_iter().filter(|arena| !arena.state.is_locked);
-    Ok(Unrecorded { blocks, known: at_rest.flat_map(|arena| arena.heaps).collect() })
+    let is_known = |arena: &Arena| !arena.state.is_locked && !arena.walked.iter().any(|walked| walked.has_others);
+    Ok(Unrecorded { blocks, known: arenas.into_iter().filter(is_known).flat_map(|arena| arena.heaps).collect() })
 }
 
 /// The record of the arena that has its free rest here.

@@ -81,6 +81,29 @@ void work(int number)
         pause();
 }
 
+// As large as the C library's own record of what a thread keeps for its next requests, and in the same place: in a variable of the
+// thread. One begins lists where that does.
+thread_local void **context, **lists;
+struct Node {
+    Node *next;
+    void *data[2];
+};
+// Aligned blocks with mappings of their own.
+void **page_aligned, **farther;
+
+SITE_FN void make_what_looks_like_the_allocators()
+{
+    context = static_cast<void **>(calloc(1, 640));
+    lists = static_cast<void **>(calloc(1, 640));
+    for (int i = 0; i < 200; i++) {
+        auto *node = static_cast<Node *>(calloc(1, sizeof(Node)));
+        node->next = static_cast<Node *>(lists[16]);
+        lists[16] = node;
+    }
+    page_aligned = static_cast<void **>(filled(aligned_alloc(4096, 1 << 20), 1 << 20));
+    farther = static_cast<void **>(filled(aligned_alloc(65536, 1 << 18), 1 << 18));
+}
+
 SITE_FN void make_before()
 {
     app = new App;
@@ -127,6 +150,15 @@ SITE_FN void hold_through_objects()
     app->table[7] = reinterpret_cast<char *>(payload<1019>(POSSIBLE)) + 16;
 }
 
+SITE_FN void hold_in_what_looks_like_the_allocators()
+{
+    context[3] = payload<1021>(REACHABLE);
+    lists[5] = payload<1023>(REACHABLE);
+    static_cast<Node *>(lists[16])->next->data[1] = payload<1025>(REACHABLE);
+    page_aligned[1000] = payload<1027>(REACHABLE);
+    farther[0] = payload<1029>(REACHABLE);
+}
+
 SITE_FN void lose_cycles()
 {
     auto first = std::make_shared<Session>(), second = std::make_shared<Session>();
@@ -153,9 +185,11 @@ SITE_FN void hold_in_what_is_freed()
 int main(int argc, char **argv)
 {
     CASE(make_before);
+    CASE(make_what_looks_like_the_allocators);
     CASE(make_what_is_freed);
     victim_begin(argc, argv);
     CASE(hold_through_objects);
+    CASE(hold_in_what_looks_like_the_allocators);
     CASE(lose_cycles);
     CASE(hold_in_what_is_freed);
     judged();

@@ -122,7 +122,7 @@ impl<'a> Space<'a> {
     }
 
     /// The multiples of `unit` in mappings without a file whose pages are there.
-    fn multiples(&self, unit: u64) -> impl Iterator<Item = u64> + use<'_> {
+    pub(super) fn multiples(&self, unit: u64) -> impl Iterator<Item = u64> + use<'_> {
         let runs = self.unnamed.iter().flat_map(|range| self.there(range));
         runs.flat_map(move |run| (run.start.next_multiple_of(unit)..run.end).step_by(unit as usize))
     }

@@ -38,6 +38,15 @@ struct Group {
     free: u32,
 }
 
+impl Group {
+    /// The slots that are in use.
+    fn used(&self) -> impl Iterator<Item = Range<u64>> {
+        let Self { start, slots, stride, free, .. } = *self;
+        let of = move |slot| start + UNIT + u64::from(slot) * stride;
+        (0..slots).filter(move |slot| free >> slot & 1 == 0).map(move |slot| of(slot)..of(slot).saturating_add(stride))
+    }
+}
+
 /// The group of the record at this address; `None` if it has none.
 fn group(record: u64, words: [u64; RECORD], pages: &mut Pages<'_>) -> Option<Group> {
     let [_, _, start, masks, rest] = words;
@@ -101,8 +110,20 @@ pub(super) fn owned(space: &Space<'_>, block: u64) -> Option<Found> {
     let mut found = ranges(&groups, &areas, space.blocks);
     if space.has_unrecorded {
         found.used.iter_mut().for_each(|slot| slot.start = block_in(slot, &mut pages));
+        let starts: BTreeSet<u64> = groups.iter().map(|group| group.start).collect();
+        let is_group = |slot: &Range<u64>| starts.range(slot.clone()).next().is_some();
+        let slots = groups.iter().flat_map(Group::used).filter(|slot| !is_group(slot));
+        slots
+            .filter(|slot| is_dealt_out(slot, space.blocks, &mut pages))
+            .for_each(|slot| found.add(slot, Holds::Unrecorded));
     }
     Some(found)
+}
+
+/// Whether the program deals out parts of a slot itself, and has these recorded.
+fn is_dealt_out(slot: &Range<u64>, blocks: &Blocks, pages: &mut Pages<'_>) -> bool {
+    let mut recorded = blocks.within(slot).map(|block| blocks.start(block));
+    recorded.next().is_some_and(|first| recorded.next().is_some() || first != block_in(slot, pages))
 }
 
 /// Where in a slot that is in use its block begins: not always at its start, so that an address comes back late (`enframe`).
@@ -120,12 +141,10 @@ fn ranges(groups: &[Group], areas: &BTreeSet<u64>, blocks: &Blocks) -> Found {
     let mut found = Found::default();
     for group in groups {
         found.add(group.start..group.end, Holds::Nothing);
-        for slot in (0..group.slots).filter(|slot| group.free >> slot & 1 == 0) {
-            let start = group.start + UNIT + u64::from(slot) * group.stride;
-            let range = start..start.saturating_add(group.stride);
-            if blocks.within(&range).next().is_none() && starts.range(range.clone()).next().is_none() {
-                found.used.push(start..start + group.stride - HEAD_OF_NEXT);
-                found.add(range, Holds::Unrecorded);
+        for slot in group.used() {
+            if blocks.within(&slot).next().is_none() && starts.range(slot.clone()).next().is_none() {
+                found.used.push(slot.start..slot.end - HEAD_OF_NEXT);
+                found.add(slot, Holds::Unrecorded);
             }
         }
     }

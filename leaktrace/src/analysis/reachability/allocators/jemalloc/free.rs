@@ -134,56 +134,80 @@ impl Cached {
     }
 }
 
-/// Adds the stacks of threads' caches, and the free regions in them: both as well, if all caches were found.
+/// Stacks that follow each other, one for each size from the smallest on: a thread's cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Cache {
+    /// How far below a thread's control block it begins.
+    distance: u64,
+    stacks: Vec<Stack>,
+}
+
+/// Adds the stacks of threads' caches, and the free regions in them: both as well, if the cache of every thread is known.
 pub(super) fn cached(
     space: &Space<'_>,
     extents: &[Range<u64>],
     pages: &mut Pages<'_>,
     found: &mut Found,
 ) -> Option<Cached> {
-    let (mut free, mut all_stacks) = (HashSet::new(), Vec::new());
-    let (mut distance, mut without) = (None, Vec::new());
-    for thread in &space.threads {
-        let (mut at, end) = (thread.saturating_sub(STORAGE) / WORD * WORD, *thread);
-        let mut stacks: Vec<Stack> = Vec::new();
-        let mut storage = Pages::of(space.memory);
-        while at < end {
-            let stack = storage.words(at).and_then(Stack::of);
-            let stack = stack.filter(|stack| holding(extents, stack.range.start).is_some());
-            let follows = |stack: &Stack| stacks.last().is_none_or(|last| last.range.end == stack.range.start);
-            match stack.filter(follows) {
-                Some(stack) => {
-                    stacks.push(stack);
-                    at += BIN as u64 * WORD;
-                }
-                None if stacks.len() >= BINS => break,
-                None => {
-                    at = at - stacks.len() as u64 * BIN as u64 * WORD + WORD;
-                    stacks.clear();
-                }
+    let near: Vec<Vec<Cache>> = space.threads.iter().map(|thread| caches_near(*thread, space, extents)).collect();
+    // Below one thread's storage that of another may lie.
+    let mut stacks: Vec<&Stack> = near.iter().flatten().flat_map(|cache| &cache.stacks).collect();
+    stacks.sort_unstable_by_key(|stack| stack.range.start);
+    stacks.dedup();
+    let mut free = HashSet::new();
+    for (stack, number) in near.iter().flatten().flat_map(|cache| cache.stacks.iter().zip(0..)) {
+        for at in (stack.top..stack.range.end).step_by(WORD as usize) {
+            let region = pages.words(at).map(|[start]| start).filter(|start| holding(extents, *start).is_some());
+            if let (Some(start), Some(size)) = (region, size(number))
+                && free.insert(start)
+            {
+                found.add(start..start.saturating_add(size), Holds::Nothing);
             }
-        }
-        if stacks.len() < BINS {
-            without.push(*thread);
-            continue;
-        }
-        distance = Some(end - at + stacks.len() as u64 * BIN as u64 * WORD);
-        for (stack, number) in stacks.into_iter().zip(0..) {
-            for at in (stack.top..stack.range.end).step_by(WORD as usize) {
-                let region = pages.words(at).map(|[start]| start).filter(|start| holding(extents, *start).is_some());
-                if let (Some(start), Some(size)) = (region, size(number)) {
-                    free.insert(start);
-                    found.add(start..start.saturating_add(size), Holds::Nothing);
-                }
-            }
-            all_stacks.push(stack.range.clone());
-            found.add(stack.range, Holds::Nothing);
         }
     }
-    // All threads have theirs at the same distance, and those that have not asked for memory have nothing there.
-    let distance = distance?;
-    let mut is_empty = |thread: &u64| pages.words(thread.wrapping_sub(distance)) == Some([0; BIN]);
-    without.iter().all(&mut is_empty).then(|| Cached { free, stacks: joined(all_stacks) })
+    for stack in &stacks {
+        found.add(stack.range.clone(), Holds::Nothing);
+    }
+    let distances = near.iter().find(|caches| !caches.is_empty())?.iter().map(|cache| cache.distance);
+    let fits = |distance: &u64| all_have_one_at(*distance, &space.threads, &near, pages);
+    let is_known = distances.collect::<Vec<_>>().iter().any(fits);
+    is_known.then(|| Cached { free, stacks: joined(stacks.into_iter().map(|stack| stack.range.clone())) })
+}
+
+/// Whether each thread has a cache of its own at this distance, or nothing there: then it has not asked for memory.
+fn all_have_one_at(distance: u64, threads: &[u64], near: &[Vec<Cache>], pages: &mut Pages<'_>) -> bool {
+    let mut known = HashSet::new();
+    threads.iter().zip(near).all(|(thread, caches)| match caches.iter().find(|cache| cache.distance == distance) {
+        Some(cache) => known.insert(cache.stacks[0].range.start),
+        None => pages.words(thread.wrapping_sub(distance)) == Some([0; BIN]),
+    })
+}
+
+/// What may be caches in the storage of a thread, given by its control block.
+fn caches_near(thread: u64, space: &Space<'_>, extents: &[Range<u64>]) -> Vec<Cache> {
+    let (mut caches, mut stacks): (Vec<Cache>, Vec<Stack>) = (Vec::new(), Vec::new());
+    let mut storage = Pages::of(space.memory);
+    let mut at = thread.saturating_sub(STORAGE) / WORD * WORD;
+    while at < thread {
+        let stack = storage.words(at).and_then(Stack::of);
+        let stack = stack.filter(|stack| holding(extents, stack.range.start).is_some());
+        let follows = |stack: &Stack| stacks.last().is_none_or(|last| last.range.end == stack.range.start);
+        let length = stacks.len() as u64 * BIN as u64 * WORD;
+        if let Some(stack) = stack.filter(follows) {
+            stacks.push(stack);
+            at += BIN as u64 * WORD;
+        } else if stacks.len() >= BINS {
+            caches.push(Cache { distance: thread - (at - length), stacks: std::mem::take(&mut stacks) });
+        } else {
+            at = at - length + WORD;
+            stacks.clear();
+        }
+    }
+    if stacks.len() >= BINS {
+        let length = stacks.len() as u64 * BIN as u64 * WORD;
+        caches.push(Cache { distance: thread - (at - length), stacks });
+    }
+    caches
 }
 
 #[cfg(test)]
@@ -238,6 +262,22 @@ mod tests {
         assert_eq!(of(45 << 20, start + PAGE, 21), None, "in another page");
         assert_eq!(of(45 << 20, start + 0x3c0, 20), None, "too small for its size");
         assert_eq!(of(45 << 20 | 1 << 17, start + 0x3c0, 21), None, "free");
+    }
+
+    #[test]
+    fn all_threads_have_their_caches_at_one_distance() {
+        let cache =
+            |distance, start: u64| Cache { distance, stacks: vec![Stack { range: start..start + 64, top: start }] };
+        let threads = [0x7f00_0010_2000, 0x7f00_0010_1000, 0x7f00_0010_0000];
+        // Below the storage of the first one lies that of the second one; the third has not asked for memory.
+        let near = [vec![cache(0x1100, 0x2000), cache(0x100, 0x1000)], vec![cache(0x100, 0x2000)], Vec::new()];
+        let memory = Words(vec![(0x7f00_000f_e000, vec![0; 0x3000 / 8])]);
+        let has = |distance, near: &[Vec<Cache>]| all_have_one_at(distance, &threads, near, &mut Pages::of(&memory));
+        assert!(has(0x100, &near));
+        assert!(!has(0x1100, &[vec![cache(0x1100, 0x2000)], vec![cache(0x1100, 0x2000)], Vec::new()]), "one for two");
+        let unknown = Words(vec![(0x7f00_000f_e000, vec![7; 0x3000 / 8])]);
+        let of_unknown = |distance| all_have_one_at(distance, &threads, &near, &mut Pages::of(&unknown));
+        assert!(!of_unknown(0x100), "the third has something else");
     }
 
     #[test]
