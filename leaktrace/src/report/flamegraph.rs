@@ -26,7 +26,21 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
         };
         return write_empty(&title, &subtitle, &empty, out);
     }
+    // BTreeMap orders by the names alone; inferno requires the order of whole lines.
+    let mut lines: Vec<String> = stacks.into_iter().map(|(stack, value)| format!("{stack} {value}")).collect();
+    lines.sort_unstable();
+    draw((title, subtitle), measure, &lines, out)
+}
+
+/// Draws a graph of these sorted lines, each with one number or with those before and after.
+pub(super) fn draw(
+    (title, subtitle): (String, String),
+    measure: Measure,
+    lines: &[String],
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut options = Options::default();
+    // Of two numbers the difference is the colour, and only the background is of this palette.
     options.colors = Palette::Basic(BasicPalette::Mem);
     // The same function has the same colour in every graph, so that two can be compared.
     options.deterministic = true;
@@ -37,16 +51,13 @@ pub fn write(snapshot: &Snapshot, measure: Measure, out: &mut dyn Write) -> io::
         Measure::Count => "allocations",
     }
     .clone_into(&mut options.count_name);
-    // BTreeMap orders by the names alone; inferno requires the order of whole lines.
-    let mut lines: Vec<String> = stacks.into_iter().map(|(stack, value)| format!("{stack} {value}")).collect();
-    lines.sort_unstable();
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
     write_labelled(&String::from_utf8_lossy(&svg), out)
 }
 
 /// Writes a graph of inferno's, which titles the frame of all stacks "all (N bytes, 100%)" and leaves its label empty.
-pub(super) fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
+fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
     // The title of any other frame that takes the whole width says 100.00%.
     let frame = svg.find(", 100%)</title>");
     match frame.and_then(|frame| Some(frame + svg.get(frame..)?.find("</text>")?)) {

@@ -88,7 +88,7 @@ pub(super) fn walk(heap: &Range<u64>, blocks: &Blocks, memory: &dyn Memory) -> O
         // Two chunks close a heap that its arena has left (`sysmalloc`). Below the break others may follow, behind what the program has
         // taken itself.
         let closes = chunk.size < SMALLEST;
-        if closes && start + chunk.size + HEADER != heap.end && (chunk.size > 0 || start + HEADER != heap.end) {
+        if closes && start + chunk.size + HEADER != heap.end {
             return None;
         }
         let next = start.checked_add(chunk.size).filter(|next| *next <= heap.end)?;

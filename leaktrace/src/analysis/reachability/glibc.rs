@@ -79,16 +79,20 @@ pub(super) fn mapped_with_others(mapping: &Range<u64>, memory: &dyn Memory) -> V
 const MISSES: usize = 16;
 
 /// Blocks that have a mapping of their own, recorded or not, as they lie one behind the other where the kernel has joined their
-/// mappings. By address.
-pub(super) fn mapped_in_a_row(Range { start, end }: Range<u64>, memory: &dyn Memory) -> Vec<Range<u64>> {
+/// mappings. By address. `left` says how many pages may still be looked at in vain.
+pub(super) fn mapped_in_a_row(
+    Range { start, end }: Range<u64>,
+    memory: &dyn Memory,
+    left: &mut usize,
+) -> Vec<Range<u64>> {
     let (mut found, mut at, mut misses) = (Vec::new(), start, 0);
-    while at < end && misses < MISSES {
+    while at < end && misses < MISSES && *left > 0 {
         let chunk = mapped_alone(at + CHUNK, at + CHUNK, memory);
         if let Some(chunk) = chunk.filter(|chunk| chunk.start == at && chunk.end <= end && chunk.end > at) {
             (at, misses) = (chunk.end, 0);
             found.push(chunk);
         } else {
-            (at, misses) = (at + PAGE, misses + 1);
+            (at, misses, *left) = (at + PAGE, misses + 1, *left - 1);
         }
     }
     found
@@ -395,8 +399,10 @@ mod tests {
         let page = 0x7f00_0001_0000;
         let words =
             vec![(page, vec![0, 0x22002]), (page + 0x24000, vec![0, 0x1002]), (page + 0x40000, vec![0, 0x1002])];
-        let found = mapped_in_a_row(page..page + 0x50000, &Words(words));
-        assert_eq!(found, [page..page + 0x22000, page + 0x24000..page + 0x25000], "the last is too far behind");
+        let found = |mut left| mapped_in_a_row(page..page + 0x50000, &Words(words.clone()), &mut left);
+        let [first, second] = [page..page + 0x22000, page + 0x24000..page + 0x25000];
+        assert_eq!(found(100), [first.clone(), second], "the last is too far behind");
+        assert_eq!(found(2), [first], "no page is looked at any more");
     }
 
     #[test]

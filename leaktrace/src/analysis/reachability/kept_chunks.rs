@@ -87,6 +87,8 @@ const SHAPES: [Shape; 3] = [
 const OF_ONE_SIZE: usize = 64;
 /// How many links are followed at most, to tell caches from what a program has, since a process waits.
 const MOST_LINKS: usize = 1 << 20;
+/// How many words of threads are read at most, to find out whether their pointers are at one distance.
+const MOST_POINTERS: usize = 1 << 17;
 /// Of how many threads the pointer to the cache is looked for.
 const MOST_SEARCHED: usize = 64;
 /// How far below a thread's control block its pointer to its cache may be, bytes: behind it come the variables of the program.
@@ -120,6 +122,7 @@ pub(super) struct Kept<'a> {
     /// What was read of blocks that may be caches.
     known: HashMap<u64, Option<Cache>>,
     links_left: usize,
+    pointers_left: usize,
 }
 
 impl<'a> Kept<'a> {
@@ -131,7 +134,8 @@ impl<'a> Kept<'a> {
         memory: &'a dyn Memory,
     ) -> Result<Self, &'static str> {
         let is_free = vec![false; chunks.len()];
-        let mut kept = Self { memory, chunks, is_free, known: HashMap::new(), links_left: MOST_LINKS };
+        let (links_left, pointers_left) = (MOST_LINKS, MOST_POINTERS);
+        let mut kept = Self { memory, chunks, is_free, known: HashMap::new(), links_left, pointers_left };
         let threads: Vec<u64> =
             threads.iter().copied().filter(|thread| thread.is_multiple_of(WORD) && *thread > STORAGE).collect();
         let caches = kept.caches(&threads)?;
@@ -171,8 +175,8 @@ impl<'a> Kept<'a> {
                     _ => (best, is_one) = (Some((count, caches)), true),
                 }
             }
-            if self.links_left == 0 {
-                return Err("there are too many links to follow");
+            if self.links_left == 0 || self.pointers_left == 0 {
+                return Err("too much looks like the threads' caches");
             }
             match best {
                 Some((_, caches)) if is_one => return Ok(caches),
@@ -188,6 +192,7 @@ impl<'a> Kept<'a> {
     fn caches_at(&mut self, distance: u64, threads: &[u64]) -> Option<Vec<Cache>> {
         let (mut caches, mut places) = (Vec::new(), HashSet::new());
         for thread in threads {
+            self.pointers_left = self.pointers_left.checked_sub(1)?;
             let mut pointer = [0];
             if self.memory.read(thread - distance, &mut pointer) > 0 {
                 return None;

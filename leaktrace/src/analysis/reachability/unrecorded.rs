@@ -1,17 +1,18 @@
-//! Blocks of glibc's that are in use and that nobody has recorded: those from before the trace.
+//! Blocks that are in use and that nobody has recorded: those from before the trace.
 //!
 //! In: a process of which nothing runs, its recorded blocks. Out: [`Unrecorded`].
 //!
 //! They are links: what a program holds through an object that it made before the trace is as reachable as all else. They hold
-//! nothing by themselves. Heaps are gone through chunk by chunk, and everything must belong together: the chunks lead to the end of
-//! each heap, there the free rest begins that the arena knows, and all lists of free chunks are understood. Else nothing is said.
+//! nothing by themselves. glibc's heaps are gone through chunk by chunk, and everything must belong together: the chunks lead to the end
+//! of each heap, there the free rest begins that the arena knows, and all lists of free chunks are understood. Else nothing is said of
+//! heaps. Blocks of glibc's with mappings of their own tell that themselves; other allocators' are told by their records (`allocators`).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Blocks;
 use super::allocators::{self, Space};
-use super::chunks::{Chunk, Walked, walk};
+use super::chunks::{Chunk, HEADER, Walked, walk};
 use super::glibc::{self, ArenaHeap};
 use super::kept_chunks::{Kept, State};
 use super::memory::Memory;
@@ -23,6 +24,8 @@ const PAGE: u64 = 4096;
 const WORD: u64 = 8;
 /// How many bytes of variables are searched for the first arena at most, since a process waits.
 const MOST_VARIABLES: u64 = 64 << 20;
+/// How many pages are looked at in vain for blocks that have mappings of their own.
+const MOST_MISSES: usize = 8192;
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,21 +48,25 @@ pub fn unrecorded(survey: &Survey, blocks: &Blocks, memory: &dyn Memory, threads
     });
 
     let heaps: Vec<Range<u64>> = heaps.into_iter().map(|heap| heap.range).collect();
-    let mut alone = Vec::new();
+    let (mut alone, mut misses_left) = (Vec::new(), MOST_MISSES);
     for part in elsewhere().flat_map(|range| less(std::slice::from_ref(range), &heaps)) {
         let behind = threads.iter().filter(|thread| part.contains(thread)).map(|thread| glibc::behind_thread(*thread));
-        alone.extend(behind.chain([part.start]).flat_map(|start| glibc::mapped_in_a_row(start..part.end, memory)));
+        for start in behind.chain([part.start]) {
+            alone.append(&mut glibc::mapped_in_a_row(start..part.end, memory, &mut misses_left));
+        }
     }
     alone.sort_unstable_by_key(|range| range.start);
     alone.dedup();
     for range in &alone {
         // The program may deal out parts of a block itself, and have these recorded.
         let mut recorded = blocks.within(range).map(|block| blocks.start(block));
-        let block = glibc::block_alone(range, memory);
-        match recorded.next() {
-            None => found.blocks.push((block, range.end - block)),
-            Some(first) if first == block && recorded.next().is_none() => {}
-            Some(_) => continue,
+        match (recorded.next(), recorded.next()) {
+            (None, _) => {
+                let block = glibc::block_alone(range, memory);
+                found.blocks.push((block, range.end - block));
+            }
+            (Some(only), None) if only == range.start + HEADER || only == glibc::block_alone(range, memory) => {}
+            _ => continue,
         }
         found.known.push(range.clone());
     }

@@ -2,14 +2,11 @@
 
 use std::io::{self, Write};
 
-use inferno::flamegraph::color::BasicPalette;
-use inferno::flamegraph::{self, Options, Palette};
-
 use super::doubts::doubts;
 use super::{folded, words};
 use crate::model::{Change, Diff, Pair};
 use crate::report::Measure;
-use crate::report::flamegraph::{write_empty, write_labelled};
+use crate::report::flamegraph::{draw, write_empty};
 use crate::report::human::{Bytes, Count, counted};
 use crate::report::names;
 
@@ -35,23 +32,10 @@ pub fn write(diff: &Diff, measure: Measure, out: &mut dyn Write) -> io::Result<(
         let empty = if sums.before > 0 { "All of it is gone." } else { "Nothing is outstanding." };
         return write_empty(&title, &subtitle, empty, out);
     }
-    let mut options = Options::default();
-    // Only the background is of this palette.
-    options.colors = Palette::Basic(BasicPalette::Mem);
-    options.deterministic = true;
-    options.title = title;
-    options.subtitle = Some(subtitle);
-    match measure {
-        Measure::Bytes => "bytes",
-        Measure::Count => "allocations",
-    }
-    .clone_into(&mut options.count_name);
     let lines = stacks.into_iter().map(|(stack, Pair { before, after })| format!("{stack} {before} {after}"));
     let mut lines: Vec<String> = lines.collect();
     lines.sort_unstable();
-    let mut svg = Vec::new();
-    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
-    write_labelled(&String::from_utf8_lossy(&svg), out)
+    draw((title, subtitle), measure, &lines, out)
 }
 
 fn title(diff: &Diff, measure: Measure) -> String {
