@@ -106,12 +106,12 @@ pub struct Site {
     pub depth: u32,
     /// [`SITE_TRUNCATED`] and the like.
     pub flags: u32,
-    /// Explicit padding.
-    pub padding: u32,
+    /// The longest that a block lived that was freed, jiffies. Nothing without `free_count`.
+    pub longest_life: u32,
     /// The [`Process::layout`] that was in force at its allocations.
     pub layout: u64,
-    /// Explicit padding.
-    pub reserved: u64,
+    /// Blocks freed by the next recorded call of the thread that had allocated them.
+    pub temporary_count: u64,
 }
 
 /// The stack went on beyond the frames kept.
@@ -286,6 +286,8 @@ pub struct Thread {
     pub ignores: u32,
     /// How many calls of `__lsan_disable` it has made that no `__lsan_enable` has ended.
     pub disabled: u32,
+    /// The block that its last recorded call allocated; 0 where that was a free.
+    pub last_allocated: u64,
 }
 
 /// The call returns the address of a new block.
@@ -533,7 +535,7 @@ const _: () = {
     assert!(size_of::<Block>() == 16);
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 120);
-    assert!(size_of::<Thread>() == 120);
+    assert!(size_of::<Thread>() == 128);
     assert!(size_of::<Losses>() == 88);
     assert!(size_of::<Control>() == 32);
     assert!(size_of::<Event>() == 16);

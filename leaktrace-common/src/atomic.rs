@@ -5,7 +5,7 @@
 //! instructions from 5.12. All of them are full barriers in BPF, hence `SeqCst` on the host.
 
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Stores `new` where `word` holds `old`. Returns what `word` held: the exchange happened if that equals `old`.
 ///
@@ -22,6 +22,25 @@ pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller's promise.
     match unsafe { AtomicU64::from_ptr(word) }.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(held) | Err(held) => held,
+    }
+}
+
+/// [`compare_exchange`] of half a word.
+///
+/// # Safety
+/// As [`compare_exchange`]; `word` must be 4-byte aligned.
+#[inline(always)]
+pub unsafe fn compare_exchange_half(word: *mut u32, old: u32, new: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
+        atomic_cxchg::<u32, { SeqCst }, { SeqCst }>(word, old, new).0
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    match unsafe { AtomicU32::from_ptr(word) }.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(held) | Err(held) => held,
     }
 }

@@ -4,19 +4,20 @@ use leaktrace_common::abi::Block;
 use leaktrace_common::atomic;
 
 use crate::maps::PROCESSES;
-use crate::{sampling, sites};
+use crate::sampling;
+use crate::sites::{self, End};
 
 /// Counts a block that was taken off the table as freed.
 #[inline(always)]
-pub fn settle(process: u32, record: &Block) {
-    lower(process, settle_site(record));
+pub fn settle(process: u32, record: &Block, end: End) {
+    lower(process, settle_site(record, end));
 }
 
 /// The site's part of [`settle`]. The bytes that are left for [`lower`], or for [`raise`] to do both at once.
 #[inline(always)]
-pub fn settle_site(record: &Block) -> u64 {
+pub fn settle_site(record: &Block, end: End) -> u64 {
     let weight = sampling::weight(record.size);
-    sites::count_free(record.site, weight);
+    sites::count_free(record.site, weight, end);
     weight.0
 }
 

@@ -17,6 +17,7 @@ use leaktrace_common::{abi, atomic};
 use crate::maps::{CONTROL, PROCESSES, SESSION_TAILS, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{self, Entry, Mapped, Placement, Standard};
+use crate::sites::End;
 use crate::stretch::GOES_ON;
 use crate::{
     accounts, blocks, config, frees, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind,
@@ -432,7 +433,9 @@ fn finish(thread: *mut Thread, result: u64) {
         };
         if address != 0 && site != 0 {
             blocks::book(thread, address, size, site, gone);
+            (*thread).last_allocated = address;
         } else {
+            (*thread).last_allocated = 0;
             accounts::lower(process, gone);
         }
     }
@@ -456,7 +459,7 @@ fn finish_old(thread: *mut Thread, process: u32, size: u64, result: u64) -> u64 
                 frees::count_untracked(process);
             }
         } else if gone {
-            bytes = accounts::settle_site(&record);
+            bytes = accounts::settle_site(&record, End::by(thread, address, &record));
         } else {
             blocks::put_back(process, address, &record);
         }

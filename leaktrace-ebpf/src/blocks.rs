@@ -6,7 +6,8 @@ use leaktrace_common::table::{self, Inserted, Place};
 
 use crate::accounts::{lower, raise, settle};
 use crate::maps::{BLOCK_KEYS, BLOCKS, Keys, unknown};
-use crate::{config, sampling, sites, stats::lose, wide};
+use crate::sites::{self, End};
+use crate::{config, sampling, stats::lose, wide};
 
 const NONE: u64 = u64::MAX;
 /// Set in what [`block_insert`] returns where the key was there already.
@@ -67,7 +68,7 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) 
     unsafe {
         if word & PRESENT != 0 {
             // Its free was missed: the address cannot have been handed out twice.
-            settle(process, &*block);
+            settle(process, &*block, End::UNSEEN);
         }
         (&raw mut (*block).site).write_volatile(0);
         (&raw mut (*block).size).write_volatile(size);
@@ -112,7 +113,7 @@ pub fn put_back(process: u32, address: u64, record: &Block) {
     let word = unknown(block_insert(key));
     if word == NONE {
         // The place it had was given away meanwhile: off the books, and said.
-        settle(process, record);
+        settle(process, record, End::UNSEEN);
         lose!(allocs_dropped);
         lose!(bytes_dropped, record.size);
         return;

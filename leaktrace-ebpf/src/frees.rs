@@ -7,6 +7,7 @@ use crate::alloc::stopped;
 use crate::maps::PROCESSES;
 use crate::process::Id;
 use crate::registers::{Entry, Placement};
+use crate::sites::End;
 use crate::{accounts, blocks, config, threads};
 
 /// More than lies between `free` and any other function of its source file: it calls itself from no further away.
@@ -31,8 +32,12 @@ pub fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
         ((*thread).process, (*thread).sp, again)
     };
     if let Some(record) = blocks::take(process, address) {
-        accounts::settle(process, &record);
-    } else if sp >= pending && !(again && config::records_every_block()) {
+        accounts::settle(process, &record, End::by(thread, address, &record));
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { (*thread).last_allocated = 0 };
+    if sp >= pending && !(again && config::records_every_block()) {
         // Not from inside an allocation function, which may free memory of its own. Nor a call that has jumped to its own
         // beginning: glibc 2.43's in a thread that has no cache yet. Where not all blocks are recorded, a loop may free one
         // address again and again.

@@ -1,15 +1,15 @@
 //! Sites: the account of each (process, stack).
 
 use leaktrace_common::abi::{
-    self, FRAMES_PER_CHUNK, MAX_CHUNKS, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT, SITE_TRUNCATED, SITE_UNREADY,
-    Scratch, Site, Walked,
+    self, Block, FRAMES_PER_CHUNK, MAX_CHUNKS, SITE_FRAMELESS, SITE_GUESSED, SITE_STOP_SHIFT, SITE_TRUNCATED,
+    SITE_UNREADY, Scratch, Site, Thread, Walked,
 };
 use leaktrace_common::atomic;
 use leaktrace_common::table::{self, Inserted, Place};
 use leaktrace_common::unwind::Stop;
 
 use crate::maps::{FRAME_KEYS, FRAMES, Keys, SCRATCH, SITE_KEYS, SITES, unknown};
-use crate::{config, stats::lose, stretch::GOES_ON};
+use crate::{blocks, config, stats::lose, stretch::GOES_ON};
 
 #[inline(always)]
 fn keys() -> Keys {
@@ -248,15 +248,52 @@ pub fn count_alloc(site: u32, (bytes, count): (u64, u64)) {
     }
 }
 
-/// Books what a block weighs as freed at the site of this index plus one.
+/// Books what a block weighs as freed at the site of this index plus one, with how it ended.
 #[inline(always)]
-pub fn count_free(site: u32, (bytes, count): (u64, u64)) {
+pub fn count_free(site: u32, (bytes, count): (u64, u64), end: End) {
     if let Some(site) = get(site) {
         // SAFETY: as above.
         unsafe {
             atomic::add(&raw mut (*site).free_bytes, bytes);
             atomic::add(&raw mut (*site).free_count, count);
+            if end.is_temporary {
+                atomic::add(&raw mut (*site).temporary_count, count);
+            }
+            let longest = &raw mut (*site).longest_life;
+            let mut seen = longest.read_volatile();
+            // Each failure means that another thread raised it meanwhile; as many in a row as CPUs can race.
+            let mut attempt = 0;
+            while end.life > seen && attempt < 16 {
+                let held = atomic::compare_exchange_half(longest, seen, end.life);
+                if held == seen {
+                    break;
+                }
+                seen = held;
+                attempt += 1;
+            }
         }
+    }
+}
+
+/// How a block ended.
+#[derive(Clone, Copy)]
+pub struct End {
+    /// How long it had lived, jiffies.
+    pub life: u32,
+    /// Its thread has called nothing between its allocation and this.
+    pub is_temporary: bool,
+}
+
+impl End {
+    /// Nobody saw it.
+    pub const UNSEEN: Self = Self { life: 0, is_temporary: false };
+
+    /// A thread frees it now. The thread's last allocation is forgotten: its next call does not follow that any more.
+    #[inline(always)]
+    pub fn by(thread: *mut Thread, address: u64, record: &Block) -> Self {
+        // SAFETY: the thread's own state.
+        let last = unsafe { core::mem::take(&mut (*thread).last_allocated) };
+        Self { life: abi::jiffies_since(record.time, blocks::now()), is_temporary: last == address }
     }
 }
 

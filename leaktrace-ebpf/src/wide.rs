@@ -10,7 +10,8 @@ use leaktrace_common::wide::{Name, WideBlock};
 use crate::accounts::{lower, raise, settle};
 use crate::blocks::now;
 use crate::maps::{Keys, WIDE_BLOCKS, WIDE_KEYS, unknown};
-use crate::{config, sampling, sites, stats::lose};
+use crate::sites::{self, End};
+use crate::{config, sampling, stats::lose};
 
 const NONE: u64 = u64::MAX;
 /// Set in what [`wide_insert`] returns where the block had its place already.
@@ -105,7 +106,7 @@ pub extern "C" fn wide_book(owner: u32, address: u64, size: u64, site: u32, gone
         if word & PRESENT != 0 {
             // Its free was missed: the address cannot have been handed out twice.
             let block = (*record).block;
-            settle(process, &block);
+            settle(process, &block, End::UNSEEN);
         }
         write(record, Name::of_allocator(process, address), &Block { size, site, time: now() | ignored });
     }
@@ -156,7 +157,7 @@ pub extern "C" fn wide_put_back(process: u32, address: u64, size: u64, site: u32
     let word = unknown(wide_insert(process, address));
     if word == NONE {
         // The place it had was given away meanwhile: off the books, and said.
-        settle(process, &block);
+        settle(process, &block, End::UNSEEN);
         lose!(wide_dropped);
         lose!(wide_bytes_dropped, size);
         return 0;
