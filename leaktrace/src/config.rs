@@ -109,6 +109,8 @@ pub struct Recording {
     pub show_allocs: bool,
     /// Whether sites with nothing outstanding are kept.
     pub all_sites: bool,
+    /// From when on growth is judged, after tracing began.
+    pub warm_up: Duration,
 }
 
 /// When leaks are a failure.
@@ -116,6 +118,8 @@ pub struct Recording {
 pub struct Gate {
     /// Leaked bytes from which on they are; `None` for never.
     pub fail_from: Option<u64>,
+    /// Bytes in each second from which on a site that is judged to leak by its growth is one; `None` for never.
+    pub grows_from: Option<u64>,
     /// The exit status then.
     pub exitcode: u8,
 }
@@ -275,6 +279,7 @@ impl Config {
             sort: self.sort,
             show_allocs: recording.show_allocs,
             all_sites: recording.all_sites,
+            warm_up: recording.warm_up,
             only: None,
             follow: self.follow,
         }
@@ -341,6 +346,7 @@ impl Recording {
             alloc_symbols: whom.alloc_symbols.clone(),
             show_allocs: output.show_allocs,
             all_sites: outputs::want_all_sites(output),
+            warm_up: args.warmup,
         })
     }
 }
@@ -386,7 +392,7 @@ impl ReportConfig {
 
 impl Gate {
     fn resolve(args: &GateArgs) -> Self {
-        Self { fail_from: args.fail_on_leak, exitcode: args.leak_exitcode }
+        Self { fail_from: args.fail_on_leak, grows_from: args.fail_on_growth, exitcode: args.leak_exitcode }
     }
 }
 
@@ -400,6 +406,7 @@ impl Messages {
 fn only(arg: OnlyArg) -> Only {
     match arg {
         OnlyArg::Lost => Only::Lost,
+        OnlyArg::Growing => Only::Growing,
     }
 }
 
@@ -408,6 +415,7 @@ fn sort_key(arg: SortArg) -> SortKey {
         SortArg::Bytes => SortKey::Bytes,
         SortArg::Count => SortKey::Count,
         SortArg::Age => SortKey::Age,
+        SortArg::Growth => SortKey::Growth,
     }
 }
 

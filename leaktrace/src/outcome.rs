@@ -22,7 +22,9 @@ pub fn exit_code(snapshot: &Snapshot, command: Option<Ending>, gate: Gate) -> u8
     for warning in uncounted(snapshot, gate).into_iter().chain(unjudged(snapshot, gate)) {
         log::warn!("{warning}");
     }
-    if gate.fail_from.is_some_and(|bytes| snapshot.leaked_bytes() >= bytes) {
+    let grows =
+        |from: u64| snapshot.sites.iter().any(|site| site.leaks_by_growth() && site.growth_rate() >= from as f64);
+    if gate.fail_from.is_some_and(|bytes| snapshot.leaked_bytes() >= bytes) || gate.grows_from.is_some_and(grows) {
         gate.exitcode
     } else {
         command.map_or(0, Ending::code)
@@ -90,14 +92,14 @@ mod tests {
             "sites":[{"pid":7,"outstanding_bytes":15,"outstanding_count":2,"verdict":{"probably_lost":{"bytes":9,"count":1},
             "undecided":{"bytes":6,"count":1}}}]}"#;
         let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
-        let gate = Gate { fail_from: Some(1), exitcode: 23 };
+        let gate = Gate { fail_from: Some(1), grows_from: None, exitcode: 23 };
         assert_eq!(exit_code(&snapshot, None, gate), 0);
         let words = uncounted(&snapshot, gate).join(" ");
         assert!(
             words.contains("9 bytes that are probably lost") && words.contains("6 bytes that are undecided"),
             "{words}"
         );
-        assert!(uncounted(&snapshot, Gate { fail_from: None, exitcode: 23 }).is_empty());
+        assert!(uncounted(&snapshot, Gate { fail_from: None, grows_from: None, exitcode: 23 }).is_empty());
         assert!(uncounted(&leaking(9), gate).is_empty());
     }
 
@@ -109,7 +111,7 @@ mod tests {
             "sites":[{"pid":7,"outstanding_bytes":9,"outstanding_count":1,"verdict":{"still_reachable":{"bytes":9,"count":1}}},
             {"pid":8,"outstanding_bytes":5,"outstanding_count":1}]}"#;
         let snapshot = Snapshot::from_json(text.as_bytes()).unwrap();
-        let gate = Gate { fail_from: Some(1), exitcode: 23 };
+        let gate = Gate { fail_from: Some(1), grows_from: None, exitcode: 23 };
         assert_eq!(exit_code(&snapshot, Some(Ending::Exited(0)), gate), 23);
         let words = unjudged(&snapshot, gate).unwrap();
         assert!(words.contains("counts all 5 bytes that process 8 holds, on which there is no verdict"), "{words}");
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn leaks_outrank_the_command_only_where_they_are_a_failure() {
-        let gate = |fail_from| Gate { fail_from, exitcode: 23 };
+        let gate = |fail_from| Gate { fail_from, grows_from: None, exitcode: 23 };
         let failed = Some(Ending::Exited(3));
         assert_eq!(exit_code(&leaking(64), failed, gate(None)), 3);
         assert_eq!(exit_code(&leaking(64), failed, gate(Some(1))), 23);
@@ -127,6 +129,6 @@ mod tests {
         assert_eq!(exit_code(&leaking(0), Some(Ending::Exited(0)), gate(Some(1))), 0);
         assert_eq!(exit_code(&leaking(0), None, gate(Some(1))), 0);
         assert_eq!(exit_code(&leaking(0), Some(Ending::Killed { signal: 11, dumped: true }), gate(Some(1))), 139);
-        assert_eq!(exit_code(&leaking(9), None, Gate { fail_from: Some(1), exitcode: 99 }), 99);
+        assert_eq!(exit_code(&leaking(9), None, Gate { fail_from: Some(1), grows_from: None, exitcode: 99 }), 99);
     }
 }

@@ -219,6 +219,7 @@ fn compare(config: &DiffConfig) -> anyhow::Result<u8> {
 fn chosen(snapshot: &Snapshot, only: Option<Only>) -> Cow<'_, Snapshot> {
     match only {
         Some(Only::Lost) => Cow::Owned(snapshot.only_lost()),
+        Some(Only::Growing) => Cow::Owned(snapshot.only_growing()),
         Some(Only::Unknown) | None => Cow::Borrowed(snapshot),
     }
 }

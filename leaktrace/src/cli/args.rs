@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::checks::CheckArgs;
 use super::values::{
-    Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_sample_bytes,
-    parse_time, parse_uid,
+    Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_rate,
+    parse_sample_bytes, parse_time, parse_uid,
 };
 use crate::model::Options;
 use crate::probes::functions::AllocSymbol;
@@ -186,6 +186,13 @@ pub struct RecordArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_sample_bytes)]
     pub sample_bytes: Option<u64>,
 
+    /// Judge growth from TIME after tracing began, when the program has warmed up
+    ///
+    /// Whether a site leaks is told by blocks that stay for longer than any that was freed has lived, while more keep coming. The
+    /// first quarter of the time counts as warm-up in any case.
+    #[arg(long, value_name = "TIME", default_value = "0", hide_default_value = true, value_parser = parse_time)]
+    pub warmup: Duration,
+
     /// How stacks are walked
     ///
     /// By unwind tables, which the kernel-side programs follow as a debugger would, or by frame pointers, which most
@@ -283,9 +290,10 @@ pub struct OutputArgs {
     #[arg(long, value_name = "KEY", value_enum)]
     pub sort: Option<SortArg>,
 
-    /// Show only sites where a leak check found blocks lost, and of these only what is definitely or indirectly lost
+    /// Show only sites where a leak check found blocks lost, and of these only what is lost; or only those that keep growing
     ///
-    /// In every output; the exit status of --fail-on-leak does not change.
+    /// lost: what is definitely or indirectly lost. growing: sites that are judged to leak by their growth, and those whose
+    /// outstanding bytes rise throughout or in steps. In every output; the exit status of --fail-on-leak does not change.
     #[arg(long, value_name = "WHAT", value_enum)]
     pub only: Option<OnlyArg>,
 
@@ -325,14 +333,22 @@ pub struct OutputArgs {
 /// Exit status.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Failing on leaks")]
+#[command(group = clap::ArgGroup::new("gate").multiple(true).args(["fail_on_leak", "fail_on_growth"]))]
 pub struct GateArgs {
     /// Exit with 23 if at least BYTES are leaked [BYTES: 1 if not given]
     #[arg(long, value_name = "BYTES", num_args = 0..=1, require_equals = true, default_missing_value = "1",
           value_parser = parse_positive_bytes)]
     pub fail_on_leak: Option<u64>,
 
+    /// Exit with 23 if a site is judged to leak by its growth, by at least BYTES in each second [BYTES/s: 1 if not given]
+    ///
+    /// Sites on which there is no decision are no failure; the report says why there is none.
+    #[arg(long, value_name = "BYTES/s", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+          value_parser = parse_rate)]
+    pub fail_on_growth: Option<u64>,
+
     /// Exit with N instead of 23
-    #[arg(long, value_name = "N", default_value_t = 23, requires = "fail_on_leak",
+    #[arg(long, value_name = "N", default_value_t = 23, requires = "gate",
           value_parser = clap::value_parser!(u8).range(1..))]
     pub leak_exitcode: u8,
 }
@@ -412,6 +428,8 @@ pub enum SortArg {
     Count,
     /// Age of the oldest
     Age,
+    /// Bytes by which it grows in each second
+    Growth,
 }
 
 /// Values of `--only`.
@@ -419,6 +437,8 @@ pub enum SortArg {
 pub enum OnlyArg {
     /// What is lost
     Lost,
+    /// What keeps growing
+    Growing,
 }
 
 /// Values of `--unwind`.

@@ -129,6 +129,11 @@ pub fn parse_positive_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Bytes in each second, above zero: a size, with or without `/s` behind it.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    parse_positive_bytes(text.strip_suffix("/s").unwrap_or(text))
+}
+
 /// A number of reports.
 pub fn parse_count(text: &str) -> Result<u64, String> {
     match text.parse() {

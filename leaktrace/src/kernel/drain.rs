@@ -4,6 +4,7 @@
 //! made after the programs were stopped.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aya::Pod;
@@ -73,7 +74,18 @@ pub fn accounts(kernel: &Kernel, buckets: Range<u32>) -> impl Iterator<Item = Ac
 /// The counters of all accounts, without their frames.
 pub fn counters(kernel: &Kernel) -> impl Iterator<Item = Counters> + '_ {
     let sites = sites(kernel, 0..kernel.site_keys.elements());
-    sites.filter_map(|index| site(kernel, index)).map(|site| counters_of(&site))
+    let tick = tick();
+    sites.filter_map(|index| site(kernel, index)).map(move |site| counters_of(&site, tick))
+}
+
+/// The counters of all accounts of processes with their indices and the slots of their processes, without their frames.
+pub fn placed_counters(kernel: &Kernel) -> impl Iterator<Item = (u32, u32, Counters)> + '_ {
+    let sites = sites(kernel, 0..kernel.site_keys.elements());
+    let tick = tick();
+    sites.filter_map(move |index| {
+        let site = site(kernel, index)?;
+        Some((index, site.process, counters_of(&site, tick)))
+    })
 }
 
 /// The slot of the process that a site is of; `None` where there is no complete site.
@@ -99,12 +111,14 @@ fn site(kernel: &Kernel, index: u32) -> Option<Site> {
     (site.process != 0 && (site.flags & SITE_FRAMELESS == 0 || site.alloc_count != 0)).then_some(site)
 }
 
-fn counters_of(site: &Site) -> Counters {
+fn counters_of(site: &Site, tick: Duration) -> Counters {
     Counters {
         alloc_bytes: site.alloc_bytes,
         alloc_count: site.alloc_count,
         free_bytes: site.free_bytes,
         free_count: site.free_count,
+        temporary_count: site.temporary_count,
+        longest_life: tick * site.longest_life,
     }
 }
 
@@ -116,7 +130,7 @@ pub fn account(kernel: &Kernel, index: u32) -> Option<Account> {
         slot: site.process,
         layout: site.layout,
         frames: frames(kernel, index, site.depth as usize),
-        counters: counters_of(&site),
+        counters: counters_of(&site, tick()),
         truncated: site.flags & SITE_TRUNCATED != 0,
         stack_state: stack_state(site.flags),
         broken: abi::site_stop(site.flags).filter(|stop| !stop.is_complete()),
@@ -299,6 +313,16 @@ pub fn is_there(kernel: &Kernel, slot: u32, block: &TabledBlock) -> bool {
     table::find_where(&kernel.wide_keys, key, is_named).is_some()
 }
 
+/// How long a jiffy is.
+fn tick() -> Duration {
+    static TICK: OnceLock<Duration> = OnceLock::new();
+    *TICK.get_or_init(|| {
+        nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+            .map_or(Duration::from_millis(4), Duration::from)
+            .max(Duration::from_micros(100))
+    })
+}
+
 /// Turns jiffies into ages.
 #[derive(Clone, Copy)]
 pub struct Clock {
@@ -310,9 +334,7 @@ impl Clock {
     /// The first life tells how jiffies stand to `CLOCK_MONOTONIC`, by which the kernel advances them. The length of one is the
     /// resolution of the coarse clock.
     pub fn of(kernel: &Kernel, now_ns: u64) -> Self {
-        let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
-            .map_or(Duration::from_millis(4), Duration::from)
-            .max(Duration::from_micros(100));
+        let tick = tick();
         let now = kernel.clocks().map_or(0, |(then_ns, then_jiffies)| {
             let since = Duration::from_nanos(now_ns.saturating_sub(then_ns));
             then_jiffies.wrapping_add((since.as_nanos() / tick.as_nanos()) as u64) as u32

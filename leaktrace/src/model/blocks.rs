@@ -3,9 +3,11 @@
 //! In: blocks as a stream, each with its site and age. Out: for each site its outstanding bytes and count, the ages of its
 //! blocks and, if the blocks are a sample, the spread of the estimate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::estimate::Spread;
+use super::growth::Window;
 use super::request::Options;
 use super::snapshot::Block;
 use super::types::Address;
@@ -54,6 +56,10 @@ pub struct SiteTally {
     pub(super) verdict: Option<Verdict>,
     /// Those that the program wants no leak reported of, in the units of [`Counters`](super::Counters).
     pub(super) ignored: Tally,
+    /// The window of its process, if its blocks are to be told by the epochs of their birth.
+    window: Option<Arc<Window>>,
+    /// Those of each epoch of the window; no more elements than there were blocks for.
+    survivors: Vec<Tally>,
     pub(super) blocks: Vec<Block>,
 }
 
@@ -86,6 +92,25 @@ impl BlockTally {
         }
     }
 
+    /// Has the blocks of a site told by the epochs of a window in which they were born.
+    pub fn tell_by_epoch(&mut self, site: usize, window: &Arc<Window>) {
+        if let Some(site) = self.sites.get_mut(site) {
+            site.window = Some(Arc::clone(window));
+        }
+    }
+
+    /// The blocks of each epoch of a site, of which those at the end may be missing for want of any.
+    #[must_use]
+    pub fn survivors(&self, site: usize) -> &[Tally] {
+        self.sites.get(site).map_or(&[], |site| &site.survivors)
+    }
+
+    /// What the leak check found of a site; `None` where none ran.
+    #[must_use]
+    pub fn verdict(&self, site: usize) -> Option<&Verdict> {
+        self.sites.get(site)?.verdict.as_ref()
+    }
+
     /// The sites' tallies, in the order of the sites: to be kept after the blocks themselves are dropped.
     #[must_use]
     pub fn into_sites(self) -> Vec<SiteTally> {
@@ -109,11 +134,17 @@ impl BlockTally {
 impl Extend<RawBlock> for BlockTally {
     fn extend<I: IntoIterator<Item = RawBlock>>(&mut self, blocks: I) {
         for block in blocks {
+            let Some(site) = self.sites.get_mut(block.site) else { continue };
+            let (bytes, count) = self.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
+            if let Some(epoch) = site.window.as_ref().and_then(|window| window.epoch_of(block.age)) {
+                if site.survivors.len() <= epoch {
+                    site.survivors.resize(epoch + 1, Tally::default());
+                }
+                site.survivors[epoch].join(Tally { bytes, count });
+            }
             if block.age < self.older_than {
                 continue;
             }
-            let Some(site) = self.sites.get_mut(block.site) else { continue };
-            let (bytes, count) = self.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
             site.bytes = site.bytes.saturating_add(bytes);
             site.count = site.count.saturating_add(count);
             if let Some(weights) = &self.weights {

@@ -14,6 +14,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
+use super::growth::{Past, SiteGrowth, Window};
 use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
 use super::reproduction::Reproduction;
@@ -52,6 +53,8 @@ pub struct Capture {
     pub blocks: Option<BlockTally>,
     /// What the leak check found out of the blocks of sites, by their places among [`Capture::merged`].
     pub described: HashMap<usize, Described>,
+    /// What time says of sites, by the same places.
+    pub growth: HashMap<usize, SiteGrowth>,
     /// How many stacks are whole, where that is known.
     pub stacks: Option<Stacks>,
     /// Processes that were seen and not traced.
@@ -103,6 +106,8 @@ pub struct RawProcess {
     pub taken_back: Tally,
     /// The variables that alone hold most of its blocks, the largest first.
     pub holders: Vec<Retained>,
+    /// The time that its growth is judged by; `None` where it was not followed.
+    pub window: Option<Arc<Window>>,
 }
 
 /// What was allocated and freed again since tracing began. While sampling, bytes are in units of 1/2^[`BYTES_SHIFT`] and
@@ -117,6 +122,10 @@ pub struct Counters {
     pub free_bytes: u64,
     /// How many of these allocations were freed again.
     pub free_count: u64,
+    /// How many of those were freed by the next recorded call of the thread that had made them.
+    pub temporary_count: u64,
+    /// The longest that one of those had lived, if there are any.
+    pub longest_life: Duration,
 }
 
 impl Counters {
@@ -145,7 +154,8 @@ impl Counters {
         };
         let (alloc_bytes, free_bytes) = balanced(self.alloc_bytes, self.free_bytes, BYTES_SHIFT);
         let (alloc_count, free_count) = balanced(self.alloc_count, self.free_count, COUNT_SHIFT);
-        Self { alloc_bytes, alloc_count, free_bytes, free_count }
+        let temporary_count = whole(self.temporary_count, COUNT_SHIFT);
+        Self { alloc_bytes, alloc_count, free_bytes, free_count, temporary_count, longest_life: self.longest_life }
     }
 
     /// Adds another's numbers.
@@ -154,6 +164,8 @@ impl Counters {
         self.alloc_count = self.alloc_count.saturating_add(other.alloc_count);
         self.free_bytes = self.free_bytes.saturating_add(other.free_bytes);
         self.free_count = self.free_count.saturating_add(other.free_count);
+        self.temporary_count = self.temporary_count.saturating_add(other.temporary_count);
+        self.longest_life = self.longest_life.max(other.longest_life);
     }
 }
 
@@ -170,6 +182,8 @@ pub struct RawSite {
     pub truncated: bool,
     /// Whether the stack is complete.
     pub stack_state: StackState,
+    /// What it has had over time, in the window of its process; `None` where it was not followed.
+    pub past: Option<Past>,
 }
 
 /// Gives names to addresses.
@@ -280,6 +294,9 @@ impl Capture {
             if let Some(Described { type_name, holders }) = self.described.remove(&place) {
                 (site.type_name, site.holders) = (type_name, holders);
             }
+            if let Some(SiteGrowth { trend, bytes_per_s, growth }) = self.growth.remove(&place) {
+                (site.trend, site.growth_bytes_per_s, site.growth) = (trend, bytes_per_s, growth);
+            }
             sites.push(site);
         }
         let mut total = None;
@@ -322,6 +339,7 @@ impl Capture {
                 snapshot.warnings.push(Silence::of(&snapshot).to_string());
             }
         }
+        snapshot.sum_growth();
         snapshot.sort_sites(snapshot.options.sort);
         snapshot
     }
@@ -340,6 +358,10 @@ fn merge(sites: Vec<RawSite>, blocks: Option<BlockTally>) -> Vec<(RawSite, Optio
                 first.counters.add(&site.counters);
                 first.truncated |= site.truncated;
                 first.stack_state = first.stack_state.join(site.stack_state);
+                match (&mut first.past, &site.past) {
+                    (Some(first), Some(other)) => first.add(other),
+                    _ => first.past = None,
+                }
                 if let (Some(first), Some(other)) = (first_tally.as_mut(), tally) {
                     first.merge(other);
                 }
@@ -387,7 +409,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         tally.ignored.bytes = whole(tally.ignored.bytes, BYTES_SHIFT);
         tally.ignored.count = whole(tally.ignored.count, COUNT_SHIFT);
     }
-    let Counters { alloc_bytes, alloc_count, free_bytes, free_count } = counters;
+    let Counters { alloc_bytes, alloc_count, free_bytes, free_count, temporary_count, longest_life: _ } = counters;
     let state = raw.stack_state.settled();
     Site {
         pid,
@@ -399,6 +421,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         alloc_count,
         free_bytes,
         free_count,
+        temporary_count,
         oldest: tally.oldest,
         youngest: tally.youngest,
         verdict: tally.verdict,
@@ -408,6 +431,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         holders: None,
         trend: None,
         growth_bytes_per_s: 0.0,
+        growth: None,
         truncated: raw.truncated,
         stack_state: Some(if all_skip_callers { state.max(StackState::Guessed) } else { state }),
         sampled: mean.is_some(),
@@ -441,6 +465,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         pss_bytes: raw.pss_bytes,
         leak_check: raw.leak_check,
         lost_taken_back: raw.taken_back,
+        growth: None,
         holders: raw.holders.clone(),
         sampled,
         outstanding_bytes_ci95: None,

@@ -24,6 +24,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         leak_check: None,
         taken_back: Tally::default(),
         holders: Vec::new(),
+        window: None,
     }
 }
 
@@ -36,9 +37,11 @@ fn raw_site(process: usize, frames: &[u64], allocated: (u64, u64), freed: (u64, 
             alloc_count: allocated.1,
             free_bytes: freed.0,
             free_count: freed.1,
+            ..Counters::default()
         },
         truncated: false,
         stack_state: StackState::Whole,
+        past: None,
     }
 }
 
@@ -87,6 +90,7 @@ fn capture(options: Options) -> Capture {
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
         described: HashMap::new(),
+        growth: HashMap::new(),
         stacks: None,
         untraced: Vec::new(),
         losses: Losses::default(),
@@ -251,7 +255,7 @@ fn resolver_sees_the_life_and_may_add_inlined_frames() {
 
 #[test]
 fn counters_read_while_moving_never_go_below_zero() {
-    let counters = Counters { alloc_bytes: 10, alloc_count: 1, free_bytes: 20, free_count: 2 };
+    let counters = Counters { alloc_bytes: 10, alloc_count: 1, free_bytes: 20, free_count: 2, ..Counters::default() };
     assert_eq!((counters.outstanding_bytes(), counters.outstanding_count()), (0, 0));
 }
 

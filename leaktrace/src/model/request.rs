@@ -98,6 +98,8 @@ pub enum Unwind {
 pub enum Only {
     /// What a leak check found to be definitely or indirectly lost.
     Lost,
+    /// Sites that keep growing.
+    Growing,
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -145,6 +147,9 @@ pub struct Options {
     pub show_allocs: bool,
     /// `--all-sites`: whether sites with nothing outstanding are there, too.
     pub all_sites: bool,
+    /// `--warmup`: growth is judged from then on.
+    #[serde(rename = "warmup_s", with = "seconds", skip_serializing_if = "Duration::is_zero")]
+    pub warm_up: Duration,
     /// `--only`: what the outstanding numbers are about; `None` for everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub only: Option<Only>,
@@ -195,6 +200,7 @@ impl Default for Options {
             sort: SortKey::Bytes,
             show_allocs: false,
             all_sites: false,
+            warm_up: Duration::ZERO,
             only: None,
             follow: true,
         }

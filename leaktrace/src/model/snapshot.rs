@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::growth::{Growth, GrowthVerdict, Trend};
 use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
 use super::notation::{lossy_path, seconds};
@@ -63,7 +64,7 @@ pub struct Snapshot {
 }
 
 /// One life of a traced process: from its start or its exec to its exit or its next exec.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// The process; a pid can appear more than once, since exec begins a new life.
     pub pid: Pid,
@@ -129,6 +130,9 @@ pub struct Process {
     /// where there were none.
     #[serde(default, skip_serializing_if = "Tally::is_empty")]
     pub lost_taken_back: Tally,
+    /// Whether it leaks, as far as time tells; `None` where it was not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
     /// The variables that alone hold most of its blocks' bytes, the largest first; empty where no leak check ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Retained>,
@@ -161,6 +165,8 @@ pub struct Site {
     pub free_bytes: u64,
     /// Allocations freed again of those.
     pub free_count: u64,
+    /// Allocations freed again by the next recorded call of the thread that had made them.
+    pub temporary_count: u64,
     /// Age of the oldest outstanding allocation; `None` where nothing is outstanding.
     pub oldest: Option<Duration>,
     /// Age of the youngest outstanding allocation; `None` where nothing is outstanding.
@@ -181,6 +187,8 @@ pub struct Site {
     pub trend: Option<Trend>,
     /// Growth of the outstanding bytes; 0 where it was not followed.
     pub growth_bytes_per_s: f64,
+    /// Whether it leaks, as far as time tells; `None` where it was not followed.
+    pub growth: Option<Growth>,
     /// Whether the stack was cut at `--max-depth`.
     pub truncated: bool,
     /// Whether the stack is all there; `None` where the snapshot does not say.
@@ -216,30 +224,23 @@ pub struct Block {
     pub type_name: Option<Arc<str>>,
 }
 
-/// Shape of a site's growth over time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Trend {
-    /// Grows throughout.
-    Growing,
-    /// Grows now and then, and keeps what it grew by.
-    Steps,
-    /// Rises and falls again and again.
-    Periodic,
-    /// Rose and fell once.
-    Spike,
-    /// Neither.
-    Stable,
-    /// A shape that this version does not know.
-    #[serde(other)]
-    Unknown,
-}
-
 impl Site {
     /// Whether anything is outstanding here.
     #[must_use]
     pub fn is_outstanding(&self) -> bool {
         self.outstanding_count > 0 || self.outstanding_bytes > 0
+    }
+
+    /// Whether it is judged to leak by its growth.
+    #[must_use]
+    pub fn leaks_by_growth(&self) -> bool {
+        self.growth.as_ref().is_some_and(|growth| growth.verdict == GrowthVerdict::Leak)
+    }
+
+    /// Bytes that stay, of those allocated in one second; 0 where that is not known.
+    #[must_use]
+    pub fn growth_rate(&self) -> f64 {
+        self.growth.as_ref().map_or(0.0, |growth| growth.bytes_per_s)
     }
 }
 
@@ -261,6 +262,20 @@ impl Snapshot {
     #[must_use]
     pub fn has_blocks(&self) -> bool {
         self.sites.iter().all(|site| site.blocks.is_some() || site.outstanding_count == 0)
+    }
+
+    /// Sums the growth of the sites up by process.
+    pub(super) fn sum_growth(&mut self) {
+        let mut by_process: Vec<Vec<(&Growth, &str)>> = vec![Vec::new(); self.processes.len()];
+        for site in &self.sites {
+            let (Some(growth), Some(process)) = (&site.growth, site.process) else { continue };
+            let name = site.stack.iter().find_map(|frame| frame.function.as_deref()).unwrap_or("code without a name");
+            by_process.get_mut(process).into_iter().for_each(|sites| sites.push((growth, name)));
+        }
+        let growths: Vec<_> = by_process.iter().map(|sites| Growth::of_all(sites)).collect();
+        for (process, growth) in self.processes.iter_mut().zip(growths) {
+            process.growth = growth;
+        }
     }
 
     /// Whether not one call of an allocation function was seen: a sign of a wrong target, never of "no leaks".

@@ -9,6 +9,7 @@ mod estimates;
 pub mod flamegraph;
 pub mod folded;
 mod format;
+mod growth;
 mod holders;
 pub(crate) mod human;
 pub mod json;

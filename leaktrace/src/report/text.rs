@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 
 use super::estimates;
+use super::growth;
 use super::holders;
 use super::human::{Bytes, Count, Span, counted};
 use super::names;
@@ -36,6 +37,10 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
 
     for line in verdicts::lines(snapshot) {
         writeln!(out, "{}", paint.with(HEADER, &line))?;
+    }
+
+    for (line, is_leak) in growth::lines(snapshot) {
+        writeln!(out, "{}", paint.with(if is_leak { AMOUNT } else { HEADER }, &line))?;
     }
 
     for line in suppressed::lines(snapshot) {
@@ -152,6 +157,7 @@ fn site_line(snapshot: &Snapshot, site: &Site, shown: Tally, totals: &Totals, pa
     });
     parts.extend((site.ignored.count > 0).then(|| format!("{} ignored by the program", Count(site.ignored.count))));
     parts.extend(site.type_name.as_ref().map(|name| format!("type {}", clean(name))));
+    parts.extend(growth::of_site(site));
     parts.extend(age(site));
     parts.extend((snapshot.processes.len() > 1).then(|| names::process(snapshot, site)));
     parts.join(", ")

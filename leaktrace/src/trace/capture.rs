@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
+use super::history::History;
 use super::verdict::findings::Judged;
 use super::verdict::holding::Holding;
 use crate::host::clock::monotonic_ns;
@@ -128,8 +130,18 @@ impl Draft {
         })
     }
 
+    /// Sets the time that the growth of each life is judged by; the trace has lasted for `elapsed`.
+    pub fn look_back(&mut self, kernel: &Kernel, history: &History, elapsed: Duration) {
+        for (slot, process) in &self.by_slot {
+            let Some(life) = kernel.processes.read(*slot) else { continue };
+            let began = elapsed.saturating_sub(Duration::from_nanos(self.now_ns.saturating_sub(life.seen_ns)));
+            let ended = elapsed.saturating_sub(ended_ago(kernel, *slot, self.now_ns));
+            self.processes[*process].window = history.window(began, ended).map(Arc::new);
+        }
+    }
+
     /// Adds an account.
-    pub fn add(&mut self, kernel: &Kernel, account: Account) {
+    pub fn add(&mut self, kernel: &Kernel, history: &History, account: Account) {
         let Account { index, slot, layout, frames, counters, truncated, stack_state, broken } = account;
         let Some(&process) = self.by_slot.get(&slot) else { return };
         let space = self.spaces.get(self.processes[process].life);
@@ -141,7 +153,9 @@ impl Draft {
             count(&mut self.stacks, &mut self.losses, &frames, (truncated, stack_state, broken), 1);
         }
         self.by_index.insert(index, (self.sites.len(), ended_ago(kernel, slot, self.now_ns)));
-        self.sites.push(RawSite { process, frames, counters, truncated, stack_state });
+        let window = self.processes[process].window.as_ref();
+        let past = window.and_then(|window| history.past(index, slot, window, &counters));
+        self.sites.push(RawSite { process, frames, counters, truncated, stack_state, past });
     }
 
     /// Adds what the leak check found, once all accounts are added and before blocks are read.
@@ -177,6 +191,11 @@ impl Draft {
         let places = places + 2 * outstanding;
         if occasion.is_final || options.show_allocs || !options.older_than.is_zero() || places <= MANY_PLACES {
             let mut blocks = BlockTally::new(self.sites.len(), options);
+            for (index, site) in self.sites.iter().enumerate().filter(|(_, site)| site.past.is_some()) {
+                if let Some(window) = &self.processes[site.process].window {
+                    blocks.tell_by_epoch(index, window);
+                }
+            }
             if options.sample_bytes.is_none() && options.older_than.is_zero() {
                 let outstanding = self.sites.iter().map(|site| site.counters.outstanding_count().min(places));
                 outstanding.enumerate().for_each(|(site, count)| blocks.reserve(site, count as usize));
@@ -212,7 +231,7 @@ impl Draft {
         let stack = (*truncated, *stack_state, site.broken);
         count(&mut self.stacks, &mut self.losses, frames, stack, site.stacks);
         let (frames, truncated, stack_state) = (frames.to_vec(), *truncated, *stack_state);
-        self.sites.push(RawSite { process, frames, counters: *counters, truncated, stack_state });
+        self.sites.push(RawSite { process, frames, counters: *counters, truncated, stack_state, past: None });
         if let Some(blocks) = &mut self.blocks {
             blocks.append(site.blocks.clone());
         }
@@ -241,6 +260,7 @@ impl Draft {
             sites: self.sites,
             blocks: self.blocks,
             described: HashMap::new(),
+            growth: HashMap::new(),
             // Where frame pointers end cannot be told from where they are missing.
             stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),
             losses: self.losses,

@@ -92,6 +92,7 @@ impl Trace {
         let last: HashMap<u32, Process> =
             slots.iter().filter_map(|slot| Some((*slot, self.kernel.processes.read(*slot)?))).collect();
         let mut taken = 0;
+        self.history.forget(&slots);
         for (slot, sites) in reclaim::reclaim(&mut self.kernel, &slots, &self.options)? {
             taken += sites.len();
             if let Some(last) = last.get(&slot) {

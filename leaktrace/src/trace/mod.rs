@@ -9,6 +9,7 @@ mod checking;
 mod due;
 mod gaps;
 mod growing;
+mod history;
 mod intake;
 mod leak_check;
 mod memory;
@@ -51,6 +52,7 @@ use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
 use due::{Due, happens};
 use growing::Growth;
+use history::History;
 use intake::Reclaimed;
 use memory::MemoryReader;
 use naming::Namer;
@@ -136,6 +138,8 @@ struct Trace {
     untraced: UntracedProcesses,
     /// How much memory processes had when first seen, to compare where few allocations are seen.
     growth: Growth,
+    /// Counters over time.
+    history: History,
     /// Descendants of the named processes that ran and were not followed.
     left_out: usize,
     /// What a reader of the numbers must know beside what the capture says.
@@ -323,6 +327,7 @@ impl Trace {
                     }
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
+                () = until(Some(self.history.due())) => self.look_at_counters(),
                 _ = show.tick() => {
                     if let Err(error) = self.make_up_for_lost_records(true) {
                         log::warn!("{error:#}");

@@ -11,6 +11,7 @@ use super::capture::Spaces;
 use super::gaps::{self, Fetching};
 use super::phases::Phases;
 use super::verdict::holding::{self, Holding};
+use crate::analysis::growth;
 use crate::analysis::suppressions::Rules;
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
@@ -67,6 +68,8 @@ impl Namer {
         }
         let spaces = &*spaces;
         mark_unsure(&mut capture, spaces);
+        growth::judge(&mut capture);
+        phases.done("judging growth");
         let mut snapshot = snapshot(capture, &names, spaces);
         phases.done("putting the sites together");
         if self.debuginfod.is_some() {

@@ -86,6 +86,7 @@ impl Trace {
         capture.notes.extend(notes);
         capture.warnings.extend(self.warnings.iter().cloned().chain(findings.warnings).chain(warnings));
         capture.warnings.extend(remarks::of_written(&written));
+        capture.warnings.extend(self.history.warning());
         if is_final {
             let missing = self.prober.missing();
             // Where standard output has no text report, the warnings of the last report go to standard error anyway.
@@ -120,8 +121,9 @@ impl Trace {
         // Applies the layouts under which these accounts were booked.
         self.take_in();
         let mut draft = Draft::begin(&self.kernel, &mut self.processes, &mut accounts)?;
+        draft.look_back(&self.kernel, &self.history, occasion.elapsed);
         for (number, account) in accounts.into_iter().enumerate() {
-            draft.add(&self.kernel, account);
+            draft.add(&self.kernel, &self.history, account);
             if number % SITES == 0 {
                 self.attend(attention);
             }

@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 use super::Trace;
 use super::aside::aside;
 use super::growing::{self, Growth};
+use super::history::History;
 use super::intake::Reclaimed;
 use super::memory::MemoryReader;
 use super::records::Records;
@@ -132,6 +133,7 @@ impl Trace {
             untraced: UntracedProcesses::default(),
             ended_threads: Vec::new(),
             growth: Growth::default(),
+            history: History::new(recording.warm_up, recording.sample_bytes.is_some()),
             left_out: 0,
             warnings: Vec::new(),
             target: config.target(),

@@ -164,7 +164,11 @@ fn only_what_is_lost_can_be_shown_where_there_is_a_verdict() {
     assert!(stdout(&output).starts_with("10.0 KiB outstanding in 2 allocations at 1 site"), "{}", stdout(&output));
     assert!(stdout(&output).contains("only what is definitely or indirectly lost"));
     assert!(stdout(&output).contains("warning: --only lost leaves out pid 1240"), "{}", stdout(&output));
-    assert_fails(&report(&["--only", "growing"]), 2, &["'growing'", "--only", "[possible values: lost]"]);
+    assert_fails(
+        &report(&["--only", "everything"]),
+        2,
+        &["'everything'", "--only", "[possible values: lost, growing]"],
+    );
     for whom in [&["-d", "1s"][..], &["--leak-check=no", "--", "true"], &["--sample-bytes", "1M", "--", "true"]] {
         let output = leaktrace(&[&["--only", "lost"], whom].concat());
         assert_fails(&output, 2, &["--only lost", "--pid", "COMMAND", "--leak-check=no", "--sample-bytes"]);

@@ -231,7 +231,13 @@ mod tests {
         DeadSite {
             layout: 0,
             frames: frames.iter().copied().map(Address).collect(),
-            counters: Counters { alloc_bytes: 20, alloc_count: 2, free_bytes: 10, free_count: 1 },
+            counters: Counters {
+                alloc_bytes: 20,
+                alloc_count: 2,
+                free_bytes: 10,
+                free_count: 1,
+                ..Counters::default()
+            },
             truncated: false,
             stack_state: StackState::Whole,
             broken: None,
@@ -296,7 +302,13 @@ mod tests {
         assert_eq!(merged.iter().map(|process| process.merged).sum::<u64>(), processes.merged().lives);
         assert!(roster.processes.len() <= 22, "{} are kept one by one", roster.processes.len() - 2);
         assert!(merged.iter().all(|process| process.peak_bytes == 15 * process.merged));
-        let expected = Counters { alloc_bytes: 40_000, alloc_count: 4000, free_bytes: 20_000, free_count: 2000 };
+        let expected = Counters {
+            alloc_bytes: 40_000,
+            alloc_count: 4000,
+            free_bytes: 20_000,
+            free_count: 2000,
+            ..Counters::default()
+        };
         assert_eq!(totals(&processes), expected);
         assert_eq!(processes.archived_counters(), expected);
         // Nobody has mapped anything, so all frames are in unknown code: two stacks, of one frame and of two.

@@ -11,13 +11,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::growth::{Growth, Trend};
 use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
 use crate::model::reproduction::Reproduction;
 use crate::model::request::{Options, Target};
 use crate::model::site_id::SiteId;
-use crate::model::snapshot::{Block, Process, Trend};
+use crate::model::snapshot::{Block, Process};
 use crate::model::stack_state::StackState;
 use crate::model::suppression::Kinds;
 use crate::model::types::{Frame, Pid};
@@ -96,6 +97,8 @@ pub struct SiteForm<'a, S> {
     pub free_bytes: u64,
     #[serde(default)]
     pub free_count: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub temporary_count: u64,
     #[serde(default, rename = "oldest_s", with = "optional_seconds")]
     pub oldest: Option<Duration>,
     #[serde(default, rename = "youngest_s", with = "optional_seconds")]
@@ -123,6 +126,8 @@ pub struct SiteForm<'a, S> {
     pub trend: Option<Trend>,
     #[serde(default)]
     pub growth_bytes_per_s: f64,
+    #[serde(default)]
+    pub growth: Option<Cow<'a, Growth>>,
     #[serde(default)]
     pub truncated: bool,
     /// Absent in files of older versions.

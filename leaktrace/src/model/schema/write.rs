@@ -126,6 +126,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         alloc_count,
         free_bytes,
         free_count,
+        temporary_count,
         oldest,
         youngest,
         verdict,
@@ -135,6 +136,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         holders,
         trend,
         growth_bytes_per_s,
+        growth,
         truncated,
         stack_state,
         sampled,
@@ -154,6 +156,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         alloc_count: *alloc_count,
         free_bytes: *free_bytes,
         free_count: *free_count,
+        temporary_count: *temporary_count,
         oldest: *oldest,
         youngest: *youngest,
         verdict: *verdict,
@@ -166,6 +169,7 @@ fn form<S>(site: &Site, stack_form: S) -> SiteForm<'_, S> {
         holders: holders.as_deref().map(Cow::Borrowed),
         trend: *trend,
         growth_bytes_per_s: *growth_bytes_per_s,
+        growth: growth.as_ref().map(Cow::Borrowed),
         truncated: *truncated,
         // Readers of the schema know three states.
         stack_state: stack_state.map(|state| match state.settled() {

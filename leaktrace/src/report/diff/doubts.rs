@@ -150,6 +150,7 @@ fn filters(Pair { before, after }: Pair<&Options>) -> Vec<String> {
     }
     let only = |options: &Options| match options.only {
         None => "everything",
+        Some(Only::Growing) => "what keeps growing",
         Some(Only::Lost) => "what is lost",
         Some(Only::Unknown) => "a part that this version does not know",
     };

@@ -1,0 +1,99 @@
+//! The growth of all sites of a capture.
+//!
+//! In: a capture with the past of its sites and the tally of its blocks. Out: what time says of each of its merged sites.
+
+use std::collections::HashMap;
+
+use super::rule::{self, Epoch, Evidence};
+use super::trend;
+use crate::model::{Capture, Past, SiteGrowth, Tally, Window};
+
+/// One stack of a process, which may have several accounts.
+struct Merged {
+    /// Its process, by its place in the capture.
+    process: usize,
+    past: Past,
+    survivors: Vec<Tally>,
+    freed: u64,
+    longest_life: std::time::Duration,
+    /// Definitely and indirectly lost.
+    lost: Option<Tally>,
+}
+
+impl Merged {
+    fn add(&mut self, other: &Self) {
+        self.past.add(&other.past);
+        self.survivors.resize(self.survivors.len().max(other.survivors.len()), Tally::default());
+        self.survivors.iter_mut().zip(&other.survivors).for_each(|(to, from)| to.join(*from));
+        self.freed = self.freed.saturating_add(other.freed);
+        self.longest_life = self.longest_life.max(other.longest_life);
+        if let Some(lost) = other.lost {
+            self.lost.get_or_insert_default().join(lost);
+        }
+    }
+
+    fn judge(&self, window: &Window, spoilt: Option<&str>) -> SiteGrowth {
+        let bounds = window.bounds.windows(2);
+        let born = |moment: usize| self.past.born.get(moment).copied().unwrap_or_default();
+        let epochs: Vec<Epoch> = bounds
+            .zip(window.ages.windows(2))
+            .enumerate()
+            .map(|(number, (bounds, ages))| Epoch {
+                length: ages[0].saturating_sub(ages[1]),
+                youngest: ages[1],
+                born: born(bounds[1]).saturating_sub(born(bounds[0])),
+                left: self.survivors.get(number).copied().unwrap_or_default(),
+            })
+            .collect();
+        let evidence = Evidence {
+            epochs: &epochs,
+            freed: self.freed,
+            longest_life: self.longest_life,
+            live: &self.past.live,
+            lost: self.lost,
+            spoilt,
+        };
+        SiteGrowth {
+            trend: trend::shape(&self.past.live),
+            bytes_per_s: trend::slope(&window.times, &self.past.live),
+            growth: Some(rule::judge(&evidence)),
+        }
+    }
+}
+
+/// Judges the sites whose past is known.
+pub fn judge(capture: &mut Capture) {
+    let losses = &capture.losses;
+    let spoilt = if capture.options.sample_bytes.is_some() {
+        Some("of a sample it cannot be told which blocks stay")
+    } else if capture.blocks.is_none() {
+        Some("the blocks' ages were not read for this report")
+    } else if losses.threads_dropped > 0 {
+        Some("frees were lost, so that blocks may seem to stay")
+    } else {
+        None
+    };
+    let mut merged: HashMap<usize, Merged> = HashMap::new();
+    for (index, place) in capture.merged().into_iter().enumerate() {
+        let Some(site) = capture.sites.get(index) else { continue };
+        let Some(past) = site.past.clone() else { continue };
+        let blocks = capture.blocks.as_ref();
+        let lost = blocks.and_then(|blocks| blocks.verdict(index)).map(|verdict| {
+            let mut lost = verdict.definitely_lost;
+            lost.join(verdict.indirectly_lost);
+            lost
+        });
+        let one = Merged {
+            process: site.process,
+            past,
+            survivors: blocks.map_or_else(Vec::new, |blocks| blocks.survivors(index).to_vec()),
+            freed: site.counters.free_count,
+            longest_life: site.counters.longest_life,
+            lost,
+        };
+        merged.entry(place).and_modify(|merged| merged.add(&one)).or_insert(one);
+    }
+    let window = |site: &Merged| capture.processes.get(site.process)?.window.as_ref();
+    let judged = merged.iter().filter_map(|(place, site)| Some((*place, site.judge(window(site)?, spoilt))));
+    capture.growth = judged.collect();
+}
