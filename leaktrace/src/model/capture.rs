@@ -326,6 +326,7 @@ impl Capture {
             sites,
             sites_left_out,
             stacks: self.stacks,
+            timeline: None,
             untraced: self.untraced,
             losses: self.losses,
             warnings: self.warnings,

@@ -16,6 +16,7 @@ use super::request::{Options, Target};
 use super::site_id::SiteId;
 use super::stack_state::StackState;
 use super::suppression::Hidden;
+use super::timeline::Timeline;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
 use super::verdict::{LeakCheck, Reachability, Tally, Verdict};
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub sites_left_out: u64,
     /// How many stacks are complete; `None` if that cannot be known, as with frame pointers alone.
     pub stacks: Option<Stacks>,
+    /// Memory over time; `None` where it was not followed.
+    pub timeline: Option<Timeline>,
     /// Processes that were seen and not traced.
     pub untraced: Vec<Untraced>,
     /// What could not be recorded.

@@ -21,6 +21,7 @@ use crate::model::site_id::SiteId;
 use crate::model::snapshot::{Block, Process};
 use crate::model::stack_state::StackState;
 use crate::model::suppression::Kinds;
+use crate::model::timeline::Timeline;
 use crate::model::types::{Frame, Pid};
 use crate::model::untraced::Untraced;
 use crate::model::verdict::{Tally, Verdict};
@@ -64,6 +65,9 @@ pub struct Document<'a, S> {
     pub sites_left_out: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stacks: Option<Stacks>,
+    /// Absent where it was not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Cow<'a, Timeline>>,
     /// The rules that hide something, with what they hide in all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suppressions: Vec<SuppressionForm<'a>>,
