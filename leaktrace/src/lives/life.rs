@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use leaktrace_common::abi::Process;
 
 use crate::kernel::reclaim::DeadSite;
-use crate::model::{Pid, RawProcess, Tally};
-use crate::process::facts::{self, Identity, MemoryUse};
+use crate::model::{MemoryUse, Pid, RawProcess, Tally};
+use crate::process::facts::{self, Identity};
 use crate::process::maps::AddressSpace;
 
 /// What memory a life began with.
@@ -143,12 +143,12 @@ impl Life {
             thread_end_frees: self.counters.thread_end_frees,
             abandoned_calls: self.counters.abandoned_calls,
             merged: self.merged,
-            rss_bytes: self.memory.rss_bytes,
-            pss_bytes: self.memory.pss_bytes,
+            memory: self.memory,
             leak_check: None,
             taken_back: Tally::default(),
             holders: Vec::new(),
             window: None,
+            timeline: None,
         }
     }
 }

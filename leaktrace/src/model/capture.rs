@@ -23,6 +23,8 @@ use super::silence::Silence;
 use super::site_id::SiteId;
 use super::snapshot::{Process, Site, Snapshot};
 use super::stack_state::StackState;
+use super::timeline::{MemoryUse, RawTimeline, TimelineEvent};
+use super::timelines::Timelines;
 use super::types::{Address, Frame, Pid};
 use super::untraced::Untraced;
 use super::verdict::{LeakCheck, Tally};
@@ -59,6 +61,8 @@ pub struct Capture {
     pub stacks: Option<Stacks>,
     /// Processes that were seen and not traced.
     pub untraced: Vec<Untraced>,
+    /// What happened to processes.
+    pub events: Vec<TimelineEvent>,
     /// What could not be recorded.
     pub losses: Losses,
     /// What else a reader of the numbers must know, a sentence each.
@@ -96,10 +100,8 @@ pub struct RawProcess {
     pub abandoned_calls: u64,
     /// How many ended lives this one stands for; 0 for one life, which has a pid.
     pub merged: u64,
-    /// Resident set in bytes.
-    pub rss_bytes: Option<u64>,
-    /// Proportional set in bytes.
-    pub pss_bytes: Option<u64>,
+    /// Its memory.
+    pub memory: MemoryUse,
     /// How its blocks were judged; `None` where they were not.
     pub leak_check: Option<LeakCheck>,
     /// What leak checks called lost and turned out not to be.
@@ -108,6 +110,8 @@ pub struct RawProcess {
     pub holders: Vec<Retained>,
     /// The time that its growth is judged by; `None` where it was not followed.
     pub window: Option<Arc<Window>>,
+    /// Its memory over that time.
+    pub timeline: Option<RawTimeline>,
 }
 
 /// What was allocated and freed again since tracing began. While sampling, bytes are in units of 1/2^[`BYTES_SHIFT`] and
@@ -264,7 +268,10 @@ impl Capture {
         let mut spreads = vec![Spread::default(); processes.len()];
         let all_sites = self.options.all_sites;
         let (mut sites, mut sites_left_out) = (Vec::new(), 0);
-        for (place, (raw, tally)) in merge(self.sites, self.blocks).into_iter().enumerate() {
+        let followed = self.processes.iter_mut().enumerate();
+        let followed = followed.filter_map(|(index, process)| Some((index, process.timeline.take()?)));
+        let mut timelines = Timelines::new(followed, self.events, &places(&self.sites));
+        for (place, (mut raw, tally)) in merge(self.sites, self.blocks).into_iter().enumerate() {
             let Some(owner) = self.processes.get(raw.process) else { continue };
             if let (Some(spread), Some(tally)) = (spreads.get_mut(raw.process), &tally) {
                 spread.merge(&tally.spread);
@@ -290,6 +297,9 @@ impl Capture {
             } else {
                 let named = resolver.resolve(owner, &raw.frames);
                 (site.stack, site.id) = (named.frames, Some(named.id));
+            }
+            if let Some(id) = site.id {
+                timelines.add(raw.process, place, id, raw.past.take());
             }
             if let Some(Described { type_name, holders }) = self.described.remove(&place) {
                 (site.type_name, site.holders) = (type_name, holders);
@@ -326,7 +336,7 @@ impl Capture {
             sites,
             sites_left_out,
             stacks: self.stacks,
-            timeline: None,
+            timeline: timelines.into_timeline(),
             untraced: self.untraced,
             losses: self.losses,
             warnings: self.warnings,
@@ -462,8 +472,10 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         thread_end_frees: raw.thread_end_frees,
         abandoned_calls: raw.abandoned_calls,
         merged: raw.merged,
-        rss_bytes: raw.rss_bytes,
-        pss_bytes: raw.pss_bytes,
+        rss_bytes: raw.memory.rss_bytes,
+        pss_bytes: raw.memory.pss_bytes,
+        uss_bytes: raw.memory.uss_bytes,
+        swap_bytes: raw.memory.swap_bytes,
         leak_check: raw.leak_check,
         lost_taken_back: raw.taken_back,
         growth: None,

@@ -19,12 +19,12 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         thread_end_frees: 0,
         abandoned_calls: 0,
         merged: 0,
-        rss_bytes: None,
-        pss_bytes: None,
+        memory: MemoryUse::default(),
         leak_check: None,
         taken_back: Tally::default(),
         holders: Vec::new(),
         window: None,
+        timeline: None,
     }
 }
 
@@ -93,6 +93,7 @@ fn capture(options: Options) -> Capture {
         growth: HashMap::new(),
         stacks: None,
         untraced: Vec::new(),
+        events: Vec::new(),
         losses: Losses::default(),
         warnings: vec![],
         silence: vec![],

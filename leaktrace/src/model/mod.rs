@@ -29,6 +29,7 @@ mod stack_state;
 mod sums;
 mod suppression;
 mod timeline;
+mod timelines;
 mod types;
 mod untraced;
 mod verdict;
@@ -53,7 +54,9 @@ pub use snapshot::{Block, Process, Site, Snapshot};
 pub use stack_state::StackState;
 pub use sums::{SumMismatch, Totals};
 pub use suppression::{Hidden, Kinds, Rule};
-pub use timeline::{EventKind, Peak, PeakSite, ProcessTimeline, SiteTimeline, Timeline, TimelineEvent};
+pub use timeline::{
+    EventKind, MemoryUse, Peak, PeakSite, ProcessTimeline, RawPeak, RawTimeline, SiteTimeline, Timeline, TimelineEvent,
+};
 pub use types::{Address, Frame, Pid};
 pub use untraced::Untraced;
 pub use verdict::{LeakCheck, LeakCheckMode, Reachability, Tally, Verdict};

@@ -126,6 +126,12 @@ pub struct Process {
     /// Proportional set in bytes; `None` once the process had ended or where it may not be read.
     #[serde(default)]
     pub pss_bytes: Option<u64>,
+    /// Resident pages that no other process shares, in bytes; `None` as for the proportional set.
+    #[serde(default)]
+    pub uss_bytes: Option<u64>,
+    /// Swapped out, in bytes; `None` as for the proportional set.
+    #[serde(default)]
+    pub swap_bytes: Option<u64>,
     /// How its blocks were judged; `None` where no leak check ran.
     #[serde(default)]
     pub leak_check: Option<LeakCheck>,

@@ -8,6 +8,19 @@ use super::notation::seconds;
 use super::site_id::SiteId;
 use super::types::Pid;
 
+/// How much memory a process uses, as far as it was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Resident set.
+    pub rss_bytes: Option<u64>,
+    /// Proportional set: shared pages count in part.
+    pub pss_bytes: Option<u64>,
+    /// Unique set: resident pages that no other process shares.
+    pub uss_bytes: Option<u64>,
+    /// Swapped out.
+    pub swap_bytes: Option<u64>,
+}
+
 /// Memory over time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
@@ -107,4 +120,24 @@ pub enum EventKind {
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+/// What a capture knows of a process over time, before sites have ids.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RawTimeline {
+    /// At the times of the process' window.
+    pub readings: ProcessTimeline,
+    /// When most was outstanding.
+    pub peak: Option<RawPeak>,
+}
+
+/// What was outstanding when most was, before sites have ids.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RawPeak {
+    /// Seconds since tracing began.
+    pub at_s: f64,
+    /// All that was outstanding.
+    pub bytes: u64,
+    /// The largest sites by their index in the capture, `None` for one that is gone, with their bytes.
+    pub sites: Vec<(Option<usize>, u64)>,
 }

@@ -15,19 +15,10 @@ use procfs::process::Process;
 
 use crate::host::clock::{monotonic_ns, since_boot_ns};
 use crate::host::patience::{self, About};
-use crate::model::Pid;
+use crate::model::{MemoryUse, Pid};
 
 /// What leaktrace is called.
 const NAME: &str = "leaktrace";
-
-/// How much memory a process uses, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MemoryUse {
-    /// Resident set.
-    pub rss_bytes: Option<u64>,
-    /// Proportional set: shared pages count in part.
-    pub pss_bytes: Option<u64>,
-}
 
 /// Which process it is.
 #[derive(Debug, Clone)]
@@ -75,7 +66,21 @@ pub fn memory(pid: Pid) -> Option<MemoryUse> {
     let rollup = Process::new(pid.0 as i32).ok()?.smaps_rollup().ok()?;
     let values = &rollup.memory_map_rollup.0.first()?.extension.map;
     let bytes = |name: &str| values.get(name).copied();
-    Some(MemoryUse { rss_bytes: bytes("Rss"), pss_bytes: bytes("Pss") })
+    let of_its_own = bytes("Private_Clean").zip(bytes("Private_Dirty")).map(|(clean, dirty)| clean + dirty);
+    Some(MemoryUse {
+        rss_bytes: bytes("Rss"),
+        pss_bytes: bytes("Pss"),
+        uss_bytes: of_its_own,
+        swap_bytes: bytes("Swap"),
+    })
+}
+
+/// Reads how much memory a process has resident, from the kernel's running count: that takes it microseconds, and may be off by some
+/// hundred pages.
+pub fn resident(pid: Pid) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    pages.checked_mul(procfs::page_size())
 }
 
 /// Variables by which a runtime or an allocator is told how to allocate.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use leaktrace_common::abi::{PROCESS_EXECED, PROCESS_EXITED};
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
@@ -22,8 +23,8 @@ use crate::kernel::ignored_inside::Marks;
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
 use crate::model::{
-    Address, BlockTally, Capture, Losses, Options, RawBlock, RawProcess, RawSite, StackState, Stacks, Tally, Target,
-    Unwind,
+    Address, BlockTally, Capture, Counters, EventKind, Losses, Options, RawBlock, RawProcess, RawSite, StackState,
+    Stacks, Tally, Target, TimelineEvent, Unwind,
 };
 use crate::process::maps::AddressSpace;
 
@@ -84,6 +85,8 @@ pub struct Draft {
     incomplete: Incomplete,
     /// Stacks counted so far, of processes with several layouts: there one stack may have several accounts.
     known: HashSet<(usize, Vec<Address>, bool, Option<Stop>)>,
+    /// What happened to processes.
+    events: Vec<TimelineEvent>,
     warnings: Vec<String>,
 }
 
@@ -126,6 +129,7 @@ impl Draft {
             stacks: Stacks::default(),
             incomplete: Incomplete::default(),
             known: HashSet::new(),
+            events: Vec::new(),
             warnings,
         })
     }
@@ -156,6 +160,31 @@ impl Draft {
         let window = self.processes[process].window.as_ref();
         let past = window.and_then(|window| history.past(index, slot, window, &counters));
         self.sites.push(RawSite { process, frames, counters, truncated, stack_state, past });
+    }
+
+    /// Adds the memory of processes over time, and what happened to them, once all accounts are added.
+    pub fn follow(&mut self, kernel: &Kernel, history: &History, elapsed: Duration) {
+        let mut sums = vec![Counters::default(); self.processes.len()];
+        for site in &self.sites {
+            sums[site.process].add(&site.counters);
+        }
+        self.events = history.events();
+        for (slot, process) in &self.by_slot {
+            let (process, sums) = (&mut self.processes[*process], &sums[*process]);
+            if let Some(window) = &process.window {
+                let index = |place| self.by_index.get(&place).map(|(index, _)| *index);
+                process.timeline = history.timeline(*slot, window, (sums, process.memory), index);
+            }
+            let Some(life) = kernel.processes.read(*slot) else { continue };
+            let kind = match life.state {
+                PROCESS_EXITED => EventKind::Exit,
+                PROCESS_EXECED => EventKind::Exec,
+                _ => continue,
+            };
+            let at = elapsed.saturating_sub(ended_ago(kernel, *slot, self.now_ns));
+            self.events.push(TimelineEvent { at, pid: process.pid, kind });
+        }
+        self.events.sort_by_key(|event| event.at);
     }
 
     /// Adds what the leak check found, once all accounts are added and before blocks are read.
@@ -263,6 +292,7 @@ impl Draft {
             growth: HashMap::new(),
             // Where frame pointers end cannot be told from where they are missing.
             stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),
+            events: self.events,
             losses: self.losses,
             warnings: self.warnings,
             silence: Vec::new(),

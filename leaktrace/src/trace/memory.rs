@@ -7,8 +7,8 @@ use std::sync::mpsc::Sender;
 
 use anyhow::{Context, Result};
 
-use crate::model::Pid;
-use crate::process::facts::{self, MemoryUse};
+use crate::model::{MemoryUse, Pid};
+use crate::process::facts;
 use crate::workers;
 
 /// Lives by their numbers, with their processes.

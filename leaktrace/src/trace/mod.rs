@@ -312,7 +312,7 @@ impl Trace {
                 }
                 () = report_signal.next() => is_asked_for = true,
                 memory = self.memory.done(), if self.memory.is_reading() => {
-                    self.processes.remember(memory);
+                    self.remember_memory(memory);
                     self.go_on_with(&mut due, launched.as_ref(), reports)?;
                 }
                 happened = happens(&mut due) => {
@@ -411,7 +411,7 @@ impl Trace {
         // A process may hold the lock that this needs; then the report has the values read before.
         let memory = self.memory.read(self.processes.reported_alive());
         if let Ok(memory) = timeout(MEMORY_WITHIN, memory).await {
-            self.processes.remember(memory);
+            self.remember_memory(memory);
         }
         // An ended process stays in /proc until its parent reaps it.
         for pid in ends.ended() {

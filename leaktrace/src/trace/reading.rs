@@ -14,7 +14,7 @@ use super::verdict::findings::{Findings, Judged};
 use super::verdict::pause;
 use crate::config::Whom;
 use crate::kernel::drain;
-use crate::model::{Capture, Pid, RawProcess, Silence, TraceMode};
+use crate::model::{Capture, EventKind, Pid, RawProcess, Silence, TraceMode};
 
 /// How long an interim report is read before pending events are handled.
 const TURN: Duration = Duration::from_millis(3);
@@ -55,6 +55,9 @@ impl Trace {
             let judged = findings.judged.iter();
             let overruns = judged.filter_map(|judged| pause::overrun(judged.life.pid, judged.check.pause, plan));
             findings.warnings.extend(overruns);
+        }
+        for judged in &findings.judged {
+            self.history.note(occasion.elapsed, judged.life.pid, EventKind::LeakCheck);
         }
         let draft = self.read_tables(&occasion, findings.judged, &mut attention)?;
         let mut found = Found::default();
@@ -128,6 +131,7 @@ impl Trace {
                 self.attend(attention);
             }
         }
+        draft.follow(&self.kernel, &self.history, occasion.elapsed);
         draft.judge(judged);
         draft.take_back(self.second_look.taken_back());
         for piece in draft.block_pieces(&self.kernel, occasion, &self.options) {

@@ -6,12 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::model::{Past, Window};
+use crate::model::{MemoryUse, Past, Window};
 
 /// Moments that are kept, at most: with [`SITES`] sites, 16 bytes each, 30 MiB.
 pub const MOMENTS: usize = 120;
 /// Sites that are kept, at most.
 pub const SITES: usize = 16_384;
+/// Processes that are kept, at most: at 80 bytes for each moment, 10 MiB.
+const PROCESSES: usize = 1024;
 /// Epochs that a window is divided into, at most.
 pub const EPOCHS: usize = 20;
 
@@ -24,68 +26,130 @@ pub struct Reading {
     pub live: u64,
 }
 
-/// One site.
+/// What one process has at some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessReading {
+    /// Bytes ever allocated.
+    pub allocated: u64,
+    /// Bytes outstanding.
+    pub live: u64,
+    /// Its memory, as far as it was read.
+    pub memory: MemoryUse,
+}
+
+/// One site or process.
 #[derive(Debug)]
-struct Series {
-    /// The process that it is of, as a slot in the tables.
+struct Series<T> {
+    /// The process, as a slot in the tables.
     slot: u32,
     /// The moment of its first reading; before that it had nothing.
     first: usize,
-    readings: Vec<Reading>,
+    readings: Vec<T>,
 }
 
-/// The sites of all processes, by their places in the tables.
-#[derive(Debug, Default)]
-pub struct Rings {
-    times: Vec<Duration>,
-    sites: HashMap<u32, Series>,
-    /// Sites that found no room.
+impl<T: Copy> Series<T> {
+    /// Its reading of a moment: the last one where there is none of that moment, `None` before the first.
+    fn at(&self, moment: usize) -> Option<T> {
+        let place = moment.checked_sub(self.first)?;
+        self.readings.get(place).or(self.readings.last()).copied()
+    }
+}
+
+/// All sites, or all processes, by their places in the tables.
+#[derive(Debug)]
+struct Table<T> {
+    series: HashMap<u32, Series<T>>,
+    room: usize,
+    /// Those that found no room.
     left_out: HashSet<u32>,
 }
 
+impl<T: Copy + Default> Table<T> {
+    fn new(room: usize) -> Self {
+        Self { series: HashMap::new(), room, left_out: HashSet::new() }
+    }
+
+    /// Adds a reading of the moment with this number.
+    fn add(&mut self, now: usize, place: u32, slot: u32, reading: T) {
+        let is_full = self.series.len() >= self.room;
+        match self.series.get_mut(&place) {
+            Some(series) if series.slot == slot => {
+                // One that could not be read for a moment had what it had before.
+                let last = series.readings.last().copied().unwrap_or_default();
+                series.readings.resize(now.saturating_sub(series.first), last);
+                series.readings.push(reading);
+            }
+            None if is_full => drop(self.left_out.insert(place)),
+            _ => drop(self.series.insert(place, Series { slot, first: now, readings: vec![reading] })),
+        }
+    }
+
+    fn halve(&mut self) {
+        for series in self.series.values_mut() {
+            let mut moment = series.first..;
+            series.readings.retain(|_| moment.next().is_some_and(is_kept));
+            series.first /= 2;
+        }
+        self.series.retain(|_, series| !series.readings.is_empty());
+    }
+
+    fn forget(&mut self, slots: &HashSet<u32>) {
+        self.series.retain(|_, series| !slots.contains(&series.slot));
+        self.left_out.clear();
+    }
+
+    fn get(&self, place: u32, slot: u32) -> Option<&Series<T>> {
+        self.series.get(&place).filter(|series| series.slot == slot)
+    }
+}
+
+/// Whether a moment stays when every other one is dropped: so that the last of an even number does.
+fn is_kept(moment: usize) -> bool {
+    moment % 2 == 1
+}
+
+/// All sites and processes at the same moments.
+#[derive(Debug)]
+pub struct Rings {
+    times: Vec<Duration>,
+    sites: Table<Reading>,
+    processes: Table<ProcessReading>,
+}
+
+impl Default for Rings {
+    fn default() -> Self {
+        Self { times: Vec::new(), sites: Table::new(SITES), processes: Table::new(PROCESSES) }
+    }
+}
+
 impl Rings {
-    /// Adds a reading of all sites, `time` after tracing began: their places, slots and numbers.
-    pub fn add(&mut self, time: Duration, sites: impl Iterator<Item = (u32, u32, Reading)>) {
+    /// Adds a reading of all sites, `time` after tracing began, by their places and the slots of their processes, and of all
+    /// processes, by their slots.
+    pub fn add(
+        &mut self,
+        time: Duration,
+        sites: impl IntoIterator<Item = (u32, u32, Reading)>,
+        processes: impl IntoIterator<Item = (u32, ProcessReading)>,
+    ) {
         if self.times.last().is_some_and(|last| *last >= time) {
             return;
         }
         if self.times.len() >= MOMENTS {
-            self.halve();
+            let mut moment = 0..;
+            self.times.retain(|_| moment.next().is_some_and(is_kept));
+            self.sites.halve();
+            self.processes.halve();
         }
         let now = self.times.len();
         self.times.push(time);
-        for (place, slot, reading) in sites {
-            let is_full = self.sites.len() >= SITES;
-            match self.sites.get_mut(&place) {
-                Some(series) if series.slot == slot => {
-                    // One that could not be read for a moment had what it had before.
-                    let last = series.readings.last().copied().unwrap_or_default();
-                    series.readings.resize(now.saturating_sub(series.first), last);
-                    series.readings.push(reading);
-                }
-                None if is_full => drop(self.left_out.insert(place)),
-                _ => drop(self.sites.insert(place, Series { slot, first: now, readings: vec![reading] })),
-            }
-        }
+        sites.into_iter().for_each(|(place, slot, reading)| self.sites.add(now, place, slot, reading));
+        processes.into_iter().for_each(|(slot, reading)| self.processes.add(now, slot, slot, reading));
     }
 
-    /// Drops every other moment, so that the last stays.
-    fn halve(&mut self) {
-        let keeps = |moment: usize| moment % 2 == 1;
-        let mut moment = 0..;
-        self.times.retain(|_| moment.next().is_some_and(keeps));
-        for series in self.sites.values_mut() {
-            let mut moment = series.first..;
-            series.readings.retain(|_| moment.next().is_some_and(keeps));
-            series.first /= 2;
-        }
-        self.sites.retain(|_, series| !series.readings.is_empty());
-    }
-
-    /// Forgets the sites of these slots, whose places others may be given.
+    /// Forgets what is of these slots, whose places others may be given.
     pub fn forget(&mut self, slots: &HashSet<u32>) {
-        self.sites.retain(|_, series| !slots.contains(&series.slot));
-        self.left_out.clear();
+        self.sites.forget(slots);
+        self.processes.forget(slots);
     }
 
     /// Moments that are kept.
@@ -95,45 +159,51 @@ impl Rings {
 
     /// How many sites found no room.
     pub fn left_out(&self) -> usize {
-        self.left_out.len()
+        self.sites.left_out.len()
     }
 
-    /// The window from `start` to `now`; `None` where nothing was read in between. Where tracing, or the process, began at
-    /// `start`, it had nothing then (`from_nothing`).
-    pub fn window(&self, start: Duration, now: Duration, from_nothing: bool) -> Option<Window> {
-        let within =
-            self.times.iter().copied().filter(|time| (*time > start || !from_nothing && *time == start) && *time < now);
-        let mut times: Vec<Duration> = from_nothing.then_some(start).into_iter().chain(within).collect();
-        if times.len() < 2 {
+    /// The window from `start`, at which the process had nothing, to `now`, of which what comes after `warm_up` is judged; `None`
+    /// where too little was read.
+    pub fn window(&self, start: Duration, now: Duration, warm_up: Duration) -> Option<Window> {
+        let within = self.times.iter().copied().filter(|time| *time > start && *time < now);
+        let times: Vec<Duration> = [start].into_iter().chain(within).chain([now]).collect();
+        if times.len() < 3 || now <= start {
             return None;
         }
-        times.push(now);
         let last = times.len() - 1;
-        let epochs = EPOCHS.min(last);
-        let bounds: Vec<usize> = (0..=epochs).map(|epoch| (epoch * last + epochs / 2) / epochs).collect();
+        let begin = times.partition_point(|time| *time < warm_up).min(last);
+        let epochs = EPOCHS.min(last - begin);
+        let bound = |epoch: usize| begin + (epoch * (last - begin) + epochs / 2) / epochs.max(1);
+        let bounds: Vec<usize> = (0..=epochs).map(bound).collect();
         let ages: Vec<Duration> = bounds.iter().map(|bound| now.saturating_sub(times[*bound])).collect();
         Some(Window { times: times.into(), bounds: bounds.into(), ages: ages.into() })
     }
 
     /// A site in a window, of which `now` is its last reading; `None` for one that found no room.
     pub fn past(&self, place: u32, slot: u32, window: &Window, now: Reading) -> Option<Past> {
-        let series = self.sites.get(&place).filter(|series| series.slot == slot);
-        if series.is_none() && self.left_out.contains(&place) {
+        let series = self.sites.get(place, slot);
+        if series.is_none() && self.sites.left_out.contains(&place) {
             return None;
         }
-        let at = |time: &Duration| {
-            let moment = self.times.partition_point(|other| other <= time).checked_sub(1)?;
-            let series = series?;
-            let reading = series.readings.get(moment.checked_sub(series.first)?);
-            reading.or(series.readings.last()).copied()
-        };
-        let (_, earlier) = window.times.split_last()?;
-        let mut readings: Vec<Reading> = earlier.iter().map(|time| at(time).unwrap_or_default()).collect();
-        readings.push(now);
+        let readings = self.in_window(series, window, now);
         Some(Past {
             born: readings.iter().map(|reading| reading.born).collect(),
             live: readings.iter().map(|reading| reading.live).collect(),
         })
+    }
+
+    /// A process in a window, of which `now` is its last reading; `None` for one that found no room.
+    pub fn process(&self, slot: u32, window: &Window, now: ProcessReading) -> Option<Vec<ProcessReading>> {
+        Some(self.in_window(Some(self.processes.get(slot, slot)?), window, now))
+    }
+
+    fn in_window<T: Copy + Default>(&self, series: Option<&Series<T>>, window: &Window, now: T) -> Vec<T> {
+        let at = |time: &Duration| {
+            let moment = self.times.partition_point(|other| other <= time).checked_sub(1)?;
+            series?.at(moment)
+        };
+        let earlier = window.times.split_last().map_or(&[][..], |(_, earlier)| earlier);
+        earlier.iter().map(|time| at(time).unwrap_or_default()).chain([now]).collect()
     }
 }
 
@@ -150,7 +220,8 @@ mod tests {
         for time in 1..=moments {
             let steady = (3, 1, Reading { born: 10 * time, live: 640 });
             let late = (time > 50).then(|| (4, 2, Reading { born: time - 50, live: 8 * (time - 50) }));
-            rings.add(seconds(time), std::iter::once(steady).chain(late));
+            let process = (1, ProcessReading { allocated: time, live: 2 * time, ..ProcessReading::default() });
+            rings.add(seconds(time), std::iter::once(steady).chain(late), [process]);
         }
         rings
     }
@@ -160,7 +231,7 @@ mod tests {
         for moments in [2, 60, 120, 121, 500, 3000] {
             let rings = filled(moments);
             assert!(rings.moments() <= MOMENTS && rings.moments() as u64 >= moments.min(60), "{moments}");
-            let window = rings.window(Duration::ZERO, seconds(moments + 1), true).unwrap();
+            let window = rings.window(Duration::ZERO, seconds(moments + 1), Duration::ZERO).unwrap();
             let now = Reading { born: 10 * moments + 5, live: 640 };
             let past = rings.past(3, 1, &window, now).unwrap();
             assert_eq!((past.born[0], past.live[0]), (0, 0), "nothing had begun");
@@ -179,21 +250,39 @@ mod tests {
     }
 
     #[test]
-    fn a_window_begins_where_it_is_to_and_has_even_epochs() {
+    fn what_comes_after_the_warm_up_is_judged_in_even_epochs() {
         let rings = filled(100);
-        let window = rings.window(seconds(20), seconds(101), false).unwrap();
-        assert_eq!((window.times[0], window.epochs()), (seconds(20), EPOCHS));
+        let window = rings.window(Duration::ZERO, seconds(101), seconds(20)).unwrap();
+        assert_eq!(
+            (window.times[0], window.times[window.bounds[0]], window.epochs()),
+            (seconds(0), seconds(20), EPOCHS)
+        );
         assert_eq!((window.ages[0], window.ages[EPOCHS]), (seconds(81), Duration::ZERO));
         let lengths: Vec<u64> = window.ages.windows(2).map(|pair| pair[0].as_secs() - pair[1].as_secs()).collect();
         assert!(lengths.iter().all(|length| (4..=5).contains(length)), "{lengths:?}");
-        assert!(rings.window(seconds(100), seconds(101), false).is_none(), "one moment is no window");
-        assert!(rings.window(seconds(200), seconds(201), true).is_none());
+        let late = rings.window(seconds(90), seconds(101), seconds(20)).unwrap();
+        assert_eq!((late.times[late.bounds[0]], late.epochs()), (seconds(90), 11), "it began later");
+        let warming = rings.window(Duration::ZERO, seconds(101), seconds(200)).unwrap();
+        assert_eq!(warming.epochs(), 0, "not warmed up yet");
+        assert!(rings.window(seconds(100), seconds(101), Duration::ZERO).is_none(), "nothing was read in between");
+    }
+
+    #[test]
+    fn a_process_has_what_was_read_of_it() {
+        let rings = filled(300);
+        let window = rings.window(Duration::ZERO, seconds(301), Duration::ZERO).unwrap();
+        let now = ProcessReading { allocated: 301, live: 0, ..ProcessReading::default() };
+        let process = rings.process(1, &window, now).unwrap();
+        assert_eq!((process[0], process[process.len() - 1]), (ProcessReading::default(), now));
+        let (at, reading) = (window.times[7], process[7]);
+        assert_eq!((reading.allocated, reading.live), (at.as_secs(), 2 * at.as_secs()));
+        assert_eq!(rings.process(2, &window, now), None);
     }
 
     #[test]
     fn the_place_of_a_site_that_is_gone_tells_nothing_of_the_next() {
         let mut rings = filled(60);
-        let window = rings.window(Duration::ZERO, seconds(61), true).unwrap();
+        let window = rings.window(Duration::ZERO, seconds(61), Duration::ZERO).unwrap();
         let none = Past { born: vec![0; window.times.len() - 1], live: vec![0; window.times.len() - 1] };
         let without_last = |mut past: Past| {
             past.born.pop();
@@ -210,10 +299,10 @@ mod tests {
     fn sites_without_room_are_counted_and_not_made_up() {
         let mut rings = Rings::default();
         let sites = |time: u64| (0..SITES as u32 + 7).map(move |place| (place, 1, Reading { born: time, live: time }));
-        rings.add(seconds(1), sites(1));
-        rings.add(seconds(2), sites(2));
+        rings.add(seconds(1), sites(1), []);
+        rings.add(seconds(2), sites(2), []);
         assert_eq!(rings.left_out(), 7);
-        let window = rings.window(Duration::ZERO, seconds(3), true).unwrap();
+        let window = rings.window(Duration::ZERO, seconds(3), Duration::ZERO).unwrap();
         let now = Reading { born: 3, live: 3 };
         let pasts = (0..SITES as u32 + 7).map(|place| rings.past(place, 1, &window, now));
         assert_eq!(pasts.filter(Option::is_none).count(), 7);

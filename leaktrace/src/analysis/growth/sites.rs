@@ -45,17 +45,22 @@ impl Merged {
                 left: self.survivors.get(number).copied().unwrap_or_default(),
             })
             .collect();
+        // From the end of the warm-up.
+        let begin = window.bounds.first().copied().unwrap_or_default();
+        let live = self.past.live.get(begin..).unwrap_or_default();
+        let times = window.times.get(begin..).unwrap_or_default();
+        let spoilt = spoilt.or_else(|| epochs.is_empty().then_some("--warmup is not over yet"));
         let evidence = Evidence {
             epochs: &epochs,
             freed: self.freed,
             longest_life: self.longest_life,
-            live: &self.past.live,
+            live,
             lost: self.lost,
             spoilt,
         };
         SiteGrowth {
-            trend: trend::shape(&self.past.live),
-            bytes_per_s: trend::slope(&window.times, &self.past.live),
+            trend: trend::shape(live),
+            bytes_per_s: trend::slope(times, live),
             growth: Some(rule::judge(&evidence)),
         }
     }
