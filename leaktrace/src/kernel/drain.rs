@@ -95,7 +95,7 @@ pub(super) fn owner_of(kernel: &Kernel, index: u32) -> Option<u32> {
 
 /// The indices of sites in these buckets of their table.
 fn sites(kernel: &Kernel, buckets: Range<u32>) -> impl Iterator<Item = u32> + '_ {
-    buckets.flat_map(move |bucket| {
+    used(&kernel.site_keys, buckets).flat_map(move |bucket| {
         (0..BUCKET_KEYS).filter_map(move |lane| {
             let keys = kernel.site_keys.pointer(bucket)?;
             // SAFETY: in bounds; a word of the mapping.

@@ -130,6 +130,9 @@ pub struct Window {
     /// The same as ages at the window's end, falling to 0: a block of epoch `n` is younger than element `n` and not younger than
     /// `n + 1`.
     pub ages: Arc<[Duration]>,
+    /// The same without the time in which the process did not allocate or free anything for long: it was stopped, or idle, and no
+    /// block had reason to be freed.
+    pub active_ages: Arc<[Duration]>,
 }
 
 impl Window {
@@ -186,6 +189,7 @@ mod tests {
             times: seconds(&[0, 10, 20, 30]).into(),
             bounds: vec![0, 1, 2, 3].into(),
             ages: seconds(&[30, 20, 10, 0]).into(),
+            active_ages: seconds(&[30, 20, 10, 0]).into(),
         };
         let of = |age| window.epoch_of(Duration::from_secs(age));
         assert_eq!((of(0), of(9), of(10), of(29)), (Some(2), Some(2), Some(1), Some(0)));

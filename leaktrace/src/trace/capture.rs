@@ -140,7 +140,7 @@ impl Draft {
             let Some(life) = kernel.processes.read(*slot) else { continue };
             let began = elapsed.saturating_sub(Duration::from_nanos(self.now_ns.saturating_sub(life.seen_ns)));
             let ended = elapsed.saturating_sub(ended_ago(kernel, *slot, self.now_ns));
-            self.processes[*process].window = history.window(began, ended).map(Arc::new);
+            self.processes[*process].window = history.window(*slot, began, ended).map(Arc::new);
         }
     }
 

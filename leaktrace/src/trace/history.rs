@@ -19,7 +19,7 @@ use crate::process::facts;
 /// Between the first readings. Each time that half of the moments are dropped it doubles.
 const FIRST_STEP: Duration = Duration::from_millis(100);
 /// Reading takes at most this part of the time.
-const SHARE: u32 = 100;
+const SHARE: u32 = 50;
 /// Processes whose resident set is read each time, at most: those that hold most.
 const WITH_MEMORY: usize = 16;
 /// Sites that are kept of a peak.
@@ -83,6 +83,7 @@ impl History {
             let (live, process) = (counters.outstanding_bytes(), processes.entry(slot).or_default());
             process.allocated = process.allocated.saturating_add(counters.alloc_bytes);
             process.live = process.live.saturating_add(live);
+            process.calls = process.calls.saturating_add(counters.alloc_count).saturating_add(counters.free_count);
             sites.push((index, slot, Reading { born: counters.alloc_count, live }));
         }
         self.note_peaks(elapsed, &processes, &sites);
@@ -145,9 +146,10 @@ impl History {
         self.peaks.retain(|slot, _| !slots.contains(slot));
     }
 
-    /// The window of a life that began and ended (or has lasted) so long after the trace began; `None` where too little was read.
-    pub fn window(&self, began: Duration, ended: Duration) -> Option<Window> {
-        self.rings.window(began, ended, self.warm_up)
+    /// The window of a life in a slot that began and ended (or has lasted) so long after the trace began; `None` where too little
+    /// was read.
+    pub fn window(&self, slot: u32, began: Duration, ended: Duration) -> Option<Window> {
+        self.rings.window(slot, began, ended, self.warm_up)
     }
 
     /// A site in its process' window, which ends with these counters.
@@ -166,7 +168,8 @@ impl History {
         index: impl Fn(u32) -> Option<usize>,
     ) -> Option<RawTimeline> {
         let sums = if self.is_sample { sums.whole() } else { *sums };
-        let now = ProcessReading { allocated: sums.alloc_bytes, live: sums.outstanding_bytes(), memory };
+        let calls = sums.alloc_count.saturating_add(sums.free_count);
+        let now = ProcessReading { allocated: sums.alloc_bytes, live: sums.outstanding_bytes(), calls, memory };
         let readings = self.rings.process(slot, window, now)?;
         let of = |value: fn(&MemoryUse) -> Option<u64>| readings.iter().map(|reading| value(&reading.memory)).collect();
         let last = window.times.last().copied().unwrap_or_default();

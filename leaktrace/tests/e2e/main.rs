@@ -33,6 +33,7 @@ mod failures;
 mod filters;
 mod following;
 mod frames;
+mod growth;
 mod holder;
 mod holders;
 mod hostile_files;

@@ -118,6 +118,8 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
                 ("thread_end_frees", Kind::Count),
                 ("rss_bytes", Kind::Maybe(&Kind::Count)),
                 ("pss_bytes", Kind::Maybe(&Kind::Count)),
+                ("uss_bytes", Kind::Maybe(&Kind::Count)),
+                ("swap_bytes", Kind::Maybe(&Kind::Count)),
             ],
         );
     }
@@ -149,6 +151,7 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
                 ("verdict", Kind::Maybe(&Kind::Object)),
                 ("trend", Kind::Maybe(&Kind::Text)),
                 ("growth_bytes_per_s", Kind::Number),
+                ("growth", Kind::Maybe(&Kind::Object)),
                 ("stack_state", Kind::Text),
                 ("stack", Kind::Array),
             ],
@@ -184,6 +187,7 @@ fn a_snapshot_of_a_running_process_has_every_field() {
     assert_eq!(process["exited"], false);
     assert!(process["exit_status"].is_null());
     assert!(process["rss_bytes"].as_u64().unwrap() > accounts.outstanding().0 / 100, "{process}");
+    assert!(process["uss_bytes"].as_u64().unwrap() <= process["pss_bytes"].as_u64().unwrap(), "{process}");
     assert!(process["pss_bytes"].as_u64().unwrap() <= process["rss_bytes"].as_u64().unwrap(), "{process}");
 
     let source = |frame: &Value| frame["file"].as_str().is_some_and(|file| file.ends_with("family.c"));

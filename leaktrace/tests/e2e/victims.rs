@@ -9,7 +9,7 @@ use crate::harness::build;
 use crate::{command, diff, frames, hostile_files, jitted, reachability, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 31] = [
+const PLAIN: [&str; 32] = [
     "abandoned.c",
     "annotating.c",
     "braid.c",
@@ -22,6 +22,7 @@ const PLAIN: [&str; 31] = [
     "failing.c",
     "family.c",
     "forking.c",
+    "growth.c",
     "idle.c",
     "indirect.c",
     "known_leaks.cc",

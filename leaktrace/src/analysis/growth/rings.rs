@@ -16,6 +16,8 @@ pub const SITES: usize = 16_384;
 const PROCESSES: usize = 1024;
 /// Epochs that a window is divided into, at most.
 pub const EPOCHS: usize = 20;
+/// A process that did nothing for longer than so many epochs was idle or stopped.
+const IDLE_EPOCHS: u32 = 1;
 
 /// What one site has allocated by some moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct ProcessReading {
     pub allocated: u64,
     /// Bytes outstanding.
     pub live: u64,
+    /// Blocks ever allocated, and freed.
+    pub calls: u64,
     /// Its memory, as far as it was read.
     pub memory: MemoryUse,
 }
@@ -162,9 +166,9 @@ impl Rings {
         self.sites.left_out.len()
     }
 
-    /// The window from `start`, at which the process had nothing, to `now`, of which what comes after `warm_up` is judged; `None`
-    /// where too little was read.
-    pub fn window(&self, start: Duration, now: Duration, warm_up: Duration) -> Option<Window> {
+    /// The window of a process from `start`, at which it had nothing, to `now`, of which what comes after `warm_up` is judged;
+    /// `None` where too little was read.
+    pub fn window(&self, slot: u32, start: Duration, now: Duration, warm_up: Duration) -> Option<Window> {
         let within = self.times.iter().copied().filter(|time| *time > start && *time < now);
         let times: Vec<Duration> = [start].into_iter().chain(within).chain([now]).collect();
         if times.len() < 3 || now <= start {
@@ -176,7 +180,40 @@ impl Rings {
         let bound = |epoch: usize| begin + (epoch * (last - begin) + epochs / 2) / epochs.max(1);
         let bounds: Vec<usize> = (0..=epochs).map(bound).collect();
         let ages: Vec<Duration> = bounds.iter().map(|bound| now.saturating_sub(times[*bound])).collect();
-        Some(Window { times: times.into(), bounds: bounds.into(), ages: ages.into() })
+        let idle = self.idle(slot, &times);
+        let idle_after = |bound: &usize| -> Duration {
+            idle.iter().filter(|(from, _)| from >= bound).map(|(_, length)| length).sum()
+        };
+        let active_ages: Vec<Duration> =
+            bounds.iter().zip(&ages).map(|(bound, age)| age.saturating_sub(idle_after(bound))).collect();
+        Some(Window { times: times.into(), bounds: bounds.into(), ages: ages.into(), active_ages: active_ages.into() })
+    }
+
+    /// The parts of these times in which a process neither allocated nor freed for long: the number at which each begins, and its
+    /// length.
+    fn idle(&self, slot: u32, times: &[Duration]) -> Vec<(usize, Duration)> {
+        let (Some(series), [first, .., last]) = (self.processes.get(slot, slot), times) else { return Vec::new() };
+        let long = last.saturating_sub(*first) * IDLE_EPOCHS / EPOCHS as u32;
+        let calls = |time: &Duration| {
+            let moment = self.times.partition_point(|other| other <= time).checked_sub(1)?;
+            Some(series.at(moment)?.calls)
+        };
+        let calls: Vec<u64> = times.iter().map(|time| calls(time).unwrap_or_default()).collect();
+        let (mut idle, mut begin) = (Vec::new(), 0);
+        for end in 1..times.len() {
+            // Of the last moment nothing is known yet: it is as the time before.
+            let goes_on = calls[end] == calls[begin];
+            if goes_on && end + 1 < times.len() {
+                continue;
+            }
+            let until = if goes_on { end } else { end - 1 };
+            let length = times[until].saturating_sub(times[begin]);
+            if length > long {
+                idle.push((begin, length));
+            }
+            begin = end;
+        }
+        idle
     }
 
     /// A site in a window, of which `now` is its last reading; `None` for one that found no room.
@@ -220,7 +257,8 @@ mod tests {
         for time in 1..=moments {
             let steady = (3, 1, Reading { born: 10 * time, live: 640 });
             let late = (time > 50).then(|| (4, 2, Reading { born: time - 50, live: 8 * (time - 50) }));
-            let process = (1, ProcessReading { allocated: time, live: 2 * time, ..ProcessReading::default() });
+            let process =
+                (1, ProcessReading { allocated: time, live: 2 * time, calls: time, ..ProcessReading::default() });
             rings.add(seconds(time), std::iter::once(steady).chain(late), [process]);
         }
         rings
@@ -231,7 +269,7 @@ mod tests {
         for moments in [2, 60, 120, 121, 500, 3000] {
             let rings = filled(moments);
             assert!(rings.moments() <= MOMENTS && rings.moments() as u64 >= moments.min(60), "{moments}");
-            let window = rings.window(Duration::ZERO, seconds(moments + 1), Duration::ZERO).unwrap();
+            let window = rings.window(1, Duration::ZERO, seconds(moments + 1), Duration::ZERO).unwrap();
             let now = Reading { born: 10 * moments + 5, live: 640 };
             let past = rings.past(3, 1, &window, now).unwrap();
             assert_eq!((past.born[0], past.live[0]), (0, 0), "nothing had begun");
@@ -252,7 +290,7 @@ mod tests {
     #[test]
     fn what_comes_after_the_warm_up_is_judged_in_even_epochs() {
         let rings = filled(100);
-        let window = rings.window(Duration::ZERO, seconds(101), seconds(20)).unwrap();
+        let window = rings.window(1, Duration::ZERO, seconds(101), seconds(20)).unwrap();
         assert_eq!(
             (window.times[0], window.times[window.bounds[0]], window.epochs()),
             (seconds(0), seconds(20), EPOCHS)
@@ -260,18 +298,40 @@ mod tests {
         assert_eq!((window.ages[0], window.ages[EPOCHS]), (seconds(81), Duration::ZERO));
         let lengths: Vec<u64> = window.ages.windows(2).map(|pair| pair[0].as_secs() - pair[1].as_secs()).collect();
         assert!(lengths.iter().all(|length| (4..=5).contains(length)), "{lengths:?}");
-        let late = rings.window(seconds(90), seconds(101), seconds(20)).unwrap();
+        let late = rings.window(1, seconds(90), seconds(101), seconds(20)).unwrap();
         assert_eq!((late.times[late.bounds[0]], late.epochs()), (seconds(90), 11), "it began later");
-        let warming = rings.window(Duration::ZERO, seconds(101), seconds(200)).unwrap();
+        let warming = rings.window(1, Duration::ZERO, seconds(101), seconds(200)).unwrap();
         assert_eq!(warming.epochs(), 0, "not warmed up yet");
-        assert!(rings.window(seconds(100), seconds(101), Duration::ZERO).is_none(), "nothing was read in between");
+        assert!(rings.window(1, seconds(100), seconds(101), Duration::ZERO).is_none(), "nothing was read in between");
+    }
+
+    #[test]
+    fn time_in_which_a_process_does_nothing_makes_no_block_older() {
+        let mut rings = Rings::default();
+        for time in 1..=100 {
+            // From the 40th second to the 60th it is stopped, and again from the 90th on.
+            let calls = if time < 60 { time.min(40) } else { (time - 20).min(70) };
+            let process = ProcessReading { calls, ..ProcessReading::default() };
+            rings.add(seconds(time), [(3, 1, Reading { born: calls, live: 8 })], [(1, process)]);
+        }
+        let window = rings.window(1, Duration::ZERO, seconds(101), Duration::ZERO).unwrap();
+        let age = |at: u64| {
+            let epoch = window.bounds.iter().position(|bound| window.times[*bound] >= seconds(at)).unwrap();
+            (window.ages[epoch], window.active_ages[epoch])
+        };
+        let (age_before, active_before) = age(20);
+        assert_eq!(age_before.saturating_sub(active_before), seconds(20 + 11), "both times");
+        let (age_between, active_between) = age(70);
+        assert_eq!(age_between.saturating_sub(active_between), seconds(11), "the second");
+        let other = rings.window(2, Duration::ZERO, seconds(101), Duration::ZERO).unwrap();
+        assert_eq!(other.ages, other.active_ages, "nothing is known of it");
     }
 
     #[test]
     fn a_process_has_what_was_read_of_it() {
         let rings = filled(300);
-        let window = rings.window(Duration::ZERO, seconds(301), Duration::ZERO).unwrap();
-        let now = ProcessReading { allocated: 301, live: 0, ..ProcessReading::default() };
+        let window = rings.window(1, Duration::ZERO, seconds(301), Duration::ZERO).unwrap();
+        let now = ProcessReading { allocated: 301, live: 0, calls: 400, ..ProcessReading::default() };
         let process = rings.process(1, &window, now).unwrap();
         assert_eq!((process[0], process[process.len() - 1]), (ProcessReading::default(), now));
         let (at, reading) = (window.times[7], process[7]);
@@ -282,7 +342,7 @@ mod tests {
     #[test]
     fn the_place_of_a_site_that_is_gone_tells_nothing_of_the_next() {
         let mut rings = filled(60);
-        let window = rings.window(Duration::ZERO, seconds(61), Duration::ZERO).unwrap();
+        let window = rings.window(1, Duration::ZERO, seconds(61), Duration::ZERO).unwrap();
         let none = Past { born: vec![0; window.times.len() - 1], live: vec![0; window.times.len() - 1] };
         let without_last = |mut past: Past| {
             past.born.pop();
@@ -302,7 +362,7 @@ mod tests {
         rings.add(seconds(1), sites(1), []);
         rings.add(seconds(2), sites(2), []);
         assert_eq!(rings.left_out(), 7);
-        let window = rings.window(Duration::ZERO, seconds(3), Duration::ZERO).unwrap();
+        let window = rings.window(1, Duration::ZERO, seconds(3), Duration::ZERO).unwrap();
         let now = Reading { born: 3, live: 3 };
         let pasts = (0..SITES as u32 + 7).map(|place| rings.past(place, 1, &window, now));
         assert_eq!(pasts.filter(Option::is_none).count(), 7);

@@ -36,7 +36,7 @@ const STUDENT: [f64; 19] = [
 pub struct Epoch {
     /// How long it was.
     pub length: Duration,
-    /// How old a block is at least that was born in it.
+    /// How old a block is at least that was born in it, without the time in which its process did nothing.
     pub youngest: Duration,
     /// Blocks born in it.
     pub born: u64,
@@ -70,7 +70,7 @@ pub fn judge(evidence: &Evidence) -> Growth {
         return undecided(spoilt.to_owned());
     }
     let epochs = evidence.epochs;
-    let window = epochs.first().map_or(Duration::ZERO, |first| first.youngest + first.length);
+    let window: Duration = epochs.iter().map(|epoch| epoch.length).sum();
     let after_warm_up = &epochs[(epochs.len() as f64 * WARM_UP).ceil() as usize..];
     if evidence.live.last() == Some(&0) {
         return of(GrowthVerdict::Steady, "all that it allocated was freed".to_owned());
@@ -88,6 +88,9 @@ pub fn judge(evidence: &Evidence) -> Growth {
     let life = rounded_up(evidence.longest_life);
     let judged: Vec<Epoch> = after_warm_up.iter().copied().filter(|epoch| epoch.youngest >= life).collect();
     if judged.len() < LEAKING_EPOCHS {
+        if !has_rising_floor(evidence.live) {
+            return of(GrowthVerdict::Steady, "what is outstanding falls back as far as before".to_owned());
+        }
         let lived = seconds(evidence.longest_life);
         return undecided(format!(
             "a block lived for {lived} before it was freed, and the others are hardly older after {}; trace for longer",

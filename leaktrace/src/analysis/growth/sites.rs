@@ -40,7 +40,7 @@ impl Merged {
             .enumerate()
             .map(|(number, (bounds, ages))| Epoch {
                 length: ages[0].saturating_sub(ages[1]),
-                youngest: ages[1],
+                youngest: window.active_ages.get(number + 1).copied().unwrap_or_default(),
                 born: born(bounds[1]).saturating_sub(born(bounds[0])),
                 left: self.survivors.get(number).copied().unwrap_or_default(),
             })

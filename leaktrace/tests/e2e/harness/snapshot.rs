@@ -30,6 +30,8 @@ pub struct Snapshot {
     /// Absent where there are none.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Absent where nothing was followed.
+    pub timeline: Option<serde_json::Value>,
 }
 
 /// What a rule hides.
@@ -77,6 +79,18 @@ pub struct Process {
     pub lost_taken_back: Option<Tally>,
     #[serde(default)]
     pub holders: Vec<Retained>,
+    /// Absent where it was not followed.
+    pub growth: Option<Growth>,
+}
+
+/// What time says of a site or a process.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Growth {
+    pub verdict: String,
+    pub bytes_per_s: f64,
+    pub ci95: [f64; 2],
+    pub reason: String,
+    pub lifetime_max_s: Option<f64>,
 }
 
 /// How the blocks of a process were judged.
@@ -92,6 +106,8 @@ pub struct LeakCheck {
 #[derive(Debug, Deserialize)]
 pub struct Site {
     pub pid: u32,
+    /// Its name among all runs of the program.
+    pub id: String,
     /// "unsure" where the mark of that name says more than the state.
     pub stack_state: Option<String>,
     /// Absent where it is false.
@@ -107,6 +123,11 @@ pub struct Site {
     pub free_count: u64,
     pub oldest_s: Option<f64>,
     pub youngest_s: Option<f64>,
+    /// Absent where it is 0.
+    #[serde(default)]
+    pub temporary_count: u64,
+    pub trend: Option<String>,
+    pub growth: Option<Growth>,
     #[serde(rename = "stack")]
     places: Vec<usize>,
     /// The frames at these places of the table.
