@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::estimate::Spread;
 use super::growth::Window;
+use super::histogram::Histogram;
 use super::request::Options;
 use super::snapshot::Block;
 use super::types::Address;
@@ -53,6 +54,10 @@ pub struct SiteTally {
     pub(super) spread: Spread,
     pub(super) oldest: Option<Duration>,
     pub(super) youngest: Option<Duration>,
+    /// In the units of [`Counters`](super::Counters).
+    pub(super) ages: Histogram,
+    /// In the units of [`Counters`](super::Counters).
+    pub(super) sizes: Histogram,
     pub(super) verdict: Option<Verdict>,
     /// Those that the program wants no leak reported of, in the units of [`Counters`](super::Counters).
     pub(super) ignored: Tally,
@@ -152,6 +157,8 @@ impl Extend<RawBlock> for BlockTally {
             }
             site.oldest = site.oldest.max(Some(block.age));
             site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
+            site.ages.add_age(block.age, Tally { bytes, count });
+            site.sizes.add_size(block.size, Tally { bytes, count });
             if block.ignored {
                 site.ignored.join(Tally { bytes, count });
             }
@@ -196,6 +203,8 @@ impl SiteTally {
         if let Some(other) = &other.verdict {
             self.verdict.get_or_insert_default().join(other);
         }
+        self.ages.join(&other.ages);
+        self.sizes.join(&other.sizes);
         self.ignored.join(other.ignored);
         self.blocks.append(&mut other.blocks);
     }

@@ -417,6 +417,9 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
     if mean.is_some() {
         tally.bytes = whole(tally.bytes, BYTES_SHIFT);
         tally.count = whole(tally.count, COUNT_SHIFT);
+        let amounts = |bytes, count| (whole(bytes, BYTES_SHIFT), whole(count, COUNT_SHIFT));
+        tally.ages = std::mem::take(&mut tally.ages).map(amounts);
+        tally.sizes = std::mem::take(&mut tally.sizes).map(amounts);
         tally.ignored.bytes = whole(tally.ignored.bytes, BYTES_SHIFT);
         tally.ignored.count = whole(tally.ignored.count, COUNT_SHIFT);
     }
@@ -435,6 +438,8 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         temporary_count,
         oldest: tally.oldest,
         youngest: tally.youngest,
+        ages: tally.ages,
+        sizes: tally.sizes,
         verdict: tally.verdict,
         ignored: tally.ignored,
         suppressed: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::histogram::Histogram;
 use super::request::Only;
 use super::snapshot::{Process, Site, Snapshot};
 use super::suppression::Kinds;
@@ -76,8 +77,15 @@ fn retain_lost(site: &mut Site) {
     });
     match ages {
         Some(ages) => (site.oldest, site.youngest) = (ages.iter().max().copied(), ages.iter().min().copied()),
-        None if site.outstanding_count < before => (site.oldest, site.youngest) = (None, None),
+        None if site.outstanding_count < before => {
+            (site.oldest, site.youngest) = (None, None);
+            (site.ages, site.sizes) = Default::default();
+        }
         None => {}
+    }
+    if let Some(blocks) = &site.blocks {
+        (site.ages, site.sizes) =
+            Histogram::of(blocks.iter().map(|block| (block.age, block.size, Tally { bytes: block.size, count: 1 })));
     }
 }
 

@@ -11,6 +11,7 @@ mod estimate;
 mod growing;
 mod growth;
 mod hidden;
+mod histogram;
 mod holders;
 mod leaked;
 mod losses;
@@ -40,6 +41,7 @@ pub use diff::{Amount, Change, Diff, Difference, Lapse, Matched, Pair, ProgramDi
 pub use estimate::Spread;
 pub use growth::{Growth, GrowthVerdict, Past, SiteGrowth, Trend, Window};
 pub use hidden::Suppressed;
+pub use histogram::{Class, Histogram};
 pub use holders::{Described, Holder, Retained, RootKind};
 pub use losses::{Losses, Stacks};
 pub use lost::NoVerdict;

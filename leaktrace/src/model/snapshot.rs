@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::growth::{Growth, GrowthVerdict, Trend};
+use super::histogram::Histogram;
 use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
 use super::notation::{lossy_path, seconds};
@@ -180,6 +181,10 @@ pub struct Site {
     pub oldest: Option<Duration>,
     /// Age of the youngest outstanding allocation; `None` where nothing is outstanding.
     pub youngest: Option<Duration>,
+    /// How old the outstanding allocations are; empty where that is not known.
+    pub ages: Histogram,
+    /// How large they are; empty where that is not known.
+    pub sizes: Histogram,
     /// What the leak check found; `None` where none ran.
     pub verdict: Option<Verdict>,
     /// Its blocks that the program wants no leak reported of (`__lsan_ignore_object`, `__lsan_disable`). They can be in any kind of

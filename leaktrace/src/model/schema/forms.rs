@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::growth::{Growth, Trend};
+use crate::model::histogram::Histogram;
 use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
@@ -107,6 +108,12 @@ pub struct SiteForm<'a, S> {
     pub oldest: Option<Duration>,
     #[serde(default, rename = "youngest_s", with = "optional_seconds")]
     pub youngest: Option<Duration>,
+    /// Absent where it is not known.
+    #[serde(default, skip_serializing_if = "Histogram::is_empty")]
+    pub ages: Histogram,
+    /// Absent where it is not known.
+    #[serde(default, skip_serializing_if = "Histogram::is_empty")]
+    pub sizes: Histogram,
     #[serde(default)]
     pub verdict: Option<Verdict>,
     /// Absent where there are none.
