@@ -144,6 +144,7 @@ impl Life {
             abandoned_calls: self.counters.abandoned_calls,
             merged: self.merged,
             memory: self.memory,
+            heap_pages: None,
             leak_check: None,
             taken_back: Tally::default(),
             holders: Vec::new(),

@@ -15,6 +15,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
 use super::growth::{Past, SiteGrowth, Window};
+use super::heap_pages::HeapPages;
 use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
 use super::reproduction::Reproduction;
@@ -57,6 +58,8 @@ pub struct Capture {
     pub described: HashMap<usize, Described>,
     /// What time says of sites, by the same places.
     pub growth: HashMap<usize, SiteGrowth>,
+    /// Bytes of the heap's pages that sites pin, by their places among [`Capture::merged`].
+    pub pinned: HashMap<usize, u64>,
     /// How many stacks are whole, where that is known.
     pub stacks: Option<Stacks>,
     /// Processes that were seen and not traced.
@@ -102,6 +105,8 @@ pub struct RawProcess {
     pub merged: u64,
     /// Its memory.
     pub memory: MemoryUse,
+    /// How the resident pages of its heap are used; `None` where that was not looked at.
+    pub heap_pages: Option<HeapPages>,
     /// How its blocks were judged; `None` where they were not.
     pub leak_check: Option<LeakCheck>,
     /// What leak checks called lost and turned out not to be.
@@ -247,6 +252,12 @@ impl Capture {
         places(&self.sites)
     }
 
+    /// The same before the capture is complete: sites that are added later change no place.
+    #[must_use]
+    pub fn merged_places(sites: &[RawSite]) -> Vec<usize> {
+        places(sites)
+    }
+
     /// Merges, names and sorts: the snapshot that this reading of the maps amounts to.
     ///
     /// Where blocks were read with an `--older-than`, outstanding numbers are those of the blocks that are old enough;
@@ -301,6 +312,7 @@ impl Capture {
             if let Some(id) = site.id {
                 timelines.add(raw.process, place, id, raw.past.take());
             }
+            site.pinned_bytes = owner.heap_pages.map(|_| self.pinned.remove(&place).unwrap_or(0));
             if let Some(Described { type_name, holders }) = self.described.remove(&place) {
                 (site.type_name, site.holders) = (type_name, holders);
             }
@@ -445,6 +457,7 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
         suppressed: Vec::new(),
         type_name: None,
         holders: None,
+        pinned_bytes: None,
         trend: None,
         growth_bytes_per_s: 0.0,
         growth: None,
@@ -481,6 +494,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         pss_bytes: raw.memory.pss_bytes,
         uss_bytes: raw.memory.uss_bytes,
         swap_bytes: raw.memory.swap_bytes,
+        heap_pages: raw.heap_pages,
         leak_check: raw.leak_check,
         lost_taken_back: raw.taken_back,
         growth: None,

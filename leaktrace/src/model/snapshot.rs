@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::growth::{Growth, GrowthVerdict, Trend};
+use super::heap_pages::HeapPages;
 use super::histogram::Histogram;
 use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
@@ -133,6 +134,9 @@ pub struct Process {
     /// Swapped out, in bytes; `None` as for the proportional set.
     #[serde(default)]
     pub swap_bytes: Option<u64>,
+    /// How the resident pages of its heap are used; `None` where that was not looked at.
+    #[serde(default)]
+    pub heap_pages: Option<HeapPages>,
     /// How its blocks were judged; `None` where no leak check ran.
     #[serde(default)]
     pub leak_check: Option<LeakCheck>,
@@ -197,6 +201,8 @@ pub struct Site {
     /// How those of its blocks are held that can still be reached, the largest part first; `None` where there are none, or where
     /// no leak check ran.
     pub holders: Option<Vec<Holder>>,
+    /// Bytes of the heap's resident pages on which all blocks are of this site; `None` where that was not looked at.
+    pub pinned_bytes: Option<u64>,
     /// Shape of the growth over time; `None` where it was not followed.
     pub trend: Option<Trend>,
     /// Growth of the outstanding bytes; 0 where it was not followed.

@@ -10,6 +10,7 @@ pub mod flamegraph;
 pub mod folded;
 mod format;
 mod growth;
+mod heap_pages;
 mod holders;
 pub(crate) mod human;
 pub mod json;

@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::estimates;
 use super::growth;
+use super::heap_pages;
 use super::holders;
 use super::human::{Bytes, Count, Span, counted};
 use super::names;
@@ -41,6 +42,9 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
 
     for (line, is_leak) in growth::lines(snapshot) {
         writeln!(out, "{}", paint.with(if is_leak { AMOUNT } else { HEADER }, &line))?;
+    }
+    for line in heap_pages::lines(snapshot) {
+        writeln!(out, "{}", paint.with(HEADER, &line))?;
     }
 
     for line in suppressed::lines(snapshot) {

@@ -12,6 +12,7 @@ use leaktrace_common::abi::{PROCESS_EXECED, PROCESS_EXITED};
 use leaktrace_common::table;
 use leaktrace_common::unwind::Stop;
 
+use super::heap_pages::Heaps;
 use super::history::History;
 use super::verdict::findings::Judged;
 use super::verdict::holding::Holding;
@@ -76,6 +77,8 @@ pub struct Draft {
     /// By an account's index in the site table: its position in `sites`, and how long its life has been over.
     by_index: HashMap<u32, (usize, Duration)>,
     blocks: Option<BlockTally>,
+    /// The pages that blocks hold.
+    pub heaps: Heaps,
     /// Addresses in blocks that programs have called no leak.
     marks: Marks,
     /// What the leak check found.
@@ -123,6 +126,7 @@ impl Draft {
             sites: Vec::new(),
             by_index: HashMap::new(),
             blocks: None,
+            heaps: Heaps::default(),
             marks: drain::marks(kernel),
             judged: Vec::new(),
             losses,
@@ -238,15 +242,42 @@ impl Draft {
         self.blocks.is_some().then(|| drain::block_pieces(kernel)).into_iter().flatten()
     }
 
+    /// Whether blocks are read.
+    pub fn reads_blocks(&self) -> bool {
+        self.blocks.is_some()
+    }
+
+    /// The sites so far.
+    pub fn sites(&self) -> &[RawSite] {
+        &self.sites
+    }
+
+    /// Whether one stack may have several sites.
+    pub fn may_repeat_stacks(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// Whether some blocks could not be recorded.
+    pub fn lost_blocks(&self) -> bool {
+        let Losses { allocs_dropped, wide_dropped, threads_dropped, returns_missed, .. } = self.losses;
+        allocs_dropped + wide_dropped + threads_dropped + returns_missed > 0
+    }
+
     /// Reads a piece of them.
     pub fn add_blocks(&mut self, kernel: &Kernel, piece: &BlockPiece) {
         let (by_index, clock) = (&self.by_index, self.clock);
         if let Some(tally) = &mut self.blocks {
             let blocks = drain::blocks(kernel, piece, clock, &self.marks, |index| by_index.get(&index).copied());
             let found = |block: &RawBlock| self.judged.iter().find_map(|judged| judged.found(block));
-            tally.extend(blocks.map(|block| match found(&block) {
-                Some((kind, ignored)) => RawBlock { kind: Some(kind), ignored, ..block },
-                None => block,
+            let (heaps, sites) = (&mut self.heaps, &self.sites);
+            tally.extend(blocks.map(|block| {
+                if !heaps.is_empty() {
+                    heaps.add(sites[block.site].process, block.site, block.address.0, block.size);
+                }
+                match found(&block) {
+                    Some((kind, ignored)) => RawBlock { kind: Some(kind), ignored, ..block },
+                    None => block,
+                }
             }));
         }
     }
@@ -276,6 +307,8 @@ impl Draft {
             let process = self.by_slot.get(&judged.life.slot).copied();
             self.spaces.holdings.extend(process.map(|process| judged.into_holding(process)));
         }
+        let notes = std::mem::take(&mut self.heaps.notes);
+        let pinned = self.heaps.finish(&mut self.processes);
         let capture = Capture {
             started: occasion.started,
             elapsed: occasion.elapsed,
@@ -290,13 +323,14 @@ impl Draft {
             blocks: self.blocks,
             described: HashMap::new(),
             growth: HashMap::new(),
+            pinned,
             // Where frame pointers end cannot be told from where they are missing.
             stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),
             events: self.events,
             losses: self.losses,
             warnings: self.warnings,
             silence: Vec::new(),
-            notes: Vec::new(),
+            notes,
         };
         (capture, self.spaces)
     }

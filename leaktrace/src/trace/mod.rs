@@ -9,6 +9,8 @@ mod checking;
 mod due;
 mod gaps;
 mod growing;
+mod heap_pages;
+mod heaps;
 mod history;
 mod intake;
 mod leak_check;

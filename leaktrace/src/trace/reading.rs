@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::Trace;
 use super::capture::{Draft, Occasion, Spaces};
 use super::growing::chosen;
+use super::heaps;
 use super::remarks::{self, Found, Remarks};
 use super::verdict::findings::{Findings, Judged};
 use super::verdict::pause;
@@ -69,6 +70,7 @@ impl Trace {
         let written = self.written_to(&draft.processes);
         let (mut capture, spaces) = draft.finish(&occasion, &self.target, &self.options);
         capture.untraced = self.list_untraced();
+        heaps::mark_partly_traced(&mut capture.processes, &capture.untraced);
         if capture.saw_nothing() {
             self.watch_growth();
             let then = self.growth.then(self.processes.going_on());
@@ -134,7 +136,9 @@ impl Trace {
         draft.follow(&self.kernel, &self.history, occasion.elapsed);
         draft.judge(judged);
         draft.take_back(self.second_look.taken_back());
-        for piece in draft.block_pieces(&self.kernel, occasion, &self.options) {
+        let pieces = draft.block_pieces(&self.kernel, occasion, &self.options);
+        draft.heaps = self.heaps(&draft, occasion);
+        for piece in pieces {
             draft.add_blocks(&self.kernel, &piece);
             self.attend(attention);
         }

@@ -32,6 +32,7 @@ mod everything;
 mod failures;
 mod filters;
 mod following;
+mod fragmentation;
 mod frames;
 mod growth;
 mod holder;

@@ -120,6 +120,7 @@ fn check_snapshot(snapshot: &Value, blocks: bool) {
                 ("pss_bytes", Kind::Maybe(&Kind::Count)),
                 ("uss_bytes", Kind::Maybe(&Kind::Count)),
                 ("swap_bytes", Kind::Maybe(&Kind::Count)),
+                ("heap_pages", Kind::Maybe(&Kind::Object)),
             ],
         );
     }

@@ -1,7 +1,7 @@
 //! Lives, for the question whether they were traced, and since when.
 
 use super::Processes;
-use crate::lives::life::Life;
+use crate::lives::life::{Beginning, Life};
 use crate::model::Pid;
 use crate::process::maps::AddressSpace;
 
@@ -34,6 +34,12 @@ impl Processes {
     /// this moment, by `CLOCK_MONOTONIC`.
     pub fn ran_before(&self, life: u32, moment_ns: u64) -> bool {
         self.lives.get(&life).is_some_and(|life| life.held_ns == 0 && life.started_ns < moment_ns)
+    }
+
+    /// Whether a life has no blocks from before this moment, by `CLOCK_MONOTONIC`, nor any of a parent's.
+    pub fn is_known_from_its_beginning(&self, life: u32, moment_ns: u64) -> bool {
+        let is_of_exec = |life: &Life| life.beginning == Beginning::Exec && life.started_ns >= moment_ns;
+        self.lives.get(&life).is_some_and(|life| life.held_ns != 0 || is_of_exec(life))
     }
 
     /// The life in a slot.

@@ -133,6 +133,9 @@ pub struct SiteForm<'a, S> {
     pub type_name: Option<Arc<str>>,
     #[serde(default)]
     pub holders: Option<Cow<'a, [Holder]>>,
+    /// Absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_bytes: Option<u64>,
     #[serde(default)]
     pub trend: Option<Trend>,
     #[serde(default)]

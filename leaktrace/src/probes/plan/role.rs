@@ -50,6 +50,17 @@ pub enum Role {
     None,
 }
 
+impl Role {
+    /// The allocator in the object, if it has one.
+    #[must_use]
+    pub fn allocator(self) -> Option<Allocator> {
+        match self {
+            Self::Libc(allocator) | Self::Allocator(allocator) | Self::Program(allocator) => Some(allocator),
+            Self::CxxRuntime | Self::DynamicLinker | Self::None => None,
+        }
+    }
+}
+
 /// Functions by which the C libraries are told from each other, and from other allocators in the same process.
 const GLIBC_MARKS: &[&[u8]] = &[b"gnu_get_libc_version", b"__libc_setup_tls"];
 const ANY_LIBC_MARK: &[u8] = b"__libc_start_main";

@@ -32,7 +32,7 @@ use std::ops::Range;
 pub use batches::Batches;
 pub use buffer::{Buffer, back_by_large_pages};
 pub use changes::{Marks, has_huge_pages};
-pub use pages::{Pages, Run};
+pub use pages::{Pages, Run, page_size};
 pub use reader::{Filled, Reader};
 use regions::Mapped;
 pub use regions::{Region, RegionKind, regions};

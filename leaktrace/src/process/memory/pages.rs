@@ -197,7 +197,8 @@ impl Found<'_> {
 }
 
 /// The size of a page, bytes.
-pub(super) fn page_size() -> u64 {
+#[must_use]
+pub fn page_size() -> u64 {
     // SAFETY: only reads a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).unwrap_or(4096)

@@ -74,6 +74,8 @@ pub struct Process {
     pub untracked_frees: u64,
     pub thread_end_frees: u64,
     pub abandoned_calls: u64,
+    pub rss_bytes: Option<u64>,
+    pub heap_pages: Option<HeapPages>,
     pub leak_check: Option<LeakCheck>,
     /// Absent where there is none.
     pub lost_taken_back: Option<Tally>,
@@ -91,6 +93,22 @@ pub struct Growth {
     pub ci95: [f64; 2],
     pub reason: String,
     pub lifetime_max_s: Option<f64>,
+}
+
+/// How the resident pages of a process' heap are used.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct HeapPages {
+    pub resident_bytes: u64,
+    pub held_bytes: u64,
+    pub empty_bytes: u64,
+    pub occupancy: f64,
+    pub occupied_bytes: u64,
+    /// Absent where none are.
+    #[serde(default)]
+    pub blocks_missing: bool,
+    #[serde(default)]
+    pub malloc_trim: bool,
+    pub finding: Option<String>,
 }
 
 /// How the blocks of a process were judged.
@@ -143,6 +161,8 @@ pub struct Site {
     pub suppressed_bytes: u64,
     #[serde(rename = "type")]
     pub type_name: Option<String>,
+    /// Absent where the pages of the process' heap were not looked at.
+    pub pinned_bytes: Option<u64>,
     /// Only after a leak check.
     pub holders: Option<Vec<Holder>>,
     /// Only with `--show-allocs`.

@@ -2,6 +2,7 @@
 //!
 //! In: its mappings, and the plans of what they map. Out: facts for reports and refusals.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Named, Planned, Planning, Prober, Unplanned, objects};
@@ -27,11 +28,19 @@ pub struct Found {
     pub foreign: Option<String>,
     /// Files that could not be read, with the reason.
     pub unreadable: Vec<(PathBuf, String)>,
+    /// Whose allocators are in it.
+    pub allocators: BTreeSet<Allocator>,
     /// Whether some of its files are still being read.
     pub is_pending: bool,
 }
 
 impl Found {
+    /// Whether glibc alone allocates in it.
+    #[must_use]
+    pub fn is_glibc(&self) -> bool {
+        self.hidden.is_empty() && self.allocators.iter().eq([&Allocator::Glibc])
+    }
+
     /// Why nothing of the process can be traced, as half a sentence; `None` where something can, or where that is not known yet.
     #[must_use]
     pub fn untraceable(&self) -> Option<String> {
@@ -87,6 +96,7 @@ impl Prober {
             let unseen = planned.plan.unseen_annotations().map(|what| (planned.path.clone(), what));
             found.unseen_annotations.extend(unseen);
         }
+        found.allocators = planned.iter().filter_map(|planned| planned.plan.role.allocator()).collect();
         found.objects = plan::choose(planned.iter().map(|planned| (planned.path.clone(), &planned.plan)))
             .into_iter()
             .map(|(path, _)| path)
