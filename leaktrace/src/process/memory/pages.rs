@@ -147,6 +147,11 @@ impl Pages {
                 // It has not moved on, which only a kernel that breaks its promise would do.
                 return Err(io::ErrorKind::InvalidData.into());
             }
+            if count < self.found.len() {
+                // It has come to the end, which `walk_end` does not always say: where the kernel has had to empty its own buffer
+                // on the way, it says where that was (`do_pagemap_scan` of fs/proc/task_mmu.c).
+                break;
+            }
             arguments.start = arguments.walk_end;
         }
         Ok(())
@@ -184,8 +189,14 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Adds a run, to the one before it where they are one.
-    fn add(&mut self, range: Range<u64>, swapped: bool) {
+    /// Adds a run, to the one before it where they are one. What was found before is not added again.
+    fn add(&mut self, mut range: Range<u64>, swapped: bool) {
+        if let Some(last) = self.runs[self.before..].last() {
+            range.start = range.start.max(last.end.0);
+        }
+        if range.is_empty() {
+            return;
+        }
         match self.runs[self.before..].last_mut() {
             Some(last) if last.end.0 == range.start && last.swapped == swapped => last.end = Address(range.end),
             _ => {
@@ -246,6 +257,20 @@ mod tests {
         let entries = ENTRIES as u64;
         let expected = vec![(0, 2), (5, 6), (entries - 1, entries + 1), (entries + 9, entries + 10)];
         assert_eq!(runs(&map, MappingName::Anonymous, false), [expected.clone(), expected]);
+    }
+
+    #[test]
+    fn no_run_is_found_twice_however_many_there_are() {
+        let page = page_size() as usize;
+        // More than the kernel keeps for itself at a time (512), and more than are asked for at once.
+        for count in [500, 1500, RUNS, RUNS + 700] {
+            let mut map = MmapMut::map_anon(2 * count * page).unwrap();
+            // SAFETY: only keeps the kernel from making huge pages of it.
+            unsafe { libc::madvise(map.as_mut_ptr().cast(), map.len(), libc::MADV_NOHUGEPAGE) };
+            (0..count).for_each(|index| map[2 * index * page] = 1);
+            let expected: Vec<_> = (0..count as u64).map(|index| (2 * index, 2 * index + 1)).collect();
+            assert!(runs(&map, MappingName::Anonymous, false).iter().all(|runs| *runs == expected), "{count}");
+        }
     }
 
     #[test]
