@@ -30,10 +30,14 @@ fn line<'a>(heap: &HeapPages, whose: &str, pinning: impl Fn() -> Option<(u64, &'
     let occupancy = percent(heap.occupancy());
     let finding = heap.finding?;
     if heap.blocks_missing && finding != HeapFinding::Retained {
+        let pinned = match pinning().filter(|_| finding == HeapFinding::Fragmented) {
+            Some((bytes, site)) => format!(", {} of them pinned by {} as far as is known", Bytes(bytes), name(site)),
+            None => String::new(),
+        };
         return (heap.held_bytes >= NOTEWORTHY).then(|| {
             format!(
-                "heap pages{whose}: {held} of {resident} have allocations of this trace, at an occupancy of {occupancy} or more; \
-                 what else lies on them is not known (older blocks, or not recorded), so at most {empty} are free"
+                "heap pages{whose}: {held} of {resident} have allocations of this trace, at an occupancy of {occupancy} or \
+                 more{pinned}; older blocks and such as were not recorded are not known, so at most {empty} are free"
             )
         });
     }
@@ -143,6 +147,8 @@ mod tests {
         let told = |held, finding| told(&heap(held, 0.5, &format!(r#","blocks_missing":true,"finding":"{finding}""#)));
         for finding in ["empty", "fragmented"] {
             let lines = told(10, finding);
+            let named = "50.0 MiB of them pinned by keep (keep.cc:12) as far as is known";
+            assert_eq!(lines[0].contains(named), finding == "fragmented", "{lines:?}");
             assert!(
                 lines[0].contains("at an occupancy of 50% or more") && lines[0].ends_with("at most 46.0 MiB are free"),
                 "{lines:?}"

@@ -104,11 +104,16 @@ fn pages_of(used: &HeapUse, malloc_trim: bool, blocks_missing: bool) -> HeapPage
 fn parts(pid: Pid, is_glibc: bool) -> anyhow::Result<Vec<Part>> {
     let regions = memory::regions(pid)?;
     let mut pages = Pages::of(pid)?;
-    let mut parts = Vec::new();
+    let (mut parts, mut until) = (Vec::new(), 0);
     for (place, region) in regions.iter().enumerate() {
         if !matches!(region.kind, RegionKind::Heap | RegionKind::Anonymous | RegionKind::Data) {
             continue;
         }
+        // The kernel lists mappings a page of text at a time, and a process that runs may change them in between.
+        if region.start.0 < until {
+            continue;
+        }
+        until = region.end.0;
         let mut runs = Vec::new();
         match pages.runs(region, &mut runs) {
             Ok(()) => {}

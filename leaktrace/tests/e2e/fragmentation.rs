@@ -146,7 +146,7 @@ fn what_was_allocated_before_the_trace_is_not_called_free() {
     assert_close("held", heap.held_bytes, accounts.fact("held") / 2);
     assert_eq!(heap.held_bytes + heap.empty_bytes, heap.resident_bytes);
     let line = finished.stdout.lines().find(|line| line.starts_with("heap pages: ")).expect("a line");
-    assert!(line.contains("is not known") && line.ends_with("so at most 8.0 MiB are free"), "{line}");
+    assert!(line.contains("are not known") && line.ends_with("so at most 8.0 MiB are free"), "{line}");
     assert!(!finished.stdout.contains("malloc_trim"), "{}", finished.stdout);
     victim.finish();
 }

@@ -85,9 +85,10 @@ impl Chunk {
 impl Resident {
     pub(super) fn of(Part { range, counts, resident }: Part, page: u64) -> Self {
         let (mut numbers, mut chunks): (Vec<u64>, Vec<Chunk>) = (Vec::new(), Vec::new());
-        let mut count = 0;
+        let (mut count, mut next) = (0, 0);
         for run in resident {
-            for number in run.start / page..run.end / page {
+            for number in (run.start / page).max(next)..run.end / page {
+                next = number + 1;
                 let (chunk, bit) = (number / CHUNK, (number % CHUNK) as usize);
                 if numbers.last() != Some(&chunk) {
                     numbers.push(chunk);

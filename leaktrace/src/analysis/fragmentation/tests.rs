@@ -95,8 +95,20 @@ fn a_page_is_found_behind_holes_and_in_another_chunk() {
         let found = used(&parts, &[(page, 8, 100, 1)]);
         assert_eq!(found.occupied, if (page - 500) % 3 == 0 { 100 } else { 0 }, "{page}");
     }
+    // One heap for blocks in any order.
+    let blocks: Vec<_> = (500..1600).map(|page| ((page * 7919) % 1100 + 500, 8, 100, 1)).collect();
+    let found = used(&parts, &blocks);
+    assert_eq!((found.held, found.occupied, found.blocks), (367 * PAGE, 36_700, 367));
     let all = used(&parts, &[(500, 0, 1100 * PAGE, 1)]);
     assert_eq!((all.held, all.occupied), (367 * PAGE, 367 * PAGE));
+}
+
+#[test]
+fn pages_that_are_given_twice_count_once() {
+    let mut twice = whole(Counts::Always, 0..2000);
+    twice.resident.push(1000 * PAGE..2000 * PAGE);
+    let found = used(&[twice], &[(1500, 0, 8, 1), (3, 0, 8, 1)]);
+    assert_eq!((found.resident, found.held, found.occupied), (2000 * PAGE, 2 * PAGE, 16));
 }
 
 #[test]
