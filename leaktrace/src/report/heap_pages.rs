@@ -4,7 +4,8 @@ use super::human::Bytes;
 use super::names;
 use crate::model::{Frame, HeapFinding, HeapPages, Site, Snapshot};
 
-/// Less that was allocated during the trace is no reason to speak of a process whose other blocks are not known, bytes.
+/// Less that was allocated during the trace, or less than a quarter, is no reason to speak of a process whose other blocks are not
+/// known, bytes.
 const NOTEWORTHY: u64 = 4 << 20;
 /// Functions that others call to allocate: who called these is meant.
 const CALLED_TO_ALLOCATE: [&str; 4] = ["operator new", "std::", "__gnu_cxx::", "void* std::"];
@@ -34,7 +35,8 @@ fn line<'a>(heap: &HeapPages, whose: &str, pinning: impl Fn() -> Option<(u64, &'
             Some((bytes, site)) => format!(", {} of them pinned by {} as far as is known", Bytes(bytes), name(site)),
             None => String::new(),
         };
-        return (heap.held_bytes >= NOTEWORTHY).then(|| {
+        let is_much = heap.held_bytes >= NOTEWORTHY && heap.held_bytes >= heap.resident_bytes / 4;
+        return is_much.then(|| {
             format!(
                 "heap pages{whose}: {held} of {resident} have allocations of this trace, at an occupancy of {occupancy} or \
                  more{pinned}; older blocks and such as were not recorded are not known, so at most {empty} are free"
@@ -146,15 +148,15 @@ mod tests {
     fn where_blocks_are_missing_nothing_is_said_for_certain_of_what_looks_free() {
         let told = |held, finding| told(&heap(held, 0.5, &format!(r#","blocks_missing":true,"finding":"{finding}""#)));
         for finding in ["empty", "fragmented"] {
-            let lines = told(10, finding);
+            let lines = told(14, finding);
             let named = "50.0 MiB of them pinned by keep (keep.cc:12) as far as is known";
             assert_eq!(lines[0].contains(named), finding == "fragmented", "{lines:?}");
             assert!(
-                lines[0].contains("at an occupancy of 50% or more") && lines[0].ends_with("at most 46.0 MiB are free"),
+                lines[0].contains("at an occupancy of 50% or more") && lines[0].ends_with("at most 42.0 MiB are free"),
                 "{lines:?}"
             );
         }
-        assert!(told(3, "empty").is_empty(), "it says nothing");
+        assert!(told(13, "empty").is_empty(), "it says nothing");
         assert!(told(50, "retained")[0].ends_with("memory that the program has not freed"));
     }
 
