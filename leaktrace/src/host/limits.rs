@@ -1,6 +1,7 @@
 //! Limits that leaktrace changes for itself.
 
 use std::io;
+use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -16,12 +17,25 @@ pub fn require_descriptors() -> io::Result<()> {
     if allowed < OF_RUNTIME { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
 }
 
+/// The limits of open files, soft and hard, that we were started with, once they are changed.
+static FILES_AT_START: OnceLock<(u64, u64)> = OnceLock::new();
+
 /// Allows as many open files as root or the administrator allows: a descriptor is held for each traced file.
 pub fn allow_many_descriptors() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        FILES_AT_START.get_or_init(|| (soft, hard));
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    });
     if let Err(error) = raised {
         log::debug!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// Gives the calling process the limits that we were started with: for a forked child. Async-signal-safe.
+pub fn restore() {
+    if let Some((soft, hard)) = FILES_AT_START.get() {
+        // Lowering the soft limit is always allowed.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Invariant: if leaktrace is killed at any moment, the command goes on unharmed.
 
+pub mod background;
 mod bell;
 mod command;
 mod inherited;

@@ -22,7 +22,7 @@ use super::inherited::Inherited;
 use crate::process::ptrace::{self, Change, Ending};
 
 /// What an unstarted child exits with; nobody sees it, because the error came through the pipe.
-const NOT_STARTED: c_int = 127;
+pub(super) const NOT_STARTED: c_int = 127;
 
 /// Starts `executable` and returns its pid, stopped at the end of its `exec` and traced by the calling thread.
 pub(super) fn start(executable: &Executable) -> Result<pid_t, LaunchError> {
@@ -86,12 +86,12 @@ fn wait_for_exec(pid: pid_t) -> Result<Option<Ending>, LaunchError> {
     }
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| LaunchError::Fork(error.into()))
 }
 
 /// A NULL-terminated array of pointers into `words`.
-fn pointers(words: &[CString]) -> Vec<*const c_char> {
+pub(super) fn pointers(words: &[CString]) -> Vec<*const c_char> {
     words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect()
 }
 
@@ -108,7 +108,7 @@ fn environment() -> *const *const c_char {
 ///
 /// # Safety
 /// `child` must be async-signal-safe: other threads' locks stay locked in the child.
-unsafe fn fork_with_signals_blocked(child: impl FnOnce() -> c_int) -> io::Result<pid_t> {
+pub(super) unsafe fn fork_with_signals_blocked(child: impl FnOnce() -> c_int) -> io::Result<pid_t> {
     let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
     let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: both sets are writable, and the first is filled before it is read.
