@@ -3,6 +3,7 @@
 //! In: the process's arguments. Out: [`Cli`], which only [`crate::config`] reads, or a [`UsageError`] of one line.
 //! Invariant: nothing here decides what an option does; defaults and conflicts are resolved in [`crate::config`].
 
+mod alerts;
 mod args;
 mod checks;
 mod diff;
@@ -14,6 +15,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+pub use alerts::AlertArgs;
 pub use args::{
     ColorArg, GateArgs, GroupByArg, MeasureArg, MessageArgs, OnlyArg, OutputArgs, RecordArgs, ReportArgs, SchemaArg,
     SortArg, TraceArgs, UnwindArg, WhomArgs,

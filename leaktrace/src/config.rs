@@ -3,6 +3,7 @@
 //! In: [`Cli`] and what kind of terminal there is. Out: an [`Invocation`] in which every default is filled in and every
 //! conflict is settled, or a [`UsageError`].
 
+mod alerts;
 mod checks;
 mod diff;
 mod outputs;
@@ -24,6 +25,7 @@ use crate::probes::functions::AllocSymbol;
 use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
 
+pub use alerts::AlertPlan;
 pub use checks::{CheckMode, CheckPlan, NoChecks};
 pub use diff::DiffConfig;
 pub use whom::{Filters, Whom};
@@ -70,6 +72,8 @@ pub struct Config {
     pub outputs: Outputs,
     /// When leaks are a failure.
     pub gate: Gate,
+    /// When alerts are raised.
+    pub alerts: AlertPlan,
     /// What to say on standard error.
     pub messages: Messages,
 }
@@ -205,7 +209,7 @@ impl Invocation {
 
 impl Config {
     fn resolve(args: TraceArgs, surroundings: Surroundings) -> Result<Self, UsageError> {
-        let TraceArgs { whom, record, check, output, gate, messages, debuginfod, no_progress } = args;
+        let TraceArgs { whom, record, check, output, gate, alerts, messages, debuginfod, no_progress } = args;
         if debuginfod && !surroundings.debuginfod {
             return Err(UsageError::new(
                 "--debuginfod asks the servers in DEBUGINFOD_URLS, which names none; set it to the http or https URL of your \
@@ -233,6 +237,7 @@ impl Config {
             only,
             outputs: outputs::resolve(&output, messages.color, surroundings)?,
             gate: Gate::resolve(&gate),
+            alerts: AlertPlan::resolve(alerts)?,
             // A command writes to the same standard error, and would write into the line.
             messages: Messages::resolve(&messages, no_progress || launches, surroundings),
         })

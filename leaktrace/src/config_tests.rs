@@ -288,3 +288,12 @@ fn report_takes_a_snapshot_and_outputs() {
     assert!(refused(&["report"]).contains("<SNAPSHOT>"));
     assert!(refused(&["report", "a", "-p", "1"]).contains("unexpected argument '-p'"));
 }
+
+#[test]
+fn alerts_have_a_limit_and_perhaps_a_command() {
+    assert_eq!(config(&["-p", "1"]).alerts, AlertPlan::default());
+    let alerts = config(&["--alert-bytes", "2G", "--alert-rate", "1.5M/s", "--on-alert", "'my tool' -x"]).alerts;
+    assert_eq!((alerts.bytes, alerts.rate), (Some(2 << 30), Some(3 << 19)));
+    assert_eq!(alerts.command, Some(vec![OsString::from("my tool"), OsString::from("-x")]));
+    assert!(refused(&["-p", "1", "--on-alert", "x"]).contains("give --alert-bytes or --alert-rate too"));
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::alerts::AlertArgs;
 use super::checks::CheckArgs;
 use super::values::{
     Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_rate,
@@ -37,6 +38,9 @@ pub struct TraceArgs {
     /// Exit status.
     #[command(flatten)]
     pub gate: GateArgs,
+    /// Alerts.
+    #[command(flatten)]
+    pub alerts: AlertArgs,
     /// Messages.
     #[command(flatten)]
     pub messages: MessageArgs,

@@ -431,6 +431,11 @@ impl Processes {
         without.filter(|path| path.is_absolute()).filter_map(|path| Some((path, self.store.unopened(path)?)))
     }
 
+    /// The life in a slot.
+    pub fn in_slot(&self, slot: u32) -> Option<&Life> {
+        self.lives.get(self.by_slot.get(&slot)?)
+    }
+
     /// The address space of the life in a slot.
     pub fn space_in(&self, slot: u32) -> Option<&AddressSpace> {
         self.space(*self.by_slot.get(&slot)?)

@@ -91,6 +91,7 @@ impl Trace {
         }
         let last: HashMap<u32, Process> =
             slots.iter().filter_map(|slot| Some((*slot, self.kernel.processes.read(*slot)?))).collect();
+        self.look_for_alerts_of_ended(&last);
         let mut taken = 0;
         self.history.forget(&slots);
         for (slot, sites) in reclaim::reclaim(&mut self.kernel, &slots, &self.options)? {
@@ -181,6 +182,7 @@ impl Trace {
     }
 
     fn apply(&mut self, record: &Record) {
+        self.alerts.note(record);
         let mapped = self.processes.apply(record);
         for pid in self.processes.take_orphaned() {
             self.renew(pid);

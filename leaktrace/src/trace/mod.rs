@@ -3,6 +3,7 @@
 //! Waits for time, signals, events of the BPF programs and ends of processes, makes reports, and tears down in an order that
 //! keeps the last report exact: first the BPF programs stop writing, then the tables are read.
 
+mod alerts;
 mod aside;
 mod capture;
 mod checking;
@@ -52,6 +53,7 @@ use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::process::pidfd::PidFd;
 use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
+use alerts::Alerts;
 use due::{Due, happens};
 use growing::Growth;
 use history::History;
@@ -142,6 +144,8 @@ struct Trace {
     growth: Growth,
     /// Counters over time.
     history: History,
+    /// Where processes pass the user's limits.
+    alerts: Alerts,
     /// Descendants of the named processes that ran and were not followed.
     left_out: usize,
     /// What a reader of the numbers must know beside what the capture says.
@@ -338,6 +342,7 @@ impl Trace {
                     self.follow_mappings();
                     self.unwinding.reclaim();
                     self.watch_growth();
+                    self.look_for_alerts();
                     if reports.wants_status() {
                         let archived = self.processes.archived_counters();
                         reports.show(progress.status(&self.kernel, &archived, self.since.elapsed()));
@@ -387,6 +392,7 @@ impl Trace {
         let mut phases = Phases::of("last report");
         // What is being read may turn out to need probes, and then not all blocks are known.
         self.take_in();
+        self.look_for_alerts();
         self.until_planned().await;
         let findings = self.judge_at_last(&mut over, launched.as_mut()).await;
         phases.done("judging blocks");
@@ -466,6 +472,7 @@ impl Trace {
             phases.done("the command's end");
         }
         let snapshot = reports.last(capture, spaces, phases).await?;
+        self.alerts.part().await;
         Ok(Outcome { snapshot, command, cut_short })
     }
 

@@ -92,6 +92,7 @@ impl Trace {
         capture.warnings.extend(self.warnings.iter().cloned().chain(findings.warnings).chain(warnings));
         capture.warnings.extend(remarks::of_written(&written));
         capture.warnings.extend(self.history.warning());
+        capture.warnings.extend(self.alerts.for_report(is_final, occasion.elapsed));
         if is_final {
             let missing = self.prober.missing();
             // Where standard output has no text report, the warnings of the last report go to standard error anyway.

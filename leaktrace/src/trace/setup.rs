@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
 use super::Trace;
+use super::alerts::Alerts;
 use super::aside::aside;
 use super::growing::{self, Growth};
 use super::history::History;
@@ -134,6 +135,7 @@ impl Trace {
             ended_threads: Vec::new(),
             growth: Growth::default(),
             history: History::new(recording.warm_up, recording.sample_bytes.is_some()),
+            alerts: Alerts::new(&config.alerts, &config.recording),
             left_out: 0,
             warnings: Vec::new(),
             target: config.target(),

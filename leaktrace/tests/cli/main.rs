@@ -263,6 +263,22 @@ fn usage_errors_exit_2_with_one_line() {
 }
 
 #[test]
+fn alerts_without_a_limit_or_with_a_command_that_is_none_are_refused() {
+    assert_fails(&leaktrace(&["--on-alert", "true"]), 2, &["--on-alert", "give --alert-bytes or --alert-rate too"]);
+    for command in ["say 'x", "say \"x", "say \\"] {
+        let output = leaktrace(&["--alert-bytes", "1M", "--on-alert", command]);
+        assert_fails(&output, 2, &["--on-alert <COMMAND>", "a quote is not closed"]);
+    }
+    assert_fails(&leaktrace(&["--alert-bytes", "1M", "--on-alert", ""]), 2, &["--on-alert", "it names no program"]);
+    for option in ["--alert-bytes", "--alert-rate"] {
+        assert_fails(&leaktrace(&[option, "0"]), 2, &[option, "it must be at least 1\n"]);
+        assert_fails(&leaktrace(&[option, "much"]), 2, &[option, "write it as 4096, 4k"]);
+        assert_fails(&report(&[option, "1M"]), 2, &[option, "see leaktrace report --help"]);
+        assert_fails(&leaktrace(&["diff", "a", "b", option, "1M"]), 2, &[option, "see leaktrace diff --help"]);
+    }
+}
+
+#[test]
 fn usage_errors_of_subcommands_refer_to_their_own_help() {
     let cases: [(&[&str], &str); 6] = [
         (&["report", "a.json", "b.json"], "'b.json' found; see leaktrace report --help"),
@@ -368,7 +384,7 @@ fn help_has_its_groups_and_ends_with_examples() {
     let help = leaktrace(&["--help"]);
     assert_eq!((help.status.code(), stderr(&help)), (Some(0), ""));
     let headings =
-        ["Whom to trace", "What to record", "What to report", "Failing on leaks", "Messages", "Exit status:"];
+        ["Whom to trace", "What to record", "What to report", "Failing on leaks", "Alerts", "Messages", "Exit status:"];
     let places: Vec<usize> = headings.iter().map(|heading| stdout(&help).find(heading).unwrap()).collect();
     assert!(places.is_sorted(), "{places:?}");
     let examples = stdout(&help).rfind("\nExamples:\n").unwrap();
@@ -383,7 +399,7 @@ fn completions_and_manual_know_the_options() {
     for shell in ["bash", "zsh", "fish"] {
         let output = leaktrace(&["completions", shell]);
         assert_eq!(output.status.code(), Some(0));
-        for option in ["older-than", "flamegraph-by", "fail-on-leak"] {
+        for option in ["older-than", "flamegraph-by", "fail-on-leak", "on-alert"] {
             assert!(stdout(&output).contains(option), "{shell} {option}");
         }
     }

@@ -14,6 +14,7 @@ mod harness;
 
 mod abandoned;
 mod accounting;
+mod alerts;
 mod allocators;
 mod annotations;
 mod bad_input;

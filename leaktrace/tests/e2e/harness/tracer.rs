@@ -83,8 +83,8 @@ impl Tracer {
     }
 
     /// Waits for a message on standard error.
-    pub fn wait_for_message(&self, expected: &str, wanted: impl Fn(&str) -> bool) {
-        self.stderr.wait_for(expected, wanted);
+    pub fn wait_for_message(&self, expected: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.stderr.wait_for(expected, wanted)
     }
 
     /// Waits for a line of a report, or of the traced command, on standard output.
@@ -264,6 +264,10 @@ pub fn path_str(path: &Path) -> &str {
 
 /// Waits for the child's end until the deadline; `None` where it does not come.
 pub fn wait_in_time(child: &mut Child) -> Option<ExitStatus> {
+    // Its number means nothing any more once it was waited for.
+    if let Some(status) = child.try_wait().expect("it is our child") {
+        return Some(status);
+    }
     // SAFETY: pidfd_open takes plain numbers; the child is ours and not yet waited for, so the pid is its own.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
