@@ -10,8 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::choosing::Named;
 use crate::harness::tracer::path_str;
-use crate::harness::{Finished, Tracer, Victim, build, leaktrace};
+use crate::harness::{Finished, Tracer, Victim, build, leaktrace, locks};
 use crate::holder::is_holder;
 use crate::lifecycle::eventually;
 
@@ -273,9 +274,9 @@ fn a_command_is_started_as_leaktrace_was_and_holds_nothing_of_it() {
     let fds = "for fd in $(seq 0 99); do [ -e /proc/$$/fd/$fd ] && echo open $fd; done";
     let command = format!("sh -c 'ulimit -n; ulimit -Hn; grep Sig /proc/self/status; {fds}; cat; echo the end'");
     let tracer = leaktrace(["--leak-check=no", "--alert-bytes", "1M", "--on-alert", &command, "--"]);
-    // The limit is lower than that which leaktrace takes, and SIGUSR2 is ignored.
+    // The limit is lower than that which leaktrace takes, SIGUSR2 is ignored, and a descriptor is passed on.
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -Sn 256; trap '' USR2; exec \"$0\" \"$@\""]).arg(tracer.get_program());
+    shell.args(["-c", "ulimit -Sn 256; trap '' USR2; exec 9</dev/null; exec \"$0\" \"$@\""]).arg(tracer.get_program());
     shell.args(tracer.get_args()).arg(&growing).args(["run", "2000000"]);
     tracer.get_envs().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| {
         shell.env(name, value);
@@ -333,13 +334,14 @@ fn no_more_than_eight_commands_run_at_a_time_and_the_others_are_said() {
 /// Here commands are chosen by name as whatever passes, and would raise alerts about themselves without end.
 #[test]
 fn what_commands_hold_themselves_is_no_alert() {
-    let mut victim = Victim::start("growing.c", &["2000000"]);
-    let growing = build::victim("growing.c");
-    let comm = fs::read_to_string(format!("/proc/{}/comm", victim.pid())).unwrap();
-    let growing = path_str(&growing);
+    let _machine = locks::whole_machine();
+    let name = format!("lt-{}-grow", std::process::id());
+    let named = Named::new("growing.c", &name);
+    let mut victim = named.start(&["2000000"]);
+    let growing = path_str(&named.path);
     // The command itself, and one that it starts and that outlives the next looks.
     let command = format!("sh -c '{growing} run 3000000; {growing} run 4000000 1 1000 3; exec {growing} run 5000000'");
-    let options = [&LIMIT[..], &["--comm", comm.trim_end(), "-i", "1s", "--on-alert", &command]].concat();
+    let options = [&LIMIT[..], &["--comm", &name, "-i", "1s", "--on-alert", &command]].concat();
     let tracer = Tracer::start(&options);
     victim.work();
     tracer.wait_for_message("the command's end", |line| line.contains("\"bytes\":5000000"));

@@ -16,13 +16,13 @@ fn as_nobody(command: &mut Command) {
 }
 
 /// A copy of a victim under a name that nothing else on the machine has.
-struct Named {
+pub struct Named {
     _directory: tempfile::TempDir,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl Named {
-    fn new(source: &str, name: &str) -> Self {
+    pub fn new(source: &str, name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let path = directory.path().join(name);
@@ -30,7 +30,7 @@ impl Named {
         Self { _directory: directory, path }
     }
 
-    fn start(&self, arguments: &[&str]) -> Victim {
+    pub fn start(&self, arguments: &[&str]) -> Victim {
         self.start_changed(arguments, |_| ())
     }
 
