@@ -141,9 +141,12 @@ impl Trace {
         if !self.alerts.are_wanted() {
             return;
         }
+        let lives = drain::lives(&self.kernel);
+        // After the look: by whom these were made, and what they are called, is in the records by now.
+        self.take_in();
         let at = self.since.elapsed();
         let mut courses = std::mem::take(&mut self.alerts.courses);
-        for (slot, process) in drain::lives(&self.kernel) {
+        for (slot, process) in lives {
             let course = courses.remove(&(slot, process.seen_ns)).unwrap_or_default();
             self.alerts.look(slot, &process, course, &self.processes, at);
         }
