@@ -4,7 +4,7 @@ use leaktrace::analysis::diff::compare;
 use leaktrace::model::{Change, Diff, Difference, Schema, Snapshot, SortKey, Written};
 use leaktrace::report::diff::DiffFormat;
 use leaktrace::report::text::{GroupBy, TextStyle};
-use leaktrace::report::{Form, Measure, flamegraph, folded, json, text};
+use leaktrace::report::{Form, Measure, flamegraph, folded, json, text, timeline};
 use std::io;
 use std::time::Duration;
 
@@ -131,6 +131,7 @@ fn render(snapshot: &Snapshot) {
     write(|out| folded::write(snapshot, out));
     write(|out| flamegraph::write(snapshot, Measure::Bytes, out));
     write(|out| flamegraph::write(snapshot, Measure::Count, out));
+    write(|out| timeline::write(snapshot, out));
     let _ = (snapshot.totals(), snapshot.leaked_bytes(), snapshot.check_sums(), snapshot.saw_nothing());
     for notice in leaktrace::report::notices(snapshot) {
         assert!(!notice.line().contains('\n'));

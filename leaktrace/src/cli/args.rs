@@ -246,6 +246,13 @@ pub struct OutputArgs {
     #[arg(long, value_name = "MEASURE", value_enum, default_value_t = MeasureArg::Bytes, requires = "flamegraph")]
     pub flamegraph_by: MeasureArg,
 
+    /// Write a picture of memory over time, with the largest sites as bands
+    ///
+    /// A panel for each process, six at most, those that leak by their growth first: bytes outstanding by site, the resident and
+    /// the proportional set, what is allocated in each second, execs, exits and leak checks.
+    #[arg(long, value_name = "FILE.svg")]
+    pub timeline: Option<PathBuf>,
+
     /// Write folded stacks: comm-pid;outermost;...;innermost bytes
     ///
     /// Lines that begin with # say what is missing or uncertain.

@@ -27,6 +27,7 @@ pub(super) fn resolve(args: &OutputArgs, color: ColorArg, surroundings: Surround
         (Format::Folded, &args.folded),
         (json, &args.json),
         (lsan, &args.lsan),
+        (Format::Timeline, &args.timeline),
     ];
     let files = asked_for.into_iter().filter_map(|(format, path)| Some((format, destination(path.as_ref()?))));
     let outputs = Outputs {

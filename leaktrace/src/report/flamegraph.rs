@@ -88,8 +88,8 @@ fn title(snapshot: &Snapshot, measure: Measure) -> String {
     format!("{what} of {} after {}", names::target(snapshot), Span(snapshot.elapsed))
 }
 
-/// Totals and every loss.
-fn subtitle(snapshot: &Snapshot) -> String {
+/// Totals and every loss; also below the title of memory over time.
+pub(super) fn subtitle(snapshot: &Snapshot) -> String {
     // What the picture shows: the widths of its frames add up to this.
     let shown = suppressed::shown(snapshot);
     let left_out = suppressed::short(snapshot);
@@ -142,6 +142,6 @@ pub(super) fn write_empty(title: &str, subtitle: &str, empty: &str, out: &mut dy
     )
 }
 
-fn escape_xml(text: &str) -> String {
+pub(super) fn escape_xml(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::style::TextStyle;
-use super::{Measure, flamegraph, folded, json, lsan, text};
+use super::{Measure, flamegraph, folded, json, lsan, text, timeline};
 use crate::model::{Schema, Snapshot, Written};
 
 /// The formats of one kind of content.
@@ -52,6 +52,8 @@ pub enum Format {
         /// With the blocks of each leak.
         objects: bool,
     },
+    /// An SVG of memory over time.
+    Timeline,
 }
 
 impl Form for Format {
@@ -63,6 +65,7 @@ impl Form for Format {
             Self::Folded => "--folded",
             Self::Json { .. } => "--json",
             Self::Lsan { .. } => "--lsan",
+            Self::Timeline => "--timeline",
         }
     }
 
@@ -74,6 +77,7 @@ impl Form for Format {
         match self {
             Self::Flamegraph(measure) => flamegraph::write(snapshot, measure, out),
             Self::Folded => folded::write(snapshot, out),
+            Self::Timeline => timeline::write(snapshot, out),
             Self::Lsan { objects } => lsan::write(snapshot, objects, out),
             Self::Json { schema, all_sites } => json::write(&Written { snapshot, schema, all_sites }, out),
         }

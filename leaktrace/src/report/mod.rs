@@ -22,6 +22,7 @@ mod stack;
 mod style;
 mod suppressed;
 pub mod text;
+pub mod timeline;
 mod types;
 mod verdicts;
 

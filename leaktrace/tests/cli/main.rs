@@ -55,14 +55,16 @@ fn report_renders_every_format_from_a_saved_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (svg, folded, json, lsan) = (file("o.svg"), file("o.folded"), file("o.json"), file("o.lsan"));
-    let with_file = format!("--lsan={lsan}");
-    let output = report(&["--flamegraph", &svg, "--folded", &folded, "--json", &json, &with_file]);
+    let (with_file, timeline) = (format!("--lsan={lsan}"), file("t.svg"));
+    let outputs = ["--flamegraph", &svg, "--folded", &folded, "--json", &json, &with_file, "--timeline", &timeline];
+    let output = report(&outputs);
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
     assert_eq!(stdout(&output), golden("report.txt"));
     assert_eq!(fs::read_to_string(folded).unwrap(), golden("report.folded"));
     assert_eq!(fs::read_to_string(lsan).unwrap(), golden("report.lsan"));
     assert_eq!(fs::read_to_string(json).unwrap(), golden("report.json"));
     assert!(fs::read_to_string(svg).unwrap().contains("Cache::remember"));
+    assert!(fs::read_to_string(timeline).unwrap().contains("Memory was not followed over time."));
 }
 
 #[test]
@@ -79,6 +81,7 @@ fn each_format_can_take_standard_output_and_losses_are_still_said() {
     let quiet = report(&["--folded", "-", "-q"]);
     assert_eq!((stdout(&quiet), stderr(&quiet)), (golden("report.folded").as_str(), ""));
     assert!(stdout(&report(&["--flamegraph", "-"])).ends_with("</svg>"));
+    assert!(stdout(&report(&["--timeline", "-"])).ends_with("</svg>\n"));
     assert_eq!(stdout(&report(&["--lsan", "-q"])), golden("report.lsan"), "without a FILE");
     assert_eq!(stdout(&report(&["--lsan=-", "-q", "--show-allocs"])), golden("report-allocs.lsan"));
 }

@@ -99,7 +99,7 @@ fn a_command_that_is_not_executable() {
 }
 
 /// The options that take a file.
-const FILE_OPTIONS: [&str; 3] = ["--json", "--folded", "--flamegraph"];
+const FILE_OPTIONS: [&str; 4] = ["--json", "--folded", "--flamegraph", "--timeline"];
 
 #[test]
 fn an_output_directory_that_does_not_exist_is_found_before_tracing() {

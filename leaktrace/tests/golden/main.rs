@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise, its helpers too")]
 
 mod diff;
+mod timeline;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,213 @@
+//! What is drawn of one process: its moments, bands, lines and events.
+//!
+//! In: a snapshot, whose lists may be of any lengths and hold any numbers. Out: lists of one length and rising moments.
+
+use std::collections::HashMap;
+
+use super::super::names;
+use super::super::{estimates, growth};
+use super::scales::LATEST;
+use crate::model::{
+    EventKind, GrowthVerdict, Only, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline, TimelineEvent,
+};
+
+/// Sites with a band of their own.
+const BANDS: usize = 6;
+/// Events that are drawn of a process.
+const EVENTS: usize = 200;
+
+/// One process over time.
+pub struct Series<'a> {
+    /// Which.
+    pub process: &'a Process,
+    /// Seconds since tracing began, rising; at least one.
+    pub at: Vec<f64>,
+    /// Bytes outstanding.
+    pub outstanding: Vec<u64>,
+    /// Its largest sites, from the bottom.
+    pub bands: Vec<Band>,
+    /// Resident set where it is known.
+    pub rss: Vec<(f64, u64)>,
+    /// Proportional set where it is known.
+    pub pss: Vec<(f64, u64)>,
+    /// What is swapped out where it is known; empty where that is nothing at all times.
+    pub swap: Vec<(f64, u64)>,
+    /// From, to, and bytes allocated in each second between.
+    pub rates: Vec<(f64, f64, f64)>,
+    /// When most was outstanding, and how much.
+    pub peak: (f64, u64),
+    /// What happened to it.
+    pub events: Vec<(f64, EventKind)>,
+    /// What is outstanding at the end, in words.
+    pub end: String,
+    /// What a leak check calls lost, and no suppression hides.
+    pub lost: Tally,
+    sampled: bool,
+}
+
+/// One site over time.
+pub struct Band {
+    /// Its function.
+    pub name: String,
+    /// What it has at the end, and how that grows, in words.
+    pub words: String,
+    /// Bytes outstanding.
+    pub bytes: Vec<u64>,
+    /// Its colour.
+    pub colour: &'static str,
+}
+
+impl<'a> Series<'a> {
+    /// `None` where nothing can be drawn.
+    pub fn of(snapshot: &'a Snapshot, timeline: &Timeline, of: &ProcessTimeline) -> Option<Self> {
+        let process = snapshot.processes.get(of.process)?;
+        let mut kept: Vec<(usize, f64)> = Vec::new();
+        for (place, (at, _)) in of.at_s.iter().zip(&of.outstanding_bytes).enumerate() {
+            let at = at.clamp(0.0, LATEST);
+            if !at.is_nan() && kept.last().is_none_or(|(_, last)| at >= *last) {
+                kept.push((place, at));
+            }
+        }
+        let pick = |list: &[u64]| -> Vec<u64> {
+            kept.iter().map(|(place, _)| list.get(*place).copied().unwrap_or_default()).collect()
+        };
+        let known = |list: &[Option<u64>]| -> Vec<(f64, u64)> {
+            kept.iter().filter_map(|(place, at)| Some((*at, (*list.get(*place)?)?))).collect()
+        };
+        let at: Vec<f64> = kept.iter().map(|(_, at)| *at).collect();
+        let (first, last) = (*at.first()?, *at.last()?);
+        let outstanding = pick(&of.outstanding_bytes);
+        // Of equal ones the first.
+        let moments = at.iter().copied().zip(outstanding.iter().copied());
+        let most = moments.rev().max_by_key(|(_, bytes)| *bytes)?;
+        let peak = of.peak.as_ref().filter(|peak| (first..=last).contains(&peak.at_s));
+        let allocated = if of.alloc_bytes.is_empty() { Vec::new() } else { pick(&of.alloc_bytes) };
+        let swap = known(&of.swap_bytes);
+        let at_end = if is_whole(snapshot) { process.outstanding_bytes } else { *outstanding.last()? };
+        // Events come between readings. Another life of the pid has its own.
+        let gap = at.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        let near = if at.len() > 1 { first - gap..=last + gap } else { 0.0..=LATEST };
+        let is_its = |event: &&TimelineEvent| event.pid == process.pid && near.contains(&event.at.as_secs_f64());
+        Some(Self {
+            process,
+            bands: bands(snapshot, timeline, of.process, &pick),
+            rss: known(&of.rss_bytes),
+            pss: known(&of.pss_bytes),
+            swap: if swap.iter().any(|(_, bytes)| *bytes > 0) { swap } else { Vec::new() },
+            rates: rates(&at, &allocated),
+            peak: peak.map_or(most, |peak| (peak.at_s, peak.outstanding_bytes)),
+            events: timeline
+                .events
+                .iter()
+                .filter(is_its)
+                .take(EVENTS)
+                .map(|event| (event.at.as_secs_f64(), event.kind))
+                .collect(),
+            end: estimates::bytes(at_end, snapshot.sampled, None),
+            lost: lost(snapshot, of.process),
+            sampled: snapshot.sampled,
+            at,
+            outstanding,
+        })
+    }
+
+    /// Bytes of the curves in words.
+    pub fn amount(&self, bytes: u64) -> String {
+        estimates::bytes(bytes, self.sampled, None)
+    }
+
+    /// What the sites without a band have, at each moment.
+    pub fn others(&self) -> Vec<u64> {
+        let mut others = self.outstanding.clone();
+        for band in &self.bands {
+            others.iter_mut().zip(&band.bytes).for_each(|(other, bytes)| *other = other.saturating_sub(*bytes));
+        }
+        others
+    }
+}
+
+/// Whether the numbers of processes and sites are of all that is outstanding, as those over time are.
+pub fn is_whole(snapshot: &Snapshot) -> bool {
+    snapshot.options.older_than.is_zero() && snapshot.options.only != Some(Only::Lost)
+}
+
+/// What the sites of a process have lost.
+fn lost(snapshot: &Snapshot, index: usize) -> Tally {
+    let mut sum = Tally::default();
+    let its = snapshot.sites.iter().filter(|site| site.process == Some(index));
+    its.filter_map(Site::shown_verdict).for_each(|verdict| sum.join(verdict.lost()));
+    sum
+}
+
+/// Bytes allocated in each second, between every two moments.
+fn rates(at: &[f64], allocated: &[u64]) -> Vec<(f64, f64, f64)> {
+    let moments: Vec<_> = at.iter().copied().zip(allocated.iter().copied()).collect();
+    let rate = |pair: &[(f64, u64)]| match pair {
+        [(from, before), (to, after)] if to > from => {
+            Some((*from, *to, after.saturating_sub(*before) as f64 / (to - from)))
+        }
+        _ => None,
+    };
+    moments.windows(2).filter_map(rate).filter(|(_, _, rate)| rate.is_finite()).collect()
+}
+
+/// The largest sites, those that leak first: a leak at the bottom rises from a straight line.
+fn bands(snapshot: &Snapshot, timeline: &Timeline, index: usize, pick: &dyn Fn(&[u64]) -> Vec<u64>) -> Vec<Band> {
+    let mut sites: HashMap<SiteId, &Site> = HashMap::new();
+    let pid = snapshot.processes.get(index).map(|process| process.pid);
+    let is_its = |site: &&Site| site.process.map_or(Some(site.pid) == pid, |its| its == index);
+    for site in snapshot.sites.iter().filter(is_its) {
+        let Some(id) = site.id else { continue };
+        let known = sites.entry(id).or_insert(site);
+        if site.outstanding_bytes > known.outstanding_bytes {
+            *known = site;
+        }
+    }
+    let mut all: Vec<_> = timeline
+        .sites
+        .iter()
+        .filter(|site| site.process == index)
+        .map(|site| (sites.get(&site.site).copied(), &site.outstanding_bytes))
+        .map(|(site, bytes)| (rank(site), bytes.iter().copied().max().unwrap_or_default(), site, bytes))
+        .filter(|(_, most, _, _)| *most > 0)
+        .collect();
+    // Of equal ones the trace's order.
+    all.sort_by_key(|(rank, most, _, _)| std::cmp::Reverse((*rank, *most)));
+    all.truncate(BANDS);
+    let mut used = [0; 3];
+    all.into_iter()
+        .map(|(rank, _, site, bytes)| {
+            let colours: &[&'static str] = match rank {
+                // Warm colours rise, cold ones do not: also to eyes that do not tell red from green.
+                2 => &["#c2320e", "#e0653a", "#f09a75"],
+                1 => &["#e69f00", "#f0c04d", "#f7dc9c"],
+                _ => &["#0072b2", "#56b4e9", "#009e73", "#7a6fb0", "#7cc8b0", "#b5b0d8"],
+            };
+            let colour = colours[used[rank] % colours.len()];
+            used[rank] += 1;
+            let bytes = pick(bytes);
+            let last = bytes.last().copied().unwrap_or_default();
+            let end = site.filter(|_| is_whole(snapshot)).map_or(last, |site| site.outstanding_bytes);
+            let mut words = estimates::bytes(end, snapshot.sampled, None);
+            if let Some(growth) = site.and_then(growth::of_site) {
+                words = format!("{words}, {growth}");
+            }
+            Band { name: site.map_or_else(|| "a site that is not listed".to_owned(), name), words, bytes, colour }
+        })
+        .collect()
+}
+
+/// 2 for a site that leaks, 1 for one that may, 0 for others.
+fn rank(site: Option<&Site>) -> usize {
+    match site.and_then(|site| site.growth.as_ref()) {
+        Some(growth) if growth.verdict == GrowthVerdict::Leak => 2,
+        Some(growth) if growth.verdict == GrowthVerdict::Undecided && growth.bytes_per_s > 0.0 => 1,
+        _ => 0,
+    }
+}
+
+/// The first frame that has a name.
+fn name(site: &Site) -> String {
+    let named = site.stack.iter().find(|frame| frame.function.as_ref().is_some_and(|name| !name.is_empty()));
+    named.or(site.stack.first()).map_or_else(|| names::NO_STACK.to_owned(), |frame| names::function(frame))
+}

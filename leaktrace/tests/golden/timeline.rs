@@ -1,0 +1,137 @@
+//! Memory over time: the picture of one trace of two processes, of none, and of lists that hold anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leaktrace::model::{EventKind, Pid, ProcessTimeline, SiteTimeline, Snapshot, Timeline, TimelineEvent};
+use leaktrace::report::timeline;
+use proptest::prelude::*;
+
+use super::{assert_golden, fixture, golden, rendered, svg_texts};
+
+fn followed() -> Snapshot {
+    Snapshot::from_json(&std::fs::read(golden("timeline.json")).unwrap()).unwrap()
+}
+
+fn texts(snapshot: &Snapshot) -> Vec<String> {
+    svg_texts(&rendered(|out| timeline::write(snapshot, out)))
+}
+
+#[test]
+fn memory_over_time_is_a_panel_for_each_process() {
+    let svg = rendered(|out| timeline::write(&followed(), out));
+    assert_golden("timeline.svg", &svg);
+    let texts = svg_texts(&svg);
+    let says = |words: &str| assert!(texts.iter().any(|text| text.contains(words)), "{words}: {texts:#?}");
+    // The leak comes first though the other process holds more.
+    let place = |words: &str| texts.iter().position(|text| text.starts_with(words)).unwrap();
+    assert!(place("server (pid 1234): 640.0 KiB outstanding") < place("worker<&> (pid 1240, ended): 2.0 MiB"));
+    says("leaks 8.0 KiB/s at handle_request: blocks stay");
+    says("8.0 KiB lost");
+    says("512.0 KiB, leaks 8.0 KiB/s");
+    says("lost: 1,200 allocations");
+    says("peak 640.0 KiB at 1 min");
+    says("Not drawn: 3 processes with 100 B outstanding.");
+    for words in ["RSS", "PSS", "swap", "exec", "exit", "leak check", "other sites", "allocated per second"] {
+        assert!(texts.iter().any(|text| text == words), "{words}");
+    }
+    assert!(svg.contains(r##"fill="#c2320e""##), "what leaks has a warm colour");
+}
+
+#[test]
+fn a_trace_that_did_not_follow_memory_says_so() {
+    let texts = texts(&fixture());
+    assert!(texts.iter().any(|text| text == "Memory was not followed over time."), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("lost: 1,200 allocations")), "{texts:?}");
+}
+
+#[test]
+fn hostile_names_leave_the_picture_well_formed() {
+    let mut snapshot = followed();
+    snapshot.processes[0].comm = "]]>\u{1b}<script>\"'&amp;".to_owned();
+    Arc::make_mut(&mut snapshot.sites[0].stack[0]).function = Some("--></title>\u{0}\n".repeat(200));
+    snapshot.processes[0].growth.as_mut().unwrap().reason = "</text>\u{202e}".to_owned();
+    let texts = texts(&snapshot);
+    assert!(texts.iter().any(|text| text.starts_with("]]>?<script>\"'&amp; (pid 1234): ")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("--></title>??-->")), "{texts:?}");
+}
+
+#[test]
+fn no_more_than_six_processes_have_panels() {
+    let mut snapshot = followed();
+    let one = (snapshot.processes[1].clone(), snapshot.timeline.as_ref().unwrap().processes[1].clone());
+    for _ in 0..20 {
+        let place = snapshot.processes.len();
+        snapshot.processes.push(one.0.clone());
+        snapshot.timeline.as_mut().unwrap().processes.push(ProcessTimeline { process: place, ..one.1.clone() });
+    }
+    let texts = texts(&snapshot);
+    assert_eq!(texts.iter().filter(|text| text.contains("outstanding at the end")).count(), 6);
+    assert!(texts.iter().any(|text| text == "Not drawn: 19 processes with 32.0 MiB outstanding."), "{texts:?}");
+}
+
+/// Moments as a hostile file has them, or as a trace does.
+fn moments() -> impl Strategy<Value = Vec<f64>> {
+    let any = proptest::collection::vec(proptest::num::f64::ANY, 0..5);
+    let rising = (0usize..240, 1e-3..1e5f64).prop_map(|(count, step)| (0..count).map(|at| at as f64 * step).collect());
+    prop_oneof![any, rising]
+}
+
+fn amounts() -> impl Strategy<Value = Vec<u64>> {
+    let amount = prop_oneof![Just(0), 0..10_000u64, any::<u64>(), Just(u64::MAX), Just(1_000_000_000_000_000)];
+    proptest::collection::vec(amount, 0..242)
+}
+
+fn known() -> impl Strategy<Value = Vec<Option<u64>>> {
+    proptest::collection::vec(proptest::option::of(any::<u64>()), 0..6)
+}
+
+fn process() -> impl Strategy<Value = ProcessTimeline> {
+    let place = prop_oneof![0..3usize, any::<usize>()];
+    (place, moments(), amounts(), amounts(), known(), known(), known(), any::<f64>(), any::<bool>()).prop_map(
+        |(process, at_s, outstanding_bytes, alloc_bytes, rss_bytes, pss_bytes, swap_bytes, at, has_peak)| {
+            let peak = leaktrace::model::Peak { at_s: at, outstanding_bytes: u64::MAX, sites: Vec::new() };
+            let uss_bytes = Vec::new();
+            let peak = has_peak.then_some(peak);
+            ProcessTimeline {
+                process,
+                at_s,
+                outstanding_bytes,
+                alloc_bytes,
+                rss_bytes,
+                pss_bytes,
+                uss_bytes,
+                swap_bytes,
+                peak,
+            }
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = TimelineEvent> {
+    let kind = prop_oneof![Just(EventKind::Exec), Just(EventKind::Exit), Just(EventKind::LeakCheck)];
+    (0..u64::MAX, kind).prop_map(|(at, kind)| TimelineEvent { at: Duration::from_micros(at), pid: Pid(1234), kind })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_timeline_is_a_well_formed_picture(
+        processes in proptest::collection::vec(process(), 0..9),
+        sites in proptest::collection::vec((0..3usize, 0..3usize, amounts()), 0..12),
+        events in proptest::collection::vec(event(), 0..300),
+    ) {
+        let mut snapshot = followed();
+        let ids: Vec<_> = snapshot.sites.iter().filter_map(|site| site.id).collect();
+        let sites = sites
+            .into_iter()
+            .map(|(process, id, outstanding_bytes)| SiteTimeline { process, site: ids[id], outstanding_bytes })
+            .collect();
+        snapshot.timeline = Some(Timeline { processes, sites, events });
+        let svg = rendered(|out| timeline::write(&snapshot, out));
+        svg_texts(&svg);
+        prop_assert!(!svg.contains("NaN") && !svg.contains("inf "), "no number is without a place");
+        prop_assert!(svg.len() < 2_000_000);
+    }
+}
