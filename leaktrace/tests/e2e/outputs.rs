@@ -169,7 +169,7 @@ fn a_dash_is_standard_output() {
     let mut puppet = Victim::start("puppet.c", &[]);
     puppet.go();
     let pid = puppet.pid().to_string();
-    for option in ["--json", "--folded", "--flamegraph"] {
+    for option in ["--json", "--folded", "--flamegraph", "--timeline"] {
         let directory = tempfile::tempdir().unwrap();
         let tracer = Tracer::spawn(&mut leaktrace(["-q", option, "-", "-p", &pid, "-d", "1s"]), directory);
         let finished = tracer.wait();

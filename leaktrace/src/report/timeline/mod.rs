@@ -29,7 +29,7 @@ const PANELS: usize = 6;
 const WIDTH: f64 = 1200.0;
 const EDGE: f64 = 12.0;
 const LEFT: f64 = 112.0;
-const RIGHT: f64 = 930.0;
+const RIGHT: f64 = 916.0;
 /// Characters in a line of the subtitle.
 const LINE: usize = 180;
 
@@ -58,6 +58,8 @@ pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
     // One axis of time, so that panels can be compared.
     let from = panels.iter().filter_map(|series| series.at.first()).copied().fold(f64::INFINITY, f64::min);
     let to = panels.iter().filter_map(|series| series.at.last()).copied().fold(0.0, f64::max);
+    // What was read first some milliseconds after the beginning stands at 0.
+    let from = if from < to * 0.02 { 0.0 } else { from };
     let x = Scale { numbers: (from, to), pixels: (LEFT, RIGHT) };
     let height = if panels.len() == 1 { 280.0 } else { 170.0 };
     for series in &panels {

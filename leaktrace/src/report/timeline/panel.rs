@@ -154,7 +154,7 @@ fn bands(svg: &mut Svg, series: &Series, x: Scale, y: Scale) {
     let mut below = vec![0u64; places.len()];
     let others = series.others();
     let rest = (&others, OTHERS, "other sites");
-    let bands = series.bands.iter().map(|band| (&band.bytes, band.colour, band.name.as_str()));
+    let bands = series.bands.iter().map(|band| (&band.bytes, band.colour, band.path.as_str()));
     for (bytes, colour, name) in bands.chain([rest]) {
         let bytes = stretched(bytes);
         if bytes.iter().all(|bytes| *bytes == 0) {
@@ -268,16 +268,16 @@ fn legend(svg: &mut Svg, series: &Series, resident: &Resident, fastest: f64, top
     let mut y = top;
     let strong = format!(r#"font-size="12" fill="{INK}""#);
     let small = format!(r#"font-size="11" fill="{FAINT}""#);
-    let mut entry = |swatch: &dyn Fn(&mut Svg, f64), name: &str, words: &str| {
+    let mut entry = |swatch: &dyn Fn(&mut Svg, f64), name: &str, tooltip: &str, words: &str| {
         swatch(svg, y);
-        svg.text_with_tooltip((left + 20.0, y + 10.0), &strong, &elide(name, 32), name);
+        svg.text_with_tooltip((left + 20.0, y + 10.0), &strong, &elide(name, 30), tooltip);
         svg.text((left + 20.0, y + 23.0), &small, words);
         y += 31.0;
     };
     let last = |points: &[(f64, u64)]| Bytes(points.last().map_or(0, |(_, bytes)| *bytes)).to_string();
     for (name, style, points) in resident.lines() {
         let line = |svg: &mut Svg, y: f64| svg.line((left, y + 6.0), (left + 14.0, y + 6.0), style);
-        entry(&line, name, &last(points));
+        entry(&line, name, name, &last(points));
     }
     let square = |colour: &'static str| {
         move |svg: &mut Svg, y: f64| svg.rect((left, y), (13.0, 13.0), &format!(r#"rx="2" fill="{colour}""#))
@@ -285,13 +285,18 @@ fn legend(svg: &mut Svg, series: &Series, resident: &Resident, fastest: f64, top
     let others = series.others();
     if others.iter().any(|bytes| *bytes > 0) {
         let end = series.amount(others.last().copied().unwrap_or_default());
-        entry(&square(OTHERS), "other sites", &end);
+        entry(&square(OTHERS), "other sites", "other sites", &end);
     }
-    for Band { name, words, colour, .. } in series.bands.iter().rev() {
-        entry(&square(colour), name, words);
+    for Band { name, path, words, colour, .. } in series.bands.iter().rev() {
+        entry(&square(colour), name, path, words);
     }
     if fastest > 0.0 {
-        entry(&square(ALLOCATED), "allocated per second", &format!("at most {}", Rate(fastest)));
+        entry(
+            &square(ALLOCATED),
+            "allocated per second",
+            "allocated per second",
+            &format!("at most {}", Rate(fastest)),
+        );
     }
     y
 }

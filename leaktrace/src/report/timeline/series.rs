@@ -3,18 +3,26 @@
 //! In: a snapshot, whose lists may be of any lengths and hold any numbers. Out: lists of one length and rising moments.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::super::names;
 use super::super::{estimates, growth};
 use super::scales::LATEST;
+use crate::clean::elide;
 use crate::model::{
-    EventKind, GrowthVerdict, Only, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline, TimelineEvent,
+    EventKind, Frame, GrowthVerdict, Only, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline,
+    TimelineEvent,
 };
 
 /// Sites with a band of their own.
 const BANDS: usize = 6;
 /// Events that are drawn of a process.
 const EVENTS: usize = 200;
+/// Frames of a stack that are looked at, and those that a tooltip has.
+const DEEPEST: usize = 64;
+const PATH: usize = 5;
+/// Characters of a function's name in a tooltip.
+const LONGEST: usize = 400;
 
 /// One process over time.
 pub struct Series<'a> {
@@ -47,8 +55,10 @@ pub struct Series<'a> {
 
 /// One site over time.
 pub struct Band {
-    /// Its function.
+    /// Its function; where another band's is the same, after the caller that tells them apart.
     pub name: String,
+    /// The function and some of its callers.
+    pub path: String,
     /// What it has at the end, and how that grows, in words.
     pub words: String,
     /// Bytes outstanding.
@@ -174,9 +184,11 @@ fn bands(snapshot: &Snapshot, timeline: &Timeline, index: usize, pick: &dyn Fn(&
     // Of equal ones the trace's order.
     all.sort_by_key(|(rank, most, _, _)| std::cmp::Reverse((*rank, *most)));
     all.truncate(BANDS);
+    let stacks: Vec<Vec<String>> = all.iter().map(|(_, _, site, _)| site.map_or_else(Vec::new, functions)).collect();
     let mut used = [0; 3];
     all.into_iter()
-        .map(|(rank, _, site, bytes)| {
+        .zip(&stacks)
+        .map(|((rank, _, site, bytes), stack)| {
             let colours: &[&'static str] = match rank {
                 // Warm colours rise, cold ones do not: also to eyes that do not tell red from green.
                 2 => &["#c2320e", "#e0653a", "#f09a75"],
@@ -192,7 +204,11 @@ fn bands(snapshot: &Snapshot, timeline: &Timeline, index: usize, pick: &dyn Fn(&
             if let Some(growth) = site.and_then(growth::of_site) {
                 words = format!("{words}, {growth}");
             }
-            Band { name: site.map_or_else(|| "a site that is not listed".to_owned(), name), words, bytes, colour }
+            let (name, path) = match stack.as_slice() {
+                [] => ("a site that is not listed".to_owned(), "nothing is outstanding there by now".to_owned()),
+                stack => (apart(stack, &stacks), stack[..stack.len().min(PATH)].join(" ← ")),
+            };
+            Band { name, path, words, bytes, colour }
         })
         .collect()
 }
@@ -206,8 +222,44 @@ fn rank(site: Option<&Site>) -> usize {
     }
 }
 
-/// The first frame that has a name.
-fn name(site: &Site) -> String {
-    let named = site.stack.iter().find(|frame| frame.function.as_ref().is_some_and(|name| !name.is_empty()));
-    named.or(site.stack.first()).map_or_else(|| names::NO_STACK.to_owned(), |frame| names::function(frame))
+/// What its frames are called, innermost first: those that have names, if there are any.
+fn functions(site: &Site) -> Vec<String> {
+    let called = |frame: &Arc<Frame>| elide(&names::function(frame), LONGEST);
+    let has_name = |frame: &&Arc<Frame>| frame.function.as_ref().is_some_and(|name| !name.is_empty());
+    let named: Vec<_> = site.stack.iter().filter(has_name).take(DEEPEST).map(called).collect();
+    match site.stack.first() {
+        _ if !named.is_empty() => named,
+        Some(frame) => vec![called(frame)],
+        None => vec![names::NO_STACK.to_owned()],
+    }
+}
+
+/// The innermost name of a stack, after the first caller by which it differs from all others with the same innermost name.
+fn apart(stack: &[String], all: &[Vec<String>]) -> String {
+    let Some(name) = stack.first() else { return String::new() };
+    let alike: Vec<_> = all.iter().filter(|other| other.first() == Some(name) && other.as_slice() != stack).collect();
+    let differs = |place: &usize| alike.iter().all(|other| other.get(*place) != stack.get(*place));
+    let caller =
+        if alike.is_empty() { None } else { (1..stack.len()).find(differs).and_then(|place| stack.get(place)) };
+    caller.map_or_else(|| name.clone(), |caller| format!("{caller} › {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sites_of_one_function_are_told_apart_by_a_caller() {
+        let stack = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let all =
+            [stack(&["alloc", "grow", "f", "main"]), stack(&["alloc", "grow", "g", "main"]), stack(&["h", "main"])];
+        let names: Vec<_> = all.iter().map(|stack| apart(stack, &all)).collect();
+        assert_eq!(names, ["f › alloc", "g › alloc", "h"]);
+    }
+
+    #[test]
+    fn rates_are_differences_of_what_rises() {
+        assert_eq!(rates(&[0.0, 2.0, 2.0, 4.0], &[10, 30, 40, 20]), [(0.0, 2.0, 10.0), (2.0, 4.0, 0.0)]);
+        assert!(rates(&[1.0], &[5]).is_empty());
+    }
 }
