@@ -164,6 +164,29 @@ fn losses_are_said_in_every_output() {
 }
 
 #[test]
+fn the_picture_of_memory_over_time_ends_with_what_is_outstanding() {
+    let directory = tempfile::tempdir().unwrap();
+    let svg = directory.path().join("memory.svg");
+    let mut puppet = Victim::start("puppet.c", &[]);
+    puppet.go();
+    let tracer = Tracer::attach(&puppet, &["-i", "1s", "--timeline", path_str(&svg)]);
+    puppet.tell("a a 1024 512");
+    puppet.tell("a b 1024 100");
+    tracer.wait_for_output("a third report", |line| line.contains("report 3,"));
+    puppet.tell("f a 12");
+    let accounts = puppet.report();
+    let finished = tracer.stop();
+    finished.lossless().assert_equals(&accounts);
+    let (elements, texts) = parse_svg(&fs::read_to_string(&svg).unwrap());
+    let says = |words: &str| assert!(texts.iter().any(|text| text.contains(words)), "{words}: {texts:#?}");
+    says(&format!("(pid {}): 600.0 KiB outstanding at the end", puppet.pid()));
+    for words in ["leak_a", "500.0 KiB", "leak_b", "100.0 KiB", "peak 612.0 KiB at ", "RSS", "0 B", "1 s", "2 s"] {
+        says(words);
+    }
+    assert!(elements["path"] >= 5, "two bands, their edge, the resident set and what was allocated");
+}
+
+#[test]
 fn a_dash_is_standard_output() {
     require_privileges();
     let mut puppet = Victim::start("puppet.c", &[]);

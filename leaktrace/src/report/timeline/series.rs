@@ -149,16 +149,21 @@ fn lost(snapshot: &Snapshot, index: usize) -> Tally {
     sum
 }
 
-/// Bytes allocated in each second, between every two moments.
+/// Bytes allocated in each second, between moments that are apart: a burst within a millisecond would flatten all else.
 fn rates(at: &[f64], allocated: &[u64]) -> Vec<(f64, f64, f64)> {
-    let moments: Vec<_> = at.iter().copied().zip(allocated.iter().copied()).collect();
-    let rate = |pair: &[(f64, u64)]| match pair {
-        [(from, before), (to, after)] if to > from => {
-            Some((*from, *to, after.saturating_sub(*before) as f64 / (to - from)))
+    let mut moments = at.iter().copied().zip(allocated.iter().copied());
+    let Some(mut before) = moments.next() else { return Vec::new() };
+    let apart = at.last().map_or(0.0, |last| (last - before.0) / 200.0);
+    let mut rates = Vec::new();
+    for (to, bytes) in moments {
+        let length = to - before.0;
+        if length > 0.0 && length >= apart {
+            rates.push((before.0, to, bytes.saturating_sub(before.1) as f64 / length));
+            before = (to, bytes);
         }
-        _ => None,
-    };
-    moments.windows(2).filter_map(rate).filter(|(_, _, rate)| rate.is_finite()).collect()
+    }
+    rates.retain(|(_, _, rate)| rate.is_finite());
+    rates
 }
 
 /// The largest sites, those that leak first: a leak at the bottom rises from a straight line.
@@ -261,5 +266,6 @@ mod tests {
     fn rates_are_differences_of_what_rises() {
         assert_eq!(rates(&[0.0, 2.0, 2.0, 4.0], &[10, 30, 40, 20]), [(0.0, 2.0, 10.0), (2.0, 4.0, 0.0)]);
         assert!(rates(&[1.0], &[5]).is_empty());
+        assert_eq!(rates(&[0.0, 0.001, 1.0, 2.0], &[0, 90, 100, 100]), [(0.0, 1.0, 100.0), (1.0, 2.0, 0.0)]);
     }
 }
