@@ -3,6 +3,7 @@
 //!
 //! In: the model's values, and memory behind a trait. Out: values. Does no I/O of its own and knows no process.
 
+pub mod advice;
 pub mod diff;
 pub mod fragmentation;
 pub mod growth;

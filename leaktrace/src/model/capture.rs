@@ -353,6 +353,7 @@ impl Capture {
             losses: self.losses,
             warnings: self.warnings,
             notes: self.notes,
+            recommendations: Vec::new(),
         };
         if snapshot.saw_nothing() {
             // Where it is known why, that says more.
@@ -429,9 +430,8 @@ fn site(pid: Pid, raw: &RawSite, tally: Option<SiteTally>, manner: &Manner) -> S
     if mean.is_some() {
         tally.bytes = whole(tally.bytes, BYTES_SHIFT);
         tally.count = whole(tally.count, COUNT_SHIFT);
-        let amounts = |bytes, count| (whole(bytes, BYTES_SHIFT), whole(count, COUNT_SHIFT));
-        tally.ages = std::mem::take(&mut tally.ages).map(amounts);
-        tally.sizes = std::mem::take(&mut tally.sizes).map(amounts);
+        tally.ages = std::mem::take(&mut tally.ages).whole();
+        tally.sizes = std::mem::take(&mut tally.sizes).whole();
         tally.ignored.bytes = whole(tally.ignored.bytes, BYTES_SHIFT);
         tally.ignored.count = whole(tally.ignored.count, COUNT_SHIFT);
     }

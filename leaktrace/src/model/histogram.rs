@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 use serde::{Deserialize, Serialize};
 
 use super::verdict::Tally;
+use crate::model::sampling::whole;
 
 /// Where the classes of ages begin, seconds.
 const AGES: [u64; 7] = [0, 1, 10, 60, 600, 3600, 86_400];
@@ -31,16 +33,6 @@ impl Histogram {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// The ages and the sizes of blocks, each with what it counts as.
-    pub(super) fn of(blocks: impl Iterator<Item = (Duration, u64, Tally)>) -> (Self, Self) {
-        let (mut ages, mut sizes) = (Self::default(), Self::default());
-        for (age, size, blocks) in blocks {
-            ages.add_age(age, blocks);
-            sizes.add_size(size, blocks);
-        }
-        (ages, sizes)
     }
 
     /// Adds blocks of this age.
@@ -72,11 +64,11 @@ impl Histogram {
         }
     }
 
-    /// The same with other amounts.
+    /// The same in whole bytes and allocations, of amounts in the units of [`Counters`](super::Counters).
     #[must_use]
-    pub(super) fn map(mut self, amounts: impl Fn(u64, u64) -> (u64, u64)) -> Self {
+    pub(super) fn whole(mut self) -> Self {
         for class in &mut self.0 {
-            (class.bytes, class.count) = amounts(class.bytes, class.count);
+            (class.bytes, class.count) = (whole(class.bytes, BYTES_SHIFT), whole(class.count, COUNT_SHIFT));
         }
         self
     }

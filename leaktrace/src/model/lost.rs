@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::histogram::Histogram;
 use super::request::Only;
 use super::snapshot::{Process, Site, Snapshot};
+use super::sums::histograms;
 use super::suppression::Kinds;
 use super::verdict::Tally;
 
@@ -84,8 +84,7 @@ fn retain_lost(site: &mut Site) {
         None => {}
     }
     if let Some(blocks) = &site.blocks {
-        (site.ages, site.sizes) =
-            Histogram::of(blocks.iter().map(|block| (block.age, block.size, Tally { bytes: block.size, count: 1 })));
+        (site.ages, site.sizes) = histograms(blocks, None);
     }
 }
 

@@ -4,10 +4,9 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::estimate::Spread;
-use super::histogram::Histogram;
 use super::request::SortKey;
 use super::snapshot::{Block, Site, Snapshot};
-use super::sums::outstanding;
+use super::sums::{histograms, outstanding};
 use super::types::Address;
 use super::verdict::{Tally, Verdict};
 use crate::model::sampling::Weights;
@@ -90,11 +89,7 @@ fn recount(site: &mut Site, weights: Option<&Weights>) {
     (site.outstanding_bytes, site.outstanding_count) = outstanding(blocks, weights);
     site.oldest = blocks.iter().map(|block| block.age).max();
     site.youngest = blocks.iter().map(|block| block.age).min();
-    let weighed = blocks.iter().map(|block| {
-        let (bytes, count) = outstanding(std::slice::from_ref(block), weights);
-        (block.age, block.size, Tally { bytes, count })
-    });
-    (site.ages, site.sizes) = Histogram::of(weighed);
+    (site.ages, site.sizes) = histograms(blocks, weights);
     let ignored: Vec<_> = blocks.iter().filter(|block| block.ignored).cloned().collect();
     let (bytes, count) = outstanding(&ignored, weights);
     site.ignored = Tally { bytes, count };

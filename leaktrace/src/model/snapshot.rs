@@ -13,6 +13,7 @@ use super::histogram::Histogram;
 use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
 use super::notation::{lossy_path, seconds};
+use super::recommendation::Recommendation;
 use super::reproduction::Reproduction;
 use super::request::{Options, Target};
 use super::site_id::SiteId;
@@ -66,6 +67,8 @@ pub struct Snapshot {
     /// Memory of the traced processes that no tracer of allocation functions sees, and names that debug information would
     /// add, a sentence each.
     pub notes: Vec<String>,
+    /// What to do next, the most urgent first; of the last report.
+    pub recommendations: Vec<Recommendation>,
 }
 
 /// One life of a traced process: from its start or its exec to its exit or its next exec.

@@ -5,8 +5,10 @@ use std::fmt;
 
 use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
+use super::histogram::Histogram;
 use super::snapshot::{Block, Site, Snapshot};
 use super::types::Pid;
+use super::verdict::Tally;
 use crate::model::sampling::{Weights, whole};
 
 /// What a whole snapshot adds up to.
@@ -124,6 +126,17 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// How old and how large blocks are, each counted as what it stands for.
+pub(super) fn histograms(blocks: &[Block], weights: Option<&Weights>) -> (Histogram, Histogram) {
+    let (mut ages, mut sizes) = (Histogram::default(), Histogram::default());
+    for block in blocks {
+        let (bytes, count) = weights.map_or((block.size, 1), |weights| weights.of(block.size));
+        ages.add_age(block.age, Tally { bytes, count });
+        sizes.add_size(block.size, Tally { bytes, count });
+    }
+    if weights.is_none() { (ages, sizes) } else { (ages.whole(), sizes.whole()) }
 }
 
 /// The bytes and allocations that blocks stand for: in a sample by their weights, else for themselves.

@@ -22,6 +22,8 @@ use crate::model::{Block, Only, Options, Site, Snapshot, SortKey, Tally, Totals}
 
 const HEADER: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+/// Recommendations that are shown, at most.
+const ADVICE: usize = 3;
 const AMOUNT: Style = AnsiColor::Red.on_default().bold();
 
 /// Writes the report.
@@ -83,6 +85,18 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         let sites = counted(rest.len() as u64, if shown.is_empty() { "site" } else { "more site" });
         let (bytes, count) = amounts(snapshot, bytes, count, None);
         writeln!(out, "\n{sites}: {bytes} in {count}; --top all shows them")?;
+    }
+    advice(snapshot, paint, out)
+}
+
+/// What to do next, at the end, where a reader looks when he has read the rest.
+fn advice(snapshot: &Snapshot, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let shown = snapshot.recommendations.iter().take(ADVICE);
+    if !snapshot.recommendations.is_empty() {
+        writeln!(out)?;
+    }
+    for one in shown {
+        writeln!(out, "{} {}", paint.with(HEADER, "next:"), clean(&one.message))?;
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use super::capture::Spaces;
 use super::gaps::{self, Fetching};
 use super::phases::Phases;
 use super::verdict::holding::{self, Holding};
-use crate::analysis::growth;
 use crate::analysis::suppressions::Rules;
+use crate::analysis::{advice, growth};
 use crate::model::{Address, Capture, Code, Frame, Named, RawProcess, SiteId, Snapshot, StackState};
 use crate::process::maps::{AddressSpace, Object};
 use crate::symbolize::debuginfod::{Debuginfod, Settings};
@@ -97,6 +97,7 @@ impl Namer {
             let gaps = gaps::find(&snapshot, &lives, spaces, &self.symbolizer);
             snapshot.notes.extend(gaps.note(fetching, phases.elapsed()));
             phases.done("looking for debug information");
+            snapshot.recommendations = advice::advise(&snapshot);
         }
         snapshot
     }

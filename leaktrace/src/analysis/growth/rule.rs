@@ -15,10 +15,10 @@ use crate::model::{Growth, GrowthVerdict, Tally};
 const WARM_UP: f64 = 0.25;
 /// At least so many epochs with survivors make a leak.
 const LEAKING_EPOCHS: usize = 3;
-/// In at least this part of the epochs that are judged there are survivors.
-const SPREAD: f64 = 0.3;
-/// And in the last of them: this part of those that are judged counts as such.
-const RECENT: f64 = 0.4;
+/// In at least this part of the epochs that are judged there are survivors: leaks may come in steps, minutes apart.
+const SPREAD: f64 = 0.15;
+/// And in each of so many parts of them, the last of which is lately.
+const PARTS: usize = 3;
 /// Survivors of each birth in the later half, compared with the earlier one: a cache that fills keeps ever fewer.
 const KEEPS_ON: f64 = 0.6;
 /// Fewer epochs than this tell nothing.
@@ -113,7 +113,7 @@ fn never_freed(evidence: &Evidence, epochs: &[Epoch]) -> Growth {
     let rate = Rate::of(epochs);
     let with = epochs.iter().filter(|epoch| epoch.left.count > 0).count();
     let left: u64 = epochs.iter().map(|epoch| epoch.left.count).sum();
-    let keeps_coming = with >= LEAKING_EPOCHS && with as f64 >= SPREAD * epochs.len() as f64 && is_recent(epochs);
+    let keeps_coming = with >= LEAKING_EPOCHS && with as f64 >= SPREAD * epochs.len() as f64 && keeps_coming(epochs);
     let of = |verdict, reason: &str| Growth {
         verdict,
         bytes_per_s: rate.mean,
@@ -144,8 +144,8 @@ fn doubt(judged: &[Epoch], live: &[u64]) -> Option<&'static str> {
     if with < LEAKING_EPOCHS || (with as f64) < SPREAD * judged.len() as f64 {
         return Some("a few blocks stay, and hardly any follow");
     }
-    if !is_recent(judged) {
-        return Some("what stays was allocated earlier, and nothing has followed lately");
+    if !keeps_coming(judged) {
+        return Some("blocks stay for a part of the time only, not all along and until now");
     }
     if !keeps_on(judged) {
         return Some("ever fewer of its blocks stay");
@@ -156,10 +156,10 @@ fn doubt(judged: &[Epoch], live: &[u64]) -> Option<&'static str> {
     None
 }
 
-/// Whether there are survivors in the last part of these epochs.
-fn is_recent(epochs: &[Epoch]) -> bool {
-    let recent = epochs.len() - (epochs.len() as f64 * RECENT).ceil() as usize;
-    epochs[recent..].iter().any(|epoch| epoch.left.count > 0)
+/// Whether there are survivors in each part of these epochs.
+fn keeps_coming(epochs: &[Epoch]) -> bool {
+    let part = epochs.len().div_ceil(PARTS).max(1);
+    epochs.rchunks(part).all(|part| part.iter().any(|epoch| epoch.left.count > 0))
 }
 
 /// Whether of the births in the later half as many survive as of those in the earlier half, give or take what chance does.

@@ -16,6 +16,7 @@ use crate::model::histogram::Histogram;
 use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
 use crate::model::notation::{optional_seconds, seconds};
+use crate::model::recommendation::Recommendation;
 use crate::model::reproduction::Reproduction;
 use crate::model::request::{Options, Target};
 use crate::model::site_id::SiteId;
@@ -80,6 +81,8 @@ pub struct Document<'a, S> {
     pub warnings: Cow<'a, [String]>,
     #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
     pub notes: Cow<'a, [String]>,
+    #[serde(default, skip_serializing_if = "<[Recommendation]>::is_empty")]
+    pub recommendations: Cow<'a, [Recommendation]>,
 }
 
 /// A site in a file.

@@ -157,6 +157,7 @@ fn in_memory<S>(
         losses,
         warnings,
         notes,
+        recommendations,
     } = document;
     let rule =
         |form: SuppressionForm<'_>| Arc::new(Rule { name: form.name.into_owned(), source: form.source.into_owned() });
@@ -186,6 +187,7 @@ fn in_memory<S>(
         losses: losses.into_owned(),
         warnings: warnings.into_owned(),
         notes: notes.into_owned(),
+        recommendations: recommendations.into_owned(),
     })
 }
 

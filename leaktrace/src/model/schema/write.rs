@@ -67,6 +67,7 @@ impl<'a> Written<'a> {
             losses,
             warnings,
             notes,
+            recommendations,
         } = self.snapshot;
         let kept = |site: &&Site| self.all_sites || site.is_outstanding();
         let suppressed = self.snapshot.suppressed();
@@ -103,6 +104,7 @@ impl<'a> Written<'a> {
             losses: Cow::Borrowed(losses),
             warnings: Cow::Borrowed(warnings),
             notes: Cow::Borrowed(notes),
+            recommendations: Cow::Borrowed(recommendations),
         }
     }
 }
