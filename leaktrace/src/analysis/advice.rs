@@ -51,7 +51,7 @@ fn name(site: &Site) -> String {
 }
 
 /// The sites with most of something, the largest first.
-fn largest<'a>(snapshot: &'a Snapshot, amount: impl Fn(&Site) -> u64) -> Vec<(&'a Site, u64)> {
+fn largest(snapshot: &Snapshot, amount: impl Fn(&Site) -> u64) -> Vec<(&Site, u64)> {
     let mut sites: Vec<_> = snapshot.sites.iter().map(|site| (site, amount(site))).filter(|(_, it)| *it > 0).collect();
     sites.sort_by_key(|(_, amount)| std::cmp::Reverse(*amount));
     sites.truncate(SITES);
