@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::values::{parse_bytes, parse_positive_bytes};
+use super::values::{parse_positive_bytes, parse_rate};
 
 /// When to raise an alarm, and how.
 #[derive(Debug, Args)]
@@ -52,17 +52,6 @@ pub struct AlertArgs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words(pub Vec<OsString>);
 
-/// Bytes a second: a size, with or without `/s`.
-fn parse_rate(text: &str) -> Result<u64, String> {
-    let bytes = text.trim_end();
-    let bytes = bytes.strip_suffix("/s").unwrap_or(bytes);
-    match parse_bytes(bytes) {
-        Ok(0) => Err("it must be at least 1".to_owned()),
-        Ok(rate) => Ok(rate),
-        Err(_) => Err("write it as 4096, 4k/s, 1M/s or 1MiB/s".to_owned()),
-    }
-}
-
 /// Splits as a shell does, but for its comments: words that are lost without a word help nobody.
 fn split(text: &OsString) -> Result<Words, String> {
     // No argument has a NUL byte.
@@ -84,17 +73,6 @@ mod tests {
     fn words(text: &str) -> Result<Vec<String>, String> {
         let lossy = |words: Words| words.0.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         split(&OsString::from(text)).map(lossy)
-    }
-
-    #[test]
-    fn rates_are_sizes_with_or_without_their_unit_of_time() {
-        for text in ["1M", "1M/s", "1MiB/s", "1 MiB/s", "1m /s"] {
-            assert_eq!(parse_rate(text), Ok(1 << 20), "{text}");
-        }
-        for text in ["", "/s", "1M/m", "1M/s/s", "1M s", "x/s", "-1/s"] {
-            assert!(parse_rate(text).unwrap_err().contains("1M/s"), "{text}");
-        }
-        assert!(parse_rate("0/s").unwrap_err().contains("at least 1"));
     }
 
     #[test]

@@ -129,9 +129,15 @@ pub fn parse_positive_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Bytes in each second, above zero: a size, with or without `/s` behind it.
+/// Bytes in each second, above zero: a size, with or without `/s`.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
-    parse_positive_bytes(text.strip_suffix("/s").unwrap_or(text))
+    let bytes = text.trim_end();
+    let bytes = bytes.strip_suffix("/s").unwrap_or(bytes);
+    match parse_bytes(bytes) {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(rate) => Ok(rate),
+        Err(_) => Err("write it as 4096, 4k/s, 1M/s or 1MiB/s".to_owned()),
+    }
 }
 
 /// A number of reports.
@@ -170,6 +176,17 @@ fn split_at_first(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_sizes_with_or_without_their_unit_of_time() {
+        for text in ["1M", "1M/s", "1MiB/s", "1 MiB/s", "1m /s"] {
+            assert_eq!(parse_rate(text), Ok(1 << 20), "{text}");
+        }
+        for text in ["", "/s", "1M/m", "1M/s/s", "1M s", "x/s", "-1/s"] {
+            assert!(parse_rate(text).unwrap_err().contains("1M/s"), "{text}");
+        }
+        assert!(parse_rate("0/s").unwrap_err().contains("at least 1"));
+    }
 
     #[test]
     fn times_are_read_as_people_write_them() {

@@ -7,7 +7,7 @@
 //! Starting blocks: while memory is copied, and for as long as the file's file system likes. So it is for threads on which nobody
 //! waits.
 
-use std::ffi::{CString, OsStr, OsString, c_char};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,7 +19,7 @@ use nix::unistd;
 
 use super::command::{CommandError, Executable};
 use super::inherited::{self, Inherited};
-use super::spawn::{self, NOT_STARTED, fork_with_signals_blocked, pointers};
+use super::spawn::{self, Image, NOT_STARTED, fork_with_signals_blocked, is_let_go, pointers};
 use super::{Ending, LaunchError};
 use crate::host::limits;
 use crate::model::Pid;
@@ -58,10 +58,12 @@ pub fn start(
     let (go_read, go_write) = spawn::pipe()?;
     let (error_read, error_write) = spawn::pipe()?;
     let program = Program {
-        path: executable.path.as_ptr(),
-        argv: argv.as_ptr(),
-        envp: envp.as_ptr(),
-        script: script.as_ref().map(|(shell, argv)| (*shell, argv.as_ptr())),
+        image: Image {
+            path: executable.path.as_ptr(),
+            argv: argv.as_ptr(),
+            environment: envp.as_ptr(),
+            script: script.as_ref().map(|(shell, argv)| (*shell, argv.as_ptr())),
+        },
         inherited: Inherited::at_start(),
         nothing: nothing.as_raw_fd(),
         go: go_read.as_raw_fd(),
@@ -117,10 +119,7 @@ fn joined(name: &OsStr, value: &OsStr) -> Result<CString, std::ffi::NulError> {
 
 /// All that the child needs, prepared where memory may still be allocated.
 struct Program {
-    path: *const c_char,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-    script: Option<(*const c_char, *const *const c_char)>,
+    image: Image,
     inherited: &'static Inherited,
     nothing: RawFd,
     go: RawFd,
@@ -135,14 +134,9 @@ impl Program {
         unsafe {
             libc::setsid();
             libc::close(self.not_ours);
-            let mut word = 0_u8;
-            loop {
-                match libc::read(self.go, (&raw mut word).cast(), 1) {
-                    1 => break,
-                    -1 if *libc::__errno_location() == libc::EINTR => {}
-                    // We have died meanwhile, and nobody would know whose program this is.
-                    _ => return NOT_STARTED,
-                }
+            // If we have died meanwhile, nobody knows whose program this is.
+            if !is_let_go(self.go) {
+                return NOT_STARTED;
             }
             libc::dup2(self.nothing, libc::STDIN_FILENO);
             libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);
@@ -155,13 +149,7 @@ impl Program {
             limits::restore();
             self.inherited.restore_dispositions();
             self.inherited.restore_mask();
-            libc::execve(self.path, self.argv, self.envp);
-            let mut errno = *libc::__errno_location();
-            if let (libc::ENOEXEC, Some((shell, argv))) = (errno, self.script) {
-                libc::execve(shell, argv, self.envp);
-                errno = *libc::__errno_location();
-            }
-            libc::write(ERROR, (&raw const errno).cast(), size_of::<c_int>());
+            self.image.execute(ERROR);
         }
         NOT_STARTED
     }

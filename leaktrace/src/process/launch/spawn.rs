@@ -32,10 +32,12 @@ pub(super) fn start(executable: &Executable) -> Result<pid_t, LaunchError> {
     let (go_read, go_write) = pipe()?;
     let (error_read, error_write) = pipe()?;
     let program = Program {
-        path: executable.path.as_ptr(),
-        argv: argv.as_ptr(),
-        environment,
-        script: script.as_ref().map(|(shell, argv)| (*shell, argv.as_ptr())),
+        image: Image {
+            path: executable.path.as_ptr(),
+            argv: argv.as_ptr(),
+            environment,
+            script: script.as_ref().map(|(shell, argv)| (*shell, argv.as_ptr())),
+        },
         inherited: Inherited::at_start(),
         go: go_read.as_raw_fd(),
         // The child's own copy of this end must not keep the pipe open when we are gone.
@@ -131,10 +133,7 @@ pub(super) unsafe fn fork_with_signals_blocked(child: impl FnOnce() -> c_int) ->
 
 /// All that the child needs, prepared where memory may still be allocated.
 struct Program {
-    path: *const c_char,
-    argv: *const *const c_char,
-    environment: *const *const c_char,
-    script: Option<(*const c_char, *const *const c_char)>,
+    image: Image,
     inherited: &'static Inherited,
     go: RawFd,
     not_ours: RawFd,
@@ -148,23 +147,57 @@ impl Program {
         // SAFETY: descriptors and buffers are valid, and the arrays are NULL-terminated and outlive the call.
         unsafe {
             libc::close(self.not_ours);
-            let mut word = 0_u8;
-            loop {
-                match libc::read(self.go, (&raw mut word).cast(), 1) {
-                    1 => break,
-                    -1 if *libc::__errno_location() == libc::EINTR => {}
-                    _ => return NOT_STARTED,
-                }
+            if !is_let_go(self.go) {
+                return NOT_STARTED;
             }
             self.inherited.restore_mask();
+            self.image.execute(self.error);
+        }
+        NOT_STARTED
+    }
+}
+
+/// A program with its words and environment, as execve(2) takes them.
+pub(super) struct Image {
+    /// The file.
+    pub path: *const c_char,
+    /// Its words.
+    pub argv: *const *const c_char,
+    /// Its environment.
+    pub environment: *const *const c_char,
+    /// The shell and its words, if the file may be a script without a `#!` line.
+    pub script: Option<(*const c_char, *const *const c_char)>,
+}
+
+impl Image {
+    /// Becomes the program, or writes to `error` why not. Async-signal-safe.
+    ///
+    /// # Safety
+    /// The pointers are valid, and the arrays are NULL-terminated.
+    pub(super) unsafe fn execute(&self, error: RawFd) {
+        // SAFETY: by the contract above.
+        unsafe {
             libc::execve(self.path, self.argv, self.environment);
             let mut errno = *libc::__errno_location();
             if let (libc::ENOEXEC, Some((shell, argv))) = (errno, self.script) {
                 libc::execve(shell, argv, self.environment);
                 errno = *libc::__errno_location();
             }
-            libc::write(self.error, (&raw const errno).cast(), size_of::<c_int>());
+            libc::write(error, (&raw const errno).cast(), size_of::<c_int>());
         }
-        NOT_STARTED
+    }
+}
+
+/// Waits for the word to go, by a pipe; whether it has come: without it we have died. Async-signal-safe.
+pub(super) fn is_let_go(go: RawFd) -> bool {
+    let mut word = 0_u8;
+    loop {
+        // SAFETY: the buffer has room for a byte.
+        let read = unsafe { libc::read(go, (&raw mut word).cast(), 1) };
+        // SAFETY: this thread's own errno.
+        let is_interrupted = read == -1 && unsafe { *libc::__errno_location() } == libc::EINTR;
+        if !is_interrupted {
+            return read == 1;
+        }
     }
 }
