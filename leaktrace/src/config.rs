@@ -225,6 +225,11 @@ impl Config {
                  give --leak-check, without --leak-check=no and --sample-bytes",
             ));
         }
+        if gate.fail_on_growth.is_some() && record.sample_bytes.is_some() {
+            return Err(UsageError::new(
+                "--fail-on-growth needs every allocation, since of a sample it cannot be told which blocks stay; leave --sample-bytes out",
+            ));
+        }
         Ok(Self {
             leak_check,
             recording: Recording::resolve(&whom, &record, &output, surroundings)?,
@@ -325,6 +330,15 @@ impl Recording {
             return Err(UsageError::new(format!(
                 "--older-than {older_than:?} is above --duration {duration:?}, and blocks from before are not known: none could be \
                  that old; trace for longer"
+            )));
+        }
+        if let Some(duration) = args.duration
+            && !args.warmup.is_zero()
+            && args.warmup >= duration
+        {
+            return Err(UsageError::new(format!(
+                "--warmup {:?} leaves nothing of --duration {duration:?} to judge growth by; trace for longer",
+                args.warmup
             )));
         }
         if args.count.is_some() && args.interval.is_none() {

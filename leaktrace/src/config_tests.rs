@@ -175,7 +175,9 @@ fn a_sample_that_is_too_coarse_for_the_threshold_is_warned_of() {
 
 #[test]
 fn contradictions_are_one_line_with_the_next_step() {
-    let cases: [(&[&str], &str); 24] = [
+    let cases: [(&[&str], &str); 26] = [
+        (&["--fail-on-growth", "--sample-bytes", "1M"], "--fail-on-growth needs every allocation"),
+        (&["--warmup", "1m", "-d", "1m"], "leaves nothing of --duration"),
         (&["-z", "2k", "-Z", "1k"], "--min-size 2048 is above --max-size 1024"),
         (&["-p", "1", "--", "ls"], "--pid and a COMMAND cannot be traced together; leave one"),
         (&["-n", "3"], "give --interval too, such as -i 10s"),

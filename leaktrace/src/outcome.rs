@@ -19,11 +19,14 @@ pub struct Outcome {
 /// else 0. Says what it does not show.
 #[must_use]
 pub fn exit_code(snapshot: &Snapshot, command: Option<Ending>, gate: Gate) -> u8 {
-    for warning in uncounted(snapshot, gate).into_iter().chain(unjudged(snapshot, gate)) {
+    let of_growth = undecided_growth(snapshot, gate);
+    for warning in uncounted(snapshot, gate).into_iter().chain(unjudged(snapshot, gate)).chain(of_growth) {
         log::warn!("{warning}");
     }
-    let grows =
-        |from: u64| snapshot.sites.iter().any(|site| site.leaks_by_growth() && site.growth_rate() >= from as f64);
+    let grows = |from: u64| {
+        let mut leaking = snapshot.sites.iter().filter(|site| site.leaks_by_growth() && site.shown().count > 0);
+        leaking.any(|site| site.growth_rate() >= from as f64)
+    };
     if gate.fail_from.is_some_and(|bytes| snapshot.leaked_bytes() >= bytes) || gate.grows_from.is_some_and(grows) {
         gate.exitcode
     } else {
@@ -74,6 +77,26 @@ fn unjudged(snapshot: &Snapshot, gate: Gate) -> Option<String> {
     ))
 }
 
+/// What to say of growth that is no failure only because there is no decision: a job that passes must not hide it.
+fn undecided_growth(snapshot: &Snapshot, gate: Gate) -> Option<String> {
+    let from = gate.grows_from?;
+    if !snapshot.sites.is_empty() && !snapshot.has_growth() {
+        return Some(
+            "--fail-on-growth has nothing to go by: growth was not followed, or for too short a time".to_owned(),
+        );
+    }
+    let is_open = |site: &&Site| {
+        site.shown().count > 0 && !site.leaks_by_growth() && site.growth.is_some() && site.growth_rate() >= from as f64
+    };
+    let open: Vec<_> = snapshot.sites.iter().filter(is_open).collect();
+    let rate: f64 = open.iter().map(|site| site.growth_rate()).sum();
+    let reason = open.first()?.growth.as_ref().map_or("", |growth| growth.reason.as_str());
+    let sites = if open.len() == 1 { "a site".to_owned() } else { format!("{} sites", open.len()) };
+    Some(format!(
+        "--fail-on-growth does not count {rate:.0} bytes/s at {sites} on which there is no decision: {reason}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +139,27 @@ mod tests {
         let words = unjudged(&snapshot, gate).unwrap();
         assert!(words.contains("counts all 5 bytes that process 8 holds, on which there is no verdict"), "{words}");
         assert_eq!(unjudged(&leaking(9), gate), None, "no leak check ran");
+    }
+
+    #[test]
+    fn growth_is_a_failure_where_it_is_judged_a_leak_and_said_where_it_is_not() {
+        let of = |growth: &str| {
+            let text = format!(
+                r#"{{"schema":"leaktrace/1","started":"2026-01-31T12:00:00Z","elapsed_s":99,"target":{{"mode":"pid"}},
+                "sites":[{{"pid":7,"outstanding_bytes":64,"outstanding_count":1,"growth":{growth}}}]}}"#
+            );
+            Snapshot::from_json(text.as_bytes()).unwrap()
+        };
+        let gate = |from| Gate { fail_from: None, grows_from: Some(from), exitcode: 23 };
+        let leak = of(r#"{"verdict":"leak","bytes_per_s":64.0}"#);
+        assert_eq!(exit_code(&leak, None, gate(64)), 23);
+        assert_eq!((exit_code(&leak, None, gate(65)), undecided_growth(&leak, gate(1))), (0, None));
+        let open = of(r#"{"verdict":"undecided","bytes_per_s":64.0,"reason":"never freed"}"#);
+        assert_eq!(exit_code(&open, None, gate(1)), 0);
+        let words = undecided_growth(&open, gate(1)).unwrap();
+        assert!(words.contains("64 bytes/s at a site") && words.contains("never freed"), "{words}");
+        assert_eq!(undecided_growth(&open, gate(65)), None);
+        assert!(undecided_growth(&of("null"), gate(1)).unwrap().contains("not followed"));
     }
 
     #[test]

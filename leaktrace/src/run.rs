@@ -188,6 +188,7 @@ fn report_again(config: &ReportConfig) -> anyhow::Result<u8> {
     for used in config.suppressions.apply(&mut snapshot).rules {
         log::info!("{used}");
     }
+    snapshot.sum_growth();
     if config.only == Some(Only::Lost) && !snapshot.has_verdict() {
         return Err(model::NoVerdict).with_context(cannot_use);
     }

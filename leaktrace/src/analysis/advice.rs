@@ -37,10 +37,9 @@ fn recommendation(rule: &'static str, priority: u8, message: String, site: Optio
 
 /// The function of a site, with the line where that is known.
 fn name(site: &Site) -> String {
-    let Some(frame) = site.stack.iter().find(|frame| frame.function.is_some()) else {
+    let Some((frame, function)) = site.caller().and_then(|frame| Some((frame, frame.function.as_deref()?))) else {
         return "code without a name".to_owned();
     };
-    let function = frame.function.as_deref().unwrap_or_default();
     match (&frame.file, frame.line) {
         (Some(file), Some(line)) => {
             let file = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();

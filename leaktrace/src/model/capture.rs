@@ -301,6 +301,11 @@ impl Capture {
             if !all_sites && !site.is_outstanding() {
                 // Naming sites that are left out would take most of the time.
                 sites_left_out += 1;
+                let growth = self.growth.remove(&place).and_then(|growth| growth.growth);
+                if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
+                    // Of a process that has freed everything there is no other.
+                    process.growth = process.growth.take().or(growth);
+                }
                 continue;
             }
             if raw.frames.is_empty() {
@@ -363,7 +368,6 @@ impl Capture {
                 snapshot.warnings.push(Silence::of(&snapshot).to_string());
             }
         }
-        snapshot.sum_growth();
         snapshot.sort_sites(snapshot.options.sort);
         snapshot
     }

@@ -247,11 +247,25 @@ pub struct Block {
     pub type_name: Option<Arc<str>>,
 }
 
+/// What functions' names begin with that others call to allocate: C++ operators and containers, Rust's.
+const CALLED_TO_ALLOCATE: [&str; 8] =
+    ["operator new", "std::", "__gnu_cxx::", "void* std::", "alloc::", "<alloc::", "__rust_", "__rustc"];
+
 impl Site {
     /// Whether anything is outstanding here.
     #[must_use]
     pub fn is_outstanding(&self) -> bool {
         self.outstanding_count > 0 || self.outstanding_bytes > 0
+    }
+
+    /// The frame that it is called by: the innermost of a function that is not there to allocate for others.
+    #[must_use]
+    pub fn caller(&self) -> Option<&Frame> {
+        let allocates = |frame: &&Arc<Frame>| {
+            let function = frame.function.as_deref().unwrap_or_default();
+            CALLED_TO_ALLOCATE.iter().any(|called| function.starts_with(called))
+        };
+        self.stack.iter().find(|frame| !allocates(frame)).or(self.stack.first()).map(|frame| &**frame)
     }
 
     /// Whether it is judged to leak by its growth.
@@ -287,17 +301,21 @@ impl Snapshot {
         self.sites.iter().all(|site| site.blocks.is_some() || site.outstanding_count == 0)
     }
 
-    /// Sums the growth of the sites up by process.
-    pub(super) fn sum_growth(&mut self) {
+    /// Sums the growth of the sites up by process, but of those that suppressions hide. A process of which no site has anything
+    /// outstanding keeps what was said of it.
+    pub fn sum_growth(&mut self) {
         let mut by_process: Vec<Vec<(&Growth, &str)>> = vec![Vec::new(); self.processes.len()];
         for site in &self.sites {
             let (Some(growth), Some(process)) = (&site.growth, site.process) else { continue };
-            let name = site.stack.iter().find_map(|frame| frame.function.as_deref()).unwrap_or("code without a name");
+            if site.shown().count == 0 && site.is_outstanding() {
+                continue;
+            }
+            let name = site.caller().and_then(|frame| frame.function.as_deref()).unwrap_or("code without a name");
             by_process.get_mut(process).into_iter().for_each(|sites| sites.push((growth, name)));
         }
         let growths: Vec<_> = by_process.iter().map(|sites| Growth::of_all(sites)).collect();
         for (process, growth) in self.processes.iter_mut().zip(growths) {
-            process.growth = growth;
+            process.growth = growth.or(process.growth.take());
         }
     }
 

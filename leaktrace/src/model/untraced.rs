@@ -23,6 +23,13 @@ pub struct Untraced {
     pub more: u64,
 }
 
+impl Untraced {
+    /// Whether a process of this name was recorded in part only.
+    pub fn tells_a_part_of(&self, comm: &str) -> bool {
+        self.partly && self.comm == comm
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
 fn is_false(flag: &bool) -> bool {
     !*flag

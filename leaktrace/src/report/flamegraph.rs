@@ -73,6 +73,7 @@ fn write_labelled(svg: &str, out: &mut dyn Write) -> io::Result<()> {
 fn nothing(snapshot: &Snapshot) -> &'static str {
     match (snapshot.options.only, snapshot.totals().count) {
         (Some(Only::Lost), 0) => "Nothing is lost.",
+        (Some(Only::Growing), 0) => "Nothing keeps growing.",
         (_, 0) => "Nothing is outstanding.",
         _ => "Nothing is outstanding but what is left out.",
     }
@@ -82,6 +83,8 @@ fn title(snapshot: &Snapshot, measure: Measure) -> String {
     let what = match (measure, snapshot.options.only) {
         (Measure::Bytes, Some(Only::Lost)) => "Lost memory",
         (Measure::Count, Some(Only::Lost)) => "Lost allocations",
+        (Measure::Bytes, Some(Only::Growing)) => "Growing memory",
+        (Measure::Count, Some(Only::Growing)) => "Growing allocations",
         (Measure::Bytes, _) => "Unfreed memory",
         (Measure::Count, _) => "Unfreed allocations",
     };
@@ -101,6 +104,9 @@ pub(super) fn subtitle(snapshot: &Snapshot) -> String {
     parts.extend(left_out);
     if snapshot.options.only == Some(Only::Lost) {
         parts.push("only what is definitely or indirectly lost".to_owned());
+    }
+    if snapshot.options.only == Some(Only::Growing) {
+        parts.push("only sites that keep growing".to_owned());
     }
     if !snapshot.options.older_than.is_zero() {
         parts.push(format!("at least {} old", Span(snapshot.options.older_than)));

@@ -26,6 +26,9 @@ pub fn write(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
     if snapshot.options.only == Some(Only::Lost) {
         writeln!(out, "# only what is definitely or indirectly lost")?;
     }
+    if snapshot.options.only == Some(Only::Growing) {
+        writeln!(out, "# only sites that keep growing")?;
+    }
     for line in suppressed::lines(snapshot) {
         writeln!(out, "# {line}")?;
     }

@@ -2,14 +2,11 @@
 
 use super::human::Bytes;
 use super::names;
-use crate::model::{Frame, HeapFinding, HeapPages, Site, Snapshot};
+use crate::model::{HeapFinding, HeapPages, Site, Snapshot};
 
 /// Less that was allocated during the trace, or less than a quarter, is no reason to speak of a process whose other blocks are not
 /// known, bytes.
 const NOTEWORTHY: u64 = 4 << 20;
-/// Functions that others call to allocate: who called these is meant.
-const CALLED_TO_ALLOCATE: [&str; 4] = ["operator new", "std::", "__gnu_cxx::", "void* std::"];
-
 /// A line for each process whose heap's pages are worth one.
 pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
@@ -82,13 +79,7 @@ fn percent(part: f64) -> String {
 
 /// The function that allocates there, with its place in the source.
 fn name(site: &Site) -> String {
-    let is_caller = |frame: &&std::sync::Arc<Frame>| {
-        let function = frame.function.as_deref().unwrap_or_default();
-        !CALLED_TO_ALLOCATE.iter().any(|called| function.starts_with(called))
-    };
-    let Some(frame) = site.stack.iter().find(is_caller).or(site.stack.first()) else {
-        return names::NO_STACK.to_owned();
-    };
+    let Some(frame) = site.caller() else { return names::NO_STACK.to_owned() };
     let place =
         frame.file.as_deref().zip(frame.line).map(|(file, line)| format!(" ({}:{line})", names::base_name(file)));
     format!("{}{}", names::function(frame), place.unwrap_or_default())

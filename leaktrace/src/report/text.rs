@@ -117,7 +117,7 @@ fn outstanding(snapshot: &Snapshot) -> Vec<(&Site, Tally)> {
 /// Totals, what was traced, and what narrows the numbers, in one line.
 fn header(snapshot: &Snapshot, totals: &Totals) -> String {
     let Options { older_than, min_size, max_size, only, .. } = snapshot.options;
-    let is_lost = only == Some(Only::Lost);
+    let (is_lost, is_growing) = (only == Some(Only::Lost), only == Some(Only::Growing));
     let traced = format!("after {} of {}", Span(snapshot.elapsed), names::target(snapshot));
     let mut parts = Vec::new();
     if totals.count > 0 {
@@ -129,14 +129,18 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
             Some(unseen) => parts
                 .push(format!("of what is outstanding nothing was hit (95%: less than {}) {traced}", Bytes(unseen))),
             None if is_lost => parts.push(format!("nothing lost {traced}")),
+            None if is_growing => parts.push(format!("nothing keeps growing {traced}")),
             None => parts.push(format!("nothing outstanding {traced}")),
         }
-        if totals.alloc_count > 0 && older_than.is_zero() && !is_lost {
+        if totals.alloc_count > 0 && older_than.is_zero() && only.is_none() {
             parts.push(format!("freed again: {}", estimates::allocations(totals.alloc_count, snapshot.sampled)));
         }
     }
     if is_lost {
         parts.push("only what is definitely or indirectly lost".to_owned());
+    }
+    if is_growing {
+        parts.push("only sites that keep growing".to_owned());
     }
     if !older_than.is_zero() {
         parts.push(format!("only what is at least {} old", Span(older_than)));

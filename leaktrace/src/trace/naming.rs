@@ -80,6 +80,7 @@ impl Namer {
             phases.done("fetching debug information");
         }
         let applied = self.suppressions.apply(&mut snapshot);
+        snapshot.sum_growth();
         phases.done("applying suppressions");
         if snapshot.is_final {
             for used in applied.rules {

@@ -2,27 +2,29 @@
 //!
 //! In: a capture with the past of its sites and the tally of its blocks. Out: what time says of each of its merged sites.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::rule::{self, Epoch, Evidence};
 use super::trend;
-use crate::model::{Capture, Past, SiteGrowth, Tally, Window};
+use crate::model::{Capture, Past, RawProcess, SiteGrowth, Tally, Window};
 
 /// One stack of a process, which may have several accounts.
-struct Merged {
+struct Merged<'a> {
     /// Its process, by its place in the capture.
     process: usize,
-    past: Past,
+    past: Cow<'a, Past>,
     survivors: Vec<Tally>,
     freed: u64,
-    longest_life: std::time::Duration,
+    longest_life: Duration,
     /// Definitely and indirectly lost.
     lost: Option<Tally>,
 }
 
-impl Merged {
+impl Merged<'_> {
     fn add(&mut self, other: &Self) {
-        self.past.add(&other.past);
+        self.past.to_mut().add(&other.past);
         self.survivors.resize(self.survivors.len().max(other.survivors.len()), Tally::default());
         self.survivors.iter_mut().zip(&other.survivors).for_each(|(to, from)| to.join(*from));
         self.freed = self.freed.saturating_add(other.freed);
@@ -81,7 +83,7 @@ pub fn judge(capture: &mut Capture) {
     let mut merged: HashMap<usize, Merged> = HashMap::new();
     for (index, place) in capture.merged().into_iter().enumerate() {
         let Some(site) = capture.sites.get(index) else { continue };
-        let Some(past) = site.past.clone() else { continue };
+        let Some(past) = &site.past else { continue };
         let blocks = capture.blocks.as_ref();
         let lost = blocks.and_then(|blocks| blocks.verdict(index)).map(|verdict| {
             let mut lost = verdict.definitely_lost;
@@ -90,7 +92,7 @@ pub fn judge(capture: &mut Capture) {
         });
         let one = Merged {
             process: site.process,
-            past,
+            past: Cow::Borrowed(past),
             survivors: blocks.map_or_else(Vec::new, |blocks| blocks.survivors(index).to_vec()),
             freed: site.counters.free_count,
             longest_life: site.counters.longest_life,
@@ -98,7 +100,16 @@ pub fn judge(capture: &mut Capture) {
         };
         merged.entry(place).and_modify(|merged| merged.add(&one)).or_insert(one);
     }
-    let window = |site: &Merged| capture.processes.get(site.process)?.window.as_ref();
-    let judged = merged.iter().filter_map(|(place, site)| Some((*place, site.judge(window(site)?, spoilt))));
-    capture.growth = judged.collect();
+    let partly = |process: &RawProcess| {
+        let is_partly = capture.untraced.iter().any(|untraced| untraced.tells_a_part_of(&process.comm));
+        is_partly.then_some("it was traced in part only, and may free in ways that were not seen")
+    };
+    let spoilt: Vec<Option<&str>> =
+        capture.processes.iter().map(|process| spoilt.or_else(|| partly(process))).collect();
+    let judged = merged.iter().filter_map(|(place, site)| {
+        let window = capture.processes.get(site.process)?.window.as_ref()?;
+        Some((*place, site.judge(window, *spoilt.get(site.process)?)))
+    });
+    let judged = judged.collect();
+    capture.growth = judged;
 }

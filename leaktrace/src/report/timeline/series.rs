@@ -10,8 +10,7 @@ use super::super::{estimates, growth};
 use super::scales::LATEST;
 use crate::clean::elide;
 use crate::model::{
-    EventKind, Frame, GrowthVerdict, Only, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline,
-    TimelineEvent,
+    EventKind, Frame, GrowthVerdict, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline, TimelineEvent,
 };
 
 /// Sites with a band of their own.
@@ -138,7 +137,7 @@ impl<'a> Series<'a> {
 
 /// Whether the numbers of processes and sites are of all that is outstanding, as those over time are.
 pub fn is_whole(snapshot: &Snapshot) -> bool {
-    snapshot.options.older_than.is_zero() && snapshot.options.only != Some(Only::Lost)
+    snapshot.options.older_than.is_zero() && snapshot.options.only.is_none()
 }
 
 /// What the sites of a process have lost.
