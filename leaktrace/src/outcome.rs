@@ -90,7 +90,7 @@ fn undecided_growth(snapshot: &Snapshot, gate: Gate) -> Option<String> {
     };
     let open: Vec<_> = snapshot.sites.iter().filter(is_open).collect();
     let rate: f64 = open.iter().map(|site| site.growth_rate()).sum();
-    let reason = open.first()?.growth.as_ref().map_or("", |growth| growth.reason.as_str());
+    let reason = open.first()?.growth.as_ref().map_or("", |growth| &*growth.reason);
     let sites = if open.len() == 1 { "a site".to_owned() } else { format!("{} sites", open.len()) };
     Some(format!(
         "--fail-on-growth does not count {rate:.0} bytes/s at {sites} on which there is no decision: {reason}"

@@ -56,8 +56,8 @@ pub struct Capture {
     pub blocks: Option<BlockTally>,
     /// What the leak check found out of the blocks of sites, by their places among [`Capture::merged`].
     pub described: HashMap<usize, Described>,
-    /// What time says of sites, by the same places.
-    pub growth: HashMap<usize, SiteGrowth>,
+    /// What time says of sites, by the same places; empty if nothing was judged.
+    pub growth: Vec<SiteGrowth>,
     /// Bytes of the heap's pages that sites pin, by their places among [`Capture::merged`].
     pub pinned: HashMap<usize, u64>,
     /// How many stacks are whole, where that is known.
@@ -301,7 +301,7 @@ impl Capture {
             if !all_sites && !site.is_outstanding() {
                 // Naming sites that are left out would take most of the time.
                 sites_left_out += 1;
-                let growth = self.growth.remove(&place).and_then(|growth| growth.growth);
+                let growth = self.growth.get_mut(place).and_then(|growth| growth.growth.take());
                 if let Some(process) = site.process.and_then(|index| processes.get_mut(index)) {
                     // Of a process that has freed everything there is no other.
                     process.growth = process.growth.take().or(growth);
@@ -321,8 +321,8 @@ impl Capture {
             if let Some(Described { type_name, holders }) = self.described.remove(&place) {
                 (site.type_name, site.holders) = (type_name, holders);
             }
-            if let Some(SiteGrowth { trend, bytes_per_s, growth }) = self.growth.remove(&place) {
-                (site.trend, site.growth_bytes_per_s, site.growth) = (trend, bytes_per_s, growth);
+            if let Some(SiteGrowth { trend, bytes_per_s, growth }) = self.growth.get_mut(place) {
+                (site.trend, site.growth_bytes_per_s, site.growth) = (*trend, *bytes_per_s, growth.take());
             }
             sites.push(site);
         }

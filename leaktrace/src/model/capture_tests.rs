@@ -91,7 +91,7 @@ fn capture(options: Options) -> Capture {
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
         described: HashMap::new(),
-        growth: HashMap::new(),
+        growth: Vec::new(),
         pinned: HashMap::new(),
         stacks: None,
         untraced: Vec::new(),

@@ -3,6 +3,7 @@
 //! An *epoch* is a part of the time that is judged. Of each site it is known how many blocks were born in each epoch, and which of
 //! those have survived until now.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub struct Growth {
     pub ci95: [f64; 2],
     /// What the verdict rests on, or why there is none: a part of a sentence.
     #[serde(default)]
-    pub reason: String,
+    pub reason: Cow<'static, str>,
     /// The longest that a block lived that was freed; `None` where none was.
     #[serde(default, rename = "lifetime_max_s", with = "super::notation::optional_seconds")]
     pub lifetime_max: Option<Duration>,
@@ -95,7 +96,7 @@ impl Growth {
             verdict,
             bytes_per_s,
             ci95: [(bytes_per_s - spread(0)).max(0.0), bytes_per_s + spread(1)],
-            reason: format!("{at}: {}", most.reason),
+            reason: format!("{at}: {}", most.reason).into(),
             lifetime_max: None,
         })
     }
@@ -103,7 +104,7 @@ impl Growth {
     /// The verdict on a whole process that no single site stands for.
     fn without_site(self) -> Self {
         match self.verdict {
-            GrowthVerdict::Steady => Self { reason: "no site keeps growing".to_owned(), ..self },
+            GrowthVerdict::Steady => Self { reason: "no site keeps growing".into(), ..self },
             _ => self,
         }
     }

@@ -322,7 +322,7 @@ impl Draft {
             sites: self.sites,
             blocks: self.blocks,
             described: HashMap::new(),
-            growth: HashMap::new(),
+            growth: Vec::new(),
             pinned,
             // Where frame pointers end cannot be told from where they are missing.
             stacks: (options.unwind != Unwind::Fp).then_some(self.stacks),

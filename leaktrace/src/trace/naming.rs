@@ -68,6 +68,7 @@ impl Namer {
         }
         let spaces = &*spaces;
         mark_unsure(&mut capture, spaces);
+        phases.done("marking unsure stacks");
         growth::judge(&mut capture);
         phases.done("judging growth");
         let mut snapshot = snapshot(capture, &names, spaces);

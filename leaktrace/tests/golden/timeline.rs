@@ -50,7 +50,7 @@ fn hostile_names_leave_the_picture_well_formed() {
     let mut snapshot = followed();
     snapshot.processes[0].comm = "]]>\u{1b}<script>\"'&amp;".to_owned();
     Arc::make_mut(&mut snapshot.sites[0].stack[0]).function = Some("--></title>\u{0}\n".repeat(200));
-    snapshot.processes[0].growth.as_mut().unwrap().reason = "</text>\u{202e}".to_owned();
+    snapshot.processes[0].growth.as_mut().unwrap().reason = "</text>\u{202e}".into();
     let texts = texts(&snapshot);
     assert!(texts.iter().any(|text| text.starts_with("]]>?<script>\"'&amp; (pid 1234): ")), "{texts:?}");
     assert!(texts.iter().any(|text| text.contains("--></title>??-->")), "{texts:?}");

@@ -7,6 +7,7 @@
 //! as long as it keeps them, and frees them: no survivors. What is allocated once at the start survives, but nothing follows. A leak
 //! has survivors in one epoch after the other. What was never freed at all may be a leak, or a cache that is not full yet.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{Growth, GrowthVerdict, Tally};
@@ -58,29 +59,30 @@ pub struct Evidence<'a> {
     /// Blocks that a leak check has found lost; `None` where none ran.
     pub lost: Option<Tally>,
     /// What makes the numbers unfit for a verdict.
-    pub spoilt: Option<&'a str>,
+    pub spoilt: Option<&'static str>,
 }
 
 /// The verdict on a site.
 pub fn judge(evidence: &Evidence) -> Growth {
     let lifetime_max = (evidence.freed > 0).then_some(evidence.longest_life);
-    let of = |verdict, reason: String| Growth { verdict, bytes_per_s: 0.0, ci95: [0.0; 2], reason, lifetime_max };
-    let undecided = |reason: String| of(GrowthVerdict::Undecided, reason);
+    let of =
+        |verdict, reason: Cow<'static, str>| Growth { verdict, bytes_per_s: 0.0, ci95: [0.0; 2], reason, lifetime_max };
+    let undecided = |reason| of(GrowthVerdict::Undecided, reason);
     if let Some(spoilt) = evidence.spoilt {
-        return undecided(spoilt.to_owned());
+        return undecided(spoilt.into());
     }
     let epochs = evidence.epochs;
     let window: Duration = epochs.iter().map(|epoch| epoch.length).sum();
     let after_warm_up = &epochs[(epochs.len() as f64 * WARM_UP).ceil() as usize..];
     if evidence.live.last() == Some(&0) {
-        return of(GrowthVerdict::Steady, "all that it allocated was freed".to_owned());
+        return of(GrowthVerdict::Steady, "all that it allocated was freed".into());
     }
     if after_warm_up.iter().all(|epoch| epoch.left.count == 0) && epochs.len() >= FEWEST_EPOCHS {
         // True of whatever it does later.
-        return of(GrowthVerdict::Steady, "what is left of it was allocated at the beginning".to_owned());
+        return of(GrowthVerdict::Steady, "what is left of it was allocated at the beginning".into());
     }
     if epochs.len() < FEWEST_EPOCHS || window < SHORTEST {
-        return undecided(format!("{:.1} s are too short to tell", window.as_secs_f64()));
+        return undecided(format!("{:.1} s are too short to tell", window.as_secs_f64()).into());
     }
     if evidence.freed == 0 {
         return never_freed(evidence, after_warm_up);
@@ -89,22 +91,24 @@ pub fn judge(evidence: &Evidence) -> Growth {
     let judged: Vec<Epoch> = after_warm_up.iter().copied().filter(|epoch| epoch.youngest >= life).collect();
     if judged.len() < LEAKING_EPOCHS {
         if !has_rising_floor(evidence.live) {
-            return of(GrowthVerdict::Steady, "what is outstanding falls back as far as before".to_owned());
+            return of(GrowthVerdict::Steady, "what is outstanding falls back as far as before".into());
         }
         let lived = seconds(evidence.longest_life);
-        return undecided(format!(
+        let reason = format!(
             "a block lived for {lived} before it was freed, and the others are hardly older after {}; trace for longer",
             seconds(window)
-        ));
+        );
+        return undecided(reason.into());
     }
     let rate = Rate::of(&judged);
-    let leak = |reason| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..of(GrowthVerdict::Leak, reason) };
+    let leak =
+        |reason: String| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..of(GrowthVerdict::Leak, reason.into()) };
     match doubt(&judged, evidence.live) {
         None => leak(format!(
             "blocks stay for longer than the {} that any freed one lived, and more keep coming",
             seconds(evidence.longest_life)
         )),
-        Some(doubt) => of(GrowthVerdict::Steady, doubt.to_owned()),
+        Some(doubt) => of(GrowthVerdict::Steady, doubt.into()),
     }
 }
 
@@ -114,11 +118,11 @@ fn never_freed(evidence: &Evidence, epochs: &[Epoch]) -> Growth {
     let with = epochs.iter().filter(|epoch| epoch.left.count > 0).count();
     let left: u64 = epochs.iter().map(|epoch| epoch.left.count).sum();
     let keeps_coming = with >= LEAKING_EPOCHS && with as f64 >= SPREAD * epochs.len() as f64 && keeps_coming(epochs);
-    let of = |verdict, reason: &str| Growth {
+    let of = |verdict, reason: &'static str| Growth {
         verdict,
         bytes_per_s: rate.mean,
         ci95: rate.ci95,
-        reason: reason.to_owned(),
+        reason: reason.into(),
         lifetime_max: None,
     };
     match evidence.lost {

@@ -84,7 +84,7 @@ fn what_cannot_be_told_is_undecided_and_says_why() {
     let spoilt =
         Evidence { epochs: &epochs, freed: 9, live: &live, spoilt: Some("frees were lost"), ..Evidence::default() };
     let spoilt = judge(&spoilt);
-    assert_eq!((spoilt.verdict, spoilt.reason.as_str()), (GrowthVerdict::Undecided, "frees were lost"));
+    assert_eq!((spoilt.verdict, &*spoilt.reason), (GrowthVerdict::Undecided, "frees were lost"));
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! In: a capture with the past of its sites and the tally of its blocks. Out: what time says of each of its merged sites.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::rule::{self, Epoch, Evidence};
@@ -15,7 +14,7 @@ struct Merged<'a> {
     /// Its process, by its place in the capture.
     process: usize,
     past: Cow<'a, Past>,
-    survivors: Vec<Tally>,
+    survivors: Cow<'a, [Tally]>,
     freed: u64,
     longest_life: Duration,
     /// Definitely and indirectly lost.
@@ -25,8 +24,9 @@ struct Merged<'a> {
 impl Merged<'_> {
     fn add(&mut self, other: &Self) {
         self.past.to_mut().add(&other.past);
-        self.survivors.resize(self.survivors.len().max(other.survivors.len()), Tally::default());
-        self.survivors.iter_mut().zip(&other.survivors).for_each(|(to, from)| to.join(*from));
+        let survivors = self.survivors.to_mut();
+        survivors.resize(survivors.len().max(other.survivors.len()), Tally::default());
+        survivors.iter_mut().zip(other.survivors.iter()).for_each(|(to, from)| to.join(*from));
         self.freed = self.freed.saturating_add(other.freed);
         self.longest_life = self.longest_life.max(other.longest_life);
         if let Some(lost) = other.lost {
@@ -34,7 +34,7 @@ impl Merged<'_> {
         }
     }
 
-    fn judge(&self, window: &Window, spoilt: Option<&str>) -> SiteGrowth {
+    fn judge(&self, window: &Window, spoilt: Option<&'static str>) -> SiteGrowth {
         let bounds = window.bounds.windows(2);
         let born = |moment: usize| self.past.born.get(moment).copied().unwrap_or_default();
         let epochs: Vec<Epoch> = bounds
@@ -80,8 +80,10 @@ pub fn judge(capture: &mut Capture) {
     } else {
         None
     };
-    let mut merged: HashMap<usize, Merged> = HashMap::new();
-    for (index, place) in capture.merged().into_iter().enumerate() {
+    let places = capture.merged();
+    let mut merged: Vec<Option<Merged>> = Vec::new();
+    merged.resize_with(places.iter().max().map_or(0, |last| last + 1), || None);
+    for (index, place) in places.into_iter().enumerate() {
         let Some(site) = capture.sites.get(index) else { continue };
         let Some(past) = &site.past else { continue };
         let blocks = capture.blocks.as_ref();
@@ -93,23 +95,26 @@ pub fn judge(capture: &mut Capture) {
         let one = Merged {
             process: site.process,
             past: Cow::Borrowed(past),
-            survivors: blocks.map_or_else(Vec::new, |blocks| blocks.survivors(index).to_vec()),
+            survivors: Cow::Borrowed(blocks.map_or(&[], |blocks| blocks.survivors(index))),
             freed: site.counters.free_count,
             longest_life: site.counters.longest_life,
             lost,
         };
-        merged.entry(place).and_modify(|merged| merged.add(&one)).or_insert(one);
+        match merged.get_mut(place) {
+            Some(Some(merged)) => merged.add(&one),
+            Some(none) => *none = Some(one),
+            None => {}
+        }
     }
     let partly = |process: &RawProcess| {
         let is_partly = capture.untraced.iter().any(|untraced| untraced.tells_a_part_of(&process.comm));
         is_partly.then_some("it was traced in part only, and may free in ways that were not seen")
     };
-    let spoilt: Vec<Option<&str>> =
+    let spoilt: Vec<Option<&'static str>> =
         capture.processes.iter().map(|process| spoilt.or_else(|| partly(process))).collect();
-    let judged = merged.iter().filter_map(|(place, site)| {
+    let judge = |site: &Merged| {
         let window = capture.processes.get(site.process)?.window.as_ref()?;
-        Some((*place, site.judge(window, *spoilt.get(site.process)?)))
-    });
-    let judged = judged.collect();
-    capture.growth = judged;
+        Some(site.judge(window, *spoilt.get(site.process)?))
+    };
+    capture.growth = merged.iter().map(|site| site.as_ref().and_then(judge).unwrap_or_default()).collect();
 }
