@@ -50,7 +50,7 @@ pub struct ProcessTimeline {
     /// Resident set; null where it was not read. From the kernel's running count, which may be off by some hundred pages.
     #[serde(default)]
     pub rss_bytes: Vec<Option<u64>>,
-    /// Proportional set, which is read less often than the others.
+    /// Proportional set; null where it was not read, which is at most once a second.
     #[serde(default)]
     pub pss_bytes: Vec<Option<u64>>,
     /// Resident pages that no other process shares; read with the proportional set.

@@ -39,6 +39,8 @@ pub struct History {
     peaks: HashMap<u32, Peak>,
     /// What was read of processes' memory since the last reading of counters.
     memory: HashMap<Pid, MemoryUse>,
+    /// Processes that held most when counters were read last.
+    largest: Vec<Pid>,
     events: Vec<TimelineEvent>,
 }
 
@@ -61,6 +63,7 @@ impl History {
             is_sample,
             peaks: HashMap::new(),
             memory: HashMap::new(),
+            largest: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -89,10 +92,12 @@ impl History {
         self.note_peaks(elapsed, &processes, &sites);
         let mut largest: Vec<_> = processes.iter().map(|(slot, reading)| (Reverse(reading.live), *slot)).collect();
         largest.sort_unstable();
+        self.largest.clear();
         for (_, slot) in largest.into_iter().take(WITH_MEMORY) {
             let life = kernel.processes.read(slot).filter(|life| life.state == PROCESS_ALIVE);
             let (Some(life), Some(reading)) = (life, processes.get_mut(&slot)) else { continue };
             let pid = Pid(life.tgid);
+            self.largest.push(pid);
             reading.memory = self.memory.remove(&pid).unwrap_or_default();
             reading.memory.rss_bytes = facts::resident(pid).or(reading.memory.rss_bytes);
         }
@@ -213,6 +218,13 @@ impl Trace {
     pub(super) fn look_at_counters(&mut self) {
         let elapsed = self.since.elapsed();
         self.history.read(&self.kernel, elapsed);
+    }
+
+    /// Has the memory read of the processes that hold most, which is due.
+    pub(super) fn look_at_memory(&mut self) {
+        let mut lives = self.processes.reported_alive();
+        lives.retain(|(_, pid)| self.history.largest.contains(pid));
+        self.memory.order(lives);
     }
 
     /// Takes over how much memory lives have, by their numbers.

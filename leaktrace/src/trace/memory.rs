@@ -1,9 +1,11 @@
 //! How much memory the traced processes have, read on a thread: the kernel walks through all of it, which takes it tenths of a
 //! second for a large process, and a lock that the process may hold.
 //!
-//! In: running lives with their processes. Out: the memory use of those that still existed. One reading at a time.
+//! In: running lives with their processes. Out: the memory use of those that still existed. One reading at a time; between reports
+//! one as often as takes a two-hundredth of the time.
 
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -16,11 +18,19 @@ type Lives = Vec<(u32, Pid)>;
 /// The memory use of each life.
 pub type Memory = Vec<(u32, MemoryUse)>;
 
+/// Between two readings that no report asks for, at least.
+const BETWEEN: Duration = Duration::from_secs(1);
+/// Reading takes at most this part of the time, but for reports.
+const SHARE: u32 = 200;
+
 /// The thread that reads.
 pub struct MemoryReader {
     jobs: Sender<Lives>,
     results: async_channel::Receiver<Memory>,
-    is_reading: bool,
+    /// Readings that were ordered and are not done.
+    pending: u32,
+    ordered: Instant,
+    due: Instant,
 }
 
 impl MemoryReader {
@@ -32,32 +42,42 @@ impl MemoryReader {
         let (sender, results) = async_channel::unbounded();
         let jobs = workers::start("memory", 1, &sender, read, |_, _| Memory::new())
             .context("cannot start the thread that reads how much memory processes have")?;
-        Ok(Self { jobs, results, is_reading: false })
+        let now = Instant::now();
+        Ok(Self { jobs, results, pending: 0, ordered: now, due: now + BETWEEN })
     }
 
     /// Orders one reading of these lives.
     pub fn order(&mut self, lives: Lives) {
-        self.is_reading = self.jobs.send(lives).is_ok();
+        if self.jobs.send(lives).is_ok() {
+            self.pending += 1;
+        }
+        self.ordered = Instant::now();
     }
 
-    /// Whether it is reading.
+    /// Whether anything that was ordered is not done yet.
     pub fn is_reading(&self) -> bool {
-        self.is_reading
+        self.pending > 0
     }
 
-    /// Orders a reading of these lives, after a pending one, and waits for it.
+    /// When the next reading is due; `None` while one is under way.
+    pub fn due(&self) -> Option<Instant> {
+        (!self.is_reading()).then_some(self.due)
+    }
+
+    /// Orders a reading of these lives, after pending ones, and waits for it.
     pub async fn read(&mut self, lives: Lives) -> Memory {
-        if self.is_reading {
+        while self.is_reading() {
             self.done().await;
         }
         self.order(lives);
         self.done().await
     }
 
-    /// Waits for what was ordered. May be cancelled.
+    /// Waits for what was ordered first. May be cancelled.
     pub async fn done(&mut self) -> Memory {
         let memory = self.results.recv().await.unwrap_or_default();
-        self.is_reading = false;
+        self.pending = self.pending.saturating_sub(1);
+        self.due = Instant::now() + BETWEEN.max(self.ordered.elapsed() * SHARE);
         memory
     }
 }

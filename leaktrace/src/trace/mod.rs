@@ -260,6 +260,7 @@ impl Trace {
                 due = Some(Due::asked_for(&config));
                 self.memory.order(self.processes.reported_alive());
             }
+            let memory_due = self.memory.due();
             tokio::select! {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
@@ -319,7 +320,9 @@ impl Trace {
                 () = report_signal.next() => is_asked_for = true,
                 memory = self.memory.done(), if self.memory.is_reading() => {
                     self.remember_memory(memory);
-                    self.go_on_with(&mut due, launched.as_ref(), reports)?;
+                    if !self.memory.is_reading() {
+                        self.go_on_with(&mut due, launched.as_ref(), reports)?;
+                    }
                 }
                 happened = happens(&mut due) => {
                     if let Some(checking) = due.as_mut().and_then(|due| due.checking.as_mut()) {
@@ -334,6 +337,7 @@ impl Trace {
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
                 () = until(Some(self.history.due())) => self.look_at_counters(),
+                () = until(memory_due), if memory_due.is_some() => self.look_at_memory(),
                 _ = show.tick() => {
                     if let Err(error) = self.make_up_for_lost_records(true) {
                         log::warn!("{error:#}");

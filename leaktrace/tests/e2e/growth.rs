@@ -284,6 +284,10 @@ fn memory_is_followed_over_time_with_its_peak() {
     assert_eq!(process["alloc_bytes"].as_array().unwrap().last(), Some(&3_003_000.into()));
     let resident = numbers(&process["rss_bytes"]);
     assert!(resident.iter().copied().fold(0.0, f64::max) >= 1_000_000.0, "{resident:?}");
+    // Read by walking through its memory: once a second, and at the end.
+    let (proportional, own) = (numbers(&process["pss_bytes"]), numbers(&process["uss_bytes"]));
+    assert!(proportional.iter().filter(|bytes| **bytes > 0.0).count() >= 2, "{proportional:?}");
+    assert!(own.iter().zip(&resident).all(|(own, resident)| *own < 0.0 || own <= &(resident + 4e6)), "{own:?}");
     let peak = &process["peak"];
     assert_eq!(peak["outstanding_bytes"], 3_000_000);
     let a = &snapshot.sites_through(puppet.pid(), "leak_a")[0];

@@ -16,6 +16,8 @@ use crate::model::{Growth, GrowthVerdict, Tally};
 const WARM_UP: f64 = 0.25;
 /// At least so many epochs with survivors make a leak.
 const LEAKING_EPOCHS: usize = 3;
+/// Fewer survivors tell nothing: whether ever fewer stay, as where a heap warms up, cannot be seen of them.
+const FEWEST_SURVIVORS: u64 = 8;
 /// In at least this part of the epochs that are judged there are survivors: leaks may come in steps, minutes apart.
 const SPREAD: f64 = 0.15;
 /// And in each of so many parts of them, the last of which is lately.
@@ -103,7 +105,13 @@ pub fn judge(evidence: &Evidence) -> Growth {
     let rate = Rate::of(&judged);
     let leak =
         |reason: String| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..of(GrowthVerdict::Leak, reason.into()) };
+    let left: u64 = judged.iter().map(|epoch| epoch.left.count).sum();
     match doubt(&judged, evidence.live) {
+        None if left < FEWEST_SURVIVORS && evidence.lost.is_none_or(|lost| lost.count < left) => Growth {
+            bytes_per_s: rate.mean,
+            ci95: rate.ci95,
+            ..undecided(format!("only {left} of its blocks stay so far; trace for longer").into())
+        },
         None => leak(format!(
             "blocks stay for longer than the {} that any freed one lived, and more keep coming",
             seconds(evidence.longest_life)

@@ -41,8 +41,8 @@ fn what_stays_in_one_epoch_after_the_other_is_a_leak_at_its_rate() {
     assert!((growth.bytes_per_s - 32.0).abs() < 1e-9, "{}", growth.bytes_per_s);
     assert!(growth.ci95[0] <= 32.0 && 32.0 <= growth.ci95[1]);
     assert_eq!(growth.lifetime_max, Some(Duration::from_secs(3)));
-    // One block in three epochs is enough, if it goes on.
-    let slow: Vec<_> = (0..20).map(|at| (1000, u64::from(at % 3 == 0))).collect();
+    // A few blocks in three epochs are enough, if it goes on.
+    let slow: Vec<_> = (0..20).map(|at| (1000, 2 * u64::from(at % 3 == 0))).collect();
     assert_eq!(verdict(&slow).verdict, GrowthVerdict::Leak);
 }
 
@@ -85,6 +85,20 @@ fn what_cannot_be_told_is_undecided_and_says_why() {
         Evidence { epochs: &epochs, freed: 9, live: &live, spoilt: Some("frees were lost"), ..Evidence::default() };
     let spoilt = judge(&spoilt);
     assert_eq!((spoilt.verdict, &*spoilt.reason), (GrowthVerdict::Undecided, "frees were lost"));
+}
+
+#[test]
+fn a_handful_of_blocks_is_a_leak_only_if_they_are_lost() {
+    let of: Vec<_> = (0..20).map(|at| (1000, u64::from(at % 3 == 0))).collect();
+    let (epochs, live) = (epochs(&of), live(&of));
+    let with = |lost: Option<Tally>| {
+        judge(&Evidence { epochs: &epochs, freed: 19_000, live: &live, lost, ..Evidence::default() })
+    };
+    let growth = with(None);
+    assert_eq!(growth.verdict, GrowthVerdict::Undecided);
+    assert!(growth.reason.contains("only 5 of its blocks stay") && growth.bytes_per_s > 0.0, "{growth:?}");
+    assert_eq!(with(Some(Tally { bytes: 64, count: 1 })).verdict, GrowthVerdict::Undecided);
+    assert_eq!(with(Some(Tally { bytes: 448, count: 7 })).verdict, GrowthVerdict::Leak);
 }
 
 #[test]
