@@ -78,13 +78,28 @@ fn unjudged(snapshot: &Snapshot, gate: Gate) -> Option<String> {
 }
 
 /// What to say of growth that is no failure only because there is no decision: a job that passes must not hide it.
-fn undecided_growth(snapshot: &Snapshot, gate: Gate) -> Option<String> {
-    let from = gate.grows_from?;
-    if !snapshot.sites.is_empty() && !snapshot.has_growth() {
-        return Some(
-            "--fail-on-growth has nothing to go by: growth was not followed, or for too short a time".to_owned(),
-        );
+fn undecided_growth(snapshot: &Snapshot, gate: Gate) -> Vec<String> {
+    let Some(from) = gate.grows_from else { return Vec::new() };
+    let ended = snapshot.processes.iter().filter(|process| process.exited && process.growth.is_none());
+    let (ended, bytes) =
+        ended.fold((0, 0_u64), |(count, bytes), process| (count + 1, bytes.saturating_add(process.outstanding_bytes)));
+    let ended =
+        if ended == 1 { "a process held when it".to_owned() } else { format!("{ended} processes held when they") };
+    let of_ended = (bytes > 0).then(|| {
+        format!(
+            "--fail-on-growth does not count {bytes} bytes that {ended} ended: growth is judged of what goes on, \
+             and of COMMAND itself"
+        )
+    });
+    if !snapshot.sites.is_empty() && !snapshot.has_growth() && of_ended.is_none() {
+        let nothing = "--fail-on-growth has nothing to go by: growth was not followed, or for too short a time";
+        return vec![nothing.to_owned()];
     }
+    open_growth(snapshot, from).into_iter().chain(of_ended).collect()
+}
+
+/// The same of sites on which there is no decision.
+fn open_growth(snapshot: &Snapshot, from: u64) -> Option<String> {
     let is_open = |site: &&Site| {
         site.shown().count > 0 && !site.leaks_by_growth() && site.growth.is_some() && site.growth_rate() >= from as f64
     };
@@ -153,13 +168,18 @@ mod tests {
         let gate = |from| Gate { fail_from: None, grows_from: Some(from), exitcode: 23 };
         let leak = of(r#"{"verdict":"leak","bytes_per_s":64.0}"#);
         assert_eq!(exit_code(&leak, None, gate(64)), 23);
-        assert_eq!((exit_code(&leak, None, gate(65)), undecided_growth(&leak, gate(1))), (0, None));
+        assert_eq!((exit_code(&leak, None, gate(65)), undecided_growth(&leak, gate(1))), (0, Vec::new()));
         let open = of(r#"{"verdict":"undecided","bytes_per_s":64.0,"reason":"never freed"}"#);
         assert_eq!(exit_code(&open, None, gate(1)), 0);
-        let words = undecided_growth(&open, gate(1)).unwrap();
+        let words = undecided_growth(&open, gate(1)).join(" ");
         assert!(words.contains("64 bytes/s at a site") && words.contains("never freed"), "{words}");
-        assert_eq!(undecided_growth(&open, gate(65)), None);
-        assert!(undecided_growth(&of("null"), gate(1)).unwrap().contains("not followed"));
+        assert!(undecided_growth(&open, gate(65)).is_empty());
+        assert!(undecided_growth(&of("null"), gate(1)).join(" ").contains("not followed"));
+        let mut ended = open;
+        let process = r#"{"pid":7,"comm":"a","exited":true,"outstanding_bytes":5,"outstanding_count":1}"#;
+        ended.processes.push(serde_json::from_str(process).unwrap());
+        let words = undecided_growth(&ended, gate(65)).join(" ");
+        assert!(words.contains("5 bytes that a process held when it ended"), "{words}");
     }
 
     #[test]

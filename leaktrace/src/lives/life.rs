@@ -148,6 +148,7 @@ impl Life {
             leak_check: None,
             taken_back: Tally::default(),
             holders: Vec::new(),
+            scattered_growth: None,
             window: None,
             timeline: None,
         }

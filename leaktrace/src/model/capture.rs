@@ -14,7 +14,7 @@ use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
 
 use super::blocks::{BlockTally, SiteTally};
 use super::estimate::Spread;
-use super::growth::{Past, SiteGrowth, Window};
+use super::growth::{Growth, Past, SiteGrowth, Window};
 use super::heap_pages::HeapPages;
 use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
@@ -113,6 +113,8 @@ pub struct RawProcess {
     pub taken_back: Tally,
     /// The variables that alone hold most of its blocks, the largest first.
     pub holders: Vec<Retained>,
+    /// What its sites amount to that are too small to be judged; `None` where they do not matter.
+    pub scattered_growth: Option<Growth>,
     /// The time that its growth is judged by; `None` where it was not followed.
     pub window: Option<Arc<Window>>,
     /// Its memory over that time.
@@ -502,6 +504,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         leak_check: raw.leak_check,
         lost_taken_back: raw.taken_back,
         growth: None,
+        scattered_growth: raw.scattered_growth.clone(),
         holders: raw.holders.clone(),
         sampled,
         outstanding_bytes_ci95: None,

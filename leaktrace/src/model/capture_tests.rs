@@ -24,6 +24,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         leak_check: None,
         taken_back: Tally::default(),
         holders: Vec::new(),
+        scattered_growth: None,
         window: None,
         timeline: None,
     }

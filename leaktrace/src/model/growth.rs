@@ -134,6 +134,8 @@ pub struct Window {
     /// The same without the time in which the process did not allocate or free anything for long: it was stopped, or idle, and no
     /// block had reason to be freed.
     pub active_ages: Arc<[Duration]>,
+    /// Frees of blocks that are not on record, those from before the trace, since the end of the window's first quarter.
+    pub unknown_frees: u64,
 }
 
 impl Window {
@@ -147,6 +149,12 @@ impl Window {
     #[must_use]
     pub fn length(&self) -> Duration {
         self.ages.first().copied().unwrap_or_default()
+    }
+
+    /// How much of it the process did nothing.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.length().saturating_sub(self.active_ages.first().copied().unwrap_or_default())
     }
 
     /// The epoch in which a block of this age was born; `None` for one that is older than the window.
@@ -163,6 +171,8 @@ impl Window {
 pub struct Past {
     /// Blocks born by each of the window's times, from the beginning of the trace.
     pub born: Vec<u64>,
+    /// Blocks outstanding at each of the window's times.
+    pub count: Vec<u32>,
     /// Bytes outstanding at each of the window's times.
     pub live: Vec<u64>,
 }
@@ -174,6 +184,8 @@ impl Past {
             to.resize(to.len().max(from.len()), 0);
             to.iter_mut().zip(from).for_each(|(to, from)| *to = to.saturating_add(*from));
         };
+        self.count.resize(self.count.len().max(other.count.len()), 0);
+        self.count.iter_mut().zip(&other.count).for_each(|(to, from)| *to = to.saturating_add(*from));
         add(&mut self.born, &other.born);
         add(&mut self.live, &other.live);
     }
@@ -191,6 +203,7 @@ mod tests {
             bounds: vec![0, 1, 2, 3].into(),
             ages: seconds(&[30, 20, 10, 0]).into(),
             active_ages: seconds(&[30, 20, 10, 0]).into(),
+            unknown_frees: 0,
         };
         let of = |age| window.epoch_of(Duration::from_secs(age));
         assert_eq!((of(0), of(9), of(10), of(29)), (Some(2), Some(2), Some(1), Some(0)));

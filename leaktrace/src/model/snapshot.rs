@@ -150,6 +150,10 @@ pub struct Process {
     /// Whether it leaks, as far as time tells; `None` where it was not followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<Growth>,
+    /// What those of its sites amount to of which only a few blocks each stay, or which found no room to be followed. Absent where
+    /// they are not most of its growth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scattered_growth: Option<Growth>,
     /// The variables that alone hold most of its blocks' bytes, the largest first; empty where no leak check ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Retained>,
@@ -315,7 +319,14 @@ impl Snapshot {
         }
         let growths: Vec<_> = by_process.iter().map(|sites| Growth::of_all(sites)).collect();
         for (process, growth) in self.processes.iter_mut().zip(growths) {
-            process.growth = growth.or(process.growth.take());
+            let is_more = |scattered: &&Growth| {
+                let of_sites = growth.as_ref();
+                of_sites.is_none_or(|sites| {
+                    sites.verdict != GrowthVerdict::Leak && sites.bytes_per_s < scattered.bytes_per_s
+                })
+            };
+            let scattered = process.scattered_growth.as_ref().filter(is_more).cloned();
+            process.growth = scattered.or(growth).or(process.growth.take());
         }
     }
 

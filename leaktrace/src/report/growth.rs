@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::human::Rate;
+use super::human::{Bytes, Rate};
 use super::names;
 use crate::clean::clean;
 use crate::model::{Growth, GrowthVerdict, Options, Process, Site, Snapshot, SortKey};
 
 /// Shorter traces say nothing of growth, unless it was asked for.
-const NOTEWORTHY: Duration = Duration::from_secs(20);
+const NOTEWORTHY: Duration = Duration::from_secs(10);
 
 /// A line for each process whose growth is worth one, and whether it leaks.
 pub fn lines(snapshot: &Snapshot) -> Vec<(String, bool)> {
@@ -24,10 +24,46 @@ pub fn lines(snapshot: &Snapshot) -> Vec<(String, bool)> {
         Some((format!("growth{whose}: {}", words(growth)), growth.verdict == GrowthVerdict::Leak))
     };
     let mut lines: Vec<_> = snapshot.processes.iter().filter_map(line).collect();
-    if several && is_long && lines.is_empty() && snapshot.processes.iter().any(|process| process.growth.is_some()) {
-        lines.push(("growth: no site of any process keeps growing".to_owned(), false));
+    if is_long {
+        lines.extend(rest(snapshot, lines.is_empty()).map(|line| (line, false)));
     }
     lines
+}
+
+/// What to say of the processes that have no line: in how many nothing grows, and of how many that is not known.
+fn rest(snapshot: &Snapshot, alone: bool) -> Option<String> {
+    let several = snapshot.processes.len() > 1;
+    let judged = || snapshot.processes.iter().filter_map(|process| process.growth.as_ref());
+    let open: Vec<&Growth> = judged().filter(|growth| is_open(growth) && growth.bytes_per_s <= 0.0).collect();
+    let ended: Vec<&Process> =
+        snapshot.processes.iter().filter(|process| process.growth.is_none() && holds_after_its_end(process)).collect();
+    let mut parts = Vec::new();
+    match open.first() {
+        Some(first) if several => {
+            let reason = clean(&first.reason);
+            parts.push(format!("undecided of {} processes, as {reason}", open.len()));
+        }
+        _ if several && alone && judged().next().is_some() => {
+            let which = if ended.is_empty() { "any process" } else { "those processes that go on" };
+            parts.push(format!("no site of {which} keeps growing"));
+        }
+        _ => {}
+    }
+    if !ended.is_empty() {
+        let bytes: u64 = ended.iter().map(|process| process.outstanding_bytes).sum();
+        let whose = if ended.len() == 1 { "a process".to_owned() } else { format!("{} processes", ended.len()) };
+        parts.push(format!("not judged of {whose} that ended with {} outstanding", Bytes(bytes)));
+    }
+    (!parts.is_empty()).then(|| format!("growth: {}", parts.join("; ")))
+}
+
+/// Whether a process has ended, or executed another program, with something outstanding.
+fn holds_after_its_end(process: &Process) -> bool {
+    process.exited && process.outstanding_bytes > 0
+}
+
+fn is_open(growth: &Growth) -> bool {
+    !matches!(growth.verdict, GrowthVerdict::Leak | GrowthVerdict::Steady)
 }
 
 /// Whether an option about growth was given.
@@ -97,5 +133,22 @@ mod tests {
         assert!(several[0].0.starts_with("growth of a (pid 8): a leak of "), "{}", several[0].0);
         let none = lines(&snapshot(60, &[STEADY, STEADY]));
         assert_eq!(none, [("growth: no site of any process keeps growing".to_owned(), false)]);
+        let short = r#"{"verdict":"undecided","reason":"1.0 s are too short to tell"}"#;
+        let open = lines(&snapshot(60, &[short, STEADY, short]));
+        assert_eq!(open, [("growth: undecided of 2 processes, as 1.0 s are too short to tell".to_owned(), false)]);
+    }
+
+    #[test]
+    fn those_that_have_ended_are_not_said_to_be_steady() {
+        let mut ended = snapshot(60, &[STEADY, "null"]);
+        ended.processes[1].exited = true;
+        let line = "growth: no site of those processes that go on keeps growing; not judged of a process that ended with 9 B outstanding";
+        assert_eq!(lines(&ended), [(line.to_owned(), false)]);
+        let mut alone = snapshot(60, &["null"]);
+        alone.processes[0].exited = true;
+        let line = "growth: not judged of a process that ended with 9 B outstanding";
+        assert_eq!(lines(&alone), [(line.to_owned(), false)]);
+        alone.processes[0].outstanding_bytes = 0;
+        assert!(lines(&alone).is_empty());
     }
 }

@@ -83,11 +83,15 @@ impl History {
         let mut sites = Vec::new();
         for (index, slot, counters) in drain::placed_counters(kernel) {
             let counters = if self.is_sample { counters.whole() } else { counters };
-            let (live, process) = (counters.outstanding_bytes(), processes.entry(slot).or_default());
+            let (reading, process) = (Reading::from(&counters), processes.entry(slot).or_default());
             process.allocated = process.allocated.saturating_add(counters.alloc_bytes);
-            process.live = process.live.saturating_add(live);
+            process.live = process.live.saturating_add(reading.live);
             process.calls = process.calls.saturating_add(counters.alloc_count).saturating_add(counters.free_count);
-            sites.push((index, slot, Reading { born: counters.alloc_count, live }));
+            sites.push((index, slot, reading));
+        }
+        for (slot, process) in &mut processes {
+            let life = kernel.processes.read(*slot).unwrap_or_default();
+            process.unknown_frees = life.untracked_frees.saturating_sub(life.thread_end_frees);
         }
         self.note_peaks(elapsed, &processes, &sites);
         let mut largest: Vec<_> = processes.iter().map(|(slot, reading)| (Reverse(reading.live), *slot)).collect();
@@ -160,7 +164,7 @@ impl History {
     /// A site in its process' window, which ends with these counters.
     pub fn past(&self, index: u32, slot: u32, window: &Window, now: &Counters) -> Option<Past> {
         let now = if self.is_sample { now.whole() } else { *now };
-        self.rings.past(index, slot, window, Reading { born: now.alloc_count, live: now.outstanding_bytes() })
+        self.rings.past(index, slot, window, &now)
     }
 
     /// A process in its window, which ends with these sums over its sites and this memory. `index` are the places of sites in the
@@ -174,7 +178,13 @@ impl History {
     ) -> Option<RawTimeline> {
         let sums = if self.is_sample { sums.whole() } else { *sums };
         let calls = sums.alloc_count.saturating_add(sums.free_count);
-        let now = ProcessReading { allocated: sums.alloc_bytes, live: sums.outstanding_bytes(), calls, memory };
+        let now = ProcessReading {
+            allocated: sums.alloc_bytes,
+            live: sums.outstanding_bytes(),
+            calls,
+            memory,
+            ..ProcessReading::default()
+        };
         let readings = self.rings.process(slot, window, now)?;
         let of = |value: fn(&MemoryUse) -> Option<u64>| readings.iter().map(|reading| value(&reading.memory)).collect();
         let last = window.times.last().copied().unwrap_or_default();

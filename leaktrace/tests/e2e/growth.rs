@@ -213,6 +213,15 @@ fn too_short_a_time_is_undecided_and_says_so() {
 }
 
 #[test]
+fn a_cache_that_was_full_before_the_trace_does_not_leak() {
+    let (snapshot, left) = run(&["replaced"], 2, 6, 1, &["--fail-on-growth"]);
+    let (pid, _) = left.first_key_value().unwrap();
+    let growth = growth(&snapshot, *pid, "replaced");
+    assert_eq!(growth.verdict, "undecided", "{growth:?}");
+    assert!(growth.reason.contains("blocks from before the trace were freed meanwhile"), "{growth:?}");
+}
+
+#[test]
 fn of_a_process_that_was_traced_in_part_nothing_is_decided() {
     let directory = tempfile::tempdir().unwrap();
     let (ready, pipe) = (directory.path().join("ready"), directory.path().join("pipe"));

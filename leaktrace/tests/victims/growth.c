@@ -152,6 +152,7 @@ MAKER(fine_spikes)
 MAKER(fine_heavy_tail)
 MAKER(fine_pool)
 MAKER(fine_log)
+MAKER(fine_replaced)
 
 static SITE_FN struct block *leak_even(void)
 {
@@ -382,6 +383,23 @@ static void lru_filling(double now, double step)
     lru(fine_lru_filling, 5, step, SIZE_MAX);
 }
 
+/* A queue that is full before a trace begins: what comes takes the place of what nobody has seen, or goes at once. */
+enum { REPLACED = 3000 };
+
+static void replaced(double now, double step)
+{
+    (void)now;
+    for (int n = events(200, step); n > 0; n--) {
+        struct block *block = fine_replaced();
+        if (draw() % 5 == 0) {
+            free(block);
+            continue;
+        }
+        enqueue(block);
+        free_oldest();
+    }
+}
+
 static void warm_up(double now, double step)
 {
     int kept = now < total / 6 ? events(40, step) : 0;
@@ -451,7 +469,7 @@ static const struct {
     {"lru_full", lru_full},   {"lru_filling", lru_filling},
     {"warm_up", warm_up},     {"spikes", spikes},
     {"pool", pool},           {"heavy_tail", heavy_tail},
-    {"log", buffers},
+    {"log", buffers},         {"replaced", replaced},
 };
 
 int main(int argc, char **argv)
@@ -466,6 +484,8 @@ int main(int argc, char **argv)
         draw();
     speed = (double)victim_number(argc, argv, 5, 60);
     total = (double)victim_number(argc, argv, 4, 15000) / 1000 * speed;
+    for (size_t n = 0; n < REPLACED && shapes[shape].go == replaced; n++)
+        enqueue(fine_replaced());
     victim_begin(argc, argv);
     double began = monotonic(), before = 0;
     for (double now; (now = (monotonic() - began) * speed) < total; before = now) {

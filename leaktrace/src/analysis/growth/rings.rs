@@ -6,13 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::model::{MemoryUse, Past, Window};
+use crate::model::{Counters, MemoryUse, Past, Window};
 
 /// Moments that are kept, at most: with [`SITES`] sites, 16 bytes each, 30 MiB.
 pub const MOMENTS: usize = 120;
 /// Sites that are kept, at most.
 pub const SITES: usize = 16_384;
-/// Processes that are kept, at most: at 80 bytes for each moment, 10 MiB.
+/// Processes that are kept, at most: at 96 bytes for each moment, 11 MiB.
 const PROCESSES: usize = 1024;
 /// Epochs that a window is divided into, at most.
 pub const EPOCHS: usize = 20;
@@ -22,10 +22,22 @@ const IDLE_EPOCHS: u32 = 1;
 /// What one site has allocated by some moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Blocks ever born.
-    pub born: u64,
+    /// Blocks ever born, of which the lower half is kept.
+    pub born: u32,
+    /// Blocks outstanding.
+    pub count: u32,
     /// Bytes outstanding.
     pub live: u64,
+}
+
+impl From<&Counters> for Reading {
+    fn from(counters: &Counters) -> Self {
+        Self {
+            born: counters.alloc_count as u32,
+            count: u32::try_from(counters.outstanding_count()).unwrap_or(u32::MAX),
+            live: counters.outstanding_bytes(),
+        }
+    }
 }
 
 /// What one process has at some moment.
@@ -37,6 +49,8 @@ pub struct ProcessReading {
     pub live: u64,
     /// Blocks ever allocated, and freed.
     pub calls: u64,
+    /// Frees of blocks that are not on record: those from before the trace, mostly.
+    pub unknown_frees: u64,
     /// Its memory, as far as it was read.
     pub memory: MemoryUse,
 }
@@ -186,7 +200,18 @@ impl Rings {
         };
         let active_ages: Vec<Duration> =
             bounds.iter().zip(&ages).map(|(bound, age)| age.saturating_sub(idle_after(bound))).collect();
-        Some(Window { times: times.into(), bounds: bounds.into(), ages: ages.into(), active_ages: active_ages.into() })
+        let unknown_frees = self.unknown_frees(slot, times[bounds[epochs.div_ceil(4)]]);
+        let (times, bounds, ages, active_ages) = (times.into(), bounds.into(), ages.into(), active_ages.into());
+        Some(Window { times, bounds, ages, active_ages, unknown_frees })
+    }
+
+    /// Frees of a process since then of blocks that are not on record.
+    fn unknown_frees(&self, slot: u32, since: Duration) -> u64 {
+        let Some(series) = self.processes.get(slot, slot) else { return 0 };
+        let of = |moment: usize| series.at(moment).map_or(0, |reading| reading.unknown_frees);
+        let now = self.times.len().checked_sub(1).map_or(0, of);
+        let then = self.times.partition_point(|time| *time <= since).checked_sub(1).map_or(0, of);
+        now.saturating_sub(then)
     }
 
     /// The parts of these times in which a process neither allocated nor freed for long: the number at which each begins, and its
@@ -216,15 +241,20 @@ impl Rings {
         idle
     }
 
-    /// A site in a window, of which `now` is its last reading; `None` for one that found no room.
-    pub fn past(&self, place: u32, slot: u32, window: &Window, now: Reading) -> Option<Past> {
+    /// A site in a window, at the end of which it has these counters; `None` for one that found no room.
+    pub fn past(&self, place: u32, slot: u32, window: &Window, now: &Counters) -> Option<Past> {
         let series = self.sites.get(place, slot);
         if series.is_none() && self.sites.left_out.contains(&place) {
             return None;
         }
-        let readings = self.in_window(series, window, now);
+        let readings = self.in_window(series, window, Reading::from(now));
+        let mut born = vec![now.alloc_count; readings.len()];
+        for (at, pair) in readings.windows(2).enumerate().rev() {
+            born[at] = born[at + 1].saturating_sub(u64::from(pair[1].born.wrapping_sub(pair[0].born)));
+        }
         Some(Past {
-            born: readings.iter().map(|reading| reading.born).collect(),
+            born,
+            count: readings.iter().map(|reading| reading.count).collect(),
             live: readings.iter().map(|reading| reading.live).collect(),
         })
     }
@@ -252,11 +282,20 @@ mod tests {
         Duration::from_secs(number)
     }
 
+    /// Of a site that allocated so many blocks, and has one of so many bytes left.
+    fn counters(born: u64, live: u64) -> Counters {
+        Counters { alloc_count: born, free_count: born.saturating_sub(1), alloc_bytes: live, ..Counters::default() }
+    }
+
+    fn reading(born: u64, live: u64) -> Reading {
+        Reading::from(&counters(born, live))
+    }
+
     fn filled(moments: u64) -> Rings {
         let mut rings = Rings::default();
         for time in 1..=moments {
-            let steady = (3, 1, Reading { born: 10 * time, live: 640 });
-            let late = (time > 50).then(|| (4, 2, Reading { born: time - 50, live: 8 * (time - 50) }));
+            let steady = (3, 1, reading(10 * time, 640));
+            let late = (time > 50).then(|| (4, 2, reading(time - 50, 8 * (time - 50))));
             let process =
                 (1, ProcessReading { allocated: time, live: 2 * time, calls: time, ..ProcessReading::default() });
             rings.add(seconds(time), std::iter::once(steady).chain(late), [process]);
@@ -270,15 +309,15 @@ mod tests {
             let rings = filled(moments);
             assert!(rings.moments() <= MOMENTS && rings.moments() as u64 >= moments.min(60), "{moments}");
             let window = rings.window(1, Duration::ZERO, seconds(moments + 1), Duration::ZERO).unwrap();
-            let now = Reading { born: 10 * moments + 5, live: 640 };
-            let past = rings.past(3, 1, &window, now).unwrap();
+            let now = counters(10 * moments + 5, 640);
+            let past = rings.past(3, 1, &window, &now).unwrap();
             assert_eq!((past.born[0], past.live[0]), (0, 0), "nothing had begun");
             for (time, born) in window.times.iter().zip(&past.born).skip(1) {
-                let expected = if *time == seconds(moments + 1) { now.born } else { 10 * time.as_secs() };
+                let expected = if *time == seconds(moments + 1) { now.alloc_count } else { 10 * time.as_secs() };
                 assert_eq!(*born, expected, "{moments}: at {time:?}");
             }
             if moments > 50 {
-                let past = rings.past(4, 2, &window, Reading { born: moments - 50, live: 8 * (moments - 50) }).unwrap();
+                let past = rings.past(4, 2, &window, &counters(moments - 50, 8 * (moments - 50))).unwrap();
                 for (time, live) in window.times.iter().zip(&past.live) {
                     let expected = 8 * time.as_secs().min(moments).saturating_sub(50);
                     assert_eq!(*live, expected, "{moments}: at {time:?}");
@@ -312,7 +351,7 @@ mod tests {
             // From the 40th second to the 60th it is stopped, and again from the 90th on.
             let calls = if time < 60 { time.min(40) } else { (time - 20).min(70) };
             let process = ProcessReading { calls, ..ProcessReading::default() };
-            rings.add(seconds(time), [(3, 1, Reading { born: calls, live: 8 })], [(1, process)]);
+            rings.add(seconds(time), [(3, 1, reading(calls, 8))], [(1, process)]);
         }
         let window = rings.window(1, Duration::ZERO, seconds(101), Duration::ZERO).unwrap();
         let age = |at: u64| {
@@ -343,28 +382,30 @@ mod tests {
     fn the_place_of_a_site_that_is_gone_tells_nothing_of_the_next() {
         let mut rings = filled(60);
         let window = rings.window(1, Duration::ZERO, seconds(61), Duration::ZERO).unwrap();
-        let none = Past { born: vec![0; window.times.len() - 1], live: vec![0; window.times.len() - 1] };
+        let before = window.times.len() - 1;
+        let none = Past { born: vec![0; before], count: vec![0; before], live: vec![0; before] };
         let without_last = |mut past: Past| {
             past.born.pop();
+            past.count.pop();
             past.live.pop();
             past
         };
-        let now = Reading { born: 1, live: 1 };
-        assert_eq!(without_last(rings.past(3, 9, &window, now).unwrap()), none, "another process has the place");
+        let now = counters(1, 1);
+        assert_eq!(without_last(rings.past(3, 9, &window, &now).unwrap()), none, "another process has the place");
         rings.forget(&HashSet::from([1]));
-        assert_eq!(without_last(rings.past(3, 1, &window, now).unwrap()), none);
+        assert_eq!(without_last(rings.past(3, 1, &window, &now).unwrap()), none);
     }
 
     #[test]
     fn sites_without_room_are_counted_and_not_made_up() {
         let mut rings = Rings::default();
-        let sites = |time: u64| (0..SITES as u32 + 7).map(move |place| (place, 1, Reading { born: time, live: time }));
+        let sites = |time: u64| (0..SITES as u32 + 7).map(move |place| (place, 1, reading(time, time)));
         rings.add(seconds(1), sites(1), []);
         rings.add(seconds(2), sites(2), []);
         assert_eq!(rings.left_out(), 7);
         let window = rings.window(1, Duration::ZERO, seconds(3), Duration::ZERO).unwrap();
-        let now = Reading { born: 3, live: 3 };
-        let pasts = (0..SITES as u32 + 7).map(|place| rings.past(place, 1, &window, now));
+        let now = counters(3, 3);
+        let pasts = (0..SITES as u32 + 7).map(|place| rings.past(place, 1, &window, &now));
         assert_eq!(pasts.filter(Option::is_none).count(), 7);
     }
 }

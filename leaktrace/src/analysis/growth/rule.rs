@@ -24,6 +24,11 @@ const SPREAD: f64 = 0.15;
 const PARTS: usize = 3;
 /// Survivors of each birth in the later half, compared with the earlier one: a cache that fills keeps ever fewer.
 const KEEPS_ON: f64 = 0.6;
+/// Where as many blocks from before the trace were freed as this part of the survivors, they may have taken their places: a full
+/// cache looks so at first.
+const REPLACED_PART: u64 = 4;
+/// Blocks that become so much larger from the first third to the last are ones that are made larger.
+const LARGER: f64 = 1.25;
 /// Fewer epochs than this tell nothing.
 const FEWEST_EPOCHS: usize = 8;
 /// Shorter windows tell nothing: the programs' clock counts hundredths of a second or less.
@@ -58,10 +63,23 @@ pub struct Evidence<'a> {
     pub longest_life: Duration,
     /// Bytes outstanding over time, at moments at about equal distances.
     pub live: &'a [u64],
+    /// Blocks outstanding at the same moments.
+    pub count: &'a [u32],
+    /// How much of the time the program did nothing.
+    pub idle: Duration,
+    /// Blocks that were freed after the warm-up and are not on record: the program had them before the trace.
+    pub unknown_frees: u64,
     /// Blocks that a leak check has found lost; `None` where none ran.
     pub lost: Option<Tally>,
     /// What makes the numbers unfit for a verdict.
     pub spoilt: Option<&'static str>,
+}
+
+/// Whether a site has survivors, by epoch, but too few for a verdict of its own, or is not followed at all.
+pub fn is_small(survivors: &[Tally], epochs: usize, is_followed: bool) -> bool {
+    let after_warm_up = survivors.get((epochs as f64 * WARM_UP).ceil() as usize..).unwrap_or_default();
+    let left: u64 = after_warm_up.iter().map(|left| left.count).sum();
+    left > 0 && (left < FEWEST_SURVIVORS || !is_followed)
 }
 
 /// The verdict on a site.
@@ -91,32 +109,46 @@ pub fn judge(evidence: &Evidence) -> Growth {
     }
     let life = rounded_up(evidence.longest_life);
     let judged: Vec<Epoch> = after_warm_up.iter().copied().filter(|epoch| epoch.youngest >= life).collect();
+    let rate = Rate::of(&judged);
+    let rising = |reason| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..undecided(reason) };
     if judged.len() < LEAKING_EPOCHS {
         if !has_rising_floor(evidence.live) {
             return of(GrowthVerdict::Steady, "what is outstanding falls back as far as before".into());
         }
-        let lived = seconds(evidence.longest_life);
+        let (lived, idle) = (seconds(evidence.longest_life), evidence.idle);
+        let without =
+            if idle.is_zero() { String::new() } else { format!(", {} of which it did nothing", seconds(idle)) };
         let reason = format!(
-            "a block lived for {lived} before it was freed, and the others are hardly older after {}; trace for longer",
+            "a block lived for {lived} before it was freed, and the others are hardly older after {}{without}; trace for longer",
             seconds(window)
         );
         return undecided(reason.into());
     }
-    let rate = Rate::of(&judged);
     let leak =
         |reason: String| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..of(GrowthVerdict::Leak, reason.into()) };
     let left: u64 = judged.iter().map(|epoch| epoch.left.count).sum();
-    match doubt(&judged, evidence.live) {
-        None if left < FEWEST_SURVIVORS && evidence.lost.is_none_or(|lost| lost.count < left) => Growth {
-            bytes_per_s: rate.mean,
-            ci95: rate.ci95,
-            ..undecided(format!("only {left} of its blocks stay so far; trace for longer").into())
-        },
+    let is_lost = evidence.lost.is_some_and(|lost| lost.count >= left);
+    match doubt(&judged, after_warm_up, evidence) {
+        Some(Doubt::No(reason)) => of(GrowthVerdict::Steady, reason.into()),
+        Some(Doubt::Open(reason)) => rising(reason.into()),
+        Some(Doubt::Larger(Rate { mean, ci95 })) => {
+            let reason = "its blocks become larger and larger: a buffer or a container that grows";
+            Growth { bytes_per_s: mean, ci95, ..undecided(reason.into()) }
+        }
+        None if left < FEWEST_SURVIVORS && !is_lost => {
+            rising(format!("only {left} of its blocks stay so far; trace for longer").into())
+        }
+        None if evidence.unknown_frees >= left.div_ceil(REPLACED_PART) && !is_lost => rising(
+            format!(
+                "{} blocks from before the trace were freed meanwhile, which those that stay may have replaced; trace for longer",
+                evidence.unknown_frees
+            )
+            .into(),
+        ),
         None => leak(format!(
             "blocks stay for longer than the {} that any freed one lived, and more keep coming",
             seconds(evidence.longest_life)
         )),
-        Some(doubt) => of(GrowthVerdict::Steady, doubt.into()),
     }
 }
 
@@ -147,23 +179,54 @@ fn never_freed(evidence: &Evidence, epochs: &[Epoch]) -> Growth {
     }
 }
 
-/// Why epochs with survivors are no leak, if they are none.
-fn doubt(judged: &[Epoch], live: &[u64]) -> Option<&'static str> {
+/// Why a site is not said to leak.
+enum Doubt {
+    /// It does not.
+    No(&'static str),
+    /// It may.
+    Open(&'static str),
+    /// Not its blocks become more, but what they hold.
+    Larger(Rate),
+}
+
+/// Why epochs with survivors are no leak, if they are none or may be none.
+fn doubt(judged: &[Epoch], after_warm_up: &[Epoch], evidence: &Evidence) -> Option<Doubt> {
     let with = judged.iter().filter(|epoch| epoch.left.count > 0).count();
-    if with == 0 {
-        return Some("all blocks are freed within the longest life that was seen");
+    let is_few = with < LEAKING_EPOCHS || (with as f64) < SPREAD * judged.len() as f64;
+    if is_few && blocks_become_larger(evidence) {
+        let rate = Rate::of_live(after_warm_up, evidence.live);
+        // Few blocks are larger at one time than at another by chance. Containers that double at once grow in few steps.
+        if rate.ci95[0] > 0.0 || never_falls(evidence.live) {
+            return Some(Doubt::Larger(rate));
+        }
     }
-    if with < LEAKING_EPOCHS || (with as f64) < SPREAD * judged.len() as f64 {
-        return Some("a few blocks stay, and hardly any follow");
+    if with == 0 {
+        return Some(Doubt::No("all blocks are freed within the longest life that was seen"));
+    }
+    let left: u64 = judged.iter().map(|epoch| epoch.left.count).sum();
+    if is_few && !evidence.idle.is_zero() && left >= FEWEST_SURVIVORS {
+        return Some(Doubt::Open("blocks stay, but for a part of the time the program did nothing; trace for longer"));
+    }
+    if is_few {
+        return Some(Doubt::No("a few blocks stay, and hardly any follow"));
     }
     if !keeps_coming(judged) {
-        return Some("blocks stay for a part of the time only, not all along and until now");
+        return Some(if comes_lately(judged) {
+            Doubt::Open("blocks stay, but not all along; trace for longer")
+        } else {
+            Doubt::No("blocks stayed for a part of the time only, and none follow")
+        });
     }
-    if !keeps_on(judged) {
-        return Some("ever fewer of its blocks stay");
+    if !keeps_on(judged, |epoch| epoch.born.max(epoch.left.count) as f64) {
+        // Of a cache that fills fewer stay in each second, too.
+        return Some(if keeps_on(judged, |epoch| epoch.length.as_secs_f64()) {
+            Doubt::Open("as many blocks stay as before, but a smaller part of those that come; trace for longer")
+        } else {
+            Doubt::No("ever fewer of its blocks stay")
+        });
     }
-    if !has_rising_floor(live) {
-        return Some("blocks stay, but what is outstanding falls back as far as before");
+    if !has_rising_floor(evidence.live) {
+        return Some(Doubt::Open("blocks stay, but what is outstanding falls back as far as before; trace for longer"));
     }
     None
 }
@@ -174,19 +237,46 @@ fn keeps_coming(epochs: &[Epoch]) -> bool {
     epochs.rchunks(part).all(|part| part.iter().any(|epoch| epoch.left.count > 0))
 }
 
-/// Whether of the births in the later half as many survive as of those in the earlier half, give or take what chance does.
-fn keeps_on(epochs: &[Epoch]) -> bool {
+/// Whether there are survivors in the latest part of these epochs.
+fn comes_lately(epochs: &[Epoch]) -> bool {
+    let part = epochs.len().div_ceil(PARTS).max(1);
+    epochs.rchunks(part).next().is_some_and(|latest| latest.iter().any(|epoch| epoch.left.count > 0))
+}
+
+/// Whether in the later half as many survive as in the earlier half, give or take what chance does, for each of what `of` counts.
+fn keeps_on(epochs: &[Epoch], of: impl Fn(&Epoch) -> f64) -> bool {
     let sum = |epochs: &[Epoch]| {
-        let born: u64 = epochs.iter().map(|epoch| epoch.born).sum();
         let left: u64 = epochs.iter().map(|epoch| epoch.left.count).sum();
-        (left as f64, born.max(left).max(1) as f64)
+        (left as f64, epochs.iter().map(&of).sum::<f64>().max(1.0))
     };
     let (earlier, later) = epochs.split_at(epochs.len() / 2);
-    let ((left_before, born_before), (left_after, born_after)) = (sum(earlier), sum(later));
+    let ((left_before, of_before), (left_after, of_after)) = (sum(earlier), sum(later));
     // Counts of chance events spread by their root.
-    let (before, after) = (left_before / born_before, left_after / born_after);
-    let spread = (left_before.max(1.0).sqrt() / born_before).hypot(left_after.max(1.0).sqrt() / born_after);
+    let (before, after) = (left_before / of_before, left_after / of_after);
+    let spread = (left_before.max(1.0).sqrt() / of_before).hypot(left_after.max(1.0).sqrt() / of_after);
     after >= KEEPS_ON * before - 2.0 * spread
+}
+
+/// Whether from third to third, after the warm-up, what is outstanding grows although its blocks do not become more: they are
+/// replaced by larger ones.
+fn blocks_become_larger(evidence: &Evidence) -> bool {
+    let third = |of: usize, number: usize| {
+        let begin = (of as f64 * WARM_UP) as usize;
+        let third = (of - begin) / 3;
+        begin + number * third..begin + (number + 1) * third
+    };
+    let bytes = |number| evidence.live.get(third(evidence.live.len(), number)).and_then(|of| of.iter().min());
+    let blocks = |number| {
+        let of = evidence.count.get(third(evidence.count.len(), number)).unwrap_or_default();
+        of.iter().copied().map(f64::from).sum::<f64>()
+    };
+    let (Some(before), Some(between), Some(after)) = (bytes(0), bytes(1), bytes(2)) else { return false };
+    let (blocks_before, blocks_after) = (blocks(0), blocks(2));
+    before < between
+        && between < after
+        && *after as f64 >= LARGER * *before as f64
+        && blocks_after > 0.0
+        && *after as f64 * blocks_before >= LARGER * *before as f64 * blocks_after
 }
 
 /// Whether the least that is outstanding rises from third to third, after the warm-up.
@@ -200,6 +290,15 @@ fn has_rising_floor(live: &[u64]) -> bool {
     least(&after_warm_up[after_warm_up.len() - third..]) > least(&after_warm_up[..third])
 }
 
+/// Whether what is outstanding does nothing but rise, after the warm-up.
+fn never_falls(live: &[u64]) -> bool {
+    let pairs = live[(live.len() as f64 * WARM_UP) as usize..].windows(2);
+    let (rise, fall) = pairs.fold((0, 0), |(rise, fall), pair| {
+        (rise + pair[1].saturating_sub(pair[0]), fall + pair[0].saturating_sub(pair[1]))
+    });
+    fall <= rise / 100
+}
+
 /// Bytes that stay, of each second.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
@@ -210,14 +309,31 @@ struct Rate {
 impl Rate {
     /// The mean of the epochs, and what their spread says of its error.
     fn of(epochs: &[Epoch]) -> Self {
+        Self::of_bytes(epochs, |number| epochs[number].left.bytes as f64)
+    }
+
+    /// The same of what is outstanding, from moments at equal distances that end with these epochs.
+    fn of_live(epochs: &[Epoch], live: &[u64]) -> Self {
+        let after_warm_up = &live[(live.len() as f64 * WARM_UP) as usize..];
+        let at = |number: usize| {
+            let moment = number * after_warm_up.len().saturating_sub(1) / epochs.len().max(1);
+            after_warm_up.get(moment).copied().unwrap_or_default() as f64
+        };
+        let rate = Self::of_bytes(epochs, |number| at(number + 1) - at(number));
+        Self { mean: rate.mean.max(0.0), ..rate }
+    }
+
+    /// The same of so many bytes in each epoch.
+    fn of_bytes(epochs: &[Epoch], bytes: impl Fn(usize) -> f64) -> Self {
         let total: f64 = epochs.iter().map(|epoch| epoch.length.as_secs_f64()).sum();
         if total <= 0.0 {
             return Self { mean: 0.0, ci95: [0.0; 2] };
         }
-        let mean = epochs.iter().map(|epoch| epoch.left.bytes as f64).sum::<f64>() / total;
+        let mean = (0..epochs.len()).map(&bytes).sum::<f64>() / total;
         let count = epochs.len() as f64;
         // Each epoch's deviation from what its length lets expect.
-        let squares = epochs.iter().map(|epoch| (epoch.left.bytes as f64 - mean * epoch.length.as_secs_f64()).powi(2));
+        let lengths = epochs.iter().map(|epoch| epoch.length.as_secs_f64());
+        let squares = lengths.enumerate().map(|(number, length)| (bytes(number) - mean * length).powi(2));
         let error = (squares.sum::<f64>() / (count * (count - 1.0).max(1.0))).sqrt() * count / total;
         let student = STUDENT.get(epochs.len().saturating_sub(3)).or(STUDENT.last()).copied().unwrap_or(2.0);
         Self { mean, ci95: [(mean - student * error).max(0.0), mean + student * error] }
@@ -232,6 +348,9 @@ fn rounded_up(life: Duration) -> Duration {
 
 fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
+    if seconds < 0.1 {
+        return format!("{} ms", time.as_millis());
+    }
     if seconds < 10.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }
 

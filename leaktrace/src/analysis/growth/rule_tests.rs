@@ -59,7 +59,7 @@ fn what_was_allocated_at_the_beginning_or_stays_for_a_while_is_none() {
     let cache: Vec<_> = (0..20).map(|at| (100, if at < 10 { 0 } else { 100 })).collect();
     let growth = judge_with(&cache, 1000, Duration::from_secs(100));
     assert_ne!(growth.verdict, GrowthVerdict::Leak, "{}", growth.reason);
-    // One that fills, ever more slowly.
+    // One that fills, ever more slowly, however its load changes.
     let filling: Vec<_> = (0..20).map(|at| (1000, 1000 >> at)).collect();
     assert_ne!(verdict(&filling).verdict, GrowthVerdict::Leak);
     // Growth that has stopped.
@@ -68,6 +68,73 @@ fn what_was_allocated_at_the_beginning_or_stays_for_a_while_is_none() {
     let freed =
         judge(&Evidence { epochs: &epochs(&[(5, 0); 20]), freed: 100, live: &[64, 64, 0], ..Evidence::default() });
     assert_eq!(freed.verdict, GrowthVerdict::Steady);
+}
+
+/// The verdict on a site with these blocks and this beside.
+#[expect(clippy::needless_pass_by_value, reason = "a struct literal reads best without a reference")]
+fn with_more(of: &[(u64, u64)], more: Evidence) -> Growth {
+    let (epochs, of_blocks) = (epochs(of), live(of));
+    let live = if more.live.is_empty() { &of_blocks } else { more.live };
+    judge(&Evidence { epochs: &epochs, freed: 1000, longest_life: Duration::from_secs(3), live, ..more })
+}
+
+fn assert_open(growth: &Growth, reason: &str) {
+    assert_eq!(growth.verdict, GrowthVerdict::Undecided, "{growth:?}");
+    assert!(growth.reason.contains(reason), "{growth:?}");
+    assert!(growth.bytes_per_s > 0.0, "it says how fast it grows: {growth:?}");
+}
+
+#[test]
+fn a_cache_that_was_full_before_the_trace_is_no_leak() {
+    let of = [(100, 20); 20];
+    // Each block that stays takes the place of one that nobody has seen.
+    assert_open(
+        &with_more(&of, Evidence { unknown_frees: 290, ..Evidence::default() }),
+        "290 blocks from before the trace were freed",
+    );
+    assert_eq!(
+        with_more(&of, Evidence { unknown_frees: 3, ..Evidence::default() }).verdict,
+        GrowthVerdict::Leak,
+        "too few for that"
+    );
+    let lost = Some(Tally { bytes: 64 * 400, count: 400 });
+    assert_eq!(
+        with_more(&of, Evidence { unknown_frees: 290, lost, ..Evidence::default() }).verdict,
+        GrowthVerdict::Leak,
+        "nobody has them"
+    );
+}
+
+#[test]
+fn what_begins_late_or_hides_in_what_comes_and_goes_is_undecided() {
+    let late: Vec<_> = (0..20).map(|at| (100, if at > 12 { 20 } else { 0 })).collect();
+    assert_open(&verdict(&late), "not all along");
+    // As many stay, of ever more that come.
+    let surge: Vec<_> = (0..20).map(|at| (100 << (at / 3), 20)).collect();
+    assert_open(&verdict(&surge), "a smaller part");
+    let noise: Vec<u64> = (0..20).map(|at| if at % 4 == 3 { 1000 } else { 9000 }).collect();
+    assert_open(
+        &with_more(&[(1000, 2); 20], Evidence { live: &noise, ..Evidence::default() }),
+        "falls back as far as before",
+    );
+    // Two epochs are enough to see that it goes on, but for most of the time nothing happened.
+    let stopped: Vec<_> = (0..20).map(|at| (100, if (6..8).contains(&at) { 90 } else { 0 })).collect();
+    assert_eq!(verdict(&stopped).verdict, GrowthVerdict::Steady);
+    assert_open(&with_more(&stopped, Evidence { idle: Duration::from_mins(1), ..Evidence::default() }), "did nothing");
+}
+
+#[test]
+fn blocks_that_are_made_larger_are_undecided_and_more_of_a_size_are_not() {
+    let freed_soon = [(100, 0); 20];
+    let live: Vec<u64> = (0..40).map(|at| 1000 + 100 * at).collect();
+    let mut growing = freed_soon;
+    growing[19] = (100, 3);
+    let of_growing = |count: &[u32]| with_more(&growing, Evidence { live: &live, count, ..Evidence::default() });
+    let larger = of_growing(&[3; 40]);
+    assert_open(&larger, "larger and larger");
+    assert!((larger.bytes_per_s - 20.0).abs() < 1.0, "100 bytes in 5 s: {larger:?}");
+    let more: Vec<u32> = (0..40).map(|at| 10 + at).collect();
+    assert_eq!(of_growing(&more).verdict, GrowthVerdict::Steady, "a load that rises");
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::rule::{self, Epoch, Evidence};
 use super::trend;
-use crate::model::{Capture, Past, RawProcess, SiteGrowth, Tally, Window};
+use crate::model::{Capture, Growth, GrowthVerdict, Past, RawProcess, RawSite, SiteGrowth, Tally, Window};
+
+/// Sites too small to be judged are worth a word where they make this part of what their process grows by.
+const MOST: f64 = 0.5;
 
 /// One stack of a process, which may have several accounts.
 struct Merged<'a> {
@@ -35,28 +38,23 @@ impl Merged<'_> {
     }
 
     fn judge(&self, window: &Window, spoilt: Option<&'static str>) -> SiteGrowth {
-        let bounds = window.bounds.windows(2);
-        let born = |moment: usize| self.past.born.get(moment).copied().unwrap_or_default();
-        let epochs: Vec<Epoch> = bounds
-            .zip(window.ages.windows(2))
-            .enumerate()
-            .map(|(number, (bounds, ages))| Epoch {
-                length: ages[0].saturating_sub(ages[1]),
-                youngest: window.active_ages.get(number + 1).copied().unwrap_or_default(),
-                born: born(bounds[1]).saturating_sub(born(bounds[0])),
-                left: self.survivors.get(number).copied().unwrap_or_default(),
-            })
-            .collect();
+        let born_by = |moment: usize| self.past.born.get(moment).copied().unwrap_or_default();
+        let born = |epoch: usize| born_by(window.bounds[epoch + 1]).saturating_sub(born_by(window.bounds[epoch]));
+        let epochs = epochs(window, born, &self.survivors);
         // From the end of the warm-up.
         let begin = window.bounds.first().copied().unwrap_or_default();
         let live = self.past.live.get(begin..).unwrap_or_default();
         let times = window.times.get(begin..).unwrap_or_default();
+        let count = self.past.count.get(begin..).unwrap_or_default();
         let spoilt = spoilt.or_else(|| epochs.is_empty().then_some("--warmup is not over yet"));
         let evidence = Evidence {
             epochs: &epochs,
             freed: self.freed,
             longest_life: self.longest_life,
             live,
+            count,
+            idle: window.idle(),
+            unknown_frees: window.unknown_frees,
             lost: self.lost,
             spoilt,
         };
@@ -68,7 +66,70 @@ impl Merged<'_> {
     }
 }
 
-/// Judges the sites whose past is known.
+/// Sites of one process that are too small to be judged by themselves.
+#[derive(Default)]
+struct Scattered {
+    sites: usize,
+    born: Vec<u64>,
+    survivors: Vec<Tally>,
+    freed: u64,
+    longest_life: Duration,
+}
+
+impl Scattered {
+    fn add(&mut self, site: &RawSite, survivors: &[Tally], window: &Window) {
+        self.sites += 1;
+        self.survivors.resize(window.epochs(), Tally::default());
+        self.survivors.iter_mut().zip(survivors).for_each(|(to, from)| to.join(*from));
+        self.born.resize(window.epochs(), 0);
+        let born =
+            |moment: usize| site.past.as_ref().and_then(|past| past.born.get(moment)).copied().unwrap_or_default();
+        for (to, bounds) in self.born.iter_mut().zip(window.bounds.windows(2)) {
+            *to = to.saturating_add(born(bounds[1]).saturating_sub(born(bounds[0])));
+        }
+        self.freed = self.freed.saturating_add(site.counters.free_count);
+        self.longest_life = self.longest_life.max(site.counters.longest_life);
+    }
+
+    /// What they amount to, if most of what their process grows by is theirs.
+    fn judge(&self, process: &RawProcess, window: &Window) -> Option<Growth> {
+        let begin = window.bounds.first().copied().unwrap_or_default();
+        let live = process.timeline.as_ref()?.readings.outstanding_bytes.get(begin..)?;
+        let epochs = epochs(window, |epoch| self.born[epoch], &self.survivors);
+        let evidence = Evidence {
+            epochs: &epochs,
+            freed: self.freed,
+            longest_life: self.longest_life,
+            live,
+            idle: window.idle(),
+            unknown_frees: window.unknown_frees,
+            ..Evidence::default()
+        };
+        let growth = rule::judge(&evidence);
+        let slope = trend::slope(window.times.get(begin..)?, live);
+        let is_most = growth.bytes_per_s > 0.0 && growth.bytes_per_s >= MOST * slope;
+        is_most.then(|| Growth {
+            verdict: GrowthVerdict::Undecided,
+            reason: format!("at {} sites of a few blocks each: {}", self.sites, growth.reason).into(),
+            lifetime_max: None,
+            ..growth
+        })
+    }
+}
+
+/// The epochs of a window, with what was born in each and what is left of it.
+fn epochs(window: &Window, born: impl Fn(usize) -> u64, survivors: &[Tally]) -> Vec<Epoch> {
+    let lengths = window.ages.windows(2).map(|ages| ages[0].saturating_sub(ages[1]));
+    let epoch = |(number, length)| Epoch {
+        length,
+        youngest: window.active_ages.get(number + 1).copied().unwrap_or_default(),
+        born: born(number),
+        left: survivors.get(number).copied().unwrap_or_default(),
+    };
+    lengths.enumerate().map(epoch).collect()
+}
+
+/// Judges the sites whose past is known, and those of a process together that are too small for that.
 pub fn judge(capture: &mut Capture) {
     let losses = &capture.losses;
     let spoilt = if capture.options.sample_bytes.is_some() {
@@ -80,13 +141,28 @@ pub fn judge(capture: &mut Capture) {
     } else {
         None
     };
+    let partly = |process: &RawProcess| {
+        let is_partly = capture.untraced.iter().any(|untraced| untraced.tells_a_part_of(&process.comm));
+        is_partly.then_some("it was traced in part only, and may free in ways that were not seen")
+    };
+    let spoilt: Vec<Option<&'static str>> =
+        capture.processes.iter().map(|process| spoilt.or_else(|| partly(process))).collect();
     let places = capture.merged();
     let mut merged: Vec<Option<Merged>> = Vec::new();
     merged.resize_with(places.iter().max().map_or(0, |last| last + 1), || None);
+    let mut scattered: Vec<Scattered> = Vec::new();
+    scattered.resize_with(capture.processes.len(), Scattered::default);
     for (index, place) in places.into_iter().enumerate() {
         let Some(site) = capture.sites.get(index) else { continue };
-        let Some(past) = &site.past else { continue };
         let blocks = capture.blocks.as_ref();
+        let survivors = blocks.map_or(&[][..], |blocks| blocks.survivors(index));
+        let window = capture.processes.get(site.process).and_then(|process| process.window.as_ref());
+        if let (Some(window), Some(scattered)) = (window, scattered.get_mut(site.process))
+            && rule::is_small(survivors, window.epochs(), site.past.is_some())
+        {
+            scattered.add(site, survivors, window);
+        }
+        let Some(past) = &site.past else { continue };
         let lost = blocks.and_then(|blocks| blocks.verdict(index)).map(|verdict| {
             let mut lost = verdict.definitely_lost;
             lost.join(verdict.indirectly_lost);
@@ -95,7 +171,7 @@ pub fn judge(capture: &mut Capture) {
         let one = Merged {
             process: site.process,
             past: Cow::Borrowed(past),
-            survivors: Cow::Borrowed(blocks.map_or(&[], |blocks| blocks.survivors(index))),
+            survivors: Cow::Borrowed(survivors),
             freed: site.counters.free_count,
             longest_life: site.counters.longest_life,
             lost,
@@ -106,15 +182,13 @@ pub fn judge(capture: &mut Capture) {
             None => {}
         }
     }
-    let partly = |process: &RawProcess| {
-        let is_partly = capture.untraced.iter().any(|untraced| untraced.tells_a_part_of(&process.comm));
-        is_partly.then_some("it was traced in part only, and may free in ways that were not seen")
-    };
-    let spoilt: Vec<Option<&'static str>> =
-        capture.processes.iter().map(|process| spoilt.or_else(|| partly(process))).collect();
     let judge = |site: &Merged| {
         let window = capture.processes.get(site.process)?.window.as_ref()?;
         Some(site.judge(window, *spoilt.get(site.process)?))
     };
     capture.growth = merged.iter().map(|site| site.as_ref().and_then(judge).unwrap_or_default()).collect();
+    for ((process, scattered), spoilt) in capture.processes.iter_mut().zip(scattered).zip(spoilt) {
+        let window = process.window.as_ref().filter(|_| scattered.sites > 1 && spoilt.is_none());
+        process.scattered_growth = window.and_then(|window| scattered.judge(process, window));
+    }
 }
