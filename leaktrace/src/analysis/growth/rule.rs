@@ -280,7 +280,7 @@ fn blocks_become_larger(evidence: &Evidence) -> bool {
 }
 
 /// Whether the least that is outstanding rises from third to third, after the warm-up.
-fn has_rising_floor(live: &[u64]) -> bool {
+pub fn has_rising_floor(live: &[u64]) -> bool {
     let after_warm_up = &live[(live.len() as f64 * WARM_UP) as usize..];
     let third = after_warm_up.len() / 3;
     if third == 0 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::rule::{self, Epoch, Evidence};
 use super::trend;
-use crate::model::{Capture, Growth, GrowthVerdict, Past, RawProcess, RawSite, SiteGrowth, Tally, Window};
+use crate::model::{Capture, Counters, Growth, GrowthVerdict, Past, RawProcess, SiteGrowth, Tally, Window};
 
 /// Sites too small to be judged are worth a word where they make this part of what their process grows by.
 const MOST: f64 = 0.5;
@@ -77,25 +77,24 @@ struct Scattered {
 }
 
 impl Scattered {
-    fn add(&mut self, site: &RawSite, survivors: &[Tally], window: &Window) {
+    fn add(&mut self, counters: &Counters, past: Option<&Past>, survivors: &[Tally], window: &Window) {
         self.sites += 1;
         self.survivors.resize(window.epochs(), Tally::default());
         self.survivors.iter_mut().zip(survivors).for_each(|(to, from)| to.join(*from));
         self.born.resize(window.epochs(), 0);
-        let born =
-            |moment: usize| site.past.as_ref().and_then(|past| past.born.get(moment)).copied().unwrap_or_default();
+        let born = |moment: usize| past.and_then(|past| past.born.get(moment)).copied().unwrap_or_default();
         for (to, bounds) in self.born.iter_mut().zip(window.bounds.windows(2)) {
             *to = to.saturating_add(born(bounds[1]).saturating_sub(born(bounds[0])));
         }
-        self.freed = self.freed.saturating_add(site.counters.free_count);
-        self.longest_life = self.longest_life.max(site.counters.longest_life);
+        self.freed = self.freed.saturating_add(counters.free_count);
+        self.longest_life = self.longest_life.max(counters.longest_life);
     }
 
-    /// What they amount to, if most of what their process grows by is theirs.
-    fn judge(&self, process: &RawProcess, window: &Window) -> Option<Growth> {
+    /// What they amount to, if their process grows, and most of that is theirs; `live` is what it has outstanding at the window's times.
+    fn judge(&self, live: &[u64], window: &Window) -> Option<Growth> {
         let begin = window.bounds.first().copied().unwrap_or_default();
-        let live = process.timeline.as_ref()?.readings.outstanding_bytes.get(begin..)?;
-        let epochs = epochs(window, |epoch| self.born[epoch], &self.survivors);
+        let live = live.get(begin..).filter(|live| rule::has_rising_floor(live))?;
+        let epochs = epochs(window, |epoch| self.born.get(epoch).copied().unwrap_or_default(), &self.survivors);
         let evidence = Evidence {
             epochs: &epochs,
             freed: self.freed,
@@ -160,7 +159,7 @@ pub fn judge(capture: &mut Capture) {
         if let (Some(window), Some(scattered)) = (window, scattered.get_mut(site.process))
             && rule::is_small(survivors, window.epochs(), site.past.is_some())
         {
-            scattered.add(site, survivors, window);
+            scattered.add(&site.counters, site.past.as_ref(), survivors, window);
         }
         let Some(past) = &site.past else { continue };
         let lost = blocks.and_then(|blocks| blocks.verdict(index)).map(|verdict| {
@@ -189,6 +188,55 @@ pub fn judge(capture: &mut Capture) {
     capture.growth = merged.iter().map(|site| site.as_ref().and_then(judge).unwrap_or_default()).collect();
     for ((process, scattered), spoilt) in capture.processes.iter_mut().zip(scattered).zip(spoilt) {
         let window = process.window.as_ref().filter(|_| scattered.sites > 1 && spoilt.is_none());
-        process.scattered_growth = window.and_then(|window| scattered.judge(process, window));
+        let live = process.timeline.as_ref().map(|timeline| &timeline.readings.outstanding_bytes);
+        process.scattered_growth = window.zip(live).and_then(|(window, live)| scattered.judge(live, window));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty epochs of ten seconds.
+    fn window() -> Window {
+        let times: Vec<Duration> = (0..=20).map(|at| Duration::from_secs(10 * at)).collect();
+        let ages: Vec<Duration> = times.iter().rev().copied().collect();
+        let bounds: Vec<usize> = (0..=20).collect();
+        Window {
+            times: times.into(),
+            bounds: bounds.into(),
+            active_ages: ages.clone().into(),
+            ages: ages.into(),
+            unknown_frees: 0,
+        }
+    }
+
+    #[test]
+    fn sites_of_one_block_each_are_judged_together_where_they_are_most_of_what_grows() {
+        let window = window();
+        let mut scattered = Scattered::default();
+        let counters = Counters { free_count: 3, longest_life: Duration::from_secs(2), ..Counters::default() };
+        for site in 0..200_usize {
+            let mut survivors = vec![Tally::default(); site % 20 + 1];
+            survivors[site % 20] = Tally { bytes: 100, count: 1 };
+            assert!(rule::is_small(&survivors, window.epochs(), true) == (site % 20 >= 5), "{site}");
+            scattered.add(&counters, None, &survivors, &window);
+        }
+        // Ten blocks of 100 bytes in each epoch.
+        let grows = |by: u64| (0..=20).map(|at| by * at).collect::<Vec<u64>>();
+        let growth = scattered.judge(&grows(1000), &window).unwrap();
+        assert_eq!(growth.verdict, GrowthVerdict::Undecided);
+        assert!((growth.bytes_per_s - 100.0).abs() < 1e-6, "{growth:?}");
+        assert!(growth.reason.starts_with("at 200 sites of a few blocks each: "), "{growth:?}");
+        assert_eq!(scattered.judge(&grows(10_000), &window), None, "what others hold grows far more");
+        assert_eq!(scattered.judge(&[5000; 21], &window), None, "nothing grows");
+        assert_eq!(Scattered::default().judge(&grows(1000), &window), None);
+    }
+
+    #[test]
+    fn a_site_is_small_that_has_a_handful_or_no_room() {
+        let survivors = |count: u64| [vec![Tally::default(); 10], vec![Tally { bytes: 8 * count, count }]].concat();
+        assert!(rule::is_small(&survivors(7), 20, true) && !rule::is_small(&survivors(8), 20, true));
+        assert!(rule::is_small(&survivors(8), 20, false) && !rule::is_small(&survivors(0), 20, false));
     }
 }
