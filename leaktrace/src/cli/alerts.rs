@@ -21,9 +21,9 @@ pub struct AlertArgs {
 
     /// Warn where what one process has outstanding grows by at least so much a second, such as 1M/s
     ///
-    /// Over 30 seconds, or at first over 10 at least. The lowest levels of the three parts of that time are compared, so that neither one
-    /// large allocation nor what goes up and down is an alert. As long as it lasts it is said again, at most once in 5 minutes of
-    /// each process.
+    /// Over 30 seconds, or at first over 10 at least. The lowest levels of the three parts of that time are compared, and of its five
+    /// parts the middle rate counts, so that neither one or two large allocations nor what goes up and down is an alert. As long as it
+    /// lasts it is said again, at most once in 5 minutes of each process.
     #[arg(long, value_name = "BYTES/s", value_parser = parse_rate)]
     pub alert_rate: Option<u64>,
 
