@@ -23,7 +23,8 @@ pub struct AlertArgs {
     ///
     /// Over 30 seconds, or at first over 10 at least. The lowest levels of the three parts of that time are compared, and of its five
     /// parts the middle rate counts, so that neither one or two large allocations nor what goes up and down is an alert. As long as it
-    /// lasts it is said again, at most once in 5 minutes of each process.
+    /// lasts it is said again, at most once in 5 minutes of each process. Where a process frees many blocks from before the trace, which
+    /// are in no account, its resident memory has to grow by that much, too.
     #[arg(long, value_name = "BYTES/s", value_parser = parse_rate)]
     pub alert_rate: Option<u64>,
 

@@ -180,6 +180,28 @@ fn a_steady_leak_passes_the_rate_and_one_large_allocation_does_not() {
     large.finish();
 }
 
+/// A pool of constant size whose blocks are replaced one after the other, traced from some time on.
+#[test]
+fn blocks_from_before_the_trace_that_are_replaced_are_no_growth() {
+    let mut puppet = Victim::puppet();
+    puppet.tell("a a 65536 3000");
+    let options = ["-i", "1s", "--leak-check=no", "--alert-rate", "100k", "--on-alert", "echo it ran"];
+    let tracer = Tracer::attach(&puppet, &options);
+    for _ in 0..13 {
+        for _ in 0..10 {
+            puppet.tell("f a 5");
+            puppet.tell("a b 65536 5");
+        }
+        looks(&tracer, 1);
+    }
+    tracer.wait_for_message("why there is none", |line| line.contains("--alert-rate cannot tell how it grows"));
+    let finished = tracer.stop();
+    assert_eq!(finished.exact().through(puppet.pid(), "leak_b").outstanding(), (13 * 50 * 65536, 13 * 50));
+    assert_eq!(alerts(&finished.stderr), [""; 0]);
+    assert!(!finished.stderr.contains("it ran"), "{}", finished.stderr);
+    assert_eq!(finished.stderr.matches("cannot tell how it grows").count(), 1, "{}", finished.stderr);
+}
+
 #[test]
 fn no_alert_is_repeated_within_five_minutes() {
     let mut puppet = Victim::puppet();

@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::before::{Before, Turnover};
+
 /// The time over which growth is looked at.
 const WINDOW: Duration = Duration::from_secs(30);
 /// The least of it that must be known.
@@ -45,6 +47,8 @@ pub(super) struct Look {
     pub peak: u64,
     /// Whether the process has ended, after which it holds nothing.
     pub ended: bool,
+    /// What it frees that is from before the trace.
+    pub before: Before,
 }
 
 /// A limit that is passed.
@@ -60,6 +64,8 @@ pub(super) struct Passed {
     pub growth: Option<(i64, Duration)>,
     /// Whether less than the limit is outstanding by now.
     pub is_over: bool,
+    /// Whether it cannot be told, since blocks from before the trace are freed. That is said once of a process.
+    pub is_untold: bool,
 }
 
 /// Bytes outstanding at a time.
@@ -68,40 +74,71 @@ type Point = (Duration, u64);
 /// What one process has outstanding, as far as that is needed.
 #[derive(Debug, Default)]
 pub(super) struct Course {
-    /// The looks of the window.
-    points: VecDeque<Point>,
+    /// What is outstanding.
+    live: Levels,
+    /// What is resident, where that is read.
+    resident: Levels,
+    turnover: Turnover,
+    is_said_untold: bool,
     peak: u64,
 }
+
+/// The looks of the window.
+#[derive(Debug, Default)]
+struct Levels(VecDeque<Point>);
 
 impl Course {
     /// Takes in a look. Which limits are passed.
     pub(super) fn take(&mut self, look: Look, limits: Limits) -> impl Iterator<Item = Passed> + use<> {
         if !look.ended {
-            self.points.push_back((look.at, look.live));
-            while self.points.front().is_some_and(|(at, _)| *at + WINDOW < look.at) {
-                self.points.pop_front();
-            }
+            self.live.take(look.at, Some(look.live));
+            self.resident.take(look.at, look.before.resident);
+            self.turnover.take(look.at, look.before, WINDOW);
         }
         // A peak since the last look: it may be over.
         let is_new_peak = look.peak > self.peak;
         self.peak = look.peak.max(self.peak);
-        let growth = self.growth();
+        let growth = self.live.growth();
         let by_bytes = limits.bytes.and_then(|limit| {
             let is_over = look.ended || look.live < limit;
             let outstanding = if is_over { look.peak } else { look.live };
             let counts = !is_over || (is_new_peak && look.peak >= limit);
-            counts.then_some(Passed { kind: Kind::Bytes, limit, outstanding, growth, is_over })
+            counts.then_some(Passed { kind: Kind::Bytes, limit, outstanding, growth, is_over, is_untold: false })
         });
         let by_rate = limits.rate.filter(|_| !look.ended).and_then(|limit| {
-            let growth = Some(self.lasting_growth(limit)?);
-            Some(Passed { kind: Kind::Rate, limit, outstanding: look.live, growth, is_over: false })
+            let (growth, is_untold) = self.rate(limit)?;
+            let growth = Some(growth);
+            Some(Passed { kind: Kind::Rate, limit, outstanding: look.live, growth, is_over: false, is_untold })
         });
         by_bytes.into_iter().chain(by_rate)
     }
 
+    /// The growth that passes the limit, and whether it cannot be told. Where blocks from before the trace are freed meanwhile, what is
+    /// resident has to grow as well.
+    fn rate(&mut self, limit: u64) -> Option<((i64, Duration), bool)> {
+        let growth = self.live.lasting_growth(limit)?;
+        if !self.turnover.hides_growth() {
+            return Some((growth, false));
+        }
+        match self.resident.lasting_growth(limit) {
+            Some(resident) => Some((growth.min(resident), false)),
+            None => (!std::mem::replace(&mut self.is_said_untold, true)).then_some((growth, true)),
+        }
+    }
+}
+
+impl Levels {
+    /// Takes in a look, if it has this level, and forgets those from before the window.
+    fn take(&mut self, at: Duration, level: Option<u64>) {
+        self.0.extend(level.map(|level| (at, level)));
+        while self.0.front().is_some_and(|(then, _)| *then + WINDOW < at) {
+            self.0.pop_front();
+        }
+    }
+
     /// Bytes a second over the window, and its length.
     fn growth(&self) -> Option<(i64, Duration)> {
-        let (first, last) = (self.points.front()?, self.points.back()?);
+        let (first, last) = (self.0.front()?, self.0.back()?);
         (first.0 < last.0).then(|| (per_second(*first, *last) as i64, last.0.saturating_sub(first.0)))
     }
 
@@ -111,13 +148,13 @@ impl Course {
     /// lowest looks of the window's parts are compared. A large allocation raises it once, and not from each part to the next. Beside
     /// a slow leak it can carry the whole, so that the median has to pass as well.
     fn lasting_growth(&self, limit: u64) -> Option<(i64, Duration)> {
-        let (from, last) = (self.points.front()?.0, *self.points.back()?);
+        let (from, last) = (self.0.front()?.0, *self.0.back()?);
         let over = last.0.saturating_sub(from);
         if over < LEAST {
             return None;
         }
         let mut lowest: [Option<Point>; PARTS] = [None; PARTS];
-        for point in &self.points {
+        for point in &self.0 {
             let part = (point.0.saturating_sub(from).as_secs_f64() / over.as_secs_f64() * PARTS as f64) as usize;
             let lowest = &mut lowest[part.min(PARTS - 1)];
             if lowest.is_none_or(|(_, bytes)| point.1 < bytes) {
@@ -138,7 +175,7 @@ impl Course {
     /// nobody looked within one of them.
     fn median(&self, from: Duration, over: Duration) -> Option<f64> {
         // What is held for a time and freed before the end does not stay.
-        let mut stays: Vec<Point> = self.points.iter().copied().collect();
+        let mut stays: Vec<Point> = self.0.iter().copied().collect();
         let mut least = u64::MAX;
         for (_, bytes) in stays.iter_mut().rev() {
             least = least.min(*bytes);
@@ -171,7 +208,7 @@ mod tests {
     const RATE: Limits = Limits { bytes: None, rate: Some(MIB) };
 
     fn look(second: f64, live: u64) -> Look {
-        Look { at: Duration::from_secs_f64(second), live, peak: 0, ended: false }
+        Look { at: Duration::from_secs_f64(second), live, peak: 0, ended: false, before: Before::default() }
     }
 
     /// At which seconds the rate is passed, of a process that has so much outstanding in each second.
@@ -260,14 +297,37 @@ mod tests {
         assert_eq!(found[0].growth, Some((2 * MIB as i64, Duration::from_secs(23))));
     }
 
+    /// At which seconds the rate is passed or cannot be told, of a process that allocates ten blocks of 2 MiB in all in each second and
+    /// frees so many from before the trace, with so much resident.
+    fn told(freed: u64, resident: impl Fn(u64) -> Option<u64>) -> Vec<(u64, bool)> {
+        let mut course = Course::default();
+        let at = |second: u64| Before { freed: freed * second, blocks: Some(10 * second), resident: resident(second) };
+        let looks = (0..40).map(|second| Look { before: at(second), ..look(second as f64, second * 2 * MIB) });
+        let looks = looks.filter_map(|look| Some((look.at.as_secs(), course.take(look, RATE).next()?.is_untold)));
+        looks.collect()
+    }
+
+    #[test]
+    fn growth_is_told_only_of_few_blocks_from_before_the_trace_or_where_memory_grows_too() {
+        let alerts: Vec<_> = (10..40).map(|second| (second, false)).collect();
+        assert_eq!(told(0, |_| None), alerts);
+        assert_eq!(told(2, |_| None), alerts, "a fifth");
+        for resident in [None, Some(100 * MIB)] {
+            assert_eq!(told(3, |_| resident), [(10, true)], "that is said once");
+            assert_eq!(told(10, |_| resident), [(10, true)]);
+        }
+        assert_eq!(told(10, |second| Some(50 * MIB + second * 3 * MIB / 2)), alerts);
+        assert_eq!(told(10, |second| Some(50 * MIB + second * MIB / 2)), [(10, true)], "by less than the limit");
+    }
+
     #[test]
     fn no_more_is_kept_than_the_window_needs() {
         let mut course = Course::default();
         for second in 0..1000 {
             let _ = course.take(look(f64::from(second), 0), RATE).count();
         }
-        assert_eq!(course.points.len(), 31, "each second, both ends included");
-        assert_eq!(course.growth(), Some((0, WINDOW)));
+        assert_eq!(course.live.0.len(), 31, "each second, both ends included");
+        assert_eq!(course.live.growth(), Some((0, WINDOW)));
     }
 
     #[test]
@@ -275,7 +335,7 @@ mod tests {
         let limits = Limits { bytes: Some(100), rate: None };
         let mut course = Course::default();
         let mut at = |second, live, peak| {
-            let look = Look { at: Duration::from_secs(second), live, peak, ended: false };
+            let look = Look { at: Duration::from_secs(second), live, peak, ended: false, before: Before::default() };
             course.take(look, limits).next().map(|passed| (passed.outstanding, passed.is_over))
         };
         assert_eq!(at(0, 99, 99), None);
@@ -289,10 +349,14 @@ mod tests {
     #[test]
     fn what_has_ended_has_passed_by_its_peak() {
         let limits = Limits { bytes: Some(100), rate: Some(1) };
-        let ended = |peak| Look { at: Duration::from_secs(50), live: peak, peak, ended: true };
+        let ended =
+            |peak| Look { at: Duration::from_secs(50), live: peak, peak, ended: true, before: Before::default() };
         assert_eq!(Course::default().take(ended(99), limits).count(), 0);
         let passed = Course::default().take(ended(100), limits).next().unwrap();
-        assert_eq!(passed, Passed { kind: Kind::Bytes, limit: 100, outstanding: 100, growth: None, is_over: true });
+        assert_eq!(
+            passed,
+            Passed { kind: Kind::Bytes, limit: 100, outstanding: 100, growth: None, is_over: true, is_untold: false }
+        );
         let mut known = Course::default();
         assert_eq!(known.take(Look { ended: false, ..ended(100) }, limits).count(), 1);
         assert_eq!(known.take(ended(100), limits).count(), 0, "it was said while it ran");

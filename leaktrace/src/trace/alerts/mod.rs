@@ -3,6 +3,7 @@
 //! In: the programs' counters of each life, once a second and at its end. Out: warnings on standard error and in reports, and
 //! commands in the background. Without limits none of it costs anything. Never blocks the trace.
 
+mod before;
 mod commands;
 mod cooldown;
 mod course;
@@ -10,7 +11,7 @@ mod said;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leaktrace_common::abi::{PROCESS_ALIVE, Process};
 use leaktrace_common::sampling::BYTES_SHIFT;
@@ -18,21 +19,30 @@ use leaktrace_common::sampling::BYTES_SHIFT;
 use super::Trace;
 use crate::clean::clean;
 use crate::config::{AlertPlan, Recording};
-use crate::kernel::drain;
+use crate::kernel::{Kernel, drain};
 use crate::lives::life::Life;
 use crate::lives::mmap_records::{Record, What};
 use crate::lives::processes::Processes;
 use crate::model::{Pid, sampling};
+use crate::process::facts;
+use before::Before;
 use commands::{Commands, NotRun};
 use cooldown::Cooldown;
 use course::{Course, Kind, LEAST, Limits, Look, Passed};
 use said::{Said, Subject};
+
+/// Counting blocks takes at most one part in so many of the time.
+const SHARE: u32 = 50;
 
 /// Watches what processes have outstanding.
 pub(super) struct Alerts {
     limits: Limits,
     /// The counters are those of a sample.
     sampled: bool,
+    /// Every block is recorded, so that one that is freed and in no account is from before the trace.
+    all_blocks: bool,
+    /// When blocks may be counted again.
+    counts_from: Instant,
     /// By slot and by when the life was first seen.
     courses: HashMap<(u32, u64), Course>,
     cooldown: Cooldown,
@@ -52,6 +62,8 @@ impl Alerts {
         Self {
             limits: Limits { bytes: plan.bytes, rate: plan.rate },
             sampled: recording.sample_bytes.is_some(),
+            all_blocks: recording.sample_bytes.is_none() && recording.min_size == 0 && recording.max_size.is_none(),
+            counts_from: Instant::now(),
             courses: HashMap::new(),
             cooldown: Cooldown::default(),
             commands: Commands::new(plan.command.clone()),
@@ -83,10 +95,46 @@ impl Alerts {
         self.commands.part().await;
     }
 
-    fn look(&mut self, slot: u32, process: &Process, mut course: Course, processes: &Processes, at: Duration) {
+    /// Of lives that free blocks from before the trace, by their slots, what is needed to tell how they grow.
+    fn before(&mut self, kernel: &Kernel, lives: &[(u32, Process)]) -> HashMap<u32, Before> {
+        if self.limits.rate.is_none() || !self.all_blocks {
+            return HashMap::new();
+        }
+        let of = |process: &Process| Before {
+            freed: process.untracked_frees.saturating_sub(process.thread_end_frees),
+            resident: None,
+            blocks: None,
+        };
+        let lives = lives.iter().filter(|(_, process)| process.state == PROCESS_ALIVE);
+        let mut all: HashMap<u32, Before> =
+            lives.map(|(slot, process)| (*slot, of(process))).filter(|(_, before)| before.freed > 0).collect();
+        let began = Instant::now();
+        if all.is_empty() || began < self.counts_from {
+            return all;
+        }
+        for before in all.values_mut() {
+            before.blocks = Some(0);
+        }
+        for (_, slot, counters) in drain::placed_counters(kernel) {
+            if let Some(blocks) = all.get_mut(&slot).and_then(|before| before.blocks.as_mut()) {
+                *blocks = blocks.saturating_add(counters.outstanding_count());
+            }
+        }
+        self.counts_from = began + began.elapsed() * SHARE;
+        all
+    }
+
+    fn look(
+        &mut self,
+        (slot, process): (u32, &Process),
+        before: Before,
+        mut course: Course,
+        processes: &Processes,
+        at: Duration,
+    ) {
         let ended = process.state != PROCESS_ALIVE;
-        let look = Look { at, live: self.bytes(process.live_bytes), peak: self.bytes(process.peak_bytes), ended };
-        for passed in course.take(look, self.limits) {
+        let (live, peak) = (self.bytes(process.live_bytes), self.bytes(process.peak_bytes));
+        for passed in course.take(Look { at, live, peak, ended, before }, self.limits) {
             self.alert(&passed, slot, process, processes, at);
         }
         if !ended {
@@ -104,6 +152,14 @@ impl Alerts {
         let pid = Pid(process.tgid);
         let about = (pid, passed.kind);
         let life = processes.in_slot(slot).filter(|life| life.pid == pid);
+        if passed.is_untold {
+            let name = clean(&comm(life, process)).into_owned();
+            log::warn!(
+                "{name} (pid {pid}): --alert-rate cannot tell how it grows while it frees blocks from before the trace, whose sizes are \
+                 unknown; an alert is given if its resident memory grows as well"
+            );
+            return;
+        }
         if self.commands.have(pid) || !self.cooldown.allows(about, life.and_then(|life| life.start_time), at) {
             return;
         }
@@ -142,13 +198,18 @@ impl Trace {
             return;
         }
         let lives = drain::lives(&self.kernel);
+        let mut before = self.alerts.before(&self.kernel, &lives);
         // After the look: by whom these were made, and what they are called, is in the records by now.
         self.take_in();
         let at = self.since.elapsed();
         let mut courses = std::mem::take(&mut self.alerts.courses);
         for (slot, process) in lives {
             let course = courses.remove(&(slot, process.seen_ns)).unwrap_or_default();
-            self.alerts.look(slot, &process, course, &self.processes, at);
+            let mut before = before.remove(&slot).unwrap_or_default();
+            if before.freed > 0 {
+                before.resident = facts::resident(Pid(process.tgid));
+            }
+            self.alerts.look((slot, &process), before, course, &self.processes, at);
         }
     }
 
@@ -160,7 +221,7 @@ impl Trace {
         let at = self.since.elapsed();
         for (slot, process) in last {
             let course = self.alerts.courses.remove(&(*slot, process.seen_ns)).unwrap_or_default();
-            self.alerts.look(*slot, process, course, &self.processes, at);
+            self.alerts.look((*slot, process), Before::default(), course, &self.processes, at);
         }
     }
 }
