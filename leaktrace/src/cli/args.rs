@@ -303,8 +303,8 @@ pub struct OutputArgs {
 
     /// Show only sites where a leak check found blocks lost, and of these only what is lost; or only those that keep growing
     ///
-    /// lost: what is definitely or indirectly lost. growing: sites that are judged to leak by their growth, and those whose
-    /// outstanding bytes rise throughout or in steps. In every output; the exit status of --fail-on-leak does not change.
+    /// lost: what is definitely or indirectly lost. growing: sites that are judged to leak by their growth, and those that rise and on
+    /// which there is no decision. In every output; the exit status of --fail-on-leak does not change.
     #[arg(long, value_name = "WHAT", value_enum)]
     pub only: Option<OnlyArg>,
 
@@ -439,7 +439,7 @@ pub enum SortArg {
     Count,
     /// Age of the oldest
     Age,
-    /// Bytes by which it grows in each second
+    /// Bytes by which it grows in each second: leaks, then what there is no decision on, then the rest
     Growth,
 }
 

@@ -114,7 +114,10 @@ fn compare(key: SortKey, a: &Site, b: &Site) -> Ordering {
         SortKey::Count => b.outstanding_count.cmp(&a.outstanding_count),
         // None, nothing outstanding, is below every age.
         SortKey::Age => b.oldest.cmp(&a.oldest),
-        SortKey::Growth => b.growth_bytes_per_s.total_cmp(&a.growth_bytes_per_s),
+        SortKey::Growth => {
+            let ((one, rate), (other, other_rate)) = (a.growth_order(), b.growth_order());
+            other.cmp(&one).then(other_rate.total_cmp(&rate))
+        }
     };
     by_key
         .then_with(|| b.outstanding_bytes.cmp(&a.outstanding_bytes))
