@@ -60,7 +60,8 @@ Exit status:
   0   done; with a COMMAND that has ended, its own status instead (128 + n if signal n ended it)
   1   it failed: one line on standard error says what, why, and what to do
   2   the command line could not be understood
-  23  with --fail-on-leak: that much is leaked (--leak-exitcode changes the number)
+  23  with --fail-on-leak: that much is leaked; with --fail-on-growth: a site leaks that much in
+      each second (--leak-exitcode changes the number)
 
 Examples:
   See what a server has not freed of what it allocated in 30 seconds:

@@ -391,6 +391,8 @@ fn help_has_its_groups_and_ends_with_examples() {
     let places: Vec<usize> = headings.iter().map(|heading| stdout(&help).find(heading).unwrap()).collect();
     assert!(places.is_sorted(), "{places:?}");
     let examples = stdout(&help).rfind("\nExamples:\n").unwrap();
+    let statuses = &stdout(&help)[*places.last().unwrap()..examples];
+    assert!(statuses.contains("with --fail-on-leak: ") && statuses.contains("with --fail-on-growth: "), "{statuses}");
     assert!(*places.last().unwrap() < examples);
     assert!(stdout(&help)[examples..].contains("sudo leaktrace -p $(pidof -s redis-server)"));
     let version = leaktrace(&["--version"]);
@@ -408,7 +410,9 @@ fn completions_and_manual_know_the_options() {
     }
     let manual = leaktrace(&["man"]);
     assert!(stdout(&manual).starts_with(".ie") || stdout(&manual).starts_with(".TH leaktrace 1"));
-    for part in ["\\-\\-older\\-than", ".SH EXAMPLES", ".SH EXIT STATUS", "leaktrace report"] {
+    for part in
+        ["\\-\\-older\\-than", ".SH EXAMPLES", ".SH EXIT STATUS", "with \\-\\-fail\\-on\\-growth: ", "leaktrace report"]
+    {
         assert!(stdout(&manual).contains(part), "{part} is not in {}", stdout(&manual));
     }
 }
