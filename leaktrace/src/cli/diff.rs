@@ -52,7 +52,9 @@ pub struct DiffOutputArgs {
         help = "Write the difference, every number in it, for scripts (schema leaktrace-diff/1)",
         long_help = "Write the difference, every number in it, for scripts (schema leaktrace-diff/1)\n\n\
                      total, each of programs and each of sites have before and after, with outstanding_bytes and outstanding_count, \
-                     difference, with bytes and count, and bytes_per_s. A site also has change (grew, shrank, new, gone, or \
+                     difference, with bytes and count, and bytes_per_s: between two reports of one trace the difference over the \
+                     time between them; of two traces what is outstanding in NEW per second traced less that of OLD, which is no growth \
+                     rate. A site also has change (grew, shrank, new, gone, or \
                      not_listed, and then difference is null), matched_by (code, names or null), program (its place in programs), \
                      ids in both snapshots, and stack (places in frames). What did not change is summed in unchanged, what \
                      suppressions hide in suppressed. between_s is the time between two reports of one trace, else null."

@@ -114,9 +114,20 @@ fn a_picture_of_nothing_that_is_left_says_so() {
     let diff = compare(snapshot("diff-old.json"), after);
     let svg = rendered(|out| DiffFormat::Flamegraph(Measure::Bytes).write(&diff, out));
     assert!(svg_texts(&svg).iter().any(|text| text == "All of it is gone."));
-    assert!(text(&diff, PLAIN).starts_with(
-        "shrank by 13.3 KiB, from 13.3 KiB in 254 allocations to 0 B in 0; 6.3 KiB/s before; sites: 4 gone\n"
-    ));
+    let first = "shrank by 13.3 KiB, from 13.3 KiB in 254 allocations to 0 B in 0; outstanding per second traced: 6.3 KiB/s before; \
+                 sites: 4 gone\n";
+    assert!(text(&diff, PLAIN).starts_with(first));
+}
+
+#[test]
+fn what_is_outstanding_per_second_is_said_of_traces_that_lasted_differently_long() {
+    for (times, says) in [(1.0, false), (1.08, false), (0.93, false), (1.2, true), (0.8, true)] {
+        let (before, mut after) = (snapshot("diff-old.json"), snapshot("diff-new.json"));
+        after.elapsed = before.elapsed.mul_f64(times);
+        let text = text(&compare(before, after), PLAIN);
+        assert_eq!(text.contains("outstanding per second traced: "), says, "{times}:\n{text}");
+        assert_eq!(text.contains("what grows steadily is larger in the longer"), says, "{times}:\n{text}");
+    }
 }
 
 #[test]

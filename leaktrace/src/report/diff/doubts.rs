@@ -229,7 +229,8 @@ fn durations(diff: &Diff) -> Option<String> {
     let Lapse::Each(Pair { before, after }) = diff.lapse else { return None };
     words::durations_differ(diff).then(|| {
         format!(
-            "OLD was traced for {}, NEW for {}: what grows steadily is larger in the longer, so compare the bytes a second",
+            "OLD was traced for {}, NEW for {}: what grows steadily is larger in the longer, what was allocated at the start is \
+             not; outstanding per second traced compares the former alone",
             Span(before),
             Span(after)
         )

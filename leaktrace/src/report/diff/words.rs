@@ -43,7 +43,8 @@ pub fn amounts(diff: &Diff, change: Change, amount: &Pair<Amount>) -> String {
     format!("{says}{}", bounds.unwrap_or_default())
 }
 
-/// How fast it came: between reports of one trace, or in each of two traces that lasted differently long.
+/// How fast it came between reports of one trace. Of two traces that lasted differently long, what is outstanding in each for every
+/// second traced: that is no growth, since much of it may have been there from the start.
 pub fn rate(diff: &Diff, bytes: Pair<u64>) -> Option<String> {
     match diff.lapse {
         Lapse::Between(_) => Some(Rate(diff.rate(bytes)?).to_string()),
@@ -51,19 +52,20 @@ pub fn rate(diff: &Diff, bytes: Pair<u64>) -> Option<String> {
         Lapse::Each(_) => {
             let rates = diff.rates(bytes);
             let (before, after) = (Rate(rates.before?), Rate(rates.after?));
-            Some(match bytes {
+            let rates = match bytes {
                 Pair { before: 0, .. } => after.to_string(),
                 Pair { after: 0, .. } => format!("{before} before"),
                 Pair { .. } => format!("{before} before and {after} after"),
-            })
+            };
+            Some(format!("outstanding per second traced: {rates}"))
         }
     }
 }
 
-/// Whether two traces lasted so differently long that it matters: by more than a twentieth.
+/// Whether two traces lasted so differently long that it matters: by more than a tenth.
 pub fn durations_differ(diff: &Diff) -> bool {
     let Lapse::Each(Pair { before, after }) = diff.lapse else { return false };
-    before.abs_diff(after) > before.max(after) / 20
+    before.abs_diff(after) > before.max(after) / 10
 }
 
 /// What was compared, in one line.
