@@ -35,8 +35,13 @@ fn rest(snapshot: &Snapshot, alone: bool) -> Option<String> {
     let several = snapshot.processes.len() > 1;
     let judged = || snapshot.processes.iter().filter_map(|process| process.growth.as_ref());
     let open: Vec<&Growth> = judged().filter(|growth| is_open(growth) && growth.bytes_per_s <= 0.0).collect();
-    let ended: Vec<&Process> =
-        snapshot.processes.iter().filter(|process| process.growth.is_none() && holds_after_its_end(process)).collect();
+    // Where nothing was followed, nothing is amiss.
+    let is_followed = snapshot.timeline.is_some() || judged().next().is_some();
+    let ended: Vec<&Process> = snapshot
+        .processes
+        .iter()
+        .filter(|process| is_followed && process.growth.is_none() && holds_after_its_end(process))
+        .collect();
     let mut parts = Vec::new();
     match open.first() {
         Some(first) if several => {
@@ -97,6 +102,7 @@ pub fn of_site(site: &Site) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Timeline;
 
     fn snapshot(elapsed: u64, growths: &[&str]) -> Snapshot {
         let process = |(pid, growth): (usize, &&str)| {
@@ -146,6 +152,8 @@ mod tests {
         assert_eq!(lines(&ended), [(line.to_owned(), false)]);
         let mut alone = snapshot(60, &["null"]);
         alone.processes[0].exited = true;
+        assert!(lines(&alone).is_empty(), "growth was not followed at all");
+        alone.timeline = Some(Timeline::default());
         let line = "growth: not judged of a process that ended with 9 B outstanding";
         assert_eq!(lines(&alone), [(line.to_owned(), false)]);
         alone.processes[0].outstanding_bytes = 0;
