@@ -4,7 +4,7 @@
 //! held. Out: a snapshot whose sites of one process and one stack are merged, sorted and named.
 //! Invariant: pure; names come through [`Resolver`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,15 +235,21 @@ impl Capture {
         }
     }
 
-    /// The sites that the snapshot will have; with `--older-than` also those that have only young blocks.
-    pub fn reported_sites(&self) -> impl Iterator<Item = &RawSite> {
+    /// The sites to be named: those that the snapshot will have (with `--older-than` also those that have only young blocks) and those
+    /// that peaks have.
+    pub fn named_sites(&self) -> impl Iterator<Item = &RawSite> {
+        let peaks = self.processes.iter().filter_map(|process| process.timeline.as_ref()?.peak.as_ref());
+        let at_peaks: HashSet<_> = peaks.flat_map(|peak| &peak.sites).filter_map(|(site, _)| *site).collect();
         // Counters and blocks of a running process are not read at one instant, so both are checked.
         let has_blocks = |index| {
             let tally = self.blocks.as_ref().and_then(|blocks| blocks.sites.get(index));
             tally.is_some_and(|tally: &SiteTally| tally.count > 0)
         };
         let is_reported = move |(index, site): &(usize, &RawSite)| {
-            self.options.all_sites || site.counters.outstanding_count() > 0 || has_blocks(*index)
+            self.options.all_sites
+                || site.counters.outstanding_count() > 0
+                || has_blocks(*index)
+                || at_peaks.contains(index)
         };
         self.sites.iter().enumerate().filter(is_reported).map(|(_, site)| site)
     }
@@ -308,17 +314,16 @@ impl Capture {
                     // Of a process that has freed everything there is no other.
                     process.growth = process.growth.take().or(growth);
                 }
+                // But those of a peak, which are few: who held the memory then is what a reader looks for.
+                if timelines.is_at_peak(place) {
+                    let Named { frames, id } = named(resolver, owner, &raw.frames);
+                    timelines.add(raw.process, place, (id, &frames), raw.past.take());
+                }
                 continue;
             }
-            if raw.frames.is_empty() {
-                site.id = Some(SiteId::of([]));
-            } else {
-                let named = resolver.resolve(owner, &raw.frames);
-                (site.stack, site.id) = (named.frames, Some(named.id));
-            }
-            if let Some(id) = site.id {
-                timelines.add(raw.process, place, id, raw.past.take());
-            }
+            let Named { frames, id } = named(resolver, owner, &raw.frames);
+            timelines.add(raw.process, place, (id, &frames), raw.past.take());
+            (site.stack, site.id) = (frames, Some(id));
             site.pinned_bytes = owner.heap_pages.map(|_| self.pinned.remove(&place).unwrap_or(0));
             if let Some(Described { type_name, holders }) = self.described.remove(&place) {
                 (site.type_name, site.holders) = (type_name, holders);
@@ -373,6 +378,14 @@ impl Capture {
         snapshot.sort_sites(snapshot.options.sort);
         snapshot
     }
+}
+
+/// The names of a stack; one that could not be recorded has none.
+fn named(resolver: &mut dyn Resolver, process: &RawProcess, stack: &[Address]) -> Named {
+    if stack.is_empty() {
+        return Named { frames: Vec::new(), id: SiteId::of([]) };
+    }
+    resolver.resolve(process, stack)
 }
 
 /// Sites of one process with the same frames are one site. Keeps the order of first appearance.

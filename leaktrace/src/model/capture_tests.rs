@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::model::sampling::Weights;
-use crate::model::{Code, RawBlock, Schema, SortKey, Written};
+use crate::model::{Code, ProcessTimeline, RawBlock, RawPeak, Schema, SortKey, Written};
 
 fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
     RawProcess {
@@ -350,4 +350,51 @@ fn without_its_blocks_an_estimate_states_no_interval() {
     assert!(snapshot.sampled && snapshot.outstanding_bytes_ci95.is_none());
     assert_eq!(snapshot.sites[0].outstanding_bytes_ci95, None);
     assert_eq!(snapshot.sites[0].outstanding_bytes, 1065);
+}
+
+#[test]
+fn what_a_peak_was_of_is_named_though_all_of_it_is_freed() {
+    let mut capture = capture(Options::default());
+    let past = |live: [u64; 2]| Some(Past { born: vec![0, 1], live: live.to_vec() });
+    capture.sites.push(RawSite { past: past([3000, 0]), ..raw_site(1, &[0x30, 0x20], (3000, 3), (3000, 3)) });
+    capture.sites.push(RawSite { past: past([50, 0]), ..raw_site(1, &[0x40], (50, 1), (50, 1)) });
+    let readings =
+        ProcessTimeline { at_s: vec![1.0, 9.0], outstanding_bytes: vec![3500, 638], ..ProcessTimeline::default() };
+    // One that is gone, and two places of one stack.
+    let sites = vec![(Some(4), 3000), (None, 300), (Some(1), 150), (Some(3), 50)];
+    capture.processes[1].timeline =
+        Some(RawTimeline { readings, peak: Some(RawPeak { at_s: 1.0, bytes: 3500, sites }) });
+    let mut asked = Vec::new();
+    let snapshot = capture.into_snapshot(&mut |process: &RawProcess, stack: &[Address]| {
+        asked.push(stack[0].0);
+        let mut named = resolve(process, stack);
+        let call = |frame: &mut Arc<Frame>| {
+            let name = if frame.address.0 == 0x30 { "operator new(unsigned long)" } else { "spike" };
+            Arc::make_mut(frame).function = Some(name.to_owned());
+        };
+        named.frames.iter_mut().for_each(call);
+        named
+    });
+    assert!(!asked.contains(&0x40), "nobody sees what that is called: {asked:x?}");
+    assert!(snapshot.sites.iter().all(crate::model::Site::is_outstanding));
+    let timeline = snapshot.timeline.as_ref().unwrap();
+    let peak = timeline.processes[0].peak.as_ref().unwrap();
+    let id = |stack: &[u64]| SiteId::of(stack.iter().map(|address| Code::File(b"a", *address)));
+    let named: Vec<_> =
+        peak.sites.iter().map(|site| (site.site, site.function.as_deref(), site.outstanding_bytes)).collect();
+    let listed = Some(id(&[0x10, 0x20]));
+    assert_eq!(
+        named,
+        [
+            (Some(id(&[0x30, 0x20])), Some("spike"), 3000),
+            (None, None, 300),
+            (listed, Some("spike"), 150),
+            (listed, Some("spike"), 50)
+        ]
+    );
+    let curve = timeline.sites.iter().find(|site| site.site == id(&[0x30, 0x20])).unwrap();
+    assert_eq!(curve.outstanding_bytes, [3000, 0]);
+    let text = json(&snapshot, Schema::V2);
+    assert!(text.contains(r#""function":"spike","outstanding_bytes":3000"#), "{text}");
+    assert_eq!(Snapshot::from_json(text.as_bytes()).unwrap().timeline, snapshot.timeline);
 }

@@ -1,5 +1,6 @@
 //! The snapshot: the content of one report. [`super::schema`] is its form in a file.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,6 +256,15 @@ pub struct Block {
 const CALLED_TO_ALLOCATE: [&str; 8] =
     ["operator new", "std::", "__gnu_cxx::", "void* std::", "alloc::", "<alloc::", "__rust_", "__rustc"];
 
+/// See [`Site::caller`].
+pub(super) fn caller(stack: &[Arc<Frame>]) -> Option<&Frame> {
+    let allocates = |frame: &&Arc<Frame>| {
+        let function = frame.function.as_deref().unwrap_or_default();
+        CALLED_TO_ALLOCATE.iter().any(|called| function.starts_with(called))
+    };
+    stack.iter().find(|frame| !allocates(frame)).or(stack.first()).map(|frame| &**frame)
+}
+
 impl Site {
     /// Whether anything is outstanding here.
     #[must_use]
@@ -265,11 +275,7 @@ impl Site {
     /// The frame that it is called by: the innermost of a function that is not there to allocate for others.
     #[must_use]
     pub fn caller(&self) -> Option<&Frame> {
-        let allocates = |frame: &&Arc<Frame>| {
-            let function = frame.function.as_deref().unwrap_or_default();
-            CALLED_TO_ALLOCATE.iter().any(|called| function.starts_with(called))
-        };
-        self.stack.iter().find(|frame| !allocates(frame)).or(self.stack.first()).map(|frame| &**frame)
+        caller(&self.stack)
     }
 
     /// Whether it is judged to leak by its growth.
@@ -297,6 +303,19 @@ impl Snapshot {
     pub(super) fn process_index(&self, site: &Site) -> Option<usize> {
         let is_its = |index: &usize| self.processes.get(*index).is_some_and(|process| process.pid == site.pid);
         site.process.filter(is_its).or_else(|| self.processes.iter().position(|process| process.pid == site.pid))
+    }
+
+    /// Gives the sites of peaks the names that the listed sites have.
+    pub fn name_peaks(&mut self) {
+        let Some(timeline) = &mut self.timeline else { return };
+        let listed = self.sites.iter().filter_map(|site| Some(((site.process?, site.id?), site.caller()?)));
+        let listed: HashMap<_, _> = listed.collect();
+        for of in &mut timeline.processes {
+            for site in of.peak.iter_mut().flat_map(|peak| &mut peak.sites) {
+                let caller = site.site.and_then(|id| listed.get(&(of.process, id)));
+                site.function = caller.map(|frame| frame.name()).or(site.function.take());
+            }
+        }
     }
 
     /// Whether every outstanding site carries its blocks, so that the snapshot can be filtered by age.

@@ -78,8 +78,11 @@ pub struct Peak {
 /// A site at its process' peak.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeakSite {
-    /// The site; `None` where it is gone by now.
+    /// The site, which need not be among the snapshot's: the usual peak is freed by the report. `None` where it is gone by now.
     pub site: Option<SiteId>,
+    /// What it is called, see [`Site::caller`](super::Site::caller); `None` where it is gone, or the snapshot does not say.
+    #[serde(default)]
+    pub function: Option<String>,
     /// What it had outstanding then.
     pub outstanding_bytes: u64,
 }

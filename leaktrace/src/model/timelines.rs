@@ -2,11 +2,14 @@
 //!
 //! In: what was read of processes and sites over time. Out: the timelines of the processes that had most, with their largest sites.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::growth::Past;
 use super::site_id::SiteId;
+use super::snapshot::caller;
 use super::timeline::{Peak, PeakSite, ProcessTimeline, RawTimeline, SiteTimeline, Timeline, TimelineEvent};
+use super::types::Frame;
 
 /// Processes that have a timeline, at most.
 const PROCESSES: usize = 16;
@@ -19,8 +22,10 @@ pub struct Timelines {
     processes: HashMap<usize, (RawTimeline, u64)>,
     sites: HashMap<usize, Vec<(u64, SiteTimeline)>>,
     events: Vec<TimelineEvent>,
-    /// The ids of sites, by their places.
-    ids: HashMap<usize, SiteId>,
+    /// The ids of sites and what those of a peak are called, by their places.
+    names: HashMap<usize, (SiteId, Option<String>)>,
+    /// Places of the sites that peaks have.
+    at_peaks: HashSet<usize>,
     /// The place of each site of the capture.
     places: Vec<usize>,
 }
@@ -39,16 +44,26 @@ impl Timelines {
         let mut processes: Vec<_> = with_most.collect();
         processes.sort_by_key(|(index, (_, most))| (std::cmp::Reverse(*most), *index));
         processes.truncate(PROCESSES);
-        let processes = processes.into_iter().collect();
-        Self { processes, sites: HashMap::new(), events, ids: HashMap::new(), places: places.to_vec() }
+        let processes: HashMap<_, _> = processes.into_iter().collect();
+        let peaks = processes.values().filter_map(|(timeline, _)| timeline.peak.as_ref());
+        let at_peaks = peaks.flat_map(|peak| &peak.sites).filter_map(|(site, _)| places.get((*site)?).copied());
+        let at_peaks = at_peaks.collect();
+        Self { processes, sites: HashMap::new(), events, names: HashMap::new(), at_peaks, places: places.to_vec() }
     }
 
-    /// Adds a merged site.
-    pub fn add(&mut self, process: usize, place: usize, id: SiteId, past: Option<Past>) {
+    /// Whether a peak has the merged site at this place: it is to be named even where nothing of it is outstanding any more.
+    pub fn is_at_peak(&self, place: usize) -> bool {
+        self.at_peaks.contains(&place)
+    }
+
+    /// Adds a merged site with its stack.
+    pub fn add(&mut self, process: usize, place: usize, (id, stack): (SiteId, &[Arc<Frame>]), past: Option<Past>) {
         if !self.processes.contains_key(&process) {
             return;
         }
-        self.ids.insert(place, id);
+        if self.is_at_peak(place) {
+            self.names.insert(place, (id, caller(stack).map(Frame::name)));
+        }
         let Some(past) = past else { return };
         let most = past.live.iter().copied().max().unwrap_or_default();
         let sites = self.sites.entry(process).or_default();
@@ -60,8 +75,8 @@ impl Timelines {
 
     /// The timeline; `None` where no process was followed.
     pub fn into_timeline(mut self) -> Option<Timeline> {
-        let (ids, places) = (&self.ids, &self.places);
-        let id = |site: Option<usize>| ids.get(places.get(site?)?).copied();
+        let (names, places) = (&self.names, &self.places);
+        let of_site = |site: Option<usize>| names.get(places.get(site?)?);
         let finished = |(process, (raw, _)): (usize, (RawTimeline, u64))| {
             let peak = raw.peak.map(|peak| Peak {
                 at_s: peak.at_s,
@@ -69,7 +84,10 @@ impl Timelines {
                 sites: peak
                     .sites
                     .iter()
-                    .map(|(site, bytes)| PeakSite { site: id(*site), outstanding_bytes: *bytes })
+                    .map(|(site, bytes)| {
+                        let (site, function) = of_site(*site).cloned().unzip();
+                        PeakSite { site, function: function.flatten(), outstanding_bytes: *bytes }
+                    })
                     .collect(),
             });
             ProcessTimeline { process, peak, ..raw.readings }

@@ -77,4 +77,17 @@ impl Frame {
             module_offset: None,
         }
     }
+
+    /// The function, or `module+0xoffset` where no symbol covers the address, or the bare address. It may hold any characters.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&self.function, &self.module, self.module_offset) {
+            (Some(function), _, _) if !function.is_empty() => function.clone(),
+            (_, Some(module), Some(offset)) => {
+                let file_name = module.file_name().unwrap_or(module.as_os_str());
+                format!("{}+{offset:#x}", file_name.to_string_lossy())
+            }
+            _ => self.address.to_string(),
+        }
+    }
 }

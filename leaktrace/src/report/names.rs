@@ -15,11 +15,7 @@ const LONGEST_COMMAND: usize = 80;
 
 /// The function, or `module+0xoffset` where no symbol covers the address, or the bare address.
 pub fn function(frame: &Frame) -> String {
-    match (&frame.function, &frame.module, frame.module_offset) {
-        (Some(function), _, _) if !function.is_empty() => clean(function).into_owned(),
-        (_, Some(module), Some(offset)) => format!("{}+{offset:#x}", base_name(module)),
-        _ => frame.address.to_string(),
-    }
+    clean(&frame.name()).into_owned()
 }
 
 /// The last part of a path: `libc.so.6` of `/usr/lib/libc.so.6`; names such as `[vdso]` as they are.

@@ -155,7 +155,7 @@ impl Namer {
 /// Every address of a capture once, by life.
 fn wanted(capture: &Capture) -> HashMap<u32, Vec<CodeAddress>> {
     let mut wanted: HashMap<u32, Vec<CodeAddress>> = HashMap::new();
-    for site in capture.reported_sites() {
+    for site in capture.named_sites() {
         if let Some(process) = capture.processes.get(site.process) {
             let addresses = wanted.entry(process.life).or_default();
             addresses.extend(site.frames.iter().map(|address| CodeAddress::returning(*address)));
@@ -206,6 +206,7 @@ fn rename(snapshot: &mut Snapshot, lives: &[u32], names: &Names) {
         let whole = site.stack.iter().filter(|frame| !frame.inlined);
         site.stack = whole.flat_map(|frame| frames(names, *life, frame.address)).collect();
     }
+    snapshot.name_peaks();
 }
 
 fn frames(names: &Names, life: u32, address: Address) -> Vec<Arc<Frame>> {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leaktrace::model::{EventKind, Pid, ProcessTimeline, SiteTimeline, Snapshot, Timeline, TimelineEvent};
+use leaktrace::model::{
+    EventKind, Peak, PeakSite, Pid, ProcessTimeline, SiteTimeline, Snapshot, Timeline, TimelineEvent,
+};
 use leaktrace::report::timeline;
 use proptest::prelude::*;
 
@@ -36,6 +38,23 @@ fn memory_over_time_is_a_panel_for_each_process() {
         assert!(texts.iter().any(|text| text == words), "{words}");
     }
     assert!(svg.contains(r##"fill="#c2320e""##), "what leaks has a warm colour");
+}
+
+#[test]
+fn what_held_the_peak_has_its_name_though_it_is_freed() {
+    let mut snapshot = followed();
+    let gone = snapshot.sites.remove(0).id.unwrap();
+    let of = &mut snapshot.timeline.as_mut().unwrap().processes[1];
+    let site = PeakSite { site: Some(gone), function: Some("spike<&>\u{1b}".to_owned()), outstanding_bytes: 2_000_000 };
+    of.peak = Some(Peak { at_s: 10.0, outstanding_bytes: 2_097_152, sites: vec![site] });
+    let said = texts(&snapshot);
+    let says = |words: &str| assert!(said.iter().any(|text| text == words), "{words}: {said:#?}");
+    says("spike<&>?");
+    says("peak 2.0 MiB at 10 s, 1.9 MiB of it at spike<&>?");
+    // A file of an earlier version has no names.
+    snapshot.timeline.as_mut().unwrap().processes[1].peak.as_mut().unwrap().sites[0].function = None;
+    let said = texts(&snapshot);
+    assert!(said.iter().any(|text| text == "a site that is not listed"), "{said:#?}");
 }
 
 #[test]
@@ -90,7 +109,7 @@ fn process() -> impl Strategy<Value = ProcessTimeline> {
     let place = prop_oneof![0..3usize, any::<usize>()];
     (place, moments(), amounts(), amounts(), known(), known(), known(), any::<f64>(), any::<bool>()).prop_map(
         |(process, at_s, outstanding_bytes, alloc_bytes, rss_bytes, pss_bytes, swap_bytes, at, has_peak)| {
-            let peak = leaktrace::model::Peak { at_s: at, outstanding_bytes: u64::MAX, sites: Vec::new() };
+            let peak = Peak { at_s: at, outstanding_bytes: u64::MAX, sites: Vec::new() };
             let uss_bytes = Vec::new();
             let peak = has_peak.then_some(peak);
             ProcessTimeline {

@@ -2,7 +2,7 @@
 
 use super::super::human::{Bytes, Rate};
 use super::scales::{Scale, moment};
-use super::series::{Band, Series};
+use super::series::{Band, Peak, Series};
 use super::svg::{Place, Svg};
 use super::verdict::{Sign, words};
 use super::{EDGE, LEFT, RIGHT, WIDTH};
@@ -18,6 +18,8 @@ const RATE: f64 = 40.0;
 const GAP: f64 = 16.0;
 /// Space that an event's name takes.
 const LABEL: f64 = 70.0;
+/// About as wide is a letter of the labels.
+const LETTER: f64 = 5.6;
 /// Leak checks that have a line each.
 const MANY_CHECKS: usize = 10;
 const OTHERS: &str = "#ccd1d8";
@@ -38,7 +40,7 @@ pub fn draw(svg: &mut Svg, series: &Series, x: Scale, top: f64, height: f64) -> 
         sum.iter_mut().zip(&band.bytes).for_each(|(sum, bytes)| *sum = sum.saturating_add(*bytes));
         sum
     });
-    let mut most = most.into_iter().max().unwrap_or_default().max(series.peak.1);
+    let mut most = most.into_iter().max().unwrap_or_default().max(series.peak.bytes);
     if !resident.is_apart {
         most = most.max(resident.most);
     }
@@ -229,9 +231,9 @@ fn events(svg: &mut Svg, series: &Series, x: Scale, (top, bottom): (f64, f64)) {
     }
 }
 
-/// The moment at which most was outstanding.
+/// The moment at which most was outstanding, and where most of that had been allocated.
 fn peak(svg: &mut Svg, series: &Series, x: Scale, y: Scale) {
-    let (at, bytes) = series.peak;
+    let &Peak { at, bytes, ref site } = &series.peak;
     if bytes == 0 {
         return;
     }
@@ -239,12 +241,17 @@ fn peak(svg: &mut Svg, series: &Series, x: Scale, y: Scale) {
     svg.put(format_args!(
         r##"<circle cx="{cx:.1}" cy="{cy:.1}" r="4" fill="#ffffff" stroke="{INK}" stroke-width="1.8"/>"##
     ));
+    let mut words = format!("peak {} at {}", series.amount(bytes), moment(at));
+    if let Some((name, part)) = site {
+        let part = if *part >= bytes { "all".to_owned() } else { series.amount(*part) };
+        words = format!("{words}, {part} of it at {name}");
+    }
+    let half = words.chars().count() as f64 * LETTER / 2.0;
     let anchor = match cx {
-        _ if cx > RIGHT - 110.0 => "end",
-        _ if cx < LEFT + 110.0 => "start",
+        _ if cx > RIGHT - half => "end",
+        _ if cx < LEFT + half => "start",
         _ => "middle",
     };
-    let words = format!("peak {} at {}", series.amount(bytes), moment(at));
     let style = format!(
         r##"font-size="11" text-anchor="{anchor}" fill="{INK}" stroke="#ffffff" stroke-width="3" paint-order="stroke""##
     );

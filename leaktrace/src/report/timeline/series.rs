@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::names;
 use super::super::{estimates, growth};
 use super::scales::LATEST;
-use crate::clean::elide;
+use crate::clean::{clean, elide};
 use crate::model::{
     EventKind, Frame, GrowthVerdict, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline, TimelineEvent,
 };
@@ -20,8 +20,9 @@ const EVENTS: usize = 200;
 /// Frames of a stack that are looked at, and those that a tooltip has.
 const DEEPEST: usize = 64;
 const PATH: usize = 5;
-/// Characters of a function's name in a tooltip.
+/// Characters of a function's name in a tooltip, and in a line.
 const LONGEST: usize = 400;
+const LONGEST_NAME: usize = 40;
 
 /// One process over time.
 pub struct Series<'a> {
@@ -41,8 +42,8 @@ pub struct Series<'a> {
     pub swap: Vec<(f64, u64)>,
     /// From, to, and bytes allocated in each second between.
     pub rates: Vec<(f64, f64, f64)>,
-    /// When most was outstanding, and how much.
-    pub peak: (f64, u64),
+    /// When most was outstanding.
+    pub peak: Peak,
     /// What happened to it.
     pub events: Vec<(f64, EventKind)>,
     /// What is outstanding at the end, in words.
@@ -50,6 +51,16 @@ pub struct Series<'a> {
     /// What a leak check calls lost, and no suppression hides.
     pub lost: Tally,
     sampled: bool,
+}
+
+/// Of the moments at which counters were read, the one at which most was outstanding.
+pub struct Peak {
+    /// Seconds since tracing began.
+    pub at: f64,
+    /// What was outstanding then.
+    pub bytes: u64,
+    /// The site that held at least half of it, with its bytes.
+    pub site: Option<(String, u64)>,
 }
 
 /// One site over time.
@@ -99,12 +110,18 @@ impl<'a> Series<'a> {
         let is_its = |event: &&TimelineEvent| event.pid == process.pid && near.contains(&event.at.as_secs_f64());
         Some(Self {
             process,
-            bands: bands(snapshot, timeline, of.process, &pick),
+            bands: bands(snapshot, timeline, of, &pick),
             rss: known(&of.rss_bytes),
             pss: known(&of.pss_bytes),
             swap: if swap.iter().any(|(_, bytes)| *bytes > 0) { swap } else { Vec::new() },
             rates: rates(&at, &allocated),
-            peak: peak.map_or(most, |peak| (peak.at_s, peak.outstanding_bytes)),
+            peak: peak.map_or(Peak { at: most.0, bytes: most.1, site: None }, |peak| Peak {
+                at: peak.at_s,
+                bytes: peak.outstanding_bytes,
+                site: peak.sites.first().filter(|site| site.outstanding_bytes >= peak.outstanding_bytes / 2).and_then(
+                    |site| Some((elide(&clean(site.function.as_deref()?), LONGEST_NAME), site.outstanding_bytes)),
+                ),
+            }),
             events: timeline
                 .events
                 .iter()
@@ -166,7 +183,17 @@ fn rates(at: &[f64], allocated: &[u64]) -> Vec<(f64, f64, f64)> {
 }
 
 /// The largest sites, those that leak first: a leak at the bottom rises from a straight line.
-fn bands(snapshot: &Snapshot, timeline: &Timeline, index: usize, pick: &dyn Fn(&[u64]) -> Vec<u64>) -> Vec<Band> {
+fn bands(
+    snapshot: &Snapshot,
+    timeline: &Timeline,
+    of: &ProcessTimeline,
+    pick: &dyn Fn(&[u64]) -> Vec<u64>,
+) -> Vec<Band> {
+    let index = of.process;
+    let at_peak = |id: SiteId| {
+        let site = of.peak.as_ref()?.sites.iter().find(|site| site.site == Some(id))?;
+        site.function.as_deref().map(|name| elide(&clean(name), LONGEST))
+    };
     let mut sites: HashMap<SiteId, &Site> = HashMap::new();
     let pid = snapshot.processes.get(index).map(|process| process.pid);
     let is_its = |site: &&Site| site.process.map_or(Some(site.pid) == pid, |its| its == index);
@@ -181,18 +208,19 @@ fn bands(snapshot: &Snapshot, timeline: &Timeline, index: usize, pick: &dyn Fn(&
         .sites
         .iter()
         .filter(|site| site.process == index)
-        .map(|site| (sites.get(&site.site).copied(), &site.outstanding_bytes))
-        .map(|(site, bytes)| (rank(site), bytes.iter().copied().max().unwrap_or_default(), site, bytes))
-        .filter(|(_, most, _, _)| *most > 0)
+        .map(|of| (of.site, sites.get(&of.site).copied(), &of.outstanding_bytes))
+        .map(|(id, site, bytes)| (rank(site), bytes.iter().copied().max().unwrap_or_default(), (id, site, bytes)))
+        .filter(|(_, most, _)| *most > 0)
         .collect();
     // Of equal ones the trace's order.
-    all.sort_by_key(|(rank, most, _, _)| std::cmp::Reverse((*rank, *most)));
+    all.sort_by_key(|(rank, most, _)| std::cmp::Reverse((*rank, *most)));
     all.truncate(BANDS);
-    let stacks: Vec<Vec<String>> = all.iter().map(|(_, _, site, _)| site.map_or_else(Vec::new, functions)).collect();
+    let stacks: Vec<Vec<String>> =
+        all.iter().map(|(_, _, (_, site, _))| site.map_or_else(Vec::new, functions)).collect();
     let mut used = [0; 3];
     all.into_iter()
         .zip(&stacks)
-        .map(|((rank, _, site, bytes), stack)| {
+        .map(|((rank, _, (id, site, bytes)), stack)| {
             let colours: &[&'static str] = match rank {
                 // Warm colours rise, cold ones do not: also to eyes that do not tell red from green.
                 2 => &["#c2320e", "#e0653a", "#f09a75"],
@@ -209,7 +237,11 @@ fn bands(snapshot: &Snapshot, timeline: &Timeline, index: usize, pick: &dyn Fn(&
                 words = format!("{words}, {growth}");
             }
             let (name, path) = match stack.as_slice() {
-                [] => ("a site that is not listed".to_owned(), "nothing is outstanding there by now".to_owned()),
+                [] => {
+                    let name = at_peak(id).unwrap_or_else(|| "a site that is not listed".to_owned());
+                    let path = format!("{name}: nothing is outstanding there by now");
+                    (name, path)
+                }
                 stack => (apart(stack, &stacks), stack[..stack.len().min(PATH)].join(" ← ")),
             };
             Band { name, path, words, bytes, colour }
