@@ -32,7 +32,8 @@ fn memory_over_time_is_a_panel_for_each_process() {
     says("8.0 KiB lost");
     says("512.0 KiB, leaks 8.0 KiB/s");
     says("lost: 1,200 allocations");
-    says("peak 640.0 KiB at 1 min");
+    says("most at a reading: 640.0 KiB at 1 min, 384.0 KiB of it at handle_request; peak 700.0 KiB");
+    says("peak 2.0 MiB at 10 s");
     says("Not drawn: 3 processes with 100 B outstanding.");
     for words in ["RSS", "PSS", "swap", "exec", "exit", "leak check", "other sites", "allocated per second"] {
         assert!(texts.iter().any(|text| text == words), "{words}");

@@ -241,10 +241,16 @@ fn peak(svg: &mut Svg, series: &Series, x: Scale, y: Scale) {
     svg.put(format_args!(
         r##"<circle cx="{cx:.1}" cy="{cy:.1}" r="4" fill="#ffffff" stroke="{INK}" stroke-width="1.8"/>"##
     ));
-    let mut words = format!("peak {} at {}", series.amount(bytes), moment(at));
+    // The process' own peak is exact, and may lie between two readings.
+    let exact = series.process.peak_bytes;
+    let name = if exact == bytes { "peak" } else { "most at a reading:" };
+    let mut words = format!("{name} {} at {}", series.amount(bytes), moment(at));
     if let Some((name, part)) = site {
         let part = if *part >= bytes { "all".to_owned() } else { series.amount(*part) };
         words = format!("{words}, {part} of it at {name}");
+    }
+    if exact != bytes && exact > 0 {
+        words = format!("{words}; peak {}", series.amount(exact));
     }
     let half = words.chars().count() as f64 * LETTER / 2.0;
     let anchor = match cx {
