@@ -317,12 +317,13 @@ impl Capture {
                 // But those of a peak, which are few: who held the memory then is what a reader looks for.
                 if timelines.is_at_peak(place) {
                     let Named { frames, id } = named(resolver, owner, &raw.frames);
-                    timelines.add(raw.process, place, (id, &frames), raw.past.take());
+                    timelines.add(raw.process, place, (id, &frames), raw.past.take(), None);
                 }
                 continue;
             }
             let Named { frames, id } = named(resolver, owner, &raw.frames);
-            timelines.add(raw.process, place, (id, &frames), raw.past.take());
+            let growth = self.growth.get(place).and_then(|growth| growth.growth.as_ref());
+            timelines.add(raw.process, place, (id, &frames), raw.past.take(), growth);
             (site.stack, site.id) = (frames, Some(id));
             site.pinned_bytes = owner.heap_pages.map(|_| self.pinned.remove(&place).unwrap_or(0));
             if let Some(Described { type_name, holders }) = self.described.remove(&place) {

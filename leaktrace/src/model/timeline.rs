@@ -27,7 +27,7 @@ pub struct Timeline {
     /// The processes that were followed.
     #[serde(default)]
     pub processes: Vec<ProcessTimeline>,
-    /// Their largest sites, by the most that each had; those of one process by each other.
+    /// Their largest sites and the fastest leaks, by the most that each had; those of one process by each other.
     #[serde(default)]
     pub sites: Vec<SiteTimeline>,
     /// What happened, in the order in which it did.

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::growth::Past;
+use super::growth::{Growth, GrowthVerdict, Past};
 use super::site_id::SiteId;
 use super::snapshot::caller;
 use super::timeline::{Peak, PeakSite, ProcessTimeline, RawTimeline, SiteTimeline, Timeline, TimelineEvent};
@@ -16,11 +16,23 @@ const PROCESSES: usize = 16;
 /// Sites of each that have one, at most.
 const SITES: usize = 8;
 
+/// Sites that leak have one though they are not among those: the fastest ones, at most.
+const LEAKS: usize = 2;
+
+/// A site with its curve.
+struct Followed {
+    /// The most that it had.
+    most: u64,
+    /// How fast it leaks, 0 where it does not.
+    leak: f64,
+    curve: SiteTimeline,
+}
+
 /// Timelines that are being put together.
 pub struct Timelines {
     /// By their processes, with the most that each had outstanding.
     processes: HashMap<usize, (RawTimeline, u64)>,
-    sites: HashMap<usize, Vec<(u64, SiteTimeline)>>,
+    sites: HashMap<usize, Vec<Followed>>,
     events: Vec<TimelineEvent>,
     /// The ids of sites and what those of a peak are called, by their places.
     names: HashMap<usize, (SiteId, Option<String>)>,
@@ -56,8 +68,15 @@ impl Timelines {
         self.at_peaks.contains(&place)
     }
 
-    /// Adds a merged site with its stack.
-    pub fn add(&mut self, process: usize, place: usize, (id, stack): (SiteId, &[Arc<Frame>]), past: Option<Past>) {
+    /// Adds a merged site with its stack and its growth.
+    pub fn add(
+        &mut self,
+        process: usize,
+        place: usize,
+        (id, stack): (SiteId, &[Arc<Frame>]),
+        past: Option<Past>,
+        growth: Option<&Growth>,
+    ) {
         if !self.processes.contains_key(&process) {
             return;
         }
@@ -67,7 +86,9 @@ impl Timelines {
         let Some(past) = past else { return };
         let most = past.live.iter().copied().max().unwrap_or_default();
         let sites = self.sites.entry(process).or_default();
-        sites.push((most, SiteTimeline { process, site: id, outstanding_bytes: past.live }));
+        let leak = growth.filter(|growth| growth.verdict == GrowthVerdict::Leak).map_or(0.0, |it| it.bytes_per_s);
+        let curve = SiteTimeline { process, site: id, outstanding_bytes: past.live };
+        sites.push(Followed { most, leak, curve });
         if sites.len() > 4 * SITES {
             keep_largest(sites);
         }
@@ -98,13 +119,54 @@ impl Timelines {
         for timeline in &processes {
             let mut of_process = self.sites.remove(&timeline.process).unwrap_or_default();
             keep_largest(&mut of_process);
-            sites.extend(of_process.into_iter().map(|(_, site)| site));
+            sites.extend(of_process.into_iter().map(|site| site.curve));
         }
         (!processes.is_empty()).then_some(Timeline { processes, sites, events: self.events })
     }
 }
 
-fn keep_largest(sites: &mut Vec<(u64, SiteTimeline)>) {
-    sites.sort_by(|(one, site), (other, another)| other.cmp(one).then(site.site.cmp(&another.site)));
-    sites.truncate(SITES);
+/// Those that had most, and the fastest leaks beside them.
+fn keep_largest(sites: &mut Vec<Followed>) {
+    sites.sort_by(|one, other| other.most.cmp(&one.most).then(one.curve.site.cmp(&other.curve.site)));
+    let mut leaks: Vec<_> = sites.iter().map(|site| site.leak).filter(|leak| *leak > 0.0).collect();
+    leaks.sort_by(|one, other| other.total_cmp(one));
+    let fast = leaks.get(LEAKS - 1).or(leaks.last()).copied().unwrap_or(f64::INFINITY);
+    let (mut place, mut beyond) = (0, 0);
+    sites.retain(|site| {
+        place += 1;
+        let is_fast = place > SITES && site.leak >= fast && beyond < LEAKS;
+        beyond += usize::from(is_fast);
+        place <= SITES || is_fast
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::site_id::Code;
+
+    #[test]
+    fn the_largest_sites_have_a_curve_and_the_two_fastest_leaks() {
+        let id = |number: u64| SiteId::of([Code::File(b"a", number)]);
+        let leak = |rate: f64| Growth {
+            verdict: GrowthVerdict::Leak,
+            bytes_per_s: rate,
+            ci95: [rate, rate],
+            reason: "".into(),
+            lifetime_max: None,
+        };
+        let readings = ProcessTimeline { at_s: vec![1.0], outstanding_bytes: vec![9], ..ProcessTimeline::default() };
+        let followed = [(0, RawTimeline { readings, peak: None })];
+        let mut timelines = Timelines::new(followed.into_iter(), Vec::new(), &[]);
+        for number in 0..1000u64 {
+            // The smallest are those that leak, the faster the smaller.
+            let growth = (number < 5).then(|| leak(100.0 - number as f64));
+            let past = Past { born: vec![1], live: vec![number + 1] };
+            timelines.add(0, number as usize, (id(number), &[]), Some(past), growth.as_ref());
+        }
+        let sites = timelines.into_timeline().unwrap().sites;
+        let curves: Vec<_> = sites.iter().map(|site| (site.site, site.outstanding_bytes[0])).collect();
+        let expected = (992..1000).rev().chain([1, 0]).map(|number| (id(number), number + 1));
+        assert_eq!(curves, expected.collect::<Vec<_>>());
+    }
 }

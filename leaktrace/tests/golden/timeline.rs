@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leaktrace::model::{
-    EventKind, Peak, PeakSite, Pid, ProcessTimeline, SiteTimeline, Snapshot, Timeline, TimelineEvent,
+    EventKind, Peak, PeakSite, Pid, ProcessTimeline, Site, SiteTimeline, Snapshot, Timeline, TimelineEvent,
 };
 use leaktrace::report::timeline;
 use proptest::prelude::*;
@@ -56,6 +56,36 @@ fn what_held_the_peak_has_its_name_though_it_is_freed() {
     snapshot.timeline.as_mut().unwrap().processes[1].peak.as_mut().unwrap().sites[0].function = None;
     let said = texts(&snapshot);
     assert!(said.iter().any(|text| text == "a site that is not listed"), "{said:#?}");
+}
+
+#[test]
+fn bands_are_the_largest_sites_and_the_two_fastest_leaks() {
+    let mut snapshot = followed();
+    let (large, leak) = (snapshot.sites[0].clone(), snapshot.sites[1].growth.clone());
+    snapshot.sites.truncate(1);
+    let timeline = snapshot.timeline.as_mut().unwrap();
+    // The fastest leak has least.
+    for number in 1..=7 {
+        let id = serde_json::from_str(&format!("\"00000000000000{number:02}\"")).unwrap();
+        let mut site = Site { id: Some(id), growth: leak.clone(), outstanding_bytes: number, ..large.clone() };
+        site.growth.as_mut().unwrap().bytes_per_s /= number as f64;
+        for frame in &mut site.stack {
+            Arc::make_mut(frame).function = Some(format!("small_{number}"));
+        }
+        snapshot.sites.push(site);
+        timeline.sites.push(SiteTimeline { process: 1, site: id, outstanding_bytes: vec![number; 4] });
+    }
+    snapshot.processes = vec![snapshot.processes[1].clone()];
+    timeline.processes.remove(0);
+    timeline.processes[0].process = 0;
+    timeline.sites.retain(|site| site.process == 1);
+    timeline.sites.iter_mut().for_each(|site| site.process = 0);
+    snapshot.sites.iter_mut().for_each(|site| site.process = Some(0));
+    let said = texts(&snapshot);
+    let has = |name: &str| said.iter().any(|text| text.starts_with(name));
+    assert!(has("std::map<"), "the largest: {said:#?}");
+    let small = (1..=7).map(|number| has(&format!("small_{number}"))).collect::<Vec<_>>();
+    assert_eq!(small, [true, true, false, false, true, true, true], "{said:#?}");
 }
 
 #[test]

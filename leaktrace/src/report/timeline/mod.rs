@@ -3,6 +3,7 @@
 //! In: a snapshot with a timeline. Out: an SVG without scripts and without anything from elsewhere, written by hand: it is
 //! paths and words, and a library for plots would bring neither bands with names nor the signs.
 
+mod choice;
 mod panel;
 mod scales;
 mod series;

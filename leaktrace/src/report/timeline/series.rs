@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::super::names;
 use super::super::{estimates, growth};
+use super::choice::{self, Candidate};
 use super::scales::LATEST;
 use crate::clean::{clean, elide};
 use crate::model::{
@@ -182,7 +183,7 @@ fn rates(at: &[f64], allocated: &[u64]) -> Vec<(f64, f64, f64)> {
     rates
 }
 
-/// The largest sites, those that leak first: a leak at the bottom rises from a straight line.
+/// The largest sites and the fastest leaks, those that leak first: a leak at the bottom rises from a straight line.
 fn bands(
     snapshot: &Snapshot,
     timeline: &Timeline,
@@ -204,23 +205,26 @@ fn bands(
             *known = site;
         }
     }
-    let mut all: Vec<_> = timeline
+    let all = timeline
         .sites
         .iter()
         .filter(|site| site.process == index)
         .map(|of| (of.site, sites.get(&of.site).copied(), &of.outstanding_bytes))
-        .map(|(id, site, bytes)| (rank(site), bytes.iter().copied().max().unwrap_or_default(), (id, site, bytes)))
-        .filter(|(_, most, _)| *most > 0)
+        .map(|(id, site, bytes)| Candidate {
+            of: (rank(site), id, site, bytes),
+            most: bytes.iter().copied().max().unwrap_or_default(),
+            leak: site.filter(|site| site.leaks_by_growth()).map(Site::growth_rate),
+        })
+        .filter(|candidate| candidate.most > 0)
         .collect();
     // Of equal ones the trace's order.
-    all.sort_by_key(|(rank, most, _)| std::cmp::Reverse((*rank, *most)));
-    all.truncate(BANDS);
-    let stacks: Vec<Vec<String>> =
-        all.iter().map(|(_, _, (_, site, _))| site.map_or_else(Vec::new, functions)).collect();
+    let mut all: Vec<_> = choice::largest(all, BANDS).into_iter().map(|candidate| candidate.of).collect();
+    all.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
+    let stacks: Vec<Vec<String>> = all.iter().map(|(_, _, site, _)| site.map_or_else(Vec::new, functions)).collect();
     let mut used = [0; 3];
     all.into_iter()
         .zip(&stacks)
-        .map(|((rank, _, (id, site, bytes)), stack)| {
+        .map(|((rank, id, site, bytes), stack)| {
             let colours: &[&'static str] = match rank {
                 // Warm colours rise, cold ones do not: also to eyes that do not tell red from green.
                 2 => &["#c2320e", "#e0653a", "#f09a75"],
