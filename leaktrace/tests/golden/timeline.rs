@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leaktrace::model::{
-    EventKind, Peak, PeakSite, Pid, ProcessTimeline, Site, SiteTimeline, Snapshot, Timeline, TimelineEvent,
+    EventKind, Peak, PeakSite, Pid, Process, ProcessTimeline, Site, SiteTimeline, Snapshot, Timeline, TimelineEvent,
 };
 use leaktrace::report::timeline;
 use proptest::prelude::*;
@@ -117,7 +117,38 @@ fn no_more_than_six_processes_have_panels() {
     }
     let texts = texts(&snapshot);
     assert_eq!(texts.iter().filter(|text| text.contains("outstanding at the end")).count(), 6);
-    assert!(texts.iter().any(|text| text == "Not drawn: 19 processes with 32.0 MiB outstanding."), "{texts:?}");
+    let not_drawn = "Not drawn: 19 processes with 32.0 MiB outstanding, 2.0 MiB of it by worker<&> (pid 1240, ended).";
+    assert!(texts.iter().any(|text| text == not_drawn), "{texts:?}");
+}
+
+/// The tick, which says that a process is steady.
+const TICK: &str = "M8 18L14.5 24.5L26.5 10";
+
+#[test]
+fn the_processes_that_ever_had_most_are_drawn_and_all_is_well_only_where_the_rest_is_less() {
+    let mut snapshot = followed();
+    assert!(rendered(|out| timeline::write(&snapshot, out)).contains(TICK));
+    // Processes that hold more by now, of which one had 64 MiB and has freed it.
+    for (number, peak) in [(1, 4), (2, 5), (3, 6), (4, 7), (5, 8), (6, 64)] {
+        let place = snapshot.processes.len();
+        let of = ProcessTimeline { process: place, ..snapshot.timeline.as_ref().unwrap().processes[1].clone() };
+        snapshot.timeline.as_mut().unwrap().processes.push(of);
+        snapshot.processes.push(Process {
+            pid: Pid(2000 + number),
+            outstanding_bytes: if peak == 64 { 1 } else { 3 << 20 },
+            peak_bytes: peak << 20,
+            ..snapshot.processes[1].clone()
+        });
+    }
+    let said = texts(&snapshot);
+    let drawn = |pid: &str| said.iter().any(|text| text.contains(pid) && text.contains(" outstanding at the end"));
+    assert!(drawn("pid 2006") && drawn("pid 1234") && !drawn("pid 1240") && !drawn("pid 2001"), "{said:#?}");
+    // One that is not followed holds more than all of them.
+    snapshot.processes[2].outstanding_bytes = 1 << 30;
+    let svg = rendered(|out| timeline::write(&snapshot, out));
+    assert!(!svg.contains(TICK), "a tick for what is the least part");
+    let texts = svg_texts(&svg);
+    assert!(texts.iter().any(|text| text.contains("1.0 GiB of it by sh (3 times, ended)")), "{texts:?}");
 }
 
 /// Moments as a hostile file has them, or as a trace does.

@@ -19,7 +19,8 @@ use super::flamegraph::{self, escape_xml};
 use super::human::{Count, Span, counted};
 use super::names;
 use crate::clean::clean;
-use crate::model::{GrowthVerdict, Process, ProcessTimeline, Snapshot};
+use crate::model::{GrowthVerdict, Process, Snapshot};
+use choice::Candidate;
 use scales::Scale;
 use series::Series;
 use svg::{Svg, wrapped};
@@ -91,16 +92,28 @@ fn leaks(process: &Process) -> bool {
     process.growth.as_ref().is_some_and(|growth| growth.verdict == GrowthVerdict::Leak)
 }
 
-/// The processes that leak, then those that hold most.
+/// The processes that ever had most, and the fastest leaks; those that leak come first.
 fn panels(snapshot: &Snapshot) -> Vec<Series<'_>> {
     let Some(timeline) = &snapshot.timeline else { return Vec::new() };
-    let rank = |of: &&ProcessTimeline| {
-        let process = snapshot.processes.get(of.process);
-        (process.is_some_and(leaks), process.map_or(0, |process| process.outstanding_bytes))
-    };
-    let mut all: Vec<_> = timeline.processes.iter().filter(|of| !of.at_s.is_empty()).collect();
-    all.sort_by_key(|of| Reverse(rank(of)));
-    all.into_iter().filter_map(|of| Series::of(snapshot, timeline, of)).take(PANELS).collect()
+    let all = timeline.processes.iter().filter_map(|of| Series::of(snapshot, timeline, of));
+    let candidates = all.map(|series| Candidate {
+        most: series.most(),
+        leak: series.process.growth.as_ref().filter(|_| leaks(series.process)).map(|growth| growth.bytes_per_s),
+        of: series,
+    });
+    let mut panels: Vec<_> = choice::largest(candidates.collect(), PANELS).into_iter().map(|it| it.of).collect();
+    panels.sort_by_key(|series| Reverse(leaks(series.process)));
+    let undrawn = undrawn(snapshot, &panels).fold(0u64, |sum, process| sum.saturating_add(process.outstanding_bytes));
+    for series in &mut panels {
+        series.others_hold_more = undrawn > series.process.outstanding_bytes;
+    }
+    panels
+}
+
+/// The processes without a panel: those beyond the largest, and such as have ended and are not followed any more.
+fn undrawn<'a>(snapshot: &'a Snapshot, panels: &[Series<'a>]) -> impl Iterator<Item = &'a Process> + use<'a> {
+    let shown: HashSet<_> = panels.iter().map(|series| std::ptr::from_ref(series.process)).collect();
+    snapshot.processes.iter().filter(move |process| !shown.contains(&std::ptr::from_ref(*process)))
 }
 
 /// Where other outputs leave something out, the curves do not.
@@ -110,18 +123,23 @@ fn unlike_the_list(snapshot: &Snapshot) -> Option<String> {
         .then(|| "The curves show all that was outstanding at each moment, also what the totals leave out.".to_owned())
 }
 
-/// What the processes without a panel hold.
-fn not_shown(snapshot: &Snapshot, panels: &[Series]) -> Option<String> {
-    let shown: HashSet<_> = panels.iter().map(|series| std::ptr::from_ref(series.process)).collect();
-    let others = snapshot.processes.iter().filter(|process| !shown.contains(&std::ptr::from_ref(*process)));
+/// What the processes without a panel hold, and which of them holds most.
+fn not_shown(snapshot: &Snapshot, panels: &[Series<'_>]) -> Option<String> {
     let (mut count, mut bytes, mut leaking) = (0u64, 0u64, 0u64);
-    for process in others {
+    for process in undrawn(snapshot, panels) {
         count = count.saturating_add(process.merged.max(1));
         bytes = bytes.saturating_add(process.outstanding_bytes);
         leaking += u64::from(leaks(process));
     }
     let leaking =
         if leaking == 0 { String::new() } else { format!(", {} that leak by their growth among them", Count(leaking)) };
-    let bytes = estimates::bytes(bytes, snapshot.sampled, None);
-    (count > 0).then(|| format!("Not drawn: {} with {bytes} outstanding{leaking}.", counted(count, "process")))
+    let amount = |bytes| estimates::bytes(bytes, snapshot.sampled, None);
+    let largest = undrawn(snapshot, panels).max_by_key(|process| process.outstanding_bytes);
+    let largest = match largest.filter(|process| count > process.merged.max(1) && process.outstanding_bytes > 0) {
+        Some(process) => format!(", {} of it by {}", amount(process.outstanding_bytes), names::one(process)),
+        None => String::new(),
+    };
+    (count > 0).then(|| {
+        format!("Not drawn: {} with {} outstanding{largest}{leaking}.", counted(count, "process"), amount(bytes))
+    })
 }

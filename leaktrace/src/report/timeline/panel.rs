@@ -29,7 +29,11 @@ const FAINT: &str = "#6b7280";
 
 /// Draws it from this height on, and returns where it ends.
 pub fn draw(svg: &mut Svg, series: &Series, x: Scale, top: f64, height: f64) -> f64 {
-    let sign = Sign::of(series.process, series.lost);
+    let sign = match Sign::of(series.process, series.lost) {
+        // That all is well is not to be read off the smaller part.
+        Sign::Steady if series.others_hold_more => Sign::Unjudged,
+        sign => sign,
+    };
     // What lies behind everything is as high as the rest, which is known at the end.
     let mut front = Svg::default();
     head(&mut front, series, sign, top);

@@ -51,6 +51,8 @@ pub struct Series<'a> {
     pub end: String,
     /// What a leak check calls lost, and no suppression hides.
     pub lost: Tally,
+    /// Processes that are not drawn hold more.
+    pub others_hold_more: bool,
     sampled: bool,
 }
 
@@ -132,10 +134,17 @@ impl<'a> Series<'a> {
                 .collect(),
             end: estimates::bytes(at_end, snapshot.sampled, None),
             lost: lost(snapshot, of.process),
+            others_hold_more: false,
             sampled: snapshot.sampled,
             at,
             outstanding,
         })
+    }
+
+    /// The most that it ever had.
+    pub fn most(&self) -> u64 {
+        let readings = self.outstanding.iter().copied().max().unwrap_or_default();
+        readings.max(self.peak.bytes).max(self.process.peak_bytes)
     }
 
     /// Bytes of the curves in words.
@@ -220,11 +229,16 @@ fn bands(
     // Of equal ones the trace's order.
     let mut all: Vec<_> = choice::largest(all, BANDS).into_iter().map(|candidate| candidate.of).collect();
     all.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
-    let stacks: Vec<Vec<String>> = all.iter().map(|(_, _, site, _)| site.map_or_else(Vec::new, functions)).collect();
+    let stacks: Vec<_> = all.iter().map(|(_, _, site, _)| site.map_or_else(Vec::new, functions)).collect();
+    let frames: Vec<_> = all.iter().map(|(_, _, site, _)| site.map_or_else(Vec::new, frames)).collect();
+    let unlisted = |id| at_peak(id).unwrap_or_else(|| "a site that is not listed".to_owned());
+    let gone = all.iter().map(|(_, id, site, _)| site.is_none().then(|| unlisted(*id)));
+    let called = names_apart(&stacks, &frames, gone.collect());
     let mut used = [0; 3];
     all.into_iter()
         .zip(&stacks)
-        .map(|((rank, id, site, bytes), stack)| {
+        .zip(called)
+        .map(|(((rank, _, site, bytes), stack), name)| {
             let colours: &[&'static str] = match rank {
                 // Warm colours rise, cold ones do not: also to eyes that do not tell red from green.
                 2 => &["#c2320e", "#e0653a", "#f09a75"],
@@ -240,13 +254,9 @@ fn bands(
             if let Some(growth) = site.and_then(growth::of_site) {
                 words = format!("{words}, {growth}");
             }
-            let (name, path) = match stack.as_slice() {
-                [] => {
-                    let name = at_peak(id).unwrap_or_else(|| "a site that is not listed".to_owned());
-                    let path = format!("{name}: nothing is outstanding there by now");
-                    (name, path)
-                }
-                stack => (apart(stack, &stacks), stack[..stack.len().min(PATH)].join(" ← ")),
+            let path = match stack.as_slice() {
+                [] => format!("{name}: nothing is outstanding there by now"),
+                stack => stack[..stack.len().min(PATH)].join(" ← "),
             };
             Band { name, path, words, bytes, colour }
         })
@@ -274,6 +284,33 @@ fn functions(site: &Site) -> Vec<String> {
     }
 }
 
+/// All that its frames are called, innermost first.
+fn frames(site: &Site) -> Vec<String> {
+    site.stack.iter().take(DEEPEST).map(|frame| elide(&names::function(frame), LONGEST)).collect()
+}
+
+/// What sites are called so that no two are called the same: by callers with names, by any callers, or else by numbers. What is gone
+/// has no stack, but a name.
+fn names_apart(stacks: &[Vec<String>], frames: &[Vec<String>], gone: Vec<Option<String>>) -> Vec<String> {
+    let repeated = |names: &[String]| -> Vec<bool> {
+        names.iter().map(|name| names.iter().filter(|other| *other == name).count() > 1).collect()
+    };
+    let by_functions = stacks.iter().zip(gone).map(|(stack, gone)| gone.unwrap_or_else(|| apart(stack, stacks)));
+    let mut names: Vec<_> = by_functions.collect();
+    for (place, _) in
+        repeated(&names).into_iter().enumerate().filter(|(place, again)| *again && !frames[*place].is_empty())
+    {
+        names[place] = apart(&frames[place], frames);
+    }
+    let mut numbers: HashMap<String, usize> = HashMap::new();
+    let again = repeated(&names);
+    for (name, _) in names.iter_mut().zip(again).filter(|(_, again)| *again) {
+        let number = numbers.entry(name.clone()).and_modify(|number| *number += 1).or_insert(1);
+        *name = format!("{name} ({number})");
+    }
+    names
+}
+
 /// The innermost name of a stack, after the first caller by which it differs from all others with the same innermost name.
 fn apart(stack: &[String], all: &[Vec<String>]) -> String {
     let Some(name) = stack.first() else { return String::new() };
@@ -295,6 +332,21 @@ mod tests {
             [stack(&["alloc", "grow", "f", "main"]), stack(&["alloc", "grow", "g", "main"]), stack(&["h", "main"])];
         let names: Vec<_> = all.iter().map(|stack| apart(stack, &all)).collect();
         assert_eq!(names, ["f › alloc", "g › alloc", "h"]);
+    }
+
+    #[test]
+    fn no_two_sites_are_called_the_same() {
+        let stacks = |all: &[&[&str]]| -> Vec<Vec<String>> {
+            all.iter().map(|stack| stack.iter().map(|name| (*name).to_owned()).collect()).collect()
+        };
+        let named = stacks(&[&["start"], &["start"], &["start"], &["f"], &[]]);
+        let frames =
+            stacks(&[&["sh+0x1", "sh+0x2", "start"], &["sh+0x1", "sh+0x3", "start"], &["sh+0x4"], &["f"], &[]]);
+        let gone = vec![None, None, None, None, Some("f".to_owned())];
+        let called = names_apart(&named, &frames, gone);
+        assert_eq!(called, ["sh+0x2 › sh+0x1", "sh+0x3 › sh+0x1", "sh+0x4", "f (1)", "f (2)"]);
+        let alike = stacks(&[&["g", "main"], &["g", "main"]]);
+        assert_eq!(names_apart(&alike, &alike, vec![None, None]), ["g (1)", "g (2)"]);
     }
 
     #[test]
