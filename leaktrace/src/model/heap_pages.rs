@@ -32,12 +32,23 @@ pub enum HeapFinding {
     Fragmented,
     /// Much of it are pages without blocks, which the allocator keeps.
     Empty,
+    /// It cannot be told: blocks that are not known may lie on what looks thin or empty.
+    Undecided,
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
 }
 
 impl HeapPages {
+    /// Notes that there may be blocks that were not recorded. They can only add to what is held: where the program holds most of it
+    /// already that remains, and anything else is undecided.
+    pub fn miss_blocks(&mut self) {
+        self.blocks_missing = true;
+        if matches!(self.finding, Some(HeapFinding::Fragmented | HeapFinding::Empty)) {
+            self.finding = Some(HeapFinding::Undecided);
+        }
+    }
+
     /// The part of held pages that blocks lie on, from 0 to 1; 0 where none is held.
     #[must_use]
     pub fn occupancy(&self) -> f64 {
@@ -94,6 +105,20 @@ impl From<HeapPages> for Form {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_that_are_not_known_overturn_all_but_what_is_held() {
+        let after = |finding| {
+            let text = r#"{"resident_bytes":16384,"held_bytes":8192,"empty_bytes":8192,"occupancy":0.25}"#;
+            let mut heap = HeapPages { finding, ..serde_json::from_str(text).unwrap() };
+            heap.miss_blocks();
+            assert!(heap.blocks_missing);
+            heap.finding
+        };
+        let undecided = Some(HeapFinding::Undecided);
+        assert_eq!([HeapFinding::Empty, HeapFinding::Fragmented].map(Some).map(after), [undecided; 2]);
+        assert_eq!([Some(HeapFinding::Retained), None].map(after), [Some(HeapFinding::Retained), None]);
+    }
 
     #[test]
     fn what_is_written_is_read_again_and_the_occupancy_alone_will_do() {

@@ -4,8 +4,8 @@ use super::human::Bytes;
 use super::names;
 use crate::model::{HeapFinding, HeapPages, Site, Snapshot};
 
-/// Less that was allocated during the trace, or less than a quarter, is no reason to speak of a process whose other blocks are not
-/// known, bytes.
+/// Where less was allocated during the trace, or less than a quarter, of a process whose other blocks are not known, nothing is said
+/// of how it lies; bytes.
 const NOTEWORTHY: u64 = 4 << 20;
 /// A line for each process whose heap's pages are worth one.
 pub fn lines(snapshot: &Snapshot) -> Vec<String> {
@@ -28,15 +28,21 @@ fn line<'a>(heap: &HeapPages, whose: &str, pinning: impl Fn() -> Option<(u64, &'
     let occupancy = percent(heap.occupancy());
     let finding = heap.finding?;
     if heap.blocks_missing && finding != HeapFinding::Retained {
-        let pinned = match pinning().filter(|_| finding == HeapFinding::Fragmented) {
+        let is_thin = heap.held_bytes.saturating_sub(heap.occupied_bytes) >= heap.empty_bytes;
+        let pinned = match pinning().filter(|_| finding == HeapFinding::Fragmented || is_thin) {
             Some((bytes, site)) => format!(", {} of them pinned by {} as far as is known", Bytes(bytes), name(site)),
             None => String::new(),
         };
         let is_much = heap.held_bytes >= NOTEWORTHY && heap.held_bytes >= heap.resident_bytes / 4;
-        return is_much.then(|| {
+        return Some(if is_much {
             format!(
                 "heap pages{whose}: {held} of {resident} have allocations of this trace, at an occupancy of {occupancy} or \
                  more{pinned}; older blocks and such as were not recorded are not known, so at most {empty} are free"
+            )
+        } else {
+            format!(
+                "heap pages{whose}: {held} of {resident} have allocations of this trace; older blocks and such as were not recorded are \
+                 not known, so at most {empty} are free"
             )
         });
     }
@@ -68,7 +74,7 @@ fn line<'a>(heap: &HeapPages, whose: &str, pinning: impl Fn() -> Option<(u64, &'
                 "heap pages{whose}: {empty} of {resident} are free, and the allocator keeps them, or they are mapped beside its own"
             )
         }
-        HeapFinding::Unknown => return None,
+        HeapFinding::Undecided | HeapFinding::Unknown => return None,
     })
 }
 
@@ -138,7 +144,7 @@ mod tests {
     #[test]
     fn where_blocks_are_missing_nothing_is_said_for_certain_of_what_looks_free() {
         let told = |held, finding| told(&heap(held, 0.5, &format!(r#","blocks_missing":true,"finding":"{finding}""#)));
-        for finding in ["empty", "fragmented"] {
+        for finding in ["empty", "fragmented", "undecided"] {
             let lines = told(14, finding);
             let named = "50.0 MiB of them pinned by keep (keep.cc:12) as far as is known";
             assert_eq!(lines[0].contains(named), finding == "fragmented", "{lines:?}");
@@ -147,7 +153,17 @@ mod tests {
                 "{lines:?}"
             );
         }
-        assert!(told(13, "empty").is_empty(), "it says nothing");
+        for finding in ["empty", "undecided"] {
+            assert_eq!(
+                told(13, finding),
+                [
+                    "heap pages: 13.0 MiB of 56.0 MiB have allocations of this trace; older blocks and such as were not recorded are not \
+                  known, so at most 43.0 MiB are free"
+                ]
+            );
+        }
+        let thin = heap(50, 0.1, r#","blocks_missing":true,"finding":"undecided""#);
+        assert!(super::tests::told(&thin)[0].contains("50.0 MiB of them pinned by keep"), "{thin}");
         assert!(told(50, "retained")[0].ends_with("memory that the program has not freed"));
     }
 

@@ -89,15 +89,19 @@ impl Heaps {
 }
 
 fn pages_of(used: &HeapUse, malloc_trim: bool, blocks_missing: bool) -> HeapPages {
-    HeapPages {
+    let mut heap = HeapPages {
         resident_bytes: used.resident,
         held_bytes: used.held,
         empty_bytes: used.empty(),
         occupied_bytes: used.occupied,
-        blocks_missing,
+        blocks_missing: false,
         malloc_trim,
         finding: judge(used),
+    };
+    if blocks_missing {
+        heap.miss_blocks();
     }
+    heap
 }
 
 /// The parts of a process' memory in which blocks may lie, with their resident pages.
@@ -167,12 +171,20 @@ fn divided(region: &Region, next: Option<&Region>, is_glibc: bool) -> Vec<(Range
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Address;
+    use crate::model::{Address, HeapFinding};
     use crate::process::maps::{MappingName, Permissions};
 
     fn region(start: u64, end: u64, kind: RegionKind) -> Region {
         let permissions = Permissions { read: true, write: true, execute: false, shared: false };
         Region { start: Address(start), end: Address(end), kind, permissions, name: MappingName::Anonymous }
+    }
+
+    #[test]
+    fn where_blocks_are_missing_pages_are_not_called_empty() {
+        let used = HeapUse { resident: 52 << 20, held: 0, occupied: 0, blocks: 0, pinned: Vec::new() };
+        assert_eq!(pages_of(&used, true, false).finding, Some(HeapFinding::Empty));
+        let heap = pages_of(&used, true, true);
+        assert_eq!((heap.finding, heap.empty_bytes), (Some(HeapFinding::Undecided), 52 << 20));
     }
 
     #[test]

@@ -55,8 +55,10 @@ impl Trace {
 /// Marks processes that were traced in part: what they have may hold pages that look empty.
 pub fn mark_partly_traced(processes: &mut [RawProcess], untraced: &[Untraced]) {
     for process in processes {
-        if let Some(heap) = &mut process.heap_pages {
-            heap.blocks_missing |= untraced.iter().any(|untraced| untraced.tells_a_part_of(&process.comm));
+        if let Some(heap) = &mut process.heap_pages
+            && untraced.iter().any(|untraced| untraced.tells_a_part_of(&process.comm))
+        {
+            heap.miss_blocks();
         }
     }
 }
