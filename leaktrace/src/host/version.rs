@@ -1,6 +1,6 @@
 //! The running kernel's version, and the machine's name.
 
-use crate::model::Reproduction;
+use crate::model::{Reproduction, Versions};
 
 /// Major and minor number; (0, 0) where the kernel does not tell.
 pub fn version() -> (u32, u32) {
@@ -12,13 +12,14 @@ pub fn version() -> (u32, u32) {
     }
 }
 
-/// This machine, as a snapshot names it.
+/// This machine and this command line, as a snapshot names them.
 pub fn reproduction() -> Reproduction {
-    nix::sys::utsname::uname().map_or_else(
-        |_| Reproduction::default(),
-        |name| Reproduction {
-            host: Some(name.nodename().to_string_lossy().into_owned()),
-            kernel: Some(name.release().to_string_lossy().into_owned()),
-        },
-    )
+    let name = nix::sys::utsname::uname().ok();
+    Reproduction {
+        command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        host: name.as_ref().map(|name| name.nodename().to_string_lossy().into_owned()),
+        kernel: name.as_ref().map(|name| name.release().to_string_lossy().into_owned()),
+        versions: Some(Versions { leaktrace: env!("CARGO_PKG_VERSION").to_owned(), programs: Vec::new() }),
+        environment: None,
+    }
 }

@@ -49,7 +49,7 @@ pub use holders::{Described, Holder, Retained, RootKind};
 pub use losses::{Losses, Stacks};
 pub use lost::NoVerdict;
 pub use recommendation::Recommendation;
-pub use reproduction::Reproduction;
+pub use reproduction::{ProgramVersion, Reproduction, Versions};
 pub use request::{Only, Options, SortKey, Target, TraceMode, Unwind};
 pub use schema::{Schema, SnapshotError, Written, WrittenDiff};
 pub use select::NoBlocks;

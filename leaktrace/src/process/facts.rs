@@ -1,6 +1,6 @@
 //! What /proc says of a living process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
@@ -101,8 +101,60 @@ pub fn heeds_environment(comm: &str, exe: Option<&Path>) -> bool {
     is_python(comm.as_bytes()) || file_name.is_some_and(|name| is_python(name.as_bytes()))
 }
 
+/// What the names of variables begin with by which allocators, the dynamic linker or checkers of memory are told what to do.
+const TELLING: [&str; 11] = [
+    "MALLOC_",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
+    "PYTHONMALLOC",
+    "MIMALLOC_",
+    "TCMALLOC_",
+    "JE_MALLOC_",
+    "_RJEM_MALLOC_",
+    "HEAPCHECK",
+    "ASAN_OPTIONS",
+    "LSAN_OPTIONS",
+];
+/// Names that are kept, and the letters of one.
+const MAX_NAMES: usize = 32;
+const MAX_NAME: usize = 64;
+
+/// Whether a variable tells a program how to allocate. Other letters than these no such name has.
+fn tells(name: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    name.len() <= MAX_NAME && name.iter().all(is_plain) && TELLING.iter().any(|it| name.starts_with(it.as_bytes()))
+}
+
+/// The names of those variables in an environment, sorted.
+fn telling<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let told = names.filter(|name| tells(name)).map(|name| String::from_utf8_lossy(name).into_owned());
+    told.take(MAX_NAMES).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The names of variables by which this process, and a command that it starts, is told how to allocate.
+pub fn own_variables() -> Vec<String> {
+    let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
+    telling(names.iter().map(|name| name.as_bytes()))
+}
+
+/// The same of another process; `None` where they cannot be read.
+pub fn variables(pid: Pid) -> Option<Vec<String>> {
+    let bytes = raw_environment(pid)?;
+    Some(telling(bytes.split(|byte| *byte == 0).filter_map(|it| it.split(|byte| *byte == b'=').next())))
+}
+
 /// The variables that say how a process allocates, as it was started with them; `None` where they cannot be read.
 pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
+    let bytes = raw_environment(pid)?;
+    let value = |name: &'static str| {
+        let mut values =
+            bytes.split(|byte| *byte == 0).filter_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        values.next().map(|value| (name, String::from_utf8_lossy(&value[..value.len().min(MAX_VALUE)]).into_owned()))
+    };
+    Some(VARIABLES.into_iter().filter_map(value).collect())
+}
+
+fn raw_environment(pid: Pid) -> Option<Vec<u8>> {
     // They are read from its memory, where it may have mapped a file of a file system that does not answer.
     let bytes = patience::within(ENVIRONMENT_WITHIN, About::Process(pid.0), move || {
         let mut bytes = Vec::new();
@@ -113,12 +165,7 @@ pub fn environment(pid: Pid) -> Option<Vec<(&'static str, String)>> {
         // It has ended, or its program has just begun and the kernel has not noted yet where they lie.
         return None;
     }
-    let value = |name: &'static str| {
-        let mut values =
-            bytes.split(|byte| *byte == 0).filter_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-        values.next().map(|value| (name, String::from_utf8_lossy(&value[..value.len().min(MAX_VALUE)]).into_owned()))
-    };
-    Some(VARIABLES.into_iter().filter_map(value).collect())
+    Some(bytes)
 }
 
 /// The processes that descend from these and run now, parents before their children. Neither this program nor what started it
@@ -176,6 +223,39 @@ mod tests {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
     use super::*;
+
+    #[test]
+    fn of_the_environment_only_names_are_told_that_change_how_is_allocated() {
+        let names = [
+            "PATH",
+            "MALLOC_ARENA_MAX",
+            "LD_PRELOAD",
+            "MALLOC_CONF",
+            "MALLOC_\u{1b}[31m",
+            "LD_LIBRARY_PATH",
+            "LD_PRELOAD",
+        ];
+        assert_eq!(
+            telling(names.iter().map(|name| name.as_bytes())),
+            ["LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_CONF"]
+        );
+        let long = format!("MALLOC_{}", "A".repeat(MAX_NAME));
+        assert!(telling(std::iter::once(long.as_bytes())).is_empty());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env_clear()
+            .envs([("MALLOC_ARENA_MAX", "secret"), ("HOME", "/secret")])
+            .spawn()
+            .unwrap();
+        // Its program may have just begun.
+        let told = (0..1000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            variables(Pid(child.id())).filter(|names| !names.is_empty())
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(told.unwrap(), ["MALLOC_ARENA_MAX"]);
+    }
 
     #[test]
     fn variables_of_a_process_that_has_ended_are_unknown_and_not_unset() {

@@ -14,10 +14,10 @@ use leaktrace_common::unwind::Stop;
 
 use super::heap_pages::Heaps;
 use super::history::History;
+use super::reproduction;
 use super::verdict::findings::Judged;
 use super::verdict::holding::Holding;
 use crate::host::clock::monotonic_ns;
-use crate::host::version;
 use crate::kernel::Kernel;
 use crate::kernel::drain::{self, Account, BlockPiece, Clock};
 use crate::kernel::ignored_inside::Marks;
@@ -307,6 +307,7 @@ impl Draft {
             let process = self.by_slot.get(&judged.life.slot).copied();
             self.spaces.holdings.extend(process.map(|process| judged.into_holding(process)));
         }
+        let reproduction = reproduction::of(&self.processes, &|life| self.spaces.get(life), target);
         let notes = std::mem::take(&mut self.heaps.notes);
         let pinned = self.heaps.finish(&mut self.processes);
         let capture = Capture {
@@ -316,7 +317,7 @@ impl Draft {
             is_final: occasion.is_final,
             target: target.clone(),
             options: options.clone(),
-            reproduction: version::reproduction(),
+            reproduction,
             processes: self.processes,
             untraced: Vec::new(),
             sites: self.sites,

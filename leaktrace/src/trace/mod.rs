@@ -23,6 +23,7 @@ mod reading;
 mod records;
 mod remarks;
 mod reports;
+mod reproduction;
 mod setup;
 mod signals;
 mod stopping;

@@ -156,6 +156,13 @@ fn two_runs_differ_by_what_the_second_keeps_more() {
     let machine = nix::sys::utsname::uname().unwrap();
     assert_eq!(json["reproduction"]["host"].as_str(), machine.nodename().to_str());
     assert_eq!(json["reproduction"]["kernel"].as_str(), machine.release().to_str());
+    let command = json["reproduction"]["command"].as_array().unwrap();
+    assert!(command[0].as_str().unwrap().ends_with("leaktrace") && command.iter().any(|word| word == "--json"));
+    let versions = &json["reproduction"]["versions"];
+    assert_eq!(versions["leaktrace"], json["leaktrace_version"]);
+    let (exe, build_id) = (&versions["programs"][0]["exe"], versions["programs"][0]["build_id"].as_str().unwrap());
+    assert_eq!(*exe, json["processes"][0]["exe"]);
+    assert!(build_id.len() == 40 && build_id.bytes().all(|it| it.is_ascii_hexdigit()), "{versions}");
 
     let (text, same) = diff(&new, &new);
     assert!(same.sites.is_empty() && text.starts_with("unchanged: "), "{text}");

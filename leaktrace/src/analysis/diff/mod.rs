@@ -31,8 +31,11 @@ pub fn compare(before: Snapshot, after: Snapshot) -> Diff {
 
 fn lapse(Pair { before, after }: Pair<&Snapshot>) -> Lapse {
     // Nobody begins two traces of the same target at the same nanosecond.
-    let is_one_trace =
-        before.started == after.started && before.target == after.target && before.reproduction == after.reproduction;
+    let is_one_machine = match (&before.reproduction, &after.reproduction) {
+        (Some(before), Some(after)) => before.is_of_one_trace(after),
+        (before, after) => before == after,
+    };
+    let is_one_trace = before.started == after.started && before.target == after.target && is_one_machine;
     if is_one_trace {
         Lapse::Between(before.elapsed.abs_diff(after.elapsed))
     } else {
