@@ -355,7 +355,7 @@ fn without_its_blocks_an_estimate_states_no_interval() {
 #[test]
 fn what_a_peak_was_of_is_named_though_all_of_it_is_freed() {
     let mut capture = capture(Options::default());
-    let past = |live: [u64; 2]| Some(Past { born: vec![0, 1], live: live.to_vec() });
+    let past = |live: [u64; 2]| Some(Past { born: vec![0, 1], count: vec![0, 1], live: live.to_vec() });
     capture.sites.push(RawSite { past: past([3000, 0]), ..raw_site(1, &[0x30, 0x20], (3000, 3), (3000, 3)) });
     capture.sites.push(RawSite { past: past([50, 0]), ..raw_site(1, &[0x40], (50, 1), (50, 1)) });
     let readings =

@@ -161,7 +161,7 @@ mod tests {
         for number in 0..1000u64 {
             // The smallest are those that leak, the faster the smaller.
             let growth = (number < 5).then(|| leak(100.0 - number as f64));
-            let past = Past { born: vec![1], live: vec![number + 1] };
+            let past = Past { born: vec![1], count: vec![1], live: vec![number + 1] };
             timelines.add(0, number as usize, (id(number), &[]), Some(past), growth.as_ref());
         }
         let sites = timelines.into_timeline().unwrap().sites;

@@ -4,6 +4,7 @@
 //! were told how to allocate: names alone, since a value may be a secret.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::host::version;
 use crate::model::{ProgramVersion, RawProcess, Reproduction, Target, TraceMode};
@@ -15,6 +16,9 @@ use crate::symbolize::debuginfod::hex;
 const PROGRAMS: usize = 32;
 /// Processes whose environment is read for each report, at most.
 const ENVIRONMENTS: usize = 8;
+
+/// No further one is read after so long: one may lie in a file of a file system that does not answer.
+const ENVIRONMENTS_WITHIN: Duration = Duration::from_millis(200);
 
 /// That of these processes, of whose lives there are address spaces.
 pub fn of<'a>(
@@ -33,7 +37,8 @@ pub fn of<'a>(
         names.extend(facts::own_variables());
     }
     let running = processes.iter().filter(|process| !process.exited && process.merged == 0);
-    for process in running.take(ENVIRONMENTS) {
+    let began = Instant::now();
+    for process in running.take(ENVIRONMENTS).take_while(|_| began.elapsed() < ENVIRONMENTS_WITHIN) {
         let Some(its) = facts::variables(process.pid) else { continue };
         is_known = true;
         names.extend(its);
