@@ -134,7 +134,11 @@ fn every_private_page_is_in_the_copy() {
                     assert_eq!(reader.read_at(Address(page), &mut words).unreadable, 0);
                     words
                 });
-                assert!(words[0] == words[1], "{page:x}");
+                let others: Vec<usize> =
+                    (0..words[0].len()).filter(|word| words[0][*word] != words[1][*word]).collect();
+                // Whenever a thread returns to its program the kernel writes there on which processor it runs: `struct rseq`, 32 bytes at a
+                // multiple of that, may differ.
+                assert!(others.iter().all(|word| word / 4 == others[0] / 4), "{page:x}: words {others:?}");
                 compared += 4096;
             }
         }

@@ -4,10 +4,12 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libc::pid_t;
 
+use super::STOPPING_THREAD;
 use crate::model::Pid;
 use crate::process::launch::COMMAND_THREAD;
 use crate::process::{facts, standing, threads};
@@ -117,6 +119,10 @@ fn waiting(state: Option<char>) -> &'static str {
     }
 }
 
+/// How long the end of a thread of ours may take, and after how long it is looked for again.
+const GONE_WITHIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_micros(50);
+
 /// Makes sure that `pid` can be traced, before anything of it is stopped.
 pub(super) fn check(pid: pid_t) -> Result<(), StopError> {
     let of = Pid(pid as u32);
@@ -126,12 +132,25 @@ pub(super) fn check(pid: pid_t) -> Result<(), StopError> {
     if matches!(threads::state(pid, pid), None | Some('X')) {
         return Err(StopError::Ended(of));
     }
+    let begun = Instant::now();
+    let ours = std::process::id() as pid_t;
+    // The thread that stopped it last is about to end, and then lets go of what was killed in the stop.
+    while begun.elapsed() < GONE_WITHIN
+        && threads::tracer(pid, pid).is_some_and(|thread| threads::comm(ours, thread) == STOPPING_THREAD)
+    {
+        thread::sleep(LOOK_AGAIN);
+    }
     already_traced(pid, pid).map_or(Ok(()), Err)
 }
 
-/// The error for a thread that somebody else traces.
+/// The error for a thread that is traced.
 fn already_traced(pid: pid_t, tid: pid_t) -> Option<StopError> {
     let thread = threads::tracer(pid, tid)?;
+    // SAFETY: only reads a number.
+    if thread == unsafe { libc::gettid() } {
+        // One that we have seized by another number executes a program, and has got that of the first thread, which had ended.
+        return Some(StopError::Replaced(Pid(pid as u32)));
+    }
     // Threads have names that say nothing to whoever looks for a process.
     let process = threads::process_of(thread).unwrap_or(thread);
     let (pid, tracer) = (Pid(pid as u32), Pid(process as u32));

@@ -57,6 +57,9 @@ pub struct Pause {
     pub cut_short: bool,
 }
 
+/// The name of the threads that stop processes.
+const STOPPING_THREAD: &str = "stop";
+
 /// A process all of whose threads are stopped. It runs again when this is released or dropped, both of which wait for that.
 #[derive(Debug)]
 #[must_use = "the process runs again as soon as this is dropped"]
@@ -102,7 +105,7 @@ impl Stopped {
         let (orders, given) = mpsc::channel();
         let (paused, pause) = mpsc::channel();
         let tracer = thread::Builder::new()
-            .name("stop".to_owned())
+            .name(STOPPING_THREAD.to_owned())
             .spawn(move || stopper.run(&answers, &given, &paused))
             .map_err(StopError::Thread)?;
         match await_answer(pid, limits, &seized, &answer) {

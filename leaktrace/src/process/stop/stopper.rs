@@ -30,7 +30,7 @@ const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_mi
 /// How long the end of a thread may take after it has let go of what it could.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How often a thread is refused before that is taken for the kernel's last word.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 20;
 
 /// The threads that are seized and the one that has seized them, for whoever waits for that.
 #[derive(Debug, Default)]
@@ -187,7 +187,7 @@ impl Stopper {
                 return Err(error::lateness(self.pid, unsettled, self.limits.stop_within));
             }
         }
-        if !memory.is_alive() {
+        if !memory.is_alive() || !self.tracees.values().all(Tracee::is_as_found) {
             return Err(StopError::Replaced(of));
         }
         let stopped = self.tracees.values().filter_map(|tracee| match &tracee.state {
@@ -267,13 +267,35 @@ impl Stopper {
     /// Lets all stopped threads go on. The kernel does that with those that are yet to stop, when this thread ends.
     fn let_go(&mut self) -> Pause {
         self.has_let_go = true;
-        for tracee in self.tracees.values() {
+        let (mut killed, began) = (Vec::new(), self.began);
+        for tracee in self.tracees.values_mut() {
             if let State::Stopped(_, signal) = tracee.state {
                 // An error means that it was killed while it was stopped.
-                let _ = ptrace::detach(tracee.tid, signal);
+                if ptrace::detach(tracee.tid, signal).is_err() {
+                    killed.push(tracee);
+                }
             }
         }
-        Pause { length: self.paused(), cut_short: false }
+        let length = began.map_or(Duration::ZERO, |began| began.elapsed());
+        take_ends(self.pid, killed);
+        Pause { length, cut_short: false }
+    }
+}
+
+/// Takes the ends of threads that were killed while they were stopped: a thread that was let go before them may have executed a program,
+/// which waits for that.
+fn take_ends(pid: pid_t, mut killed: Vec<&mut Tracee>) {
+    let begun = Instant::now();
+    while !killed.is_empty() && begun.elapsed() < GONE_WITHIN {
+        killed.retain_mut(|tracee| {
+            tracee.take_end(pid);
+            // The first thread is taken by whoever executes the program, and its parent.
+            let is_traced = tracee.tid != pid && ptrace::change_of(tracee.tid).is_ok();
+            is_traced && !matches!(tracee.state, State::Ended)
+        });
+        if !killed.is_empty() {
+            thread::sleep(NAPS.0);
+        }
     }
 }
 
@@ -287,7 +309,7 @@ fn seize(pid: pid_t, tid: pid_t) -> Result<bool, StopError> {
         match error::refusal(pid, tid, error) {
             None => return Ok(false),
             // A thread that executes a program gets the number of the first one, which had ended when it was refused.
-            Some(StopError::Permission { .. }) if attempt < ATTEMPTS => {}
+            Some(StopError::Permission { .. }) if attempt < ATTEMPTS => thread::sleep(NAPS.0),
             Some(refusal) => return Err(refusal),
         }
     }
@@ -327,6 +349,19 @@ impl Tracee {
             Err(RegistersError::Kernel(error)) => return Err(failed("reading registers", error)),
         }
         Ok(())
+    }
+
+    /// Whether it is still stopped, if it was found so.
+    ///
+    /// A thread that executes a program takes over the number of the first one, which may have been stopped until then, and goes on.
+    /// The program's memory comes after that (`begin_new_exec` in fs/exec.c calls `de_thread` before `exec_mmap`).
+    fn is_as_found(&self) -> bool {
+        match self.state {
+            State::Stopped(..) => {
+                matches!(ptrace::change_of(self.tid), Ok(Some(change)) if !matches!(change, Change::Ended(_)))
+            }
+            State::Running | State::Ended => true,
+        }
     }
 
     /// Itself, if it is stopped and no signal waits for it to go on.
