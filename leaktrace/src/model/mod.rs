@@ -6,6 +6,7 @@
 
 mod blocks;
 mod capture;
+pub mod choice;
 mod diff;
 mod estimate;
 mod growing;

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::choice::{self, Candidate};
 use super::growth::{Growth, GrowthVerdict, Past};
 use super::site_id::SiteId;
 use super::snapshot::caller;
@@ -14,25 +15,13 @@ use super::types::Frame;
 /// Processes that have a timeline, at most.
 const PROCESSES: usize = 16;
 /// Sites of each that have one, at most.
-const SITES: usize = 8;
-
-/// Sites that leak have one though they are not among those: the fastest ones, at most.
-const LEAKS: usize = 2;
-
-/// A site with its curve.
-struct Followed {
-    /// The most that it had.
-    most: u64,
-    /// How fast it leaks, 0 where it does not.
-    leak: f64,
-    curve: SiteTimeline,
-}
+const SITES: usize = 8 + choice::LEAKS;
 
 /// Timelines that are being put together.
 pub struct Timelines {
     /// By their processes, with the most that each had outstanding.
     processes: HashMap<usize, (RawTimeline, u64)>,
-    sites: HashMap<usize, Vec<Followed>>,
+    sites: HashMap<usize, Vec<Candidate<SiteTimeline>>>,
     events: Vec<TimelineEvent>,
     /// The ids of sites and what those of a peak are called, by their places.
     names: HashMap<usize, (SiteId, Option<String>)>,
@@ -86,11 +75,10 @@ impl Timelines {
         let Some(past) = past else { return };
         let most = past.live.iter().copied().max().unwrap_or_default();
         let sites = self.sites.entry(process).or_default();
-        let leak = growth.filter(|growth| growth.verdict == GrowthVerdict::Leak).map_or(0.0, |it| it.bytes_per_s);
-        let curve = SiteTimeline { process, site: id, outstanding_bytes: past.live };
-        sites.push(Followed { most, leak, curve });
+        let leak = growth.filter(|growth| growth.verdict == GrowthVerdict::Leak).map(|growth| growth.bytes_per_s);
+        sites.push(Candidate { of: SiteTimeline { process, site: id, outstanding_bytes: past.live }, most, leak });
         if sites.len() > 4 * SITES {
-            keep_largest(sites);
+            *sites = choice::largest(std::mem::take(sites), SITES);
         }
     }
 
@@ -117,27 +105,11 @@ impl Timelines {
         processes.sort_by_key(|timeline| timeline.process);
         let mut sites = Vec::new();
         for timeline in &processes {
-            let mut of_process = self.sites.remove(&timeline.process).unwrap_or_default();
-            keep_largest(&mut of_process);
-            sites.extend(of_process.into_iter().map(|site| site.curve));
+            let of_process = self.sites.remove(&timeline.process).unwrap_or_default();
+            sites.extend(choice::largest(of_process, SITES).into_iter().map(|site| site.of));
         }
         (!processes.is_empty()).then_some(Timeline { processes, sites, events: self.events })
     }
-}
-
-/// Those that had most, and the fastest leaks beside them.
-fn keep_largest(sites: &mut Vec<Followed>) {
-    sites.sort_by(|one, other| other.most.cmp(&one.most).then(one.curve.site.cmp(&other.curve.site)));
-    let mut leaks: Vec<_> = sites.iter().map(|site| site.leak).filter(|leak| *leak > 0.0).collect();
-    leaks.sort_by(|one, other| other.total_cmp(one));
-    let fast = leaks.get(LEAKS - 1).or(leaks.last()).copied().unwrap_or(f64::INFINITY);
-    let (mut place, mut beyond) = (0, 0);
-    sites.retain(|site| {
-        place += 1;
-        let is_fast = place > SITES && site.leak >= fast && beyond < LEAKS;
-        beyond += usize::from(is_fast);
-        place <= SITES || is_fast
-    });
 }
 
 #[cfg(test)]

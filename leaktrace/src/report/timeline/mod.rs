@@ -3,7 +3,6 @@
 //! In: a snapshot with a timeline. Out: an SVG without scripts and without anything from elsewhere, written by hand: it is
 //! paths and words, and a library for plots would bring neither bands with names nor the signs.
 
-mod choice;
 mod panel;
 mod scales;
 mod series;
@@ -19,8 +18,8 @@ use super::flamegraph::{self, escape_xml};
 use super::human::{Count, Span, counted};
 use super::names;
 use crate::clean::clean;
+use crate::model::choice::{self, Candidate};
 use crate::model::{GrowthVerdict, Process, Snapshot};
-use choice::Candidate;
 use scales::Scale;
 use series::Series;
 use svg::{Svg, wrapped};

@@ -247,14 +247,14 @@ fn peak(svg: &mut Svg, series: &Series, x: Scale, y: Scale) {
     ));
     // The process' own peak is exact, and may lie between two readings.
     let exact = series.process.peak_bytes;
-    let is_shown = exact == 0 || series.amount(exact) == series.amount(bytes);
-    let name = if exact == bytes || exact > 0 && is_shown { "peak" } else { "most at a reading:" };
+    let is_peak = series.amount(exact) == series.amount(bytes);
+    let name = if is_peak { "peak" } else { "most at a reading:" };
     let mut words = format!("{name} {} at {}", series.amount(bytes), moment(at));
     if let Some((name, part)) = site {
         let part = if *part >= bytes { "all".to_owned() } else { series.amount(*part) };
         words = format!("{words}, {part} of it at {name}");
     }
-    if !is_shown {
+    if !is_peak && exact > 0 {
         words = format!("{words}; peak {}", series.amount(exact));
     }
     let half = words.chars().count() as f64 * LETTER / 2.0;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::super::names;
 use super::super::{estimates, growth};
-use super::choice::{self, Candidate};
 use super::scales::LATEST;
 use crate::clean::{clean, elide};
+use crate::model::choice::{self, Candidate};
 use crate::model::{
     EventKind, Frame, GrowthVerdict, Process, ProcessTimeline, Site, SiteId, Snapshot, Tally, Timeline, TimelineEvent,
 };

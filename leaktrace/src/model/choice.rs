@@ -1,11 +1,11 @@
-//! Which of many are drawn, where there is not room for all.
+//! Which of many are kept or drawn, where there is not room for all.
 //!
 //! In: by what each is ranked. Out: the largest, and few of those that leak faster than they are large.
 
 use std::cmp::Reverse;
 
 /// What leaks and is not among the largest takes the place of the smallest of them, at most so many times.
-const LEAKS: usize = 2;
+pub const LEAKS: usize = 2;
 
 /// One of many.
 pub struct Candidate<T> {
