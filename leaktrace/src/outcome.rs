@@ -80,7 +80,7 @@ fn unjudged(snapshot: &Snapshot, gate: Gate) -> Option<String> {
 /// What to say of growth that is no failure only because there is no decision: a job that passes must not hide it.
 fn undecided_growth(snapshot: &Snapshot, gate: Gate) -> Vec<String> {
     let Some(from) = gate.grows_from else { return Vec::new() };
-    let ended = snapshot.processes.iter().filter(|process| process.exited && process.growth.is_none());
+    let ended = snapshot.processes.iter().filter(|process| process.ended_unjudged());
     let (ended, bytes) =
         ended.fold((0, 0_u64), |(count, bytes), process| (count + 1, bytes.saturating_add(process.outstanding_bytes)));
     let ended =

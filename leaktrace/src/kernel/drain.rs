@@ -88,6 +88,12 @@ pub fn placed_counters(kernel: &Kernel) -> impl Iterator<Item = (u32, u32, Count
     })
 }
 
+/// Frees of a life that no record explains: blocks from before the trace, mostly. The programs count what the C library frees at a
+/// thread's end with the others first: only the thread's end tells them apart.
+pub fn unknown_frees(life: &Process) -> u64 {
+    life.untracked_frees.saturating_sub(life.thread_end_frees)
+}
+
 /// The slot of the process that a site is of; `None` where there is no complete site.
 pub(super) fn owner_of(kernel: &Kernel, index: u32) -> Option<u32> {
     Some(site(kernel, index)?.process)

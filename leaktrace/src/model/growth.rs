@@ -134,7 +134,7 @@ pub struct Window {
     /// The same without the time in which the process did not allocate or free anything for long: it was stopped, or idle, and no
     /// block had reason to be freed.
     pub active_ages: Arc<[Duration]>,
-    /// Frees of blocks that are not on record, those from before the trace, since the end of the window's first quarter.
+    /// Frees of blocks that are not on record, mostly those from before the trace, since the end of the window's first quarter.
     pub unknown_frees: u64,
 }
 

@@ -265,6 +265,14 @@ pub(super) fn caller(stack: &[Arc<Frame>]) -> Option<&Frame> {
     stack.iter().find(|frame| !allocates(frame)).or(stack.first()).map(|frame| &**frame)
 }
 
+impl Process {
+    /// Whether it ended with something outstanding, before its growth was judged: that is done of what goes on, and of COMMAND.
+    #[must_use]
+    pub fn ended_unjudged(&self) -> bool {
+        self.exited && self.growth.is_none() && self.outstanding_bytes > 0
+    }
+}
+
 impl Site {
     /// Whether anything is outstanding here.
     #[must_use]

@@ -37,11 +37,8 @@ fn rest(snapshot: &Snapshot, alone: bool) -> Option<String> {
     let open: Vec<&Growth> = judged().filter(|growth| is_open(growth) && growth.bytes_per_s <= 0.0).collect();
     // Where nothing was followed, nothing is amiss.
     let is_followed = snapshot.timeline.is_some() || judged().next().is_some();
-    let ended: Vec<&Process> = snapshot
-        .processes
-        .iter()
-        .filter(|process| is_followed && process.growth.is_none() && holds_after_its_end(process))
-        .collect();
+    let ended: Vec<&Process> =
+        snapshot.processes.iter().filter(|process| is_followed && process.ended_unjudged()).collect();
     let mut parts = Vec::new();
     match open.first() {
         Some(first) if several => {
@@ -60,11 +57,6 @@ fn rest(snapshot: &Snapshot, alone: bool) -> Option<String> {
         parts.push(format!("not judged of {whose} that ended with {} outstanding", Bytes(bytes)));
     }
     (!parts.is_empty()).then(|| format!("growth: {}", parts.join("; ")))
-}
-
-/// Whether a process has ended, or executed another program, with something outstanding.
-fn holds_after_its_end(process: &Process) -> bool {
-    process.exited && process.outstanding_bytes > 0
 }
 
 fn is_open(growth: &Growth) -> bool {

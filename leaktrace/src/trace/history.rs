@@ -90,8 +90,7 @@ impl History {
             sites.push((index, slot, reading));
         }
         for (slot, process) in &mut processes {
-            let life = kernel.processes.read(*slot).unwrap_or_default();
-            process.unknown_frees = life.untracked_frees.saturating_sub(life.thread_end_frees);
+            process.unknown_frees = kernel.processes.read(*slot).as_ref().map_or(0, drain::unknown_frees);
         }
         self.note_peaks(elapsed, &processes, &sites);
         let mut largest: Vec<_> = processes.iter().map(|(slot, reading)| (Reverse(reading.live), *slot)).collect();

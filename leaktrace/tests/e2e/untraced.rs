@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::harness::build::Recipe;
 use crate::harness::snapshot::Untraced;
 use crate::harness::tracer::path_str;
-use crate::harness::{Accounts, Finished, Tracer, Victim, build, leaktrace, locks};
+use crate::harness::{Accounts, Finished, Late, Tracer, Victim, build, leaktrace, locks};
 
 const I386: Recipe =
     Recipe::new("i386", "i386.c", &["-m32", "-nostdlib", "-static", "-ffreestanding", "-fno-pie", "-no-pie"]);
@@ -91,17 +91,9 @@ fn a_program_that_is_over_before_it_is_probed_is_listed() {
 
 #[test]
 fn a_program_that_is_probed_while_it_runs_is_traced_in_part() {
-    let directory = tempfile::tempdir().unwrap();
-    let (ready, pipe) = (directory.path().join("ready"), directory.path().join("pipe"));
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // It waits for a line that comes when the test has seen that it is probed.
-    let program = path_str(&STATIC.built()).to_owned();
-    let script = format!("{program} wait 0<>{} >{}", path_str(&pipe), path_str(&ready));
-    let tracer = Tracer::start_unready(&["-vv", "--", "/bin/sh", "-c", &script]);
-    tracer
-        .wait_for_message("that it is probed", |line| line.contains(&program) && line.contains("after it was mapped"));
-    std::fs::write(&pipe, "\n\n").unwrap();
-    let finished = tracer.wait();
+    let late = Late::start(&STATIC.built(), "", &[]);
+    late.go();
+    let finished = late.end().wait();
     finished.assert_success();
     let entry = entry(&finished, "portable");
     assert!(entry.partly && entry.reason.contains("in between is missing"), "{entry:?}");

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::rule;
 use crate::model::{Counters, MemoryUse, Past, Window};
 
 /// Moments that are kept, at most: with [`SITES`] sites, 16 bytes each, 30 MiB.
@@ -200,7 +201,7 @@ impl Rings {
         };
         let active_ages: Vec<Duration> =
             bounds.iter().zip(&ages).map(|(bound, age)| age.saturating_sub(idle_after(bound))).collect();
-        let unknown_frees = self.unknown_frees(slot, times[bounds[epochs.div_ceil(4)]]);
+        let unknown_frees = self.unknown_frees(slot, times[bounds[rule::warm_up(epochs)]]);
         let (times, bounds, ages, active_ages) = (times.into(), bounds.into(), ages.into(), active_ages.into());
         Some(Window { times, bounds, ages, active_ages, unknown_frees })
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::model::{Growth, GrowthVerdict, Tally};
 
-/// Less than this part of the window from its beginning is warm-up.
+/// This part of the window from its beginning is warm-up, rounded up to a whole epoch.
 const WARM_UP: f64 = 0.25;
 /// At least so many epochs with survivors make a leak.
 const LEAKING_EPOCHS: usize = 3;
@@ -67,7 +67,7 @@ pub struct Evidence<'a> {
     pub count: &'a [u32],
     /// How much of the time the program did nothing.
     pub idle: Duration,
-    /// Blocks that were freed after the warm-up and are not on record: the program had them before the trace.
+    /// Blocks that were freed after the warm-up and are not on record: the program had them before the trace, mostly.
     pub unknown_frees: u64,
     /// Blocks that a leak check has found lost; `None` where none ran.
     pub lost: Option<Tally>,
@@ -75,9 +75,14 @@ pub struct Evidence<'a> {
     pub spoilt: Option<&'static str>,
 }
 
+/// How many of these epochs from the first on are warm-up.
+pub fn warm_up(epochs: usize) -> usize {
+    (epochs as f64 * WARM_UP).ceil() as usize
+}
+
 /// Whether a site has survivors, by epoch, but too few for a verdict of its own, or is not followed at all.
 pub fn is_small(survivors: &[Tally], epochs: usize, is_followed: bool) -> bool {
-    let after_warm_up = survivors.get((epochs as f64 * WARM_UP).ceil() as usize..).unwrap_or_default();
+    let after_warm_up = survivors.get(warm_up(epochs)..).unwrap_or_default();
     let left: u64 = after_warm_up.iter().map(|left| left.count).sum();
     left > 0 && (left < FEWEST_SURVIVORS || !is_followed)
 }
@@ -93,11 +98,11 @@ pub fn judge(evidence: &Evidence) -> Growth {
     }
     let epochs = evidence.epochs;
     let window: Duration = epochs.iter().map(|epoch| epoch.length).sum();
-    let after_warm_up = &epochs[(epochs.len() as f64 * WARM_UP).ceil() as usize..];
+    let late = &epochs[warm_up(epochs.len())..];
     if evidence.live.last() == Some(&0) {
         return of(GrowthVerdict::Steady, "all that it allocated was freed".into());
     }
-    if after_warm_up.iter().all(|epoch| epoch.left.count == 0) && epochs.len() >= FEWEST_EPOCHS {
+    if late.iter().all(|epoch| epoch.left.count == 0) && epochs.len() >= FEWEST_EPOCHS {
         // True of whatever it does later.
         return of(GrowthVerdict::Steady, "what is left of it was allocated at the beginning".into());
     }
@@ -105,10 +110,10 @@ pub fn judge(evidence: &Evidence) -> Growth {
         return undecided(format!("{:.1} s are too short to tell", window.as_secs_f64()).into());
     }
     if evidence.freed == 0 {
-        return never_freed(evidence, after_warm_up);
+        return never_freed(evidence, late);
     }
     let life = rounded_up(evidence.longest_life);
-    let judged: Vec<Epoch> = after_warm_up.iter().copied().filter(|epoch| epoch.youngest >= life).collect();
+    let judged: Vec<Epoch> = late.iter().copied().filter(|epoch| epoch.youngest >= life).collect();
     let rate = Rate::of(&judged);
     let rising = |reason| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..undecided(reason) };
     if judged.len() < LEAKING_EPOCHS {
@@ -128,7 +133,7 @@ pub fn judge(evidence: &Evidence) -> Growth {
         |reason: String| Growth { bytes_per_s: rate.mean, ci95: rate.ci95, ..of(GrowthVerdict::Leak, reason.into()) };
     let left: u64 = judged.iter().map(|epoch| epoch.left.count).sum();
     let is_lost = evidence.lost.is_some_and(|lost| lost.count >= left);
-    match doubt(&judged, after_warm_up, evidence) {
+    match doubt(&judged, late, evidence) {
         Some(Doubt::No(reason)) => of(GrowthVerdict::Steady, reason.into()),
         Some(Doubt::Open(reason)) => rising(reason.into()),
         Some(Doubt::Larger(Rate { mean, ci95 })) => {
@@ -140,7 +145,8 @@ pub fn judge(evidence: &Evidence) -> Growth {
         }
         None if evidence.unknown_frees >= left.div_ceil(REPLACED_PART) && !is_lost => rising(
             format!(
-                "{} blocks from before the trace were freed meanwhile, which those that stay may have replaced; trace for longer",
+                "{} blocks that are not on record, as those from before the trace are, were freed meanwhile, and what stays may have \
+                 taken their places; trace for longer",
                 evidence.unknown_frees
             )
             .into(),
@@ -190,11 +196,11 @@ enum Doubt {
 }
 
 /// Why epochs with survivors are no leak, if they are none or may be none.
-fn doubt(judged: &[Epoch], after_warm_up: &[Epoch], evidence: &Evidence) -> Option<Doubt> {
+fn doubt(judged: &[Epoch], late: &[Epoch], evidence: &Evidence) -> Option<Doubt> {
     let with = judged.iter().filter(|epoch| epoch.left.count > 0).count();
     let is_few = with < LEAKING_EPOCHS || (with as f64) < SPREAD * judged.len() as f64;
     if is_few && blocks_become_larger(evidence) {
-        let rate = Rate::of_live(after_warm_up, evidence.live);
+        let rate = Rate::of_live(late, evidence.live);
         // Few blocks are larger at one time than at another by chance. Containers that double at once grow in few steps.
         if rate.ci95[0] > 0.0 || never_falls(evidence.live) {
             return Some(Doubt::Larger(rate));
@@ -257,42 +263,46 @@ fn keeps_on(epochs: &[Epoch], of: impl Fn(&Epoch) -> f64) -> bool {
     after >= KEEPS_ON * before - 2.0 * spread
 }
 
-/// Whether from third to third, after the warm-up, what is outstanding grows although its blocks do not become more: they are
-/// replaced by larger ones.
+/// Whether from third to third what is outstanding grows although its blocks do not become more: they are replaced by larger ones.
 fn blocks_become_larger(evidence: &Evidence) -> bool {
-    let third = |of: usize, number: usize| {
-        let begin = (of as f64 * WARM_UP) as usize;
-        let third = (of - begin) / 3;
-        begin + number * third..begin + (number + 1) * third
-    };
-    let bytes = |number| evidence.live.get(third(evidence.live.len(), number)).and_then(|of| of.iter().min());
-    let blocks = |number| {
-        let of = evidence.count.get(third(evidence.count.len(), number)).unwrap_or_default();
-        of.iter().copied().map(f64::from).sum::<f64>()
-    };
-    let (Some(before), Some(between), Some(after)) = (bytes(0), bytes(1), bytes(2)) else { return false };
-    let (blocks_before, blocks_after) = (blocks(0), blocks(2));
+    let ([live_before, live_between, live_after], [count_before, _, count_after]) =
+        (thirds(evidence.live), thirds(evidence.count));
+    let blocks = |of: &[u32]| of.iter().copied().map(f64::from).sum::<f64>();
+    let (before, between, after) = (least(live_before), least(live_between), least(live_after));
+    let (blocks_before, blocks_after) = (blocks(count_before), blocks(count_after));
     before < between
         && between < after
-        && *after as f64 >= LARGER * *before as f64
+        && after as f64 >= LARGER * before as f64
         && blocks_after > 0.0
-        && *after as f64 * blocks_before >= LARGER * *before as f64 * blocks_after
+        && after as f64 * blocks_before >= LARGER * before as f64 * blocks_after
 }
 
-/// Whether the least that is outstanding rises from third to third, after the warm-up.
+/// Whether the least that is outstanding rises from the first third to the last.
 pub fn has_rising_floor(live: &[u64]) -> bool {
-    let after_warm_up = &live[(live.len() as f64 * WARM_UP) as usize..];
-    let third = after_warm_up.len() / 3;
-    if third == 0 {
-        return false;
-    }
-    let least = |of: &[u64]| of.iter().copied().min().unwrap_or_default();
-    least(&after_warm_up[after_warm_up.len() - third..]) > least(&after_warm_up[..third])
+    let [before, _, after] = thirds(live);
+    least(after) > least(before)
+}
+
+fn least(of: &[u64]) -> u64 {
+    of.iter().copied().min().unwrap_or_default()
+}
+
+/// What comes after the warm-up.
+fn after_warm_up<T>(moments: &[T]) -> &[T] {
+    &moments[(moments.len() as f64 * WARM_UP) as usize..]
+}
+
+/// The same in three parts of equal length, the last of which ends with it. Empty ones where there are fewer than three moments.
+fn thirds<T>(moments: &[T]) -> [&[T]; 3] {
+    let moments = after_warm_up(moments);
+    let third = moments.len() / 3;
+    let end = moments.len();
+    [&moments[..third], &moments[third..2 * third], &moments[end - third..]]
 }
 
 /// Whether what is outstanding does nothing but rise, after the warm-up.
 fn never_falls(live: &[u64]) -> bool {
-    let pairs = live[(live.len() as f64 * WARM_UP) as usize..].windows(2);
+    let pairs = after_warm_up(live).windows(2);
     let (rise, fall) = pairs.fold((0, 0), |(rise, fall), pair| {
         (rise + pair[1].saturating_sub(pair[0]), fall + pair[0].saturating_sub(pair[1]))
     });
@@ -314,10 +324,10 @@ impl Rate {
 
     /// The same of what is outstanding, from moments at equal distances that end with these epochs.
     fn of_live(epochs: &[Epoch], live: &[u64]) -> Self {
-        let after_warm_up = &live[(live.len() as f64 * WARM_UP) as usize..];
+        let live = after_warm_up(live);
         let at = |number: usize| {
-            let moment = number * after_warm_up.len().saturating_sub(1) / epochs.len().max(1);
-            after_warm_up.get(moment).copied().unwrap_or_default() as f64
+            let moment = number * live.len().saturating_sub(1) / epochs.len().max(1);
+            live.get(moment).copied().unwrap_or_default() as f64
         };
         let rate = Self::of_bytes(epochs, |number| at(number + 1) - at(number));
         Self { mean: rate.mean.max(0.0), ..rate }

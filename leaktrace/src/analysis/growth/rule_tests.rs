@@ -90,7 +90,7 @@ fn a_cache_that_was_full_before_the_trace_is_no_leak() {
     // Each block that stays takes the place of one that nobody has seen.
     assert_open(
         &with_more(&of, Evidence { unknown_frees: 290, ..Evidence::default() }),
-        "290 blocks from before the trace were freed",
+        "290 blocks that are not on record",
     );
     assert_eq!(
         with_more(&of, Evidence { unknown_frees: 3, ..Evidence::default() }).verdict,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::rule::{self, Epoch, Evidence};
 use super::trend;
-use crate::model::{Capture, Counters, Growth, GrowthVerdict, Past, RawProcess, SiteGrowth, Tally, Window};
+use crate::model::{Capture, Counters, Growth, GrowthVerdict, Past, RawProcess, SiteGrowth, Tally, TraceMode, Window};
 
 /// Sites too small to be judged are worth a word where they make this part of what their process grows by.
 const MOST: f64 = 0.5;
@@ -37,7 +37,7 @@ impl Merged<'_> {
         }
     }
 
-    fn judge(&self, window: &Window, spoilt: Option<&'static str>) -> SiteGrowth {
+    fn judge(&self, window: &Window, unknown_frees: u64, spoilt: Option<&'static str>) -> SiteGrowth {
         let born_by = |moment: usize| self.past.born.get(moment).copied().unwrap_or_default();
         let born = |epoch: usize| born_by(window.bounds[epoch + 1]).saturating_sub(born_by(window.bounds[epoch]));
         let epochs = epochs(window, born, &self.survivors);
@@ -54,7 +54,7 @@ impl Merged<'_> {
             live,
             count,
             idle: window.idle(),
-            unknown_frees: window.unknown_frees,
+            unknown_frees,
             lost: self.lost,
             spoilt,
         };
@@ -91,7 +91,7 @@ impl Scattered {
     }
 
     /// What they amount to, if their process grows, and most of that is theirs; `live` is what it has outstanding at the window's times.
-    fn judge(&self, live: &[u64], window: &Window) -> Option<Growth> {
+    fn judge(&self, live: &[u64], window: &Window, unknown_frees: u64) -> Option<Growth> {
         let begin = window.bounds.first().copied().unwrap_or_default();
         let live = live.get(begin..).filter(|live| rule::has_rising_floor(live))?;
         let epochs = epochs(window, |epoch| self.born.get(epoch).copied().unwrap_or_default(), &self.survivors);
@@ -101,7 +101,7 @@ impl Scattered {
             longest_life: self.longest_life,
             live,
             idle: window.idle(),
-            unknown_frees: window.unknown_frees,
+            unknown_frees,
             ..Evidence::default()
         };
         let growth = rule::judge(&evidence);
@@ -181,15 +181,19 @@ pub fn judge(capture: &mut Capture) {
             None => {}
         }
     }
+    // What is left out by its size is not on record either, and COMMAND has nothing from before the trace.
+    let all_are_new = capture.target.mode == TraceMode::Command && capture.options.filters_sizes();
+    let unknown_frees = |window: &Window| if all_are_new { 0 } else { window.unknown_frees };
     let judge = |site: &Merged| {
         let window = capture.processes.get(site.process)?.window.as_ref()?;
-        Some(site.judge(window, *spoilt.get(site.process)?))
+        Some(site.judge(window, unknown_frees(window), *spoilt.get(site.process)?))
     };
     capture.growth = merged.iter().map(|site| site.as_ref().and_then(judge).unwrap_or_default()).collect();
     for ((process, scattered), spoilt) in capture.processes.iter_mut().zip(scattered).zip(spoilt) {
         let window = process.window.as_ref().filter(|_| scattered.sites > 1 && spoilt.is_none());
         let live = process.timeline.as_ref().map(|timeline| &timeline.readings.outstanding_bytes);
-        process.scattered_growth = window.zip(live).and_then(|(window, live)| scattered.judge(live, window));
+        process.scattered_growth =
+            window.zip(live).and_then(|(window, live)| scattered.judge(live, window, unknown_frees(window)));
     }
 }
 
@@ -224,13 +228,13 @@ mod tests {
         }
         // Ten blocks of 100 bytes in each epoch.
         let grows = |by: u64| (0..=20).map(|at| by * at).collect::<Vec<u64>>();
-        let growth = scattered.judge(&grows(1000), &window).unwrap();
+        let growth = scattered.judge(&grows(1000), &window, 0).unwrap();
         assert_eq!(growth.verdict, GrowthVerdict::Undecided);
         assert!((growth.bytes_per_s - 100.0).abs() < 1e-6, "{growth:?}");
         assert!(growth.reason.starts_with("at 200 sites of a few blocks each: "), "{growth:?}");
-        assert_eq!(scattered.judge(&grows(10_000), &window), None, "what others hold grows far more");
-        assert_eq!(scattered.judge(&[5000; 21], &window), None, "nothing grows");
-        assert_eq!(Scattered::default().judge(&grows(1000), &window), None);
+        assert_eq!(scattered.judge(&grows(10_000), &window, 0), None, "what others hold grows far more");
+        assert_eq!(scattered.judge(&[5000; 21], &window, 0), None, "nothing grows");
+        assert_eq!(Scattered::default().judge(&grows(1000), &window, 0), None);
     }
 
     #[test]

@@ -100,11 +100,7 @@ impl Alerts {
         if self.limits.rate.is_none() || !self.all_blocks {
             return HashMap::new();
         }
-        let of = |process: &Process| Before {
-            freed: process.untracked_frees.saturating_sub(process.thread_end_frees),
-            resident: None,
-            blocks: None,
-        };
+        let of = |process: &Process| Before { freed: drain::unknown_frees(process), resident: None, blocks: None };
         let lives = lives.iter().filter(|(_, process)| process.state == PROCESS_ALIVE);
         let mut all: HashMap<u32, Before> =
             lives.map(|(slot, process)| (*slot, of(process))).filter(|(_, before)| before.freed > 0).collect();

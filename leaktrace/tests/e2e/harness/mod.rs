@@ -8,6 +8,7 @@ pub mod account;
 pub mod build;
 pub mod confined;
 pub mod debuginfod;
+pub mod late;
 pub mod lines;
 pub mod locks;
 pub mod memory;
@@ -16,6 +17,7 @@ pub mod tracer;
 pub mod victim;
 
 pub use account::Accounts;
+pub use late::Late;
 pub use snapshot::Snapshot;
 pub use tracer::{Finished, Tracer, leaktrace, trace_command};
 pub use victim::Victim;
