@@ -76,6 +76,8 @@ pub fn run(args: &Args) -> Result<()> {
     shell::step("tests");
     // Fetches the dependencies of the only victims that need more than a compiler. The tests themselves need no network.
     shell::run(shell::cargo().args(["fetch", "--quiet", "--locked", "--manifest-path", RUST_VICTIMS]))?;
+    // Cargo builds no library that a test cannot link, and tests that run as root must not build it.
+    shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--package", "leaktrace-sampler"]))?;
     let mut tests = tests(&args.object)?;
     tests.arg("--workspace");
     // A user who chooses cases wants to see how they fail.

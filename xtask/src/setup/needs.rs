@@ -39,6 +39,12 @@ pub const ALL: &[Need] = &[
         [&["libgoogle-perftools-dev"], &["gperftools-devel"], &["gperftools"]],
     ),
     need("/usr/include/mimalloc.h", Tier::Test, [&["libmimalloc-dev"], &["mimalloc-devel"], &["mimalloc"]]),
+    // Its packages have the header by which programs make places for tracers.
+    need(
+        "dtrace",
+        Tier::Test,
+        [&["systemtap-sdt-dev"], &["systemtap-sdt-devel", "systemtap-sdt-dtrace"], &["systemtap"]],
+    ),
     need("/usr/bin/python3", Tier::Test, [&["python3"], &["python3"], &["python"]]),
     need("sqlite3", Tier::Test, [&["sqlite3"], &["sqlite"], &["sqlite"]]),
     // Programs of many kinds, whose stacks are compared with those of other unwinders.

@@ -33,8 +33,7 @@ pub fn run(_: &Args) -> Result<()> {
     for path in files()? {
         let name = path.strip_prefix(workspace::root()).unwrap_or(&path).to_string_lossy().into_owned();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        // A member has the name of its directory.
-        let member = name.split('/').next().unwrap_or_default();
+        let member = member(&name);
         let in_file = if rules::extension(&name) == "rs" {
             rust::words(&text).with_context(|| name.clone())?
         } else {
@@ -48,7 +47,7 @@ pub fn run(_: &Args) -> Result<()> {
             println!("   {name}: {hint}");
         }
         house.add(&name, &in_file);
-        words.entry(member.to_owned()).or_default().extend(in_file);
+        words.entry(member).or_default().extend(in_file);
     }
     for (name, breach) in house.breaches() {
         println!("{name}:{}: {}", breach.line, breach.what);
@@ -64,6 +63,15 @@ pub fn run(_: &Args) -> Result<()> {
     }
     println!("   tidy");
     Ok(())
+}
+
+/// The workspace's member that a file belongs to: it has the name of its directory, or is one inside of another.
+fn member(file: &str) -> String {
+    let mut parts = file.split('/');
+    match (parts.next().unwrap_or_default(), parts.next()) {
+        ("leaktrace", Some("sampler")) => "leaktrace-sampler".to_owned(),
+        (directory, _) => directory.to_owned(),
+    }
 }
 
 /// Every file of the repository that people write, found without git.
