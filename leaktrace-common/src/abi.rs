@@ -329,6 +329,8 @@ pub struct Losses {
     pub wide_bytes_dropped: u64,
     /// Calls by which a program said of blocks that they are no leaks, and of which it is not known which blocks these are.
     pub marks_lost: u64,
+    /// What programs told of their samples and could not be read, or cannot be: a block that stands for less than it has.
+    pub samples_lost: u64,
 }
 
 /// What userspace tells the running programs, and they it.
@@ -343,6 +345,9 @@ pub struct Control {
     pub next_slot: u64,
     /// Lives of followed processes that have ended so far, by exec or exit.
     pub followed_ends: u64,
+    /// The most bytes that a small block has stood for that a program has drawn itself: no less than its mean distance between
+    /// hits, and at most 1.4 times that. 0 before the first.
+    pub sample_weight: u64,
 }
 
 /// What the kernel says of a mapping.
@@ -483,6 +488,15 @@ pub const FUNCTION_DISABLE: u32 = 11;
 /// No argument: ends one of those. `__lsan_enable`.
 pub const FUNCTION_ENABLE: u32 = 12;
 
+// 13 to 15 are those of `whole`.
+
+/// No function: where a program tells of an allocation that it has drawn for its own sample (`otel_memory:alloc`). A = block, B = size,
+/// C = the bytes that it stands for. The cookie has the place of its `drawn::SampleArguments`; its program and that of the next is
+/// none of the allocation functions'.
+pub const FUNCTION_SAMPLED: u32 = 16;
+/// No function: where a program tells that it frees such a block (`otel_memory:free`). A = block.
+pub const FUNCTION_SAMPLE_FREED: u32 = 17;
+
 /// Set in the cookie of a function that calls no other probed one, so that a call of it that is not wanted need not be
 /// remembered until it returns. For a `realloc` that holds of what it is given a block and a size for; without either it
 /// may be `malloc` or `free`.
@@ -536,8 +550,8 @@ const _: () = {
     assert!(size_of::<Site>() == 64);
     assert!(size_of::<Process>() == 120);
     assert!(size_of::<Thread>() == 128);
-    assert!(size_of::<Losses>() == 88);
-    assert!(size_of::<Control>() == 32);
+    assert!(size_of::<Losses>() == 96);
+    assert!(size_of::<Control>() == 40);
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<LayoutEvent>() == 40);
     assert!(size_of::<ThreadEvent>() == 312);
@@ -547,6 +561,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{Block, Control, Event, Losses, Process, Site, Thread};
+    use crate::drawn::SampleArgument;
     use crate::unwind::{FileKey, FileTable};
     use crate::wide::WideBlock;
 
@@ -559,7 +574,7 @@ mod pod {
         };
     }
 
-    pod!(Block, Control, Event, FileKey, FileTable, Losses, Process, Site, Thread, WideBlock);
+    pod!(Block, Control, Event, FileKey, FileTable, Losses, Process, SampleArgument, Site, Thread, WideBlock);
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@
 pub mod abi;
 pub mod atomic;
 pub mod cookie;
+pub mod drawn;
 pub mod sampling;
 pub mod table;
 pub mod unwind;
+pub mod whole;
 pub mod wide;

@@ -234,7 +234,7 @@ fn gives_nothing_to_book(request: &Request, old: &Block) -> bool {
 
 /// Whether blocks of this size are recorded.
 #[inline(always)]
-fn is_wanted(size: u64) -> bool {
+pub fn is_wanted(size: u64) -> bool {
     size >= config::min_size() && size <= config::max_size()
 }
 
@@ -274,7 +274,7 @@ fn overflows(a: u64, b: u64) -> bool {
 
 /// Whether this is an outermost call; then any pending one was left without returning.
 #[inline(always)]
-fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
+pub fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
     let sp = entry.sp();
     // SAFETY: the thread's own state.
     unsafe {
@@ -339,19 +339,24 @@ fn abandon(thread: *mut Thread) {
 
 /// The site (index plus one) that a block of this size is to be booked at; 0 where there is no room.
 #[inline(always)]
-fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u32 {
+pub fn site<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread, size: u64) -> u32 {
+    site_from(thread, entry.apart(), entry.sp(), entry.fp(), size)
+}
+
+/// The same from what [`registers::first_frame`] takes.
+#[inline(always)]
+pub fn site_from(thread: *mut Thread, apart: u64, sp: u64, fp: u64, size: u64) -> u32 {
     // SAFETY: the thread's own state.
     let (process, tid) = unsafe { ((*thread).process, u64::from((*thread).tid)) };
     let slot = scratch::claim(tid);
     let mut site = 0;
     if slot < SCRATCH_SLOTS {
-        let (caller, sp, fp) = (entry.caller(), entry.sp(), entry.fp());
         let slot = u64::from(slot);
         let by_tables = config::unwind() != UNWIND_FP;
         let mut key = unknown(if by_tables {
-            unwind::unwind_walk(slot, process, caller, sp, fp)
+            unwind::unwind_walk(slot, process, apart, sp, fp)
         } else {
-            stack::stack_walk(slot, process, caller, sp, fp)
+            stack::stack_walk(slot, process, apart, sp, fp)
         });
         let mut stretch = 0;
         while key == GOES_ON && stretch < MAX_DEPTH as u32 / STRETCH {
@@ -386,7 +391,7 @@ const MAX_ADDRESS: u64 = u64::MAX - 4095;
 
 /// The block that a call's result points to, or 0 where it failed.
 #[inline(always)]
-fn given(result: u64) -> u64 {
+pub fn given(result: u64) -> u64 {
     if result > MAX_ADDRESS { 0 } else { result }
 }
 

@@ -15,7 +15,7 @@ use crate::blocks::{block_find, now};
 use crate::maps::{BLOCKS, INHERITED, INSIDE, TAILS, unknown};
 use crate::process::Id;
 use crate::registers::{Entry, Mapped};
-use crate::{alloc, stats::lose, threads, wide};
+use crate::{alloc, sampling, stats::lose, threads, wide};
 
 /// No key is so.
 const NONE: u64 = u64::MAX;
@@ -113,7 +113,7 @@ pub extern "C" fn annotations_ignore(process: u32, start: u64, further_in: u64) 
     unsafe {
         let site_and_time = (&raw mut (*block).site).cast::<u64>();
         let before = atomic::load(site_and_time);
-        let size = (&raw const (*block).size).read_volatile();
+        let size = sampling::size((&raw const (*block).size).read_volatile());
         if further_in != 0 && further_in >= size {
             return ENDS_BEFORE;
         }

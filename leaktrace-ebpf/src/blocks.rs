@@ -59,7 +59,7 @@ pub fn book(thread: *mut Thread, address: u64, size: u64, site: u32, gone: u64) 
     };
     if word == NONE {
         lose!(allocs_dropped);
-        lose!(bytes_dropped, size);
+        lose!(bytes_dropped, sampling::size(size));
         lower(process, gone);
         return;
     }
@@ -115,7 +115,7 @@ pub fn put_back(process: u32, address: u64, record: &Block) {
         // The place it had was given away meanwhile: off the books, and said.
         settle(process, record, End::UNSEEN);
         lose!(allocs_dropped);
-        lose!(bytes_dropped, record.size);
+        lose!(bytes_dropped, sampling::size(record.size));
         return;
     }
     if let Some(block) = BLOCKS.get_ptr_mut(Place::from_word(word & !PRESENT).index()) {

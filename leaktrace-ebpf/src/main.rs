@@ -2,10 +2,11 @@
 //!
 //! Uprobes sit at allocation functions (or a few instructions in, see `targets::site` in userspace): `malloc` and `free`
 //! at plain ones, `call` at all others, told by its cookie which function this is and where its arguments are. Where the
-//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. `linker` sits where the
+//! kernel has uprobe sessions, `malloc` and `call` run at the return too; elsewhere `returned` does. `allocated` sits in the middle
+//! of functions where one probe sees a whole call. `linker` sits where the
 //! dynamic linker tells debuggers of what it maps and unmaps, `annotation` at LeakSanitizer's functions by which a program says
-//! what is no leak. Tracepoints follow lives from fork to end. Each body hands over to [`alloc`](crate::alloc),
-//! [`linker`](crate::linker), [`annotations`] or [`lifecycle`].
+//! what is no leak, `sample` where programs tell of what they have drawn for a sample of their own. Tracepoints follow lives from fork to end. Each body hands over to [`alloc`](crate::alloc),
+//! [`linker`](crate::linker), [`annotations`], [`samples`] or [`lifecycle`].
 //!
 //! Invariant: no policy and no strings here; userspace decides by globals ([`config`]) and attach cookies.
 
@@ -25,6 +26,7 @@ mod linker;
 mod maps;
 mod process;
 mod registers;
+mod samples;
 mod sampling;
 mod scratch;
 mod sites;
@@ -35,6 +37,7 @@ mod strings;
 mod threads;
 mod unwind;
 mod vma;
+mod whole;
 mod whom;
 mod wide;
 
@@ -67,6 +70,12 @@ pub extern "C" fn free(ctx: *mut c_void) -> u32 {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "uprobe")]
+pub extern "C" fn allocated(ctx: *mut c_void) -> u32 {
+    whole::allocated(&ProbeContext::new(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
 pub extern "C" fn linker(ctx: *mut c_void) -> u32 {
     linker::changes(&ProbeContext::new(ctx));
     0
@@ -76,6 +85,13 @@ pub extern "C" fn linker(ctx: *mut c_void) -> u32 {
 #[unsafe(link_section = "uprobe")]
 pub extern "C" fn annotation(ctx: *mut c_void) -> u32 {
     annotations::told(&ProbeContext::new(ctx));
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn sample(ctx: *mut c_void) -> u32 {
+    samples::told(&ProbeContext::new(ctx));
     0
 }
 

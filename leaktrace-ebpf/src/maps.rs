@@ -7,6 +7,7 @@ use leaktrace_common::abi::{
     Block, Control, FRAMES_PER_CHUNK, Inside, Losses, MAX_FILTERS, MAX_INSIDE, MAX_UNWIND_FILES, PROCESS_SLOTS,
     Process, SCRATCH_SLOTS, Scratch, Site, Thread,
 };
+use leaktrace_common::drawn::{MAX_SAMPLE_PLACES, SampleArguments};
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
 use leaktrace_common::unwind::{CACHE_SLOTS, Chunk, FileKey, FileTable};
@@ -99,6 +100,9 @@ pub static SAMPLE_GAPS: Array<u64> = Array::with_max_entries(sampling::STEPS + 1
 /// x / (1 - exp(-x)) at x = i / `sampling::STEPS_PER_MEAN`.
 #[map]
 pub static SAMPLE_WEIGHTS: Array<u64> = Array::with_max_entries(sampling::STEPS + 1, 0);
+/// Where the places that tell of samples have their arguments: an attach cookie names an entry.
+#[map]
+pub static SAMPLE_ARGUMENTS: Array<SampleArguments> = Array::with_max_entries(MAX_SAMPLE_PLACES, 0);
 /// What could not be recorded.
 #[map]
 pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -14,7 +14,10 @@ use crate::maps::EVENTS;
 use crate::process::Id;
 use crate::stats::lose;
 
-pub use arch::{instruction, result, returned_sp, returns_to_kernel};
+pub use arch::{first_frame, frame, instruction, register, result, returned_sp, returns_to_kernel};
+
+/// Beside an instruction's address for [`first_frame`]: no address of a program has this bit.
+pub const KNOWN: u64 = 1 << 63;
 
 /// Where a probe's arguments are.
 pub trait Placement {
@@ -128,9 +131,13 @@ mod arch {
     use aya_ebpf::bindings::pt_regs;
     use aya_ebpf::helpers::bpf_probe_read_user;
     use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+    use leaktrace_common::abi::Scratch;
     use leaktrace_common::cookie::{self, Register};
+    use leaktrace_common::whole;
 
-    use super::{Entry, Placement};
+    use super::{Entry, KNOWN, Placement};
+    use crate::maps::unknown;
+    use crate::stack;
 
     /// Words in `struct pt_regs`.
     pub const REGISTERS: usize = 21;
@@ -179,16 +186,37 @@ mod arch {
             self.regs().rsp + cookie::stack_shift(self.cookie)
         }
 
-        /// The frame pointer, still the caller's.
+        /// The frame pointer, still the caller's unless [`Self::apart`] says where that is.
         #[inline(always)]
         pub fn fp(&self) -> u64 {
             self.regs().rbp
         }
 
-        /// Where the function will return to, if a register says; 0 where it stands on the stack.
+        /// Where the caller's frame pointer is on the stack, for [`first_frame`]; 0 where it is in its register.
         #[inline(always)]
-        pub fn caller(&self) -> u64 {
-            0
+        pub fn apart(&self) -> u64 {
+            let below = if P::MAPPED { whole::cookie_slot(self.cookie, whole::COOKIE_FRAME_SHIFT) } else { 0 };
+            if below == 0 { 0 } else { self.sp().wrapping_sub(below) }
+        }
+
+        /// Whether the call is one that counts at this probe, by the zero flag.
+        #[inline(always)]
+        pub fn counts(&self) -> bool {
+            const ZERO: u64 = 1 << 6;
+            let only = self.cookie & (whole::COOKIE_IF_ZERO | whole::COOKIE_IF_NOT_ZERO);
+            only == 0 || (only == whole::COOKIE_IF_ZERO) == (self.regs().eflags & ZERO != 0)
+        }
+
+        /// Of a [`FUNCTION_ALLOCATED`](whole::FUNCTION_ALLOCATED): the size that was asked for, and what will be returned.
+        #[inline(always)]
+        pub fn size_and_result(&self) -> (u64, u64) {
+            let (mut size, result) = self.ab();
+            let below = whole::cookie_slot(self.cookie, whole::COOKIE_SIZE_SHIFT);
+            if below != 0 {
+                // SAFETY: the helper checks the address. It is in the frame that was just used.
+                size = unsafe { bpf_probe_read_user(self.sp().wrapping_sub(below) as *const u64) }.unwrap_or(0);
+            }
+            (size, result)
         }
 
         /// Where the function will return to; 0 where that cannot be read.
@@ -199,11 +227,45 @@ mod arch {
         }
     }
 
+    /// Where a call that was entered with the stack pointer `sp` will return to, or 0, and the caller's stack and frame pointers: what
+    /// is pushed at the call is gone after the return. The frame pointer is `fp`, or at `apart` if that is not 0. Both are read at
+    /// once: the window of scratch slot `slot` goes up from the first word that is asked for. With [`KNOWN`] in `apart` the rest of it
+    /// is where the innermost frame is, and `sp` and `fp` are that one's.
+    #[inline(always)]
+    pub fn first_frame(scratch: *mut Scratch, slot: u64, apart: u64, sp: u64, fp: u64) -> (u64, u64, u64) {
+        let (mut ip, mut fp) = (0, fp);
+        if apart == 0 {
+            ip = stack::first_word(scratch, sp).unwrap_or(0);
+        } else if apart & KNOWN != 0 {
+            return (apart & !KNOWN, sp, fp);
+        } else if let Some(saved) = stack::read_word(scratch, slot, apart) {
+            // By the call that this makes: of a window that is filled here the compiler knows the length, and leaves out the bounds that
+            // the oldest verifiers need.
+            fp = saved;
+            ip = stack::read_word(scratch, slot, sp).unwrap_or(0);
+        }
+        (unknown(ip), sp + 8, unknown(fp))
+    }
+
     /// Where the probe is.
     #[inline(always)]
     pub fn instruction(ctx: &ProbeContext) -> u64 {
         // SAFETY: the context of a uprobe program is a `pt_regs`.
         unsafe { (*ctx.regs).rip }
+    }
+
+    /// The stack pointer and the frame pointer there.
+    #[inline(always)]
+    pub fn frame(ctx: &ProbeContext) -> (u64, u64) {
+        // SAFETY: as above.
+        unsafe { ((*ctx.regs).rsp, (*ctx.regs).rbp) }
+    }
+
+    /// A register there, by its number in instruction encodings.
+    #[inline(always)]
+    pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
+        // SAFETY: as above.
+        by_number(unsafe { &*ctx.regs }, Register(number))
     }
 
     /// Whether the call that was entered with this stack pointer is still under way, as far as its return address tells:
@@ -275,8 +337,9 @@ mod arch {
 mod arch {
     use aya_ebpf::bindings::user_pt_regs;
     use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+    use leaktrace_common::abi::Scratch;
 
-    use super::{Entry, Placement};
+    use super::{Entry, KNOWN, Placement};
 
     /// Words in `struct user_pt_regs`.
     pub const REGISTERS: usize = 34;
@@ -326,10 +389,22 @@ mod arch {
             self.regs().regs[29]
         }
 
-        /// Where the function will return to, if a register says; 0 where it stands on the stack.
+        /// Where the function will return to, for [`first_frame`].
         #[inline(always)]
-        pub fn caller(&self) -> u64 {
+        pub fn apart(&self) -> u64 {
             self.return_address()
+        }
+
+        /// Whether the call is one that counts at this probe.
+        #[inline(always)]
+        pub fn counts(&self) -> bool {
+            true
+        }
+
+        /// Of a call that one probe sees whole, which there is none of on this architecture.
+        #[inline(always)]
+        pub fn size_and_result(&self) -> (u64, u64) {
+            self.ab()
         }
 
         /// Where the function will return to.
@@ -339,11 +414,61 @@ mod arch {
         }
     }
 
+    /// Where a call will return to, or the innermost frame is (`apart`, with or without [`KNOWN`]), and its stack and frame pointers.
+    #[inline(always)]
+    pub fn first_frame(_scratch: *mut Scratch, _slot: u64, apart: u64, sp: u64, fp: u64) -> (u64, u64, u64) {
+        (apart & !KNOWN, sp, fp)
+    }
+
     /// Where the probe is.
     #[inline(always)]
     pub fn instruction(ctx: &ProbeContext) -> u64 {
         // SAFETY: the context of a uprobe program begins with a `user_pt_regs`.
         unsafe { (*ctx.regs.cast::<user_pt_regs>()).pc }
+    }
+
+    /// The stack pointer and the frame pointer there.
+    #[inline(always)]
+    pub fn frame(ctx: &ProbeContext) -> (u64, u64) {
+        // SAFETY: as above.
+        let regs = unsafe { &*ctx.regs.cast::<user_pt_regs>() };
+        (regs.sp, regs.regs[29])
+    }
+
+    macro_rules! load {
+        ($regs:ident + $offset:expr) => {{
+            let value: u64;
+            // SAFETY: reads a field of the context at its own offset.
+            unsafe {
+                core::arch::asm!(
+                    "{value} = *(u64 *)({regs} + {offset})",
+                    value = out(reg) value,
+                    regs = in(reg) $regs,
+                    offset = const $offset,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            value
+        }};
+    }
+
+    macro_rules! by_number {
+        ($regs:ident, $number:ident: $($known:literal)*) => {
+            match $number {
+                $($known => load!($regs + $known * 8),)*
+                // The stack pointer, which follows the others.
+                _ => load!($regs + core::mem::offset_of!(user_pt_regs, sp)),
+            }
+        };
+    }
+
+    /// A register there by its number: `x0` to `x30`, and the stack pointer. Each load by hand, since the context may be read at fixed
+    /// offsets only.
+    #[inline(always)]
+    pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
+        let regs = ctx.regs.cast::<user_pt_regs>();
+        by_number!(regs, number:
+            0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30)
     }
 
     /// Whether the call that was entered with this stack pointer is still under way: the return address was in a register,

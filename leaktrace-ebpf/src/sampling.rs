@@ -5,6 +5,7 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use leaktrace_common::abi::Thread;
+use leaktrace_common::drawn::{BY_PROGRAMS, Drawn};
 use leaktrace_common::sampling;
 
 use crate::config;
@@ -40,14 +41,24 @@ pub extern "C" fn draw_gap(base: u64) -> u64 {
 }
 
 /// The bytes and the number of blocks that one block of `size` bytes stands for: in the units of
-/// `leaktrace_common::sampling` while sampling, 1:1 otherwise.
+/// `leaktrace_common::sampling` while sampling, 1:1 otherwise. Where programs draw blocks themselves, its record says that in place of
+/// a size ([`Drawn::word`]).
 #[inline(always)]
 pub fn weight(size: u64) -> (u64, u64) {
-    if config::sample_bytes() == 0 {
-        return (size, 1);
+    match config::sample_bytes() {
+        0 => (size, 1),
+        BY_PROGRAMS => Drawn::of_word(size).weighted(),
+        _ => {
+            let bytes = weighted_bytes(size);
+            (bytes, sampling::weighted_count(size, bytes))
+        }
     }
-    let bytes = weighted_bytes(size);
-    (bytes, sampling::weighted_count(size, bytes))
+}
+
+/// The bytes of a block with this in its record.
+#[inline(always)]
+pub fn size(word: u64) -> u64 {
+    if config::sample_bytes() == BY_PROGRAMS { Drawn::of_word(word).size } else { word }
 }
 
 /// The bytes that one block of `size` bytes stands for while sampling.

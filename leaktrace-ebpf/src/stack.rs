@@ -8,20 +8,21 @@ use leaktrace_common::abi::{MAX_DEPTH, Scratch, WINDOW_WORDS, Walked};
 use leaktrace_common::unwind::Stop;
 
 use crate::maps::{SCRATCH, unknown};
+use crate::registers::first_frame;
 use crate::stretch::Stretch;
 use crate::{process, sites};
 
 const WINDOW_BYTES: u64 = WINDOW_WORDS as u64 * 8;
 const PAGE_BYTES: u64 = 4096;
 
-/// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
-/// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
+/// Walks from an entry, of which `apart`, `sp` and `fp` are what [`first_frame`] takes. Leaves the frames in the scratch slot, one
+/// more than may be kept if the stack has more.
 /// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`](crate::stretch::GOES_ON) at the end of a stretch.
 ///
 /// A global function: verified once, not at every call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn stack_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
+pub extern "C" fn stack_walk(slot: u64, process: u32, apart: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
     let Some(life) = process::of(process) else { return 1 };
     // SAFETY: the slot was claimed by our caller; an element of the map.
@@ -29,7 +30,7 @@ pub extern "C" fn stack_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: 
         (*scratch).length = 0;
         (*scratch).layout = process::layout(life);
     }
-    let caller = if caller == 0 { first_word(scratch, sp).unwrap_or(0) } else { caller };
+    let (caller, _, fp) = first_frame(scratch, slot, apart, sp, fp);
     if caller == 0 {
         return sites::end_of_stretch::<true, 0>(process, scratch, 0, Walked::new(0, 0, 0));
     }
@@ -102,6 +103,7 @@ pub fn read_word(scratch: *mut Scratch, slot: u64, address: u64) -> Option<u64> 
 }
 
 /// The first word that a walk reads, which is never in the window: without the call that [`read_word`] makes.
+#[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub fn first_word(scratch: *mut Scratch, address: u64) -> Option<u64> {
     // SAFETY: the slot was claimed by our caller.

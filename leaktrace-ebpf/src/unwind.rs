@@ -11,6 +11,7 @@ use leaktrace_common::unwind::{
 };
 
 use crate::maps::{RULE_CACHE, SCRATCH, UNWIND_POOL, unknown};
+use crate::registers::first_frame;
 use crate::stretch::Stretch;
 use crate::{config, process, sites, stack, vma};
 
@@ -37,12 +38,12 @@ impl Memory for Window {
     }
 }
 
-/// Walks from an entry with the stack pointer `sp`, that will return to `caller` (0: that is the word at `sp`), whose
-/// frame pointer is `fp`. Leaves the frames in the scratch slot, one more than may be kept if the stack has more.
+/// Walks from an entry, of which `apart`, `sp` and `fp` are what [`first_frame`] takes. Leaves the frames in the scratch slot, one
+/// more than may be kept if the stack has more.
 /// Returns the stack's key, as [`sites::site_of`] takes it, or [`GOES_ON`](crate::stretch::GOES_ON) at the end of a stretch.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp: u64) -> u64 {
+pub extern "C" fn unwind_walk(slot: u64, process: u32, apart: u64, sp: u64, fp: u64) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot as u32) else { return 1 };
     let Some(life) = process::of(process) else { return 1 };
     // SAFETY: the slot was claimed by our caller; an element of the map.
@@ -53,8 +54,7 @@ pub extern "C" fn unwind_walk(slot: u64, process: u32, caller: u64, sp: u64, fp:
         (*scratch).layout = layout;
         process::unwind_list(life, layout)
     };
-    // What is pushed at the call is gone after the return.
-    let (ip, sp) = if caller == 0 { (stack::first_word(scratch, sp).unwrap_or(0), sp + 8) } else { (caller, sp) };
+    let (ip, sp, fp) = first_frame(scratch, slot, apart, sp, fp);
     if ip == 0 {
         return sites::end_of_stretch::<true, 0>(process, scratch, 0, Walked::new(0, Stop::BadRead as u32, 0));
     }

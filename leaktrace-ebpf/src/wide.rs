@@ -96,7 +96,7 @@ pub extern "C" fn wide_book(owner: u32, address: u64, size: u64, site: u32, gone
     let word = unknown(wide_insert(process, address));
     if word == NONE {
         lose!(wide_dropped);
-        lose!(wide_bytes_dropped, size);
+        lose!(wide_bytes_dropped, sampling::size(size));
         lower(process, gone);
         return 0;
     }
@@ -159,7 +159,7 @@ pub extern "C" fn wide_put_back(process: u32, address: u64, size: u64, site: u32
         // The place it had was given away meanwhile: off the books, and said.
         settle(process, &block, End::UNSEEN);
         lose!(wide_dropped);
-        lose!(wide_bytes_dropped, size);
+        lose!(wide_bytes_dropped, sampling::size(size));
         return 0;
     }
     if let Some(record) = record(word) {

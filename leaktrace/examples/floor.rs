@@ -17,8 +17,8 @@ use clap::Parser;
 use leaktrace::elf;
 use leaktrace::host::bpf::{self, AttachType, Places, Program};
 use leaktrace::model::Pid;
-use leaktrace::probes::plan::{self, Plan, PlanOptions};
-use leaktrace::probes::site::Emulation;
+use leaktrace::probes::plan::{self, Plan, PlanOptions, PlannedPoint, PlannedProbe};
+use leaktrace::probes::site::{Emulation, View};
 use leaktrace::process::maps::{AddressSpace, Object, ObjectStore};
 
 /// Attaches empty BPF programs to a process' allocators, until standard input ends
@@ -29,6 +29,9 @@ struct Args {
     /// Let entries say that their returns are not wanted, as leaktrace does for what it filters
     #[arg(long)]
     skip_returns: bool,
+    /// Probe entries and returns also where leaktrace does with one trap a call
+    #[arg(long)]
+    two_traps: bool,
     /// Put the probes of free functions on their first instructions, where the kernel may have to single-step
     #[arg(long)]
     free_at_entry: bool,
@@ -77,11 +80,15 @@ fn main() -> Result<()> {
     let store = ObjectStore::new();
     let space = AddressSpace::capture(Pid(args.pid), &store)?;
     let mut links = Vec::new();
-    for (object, plan) in plan::choose(planned(&space)?.iter().map(|(object, plan)| (object, plan))) {
+    let planned = planned(&space, !args.two_traps)?;
+    for (object, plan) in plan::choose(planned.iter().map(|(object, plan)| (object, plan))) {
         for probe in &plan.probes {
             let names = probe.names.join(" = ");
-            print!("{}: {names} at +{} ", object.path().display(), probe.site.offset);
-            println!("({})", untouched(&space, object, probe.offset)?);
+            let inside = probe.at_once.as_ref().ok().and_then(|points| points.first());
+            let (at, offset) =
+                inside.map_or((probe.site.offset, probe.offset), |planned| (planned.point.offset, planned.offset));
+            print!("{}: {names} at +{at} ", object.path().display());
+            println!("({})", untouched(&space, object, offset)?);
         }
         links.extend(attach(&args, &programs, object, plan)?);
     }
@@ -93,11 +100,11 @@ fn main() -> Result<()> {
 }
 
 /// What leaktrace would probe.
-fn planned(space: &AddressSpace) -> Result<Vec<(Arc<Object>, Plan)>> {
+fn planned(space: &AddressSpace, at_once: bool) -> Result<Vec<(Arc<Object>, Plan)>> {
     let mut objects: Vec<&Arc<Object>> = space.mappings().filter_map(|location| location.object).collect();
     objects.sort_by_key(|object| object.id());
     objects.dedup_by_key(|object| object.id());
-    let options = PlanOptions { prefix: None, symbols: &[], emulation: emulation()? };
+    let options = PlanOptions { prefix: None, symbols: &[], emulation: emulation()?, at_once };
     let mut planned = Vec::new();
     for object in objects {
         let file = object.open().with_context(|| format!("cannot open {}", object.path().display()))?;
@@ -133,7 +140,13 @@ fn emulation() -> Result<Emulation> {
 
 fn attach(args: &Args, programs: &Programs, object: &Object, plan: &Plan) -> Result<Vec<OwnedFd>> {
     let (allocating, freeing): (Vec<_>, Vec<_>) = plan.probes.iter().partition(|probe| probe.needs_return());
-    let allocating: Vec<u64> = allocating.iter().map(|probe| probe.offset).collect();
+    let inside = |probe: &&&PlannedProbe| probe.at_once.is_ok();
+    let points = allocating.iter().flat_map(|probe| probe.at_once.iter().flatten());
+    let (entered, seen): (Vec<&PlannedPoint>, Vec<&PlannedPoint>) =
+        points.partition(|planned| matches!(planned.point.view, View::Entry { .. }));
+    let seen: Vec<u64> = seen.iter().map(|planned| planned.offset).collect();
+    let entries = allocating.iter().filter(|probe| !inside(probe)).map(|probe| probe.offset);
+    let allocating: Vec<u64> = entries.chain(entered.iter().map(|planned| planned.offset)).collect();
     let freeing: Vec<u64> =
         freeing.iter().map(|probe| if args.free_at_entry { probe.entry_offset } else { probe.offset }).collect();
     let file = object.open()?;
@@ -148,6 +161,7 @@ fn attach(args: &Args, programs: &Programs, object: &Object, plan: &Plan) -> Res
     };
     let mut links = vec![
         link(&programs.multi, AttachType::Multi, &freeing, false)?,
+        link(&programs.multi, AttachType::Multi, &seen, false)?,
         link(&programs.allocating, programs.how, &allocating, false)?,
     ];
     if programs.how == AttachType::Multi && !args.skip_returns {
@@ -165,5 +179,5 @@ fn set(
     returns: bool,
 ) -> io::Result<OwnedFd> {
     let (offsets, cookies) = (offsets.to_vec(), vec![0; offsets.len()]);
-    bpf::link(program.as_fd(), attach_type, path, &Places { offsets, cookies, pid, returns })
+    bpf::link(program.as_fd(), attach_type, path, &Places { offsets, cookies, semaphores: Vec::new(), pid, returns })
 }

@@ -110,6 +110,16 @@ pub enum Action {
     /// Say what grew between two snapshots that --json saved, at which sites and how fast
     #[command(override_usage = "leaktrace diff OLD NEW [OPTIONS]", after_long_help = diff::AFTER_HELP)]
     Diff(Box<DiffArgs>),
+    #[doc = "Where the sampler is."]
+    #[command(
+        override_usage = "leaktrace sampler --print-path",
+        about = "Say where the sampler is, for programs to be started with: LD_PRELOAD=$(leaktrace sampler --print-path)"
+    )]
+    Sampler {
+        /// Print the path of the library
+        #[arg(long, required = true)]
+        print_path: bool,
+    },
     /// Say what this kernel and machine support, and what to do about what is missing
     Doctor(MessageArgs),
     /// Print shell completions

@@ -7,6 +7,7 @@ mod alerts;
 mod checks;
 mod diff;
 mod outputs;
+mod sampler;
 mod suppressions;
 mod whom;
 
@@ -22,12 +23,14 @@ use crate::cli::{
 use crate::host::memory;
 use crate::model::{Only, Options, SortKey, Target, TraceMode, Unwind, sampling};
 use crate::probes::functions::AllocSymbol;
+use crate::probes::plan::Seen;
 use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
 
 pub use alerts::AlertPlan;
 pub use checks::{CheckMode, CheckPlan, NoChecks};
 pub use diff::DiffConfig;
+pub use sampler::Sampler;
 pub use whom::{Filters, Whom};
 
 /// What to do.
@@ -45,6 +48,8 @@ pub enum Invocation {
     Completions(clap_complete::Shell),
     /// Print the manual page.
     Man,
+    /// Print where the sampler is.
+    Sampler,
 }
 
 /// A trace.
@@ -54,6 +59,8 @@ pub struct Config {
     pub whom: Whom,
     /// Whether children of named processes and of a command are traced as well.
     pub follow: bool,
+    /// Whether processes are seen by a sampler of their own.
+    pub sampler: Sampler,
     /// `--force`: trace where the kernel may kill what is traced.
     pub force: bool,
     /// What to record.
@@ -91,8 +98,11 @@ pub struct Recording {
     pub min_size: u64,
     /// Largest size recorded, in bytes, not below the smallest; `None` for no limit.
     pub max_size: Option<u64>,
-    /// Mean distance between sampled bytes, from 1 to `MAX_SAMPLE_BYTES`; `None` to record every allocation.
+    /// Mean distance between sampled bytes, from 1 to `MAX_SAMPLE_BYTES`; `None` to record every allocation. Where programs draw the
+    /// sample, what is taken for theirs until they tell.
     pub sample_bytes: Option<u64>,
+    /// How allocations are seen.
+    pub seen: Seen,
     /// Smallest age reported.
     pub older_than: Duration,
     /// How stacks are walked.
@@ -203,6 +213,7 @@ impl Invocation {
             Some(Action::Doctor(messages)) => Self::Doctor(Messages::resolve(&messages, false, surroundings)),
             Some(Action::Completions { shell }) => Self::Completions(shell),
             Some(Action::Man) => Self::Man,
+            Some(Action::Sampler { print_path: _ }) => Self::Sampler,
         })
     }
 }
@@ -217,6 +228,7 @@ impl Config {
             ));
         }
         let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
+        let sampler = Sampler::resolve(&whom, &record, &check, &output, &gate)?;
         let leak_check = checks::resolve(&check, &whom, &record)?;
         let only = output.only.map(only);
         if only == Some(Only::Lost) && leak_check.is_err() {
@@ -230,7 +242,8 @@ impl Config {
                 "--fail-on-growth needs every allocation, since of a sample it cannot be told which blocks stay; leave --sample-bytes out",
             ));
         }
-        Ok(Self {
+        let config = Self {
+            sampler,
             leak_check,
             recording: Recording::resolve(&whom, &record, &output, surroundings)?,
             whom: Whom::resolve(whom)?,
@@ -245,7 +258,8 @@ impl Config {
             alerts: AlertPlan::resolve(alerts)?,
             // A command writes to the same standard error, and would write into the line.
             messages: Messages::resolve(&messages, no_progress || launches, surroundings),
-        })
+        };
+        Ok(if sampler == Sampler::Preloaded { config.by_sampler() } else { config })
     }
 
     /// The target of the trace, as the snapshot records it. `pids` are those named; a launched command's is not known yet.
@@ -285,6 +299,7 @@ impl Config {
             symbols_prefixes: recording.symbols_prefixes.clone(),
             alloc_symbols: recording.alloc_symbols.iter().map(ToString::to_string).collect(),
             sample_bytes: recording.sample_bytes,
+            sampler: recording.seen == Seen::Samples,
             unwind: recording.unwind,
             sort: self.sort,
             show_allocs: recording.show_allocs,
@@ -351,6 +366,7 @@ impl Recording {
             min_size,
             max_size: args.max_size,
             sample_bytes: args.sample_bytes,
+            seen: Seen::Calls,
             unwind: match args.unwind {
                 UnwindArg::Auto => Unwind::Auto,
                 UnwindArg::Dwarf => Unwind::Dwarf,

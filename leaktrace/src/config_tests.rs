@@ -138,6 +138,7 @@ fn options_reach_the_snapshot_as_resolved() {
         symbols_prefixes: vec!["je_".to_owned()],
         alloc_symbols: vec![],
         sample_bytes: Some(524_288),
+        sampler: false,
         unwind: Unwind::Fp,
         sort: SortKey::Age,
         show_allocs: true,

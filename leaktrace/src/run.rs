@@ -5,6 +5,7 @@ mod saved;
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ use crate::clean::clean;
 use crate::cli::{Parsed, UsageError};
 use crate::config::{Config, DiffConfig, Invocation, ReportConfig, Surroundings};
 use crate::holder;
-use crate::host::{errno, limits};
+use crate::host::{errno, limits, sampler};
 use crate::model::{Only, Sink, Snapshot, Status};
 use crate::outcome::{Outcome, exit_code};
 use crate::report::{Delivery, Reporter};
@@ -94,6 +95,11 @@ fn run(invocation: &Invocation) -> anyhow::Result<u8> {
         }
         Invocation::Completions(shell) => print(&cli::completions(*shell)),
         Invocation::Man => print(&cli::manual()?),
+        Invocation::Sampler => {
+            let mut line = sampler::library()?.into_os_string().into_vec();
+            line.push(b'\n');
+            print(&line)
+        }
     }
 }
 

@@ -46,10 +46,10 @@ impl Sampler {
                 gap = sampling::pass(gap, size);
                 if gap == 0 {
                     gap = draw();
-                    let weight = self.weights.of(size);
+                    let weight = self.weights.of(size, None);
                     bytes += weight.0;
                     count += weight.1;
-                    spread.add(size, &self.weights);
+                    spread.add(size, weight.0);
                 }
             }
         }
@@ -152,6 +152,6 @@ fn the_largest_mean_distance_has_room() {
     assert!((draw(&[0xffff_fffe]) - 4096f64.ln()).abs() < 1e-5);
     assert!((draw(&[u32::MAX; 4]) - 4.0 * 4096f64.ln()).abs() < 1e-9);
     // What a small block stands for there is the mean distance, to half its own size.
-    let (bytes, count) = Weights::new(mean).of(1);
+    let (bytes, count) = Weights::new(mean).of(1, None);
     assert_eq!((bytes >> BYTES_SHIFT, count >> COUNT_SHIFT), (mean, mean));
 }

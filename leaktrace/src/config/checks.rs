@@ -40,6 +40,12 @@ pub enum NoChecks {
     /// Of a sample they would be wrong.
     #[error("no leak check was made: it must know every allocation, which --sample-bytes leaves out")]
     Sampled,
+    /// As of a sample.
+    #[error(
+        "no leak check was made: it must know every allocation, and the process tells of a sample that it draws itself; --leak-check has \
+         every call traced instead, which costs the process more"
+    )]
+    BySampler,
     /// To be judged a process is stopped, which nobody has asked for.
     #[error(
         "no leak check was made: processes that neither --pid nor COMMAND names are stopped for one only with --leak-check; trace \

@@ -23,7 +23,7 @@ pub use compression::{unpack, unpacked_size};
 pub use copy::{CopyError, sealed, what_is_loaded};
 pub use dynamic::{DYNAMIC_ENTRY_SIZE, Dynamic};
 pub use header::{Elf, ElfError, FileKind, HEADER_SIZE, Header, Ident, Machine};
-pub use notes::{build_id, has_note_of};
+pub use notes::{build_id, has_note_of, probe_points};
 pub use relocations::{Relocation, relocations};
 pub use sections::{Section, SectionKind};
 pub use segments::{PROGRAM_HEADER_SIZE, Segment, SegmentKind, parse as segments};

@@ -31,6 +31,12 @@ pub fn build_id(bytes: &[u8], align: u64) -> Option<&[u8]> {
     notes(bytes, align).find(is_id).map(|note| note.content)
 }
 
+/// What those of these notes say by which systemtap's `sdt.h` tells where tracers may probe (`NT_STAPSDT`).
+pub fn probe_points(bytes: &[u8], align: u64) -> impl Iterator<Item = &[u8]> {
+    const NT_STAPSDT: u32 = 3;
+    notes(bytes, align).filter(|note| note.owner == b"stapsdt" && note.kind == NT_STAPSDT).map(|note| note.content)
+}
+
 /// Whether one of these notes has this owner.
 #[must_use]
 pub fn has_note_of(owner: &[u8], bytes: &[u8], align: u64) -> bool {
@@ -67,6 +73,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, align: u64) {
             let _ = (build_id(&bytes, align), build_id(&bytes, 4), build_id(&bytes, 8));
+            let _ = probe_points(&bytes, 4).count();
         }
     }
 }

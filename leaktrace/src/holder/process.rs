@@ -137,9 +137,7 @@ fn program_and_file(descriptors: &[OwnedFd]) -> io::Result<(BorrowedFd<'_>, Borr
 
 /// The link keeps the event.
 fn link_event(program: BorrowedFd<'_>, file: BorrowedFd<'_>, place: &Places) -> io::Result<OwnedFd> {
-    let (Some(offset), Some(cookie)) = (place.offsets.first(), place.cookies.first()) else {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    };
-    let event = bpf::uprobe_event(&bpf::path_of(file.as_raw_fd()), *offset, place.pid, place.returns)?;
+    let cookie = place.cookies.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let event = bpf::uprobe_event(&bpf::path_of(file.as_raw_fd()), place)?;
     bpf::link_event(program, event.as_fd(), *cookie)
 }

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 const UPROBE_MULTI_RETURN: u32 = 1;
 /// Where the kernel describes its uprobe events (ABI/testing/sysfs-bus-event_source-devices-format).
 pub const UPROBE_EVENTS: &str = "/sys/bus/event_source/devices/uprobe";
+/// Where in the attributes of such an event the offset of a counter is (`format/ref_ctr_offset`, `PERF_UPROBE_REF_CTR_OFFSET_SHIFT` of
+/// kernel/events/core.c).
+const SEMAPHORE_SHIFT: u32 = 32;
 /// The kernel refuses a larger log buffer (`UINT_MAX >> 8` before 5.19, `>> 2` since).
 const LOG_BYTES: usize = 4 << 20;
 
@@ -121,6 +124,9 @@ pub struct Places {
     pub offsets: Vec<u64>,
     /// A cookie for each offset.
     pub cookies: Vec<u64>,
+    /// Offsets of counters (16 bits) that the kernel raises in every process in which the place is probed, 0 for none; no elements if
+    /// no place has one.
+    pub semaphores: Vec<u64>,
     /// The process to be probed; 0 for all.
     pub pid: u32,
     /// Whether the returns of the functions at these places are probed, rather than the places.
@@ -140,6 +146,9 @@ pub fn link(program: BorrowedFd<'_>, attach_type: AttachType, path: &CStr, place
     multi.path = path.as_ptr() as u64;
     multi.offsets = places.offsets.as_ptr() as u64;
     multi.cookies = places.cookies.as_ptr() as u64;
+    if places.semaphores.len() == places.offsets.len() && !places.semaphores.is_empty() {
+        multi.ref_ctr_offsets = places.semaphores.as_ptr() as u64;
+    }
     multi.cnt = places.offsets.len().min(places.cookies.len()) as u32;
     multi.flags = if places.returns { UPROBE_MULTI_RETURN } else { 0 };
     multi.pid = places.pid;
@@ -153,9 +162,11 @@ pub fn is_probe_program(descriptor: BorrowedFd<'_>) -> bool {
     kind == Some(bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32)
 }
 
-/// Puts a breakpoint at a place of a file, for one process or for all (0), at the function's returns or there; closing the
+/// Puts a breakpoint at the first of the places, for one process or for all (0), at the function's returns or there; closing the
 /// descriptor removes it.
-pub fn uprobe_event(path: &CStr, offset: u64, pid: u32, returns: bool) -> io::Result<OwnedFd> {
+pub fn uprobe_event(path: &CStr, places: &Places) -> io::Result<OwnedFd> {
+    let Places { pid, returns, .. } = *places;
+    let offset = *places.offsets.first().ok_or(io::ErrorKind::InvalidInput)?;
     let number = |name: &str, prefix: &str| {
         let text = fs::read_to_string(format!("{UPROBE_EVENTS}/{name}"))?;
         text.trim().strip_prefix(prefix).unwrap_or_default().parse::<u32>().map_err(io::Error::other)
@@ -166,6 +177,11 @@ pub fn uprobe_event(path: &CStr, offset: u64, pid: u32, returns: bool) -> io::Re
     attr.type_ = number("type", "")?;
     if returns {
         attr.config = 1 << number("format/retprobe", "config:")?;
+    }
+    if let Some(semaphore) = places.semaphores.first().filter(|semaphore| **semaphore != 0) {
+        // As "config:32-63": the kernel has 32 bits for it.
+        let semaphore = u32::try_from(*semaphore).map_err(io::Error::other)?;
+        attr.config |= u64::from(semaphore) << SEMAPHORE_SHIFT;
     }
     attr.__bindgen_anon_3.config1 = path.as_ptr() as u64;
     attr.__bindgen_anon_4.config2 = offset;
@@ -209,7 +225,7 @@ pub fn multi_knows_processes() -> bool {
 /// file.
 fn refusal(attach_type: AttachType, pid: u32) -> Option<i32> {
     let program = trivial(attach_type).ok()?;
-    let nowhere = Places { offsets: vec![0], cookies: vec![0], pid, returns: false };
+    let nowhere = Places { offsets: vec![0], cookies: vec![0], semaphores: Vec::new(), pid, returns: false };
     link(program.as_fd(), attach_type, c"/", &nowhere).err()?.raw_os_error()
 }
 

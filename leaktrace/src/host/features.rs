@@ -14,7 +14,7 @@ use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
 use aya_obj::generated::{bpf_cmd, bpf_insn, bpf_prog_type};
 
-use super::bpf::{self, AttachType};
+use super::bpf::{self, AttachType, Places};
 
 /// How a try went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +136,9 @@ extern "C" fn nobody_calls_this() -> c_int {
 fn probe_ourselves() -> io::Result<()> {
     let program = program()?;
     let (file, offset) = place_of(nobody_calls_this as *const () as u64)?;
-    let event = bpf::uprobe_event(&file, offset, std::process::id(), false)?;
+    let pid = std::process::id();
+    let place = Places { offsets: vec![offset], cookies: vec![1], semaphores: Vec::new(), pid, returns: false };
+    let event = bpf::uprobe_event(&file, &place)?;
     bpf::link_event(program.as_fd(), event.as_fd(), 1).map(|_| ())
 }
 

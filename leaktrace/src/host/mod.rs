@@ -15,5 +15,6 @@ pub(crate) mod file_id;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod patience;
+pub(crate) mod sampler;
 pub(crate) mod seccomp;
 pub(crate) mod version;

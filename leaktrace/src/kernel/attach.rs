@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use leaktrace_common::abi;
 
 use super::Kernel;
 use super::probe::Probe;
@@ -48,6 +49,12 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// The counters of its probes, if any has one.
+    fn semaphores(&self) -> Vec<u64> {
+        let all = self.probes.iter().map(|probe| probe.semaphore.unwrap_or(0));
+        if self.probes.iter().any(|probe| probe.semaphore.is_some()) { all.collect() } else { Vec::new() }
+    }
+
     /// Whether only names depend on this step: accounts are exact without it.
     fn tells_layouts(&self) -> bool {
         self.program == "linker"
@@ -114,7 +121,8 @@ impl Attachments {
         for probe in &step.probes {
             let cookie = if step.returns { 0 } else { probe.program().1 };
             let (offsets, cookies) = (vec![probe.offset], vec![cookie]);
-            let place = Places { offsets, cookies, pid: scope.pid(), returns: step.returns };
+            let semaphores = probe.semaphore.into_iter().collect();
+            let place = Places { offsets, cookies, semaphores, pid: scope.pid(), returns: step.returns };
             let beside = self.held.get(first).map(|(_, _, held)| held);
             let held = holder.perf_event(program, file, place, beside).with_context(|| {
                 format!("the kernel refuses a probe on {} at file offset {:#x}", probe.function, probe.offset)
@@ -166,7 +174,8 @@ pub fn links(
         let attach_type = technique.attach_type(step.program, step.in_session).context("perf events are no links")?;
         let offsets = step.probes.iter().map(|probe| probe.offset).collect();
         let cookies = step.probes.iter().map(|probe| probe.program().1).collect();
-        let places = Places { offsets, cookies, pid: scope.pid(), returns: step.returns };
+        let semaphores = step.semaphores();
+        let places = Places { offsets, cookies, semaphores, pid: scope.pid(), returns: step.returns };
         holder
             .link(programs.program(step.program, attach_type)?.as_fd(), attach_type, file, places, beside)
             .with_context(|| format!("the kernel refuses probes on {}", names(&step.probes)))
@@ -204,11 +213,16 @@ fn steps(probes: &[Probe], technique: Technique) -> Vec<Step<'_>> {
     for program in ["free", "call"] {
         add(program, false, &|probe| probe.frees() && probe.program().0 == program);
     }
+    for kind in [abi::FUNCTION_SAMPLE_FREED, abi::FUNCTION_SAMPLED] {
+        add("sample", false, &|probe| probe.kind == kind);
+    }
     if technique != Technique::Sessions {
         add("returned", true, &|probe| probe.allocates() && probe.bears_return());
     }
     add("call", false, &Probe::exits);
     add("call", false, &Probe::reallocates);
+    add("allocated", false, &Probe::ends);
+    add("allocated", false, &|probe| probe.is_inside() && !probe.ends());
     for program in ["call", "malloc"] {
         add(program, false, &|probe| probe.allocates() && !probe.reallocates() && probe.program().0 == program);
     }
@@ -221,7 +235,6 @@ fn names(probes: &[&Probe]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::abi;
     use leaktrace_common::cookie::{self, Register};
 
     use super::*;
@@ -234,7 +247,7 @@ mod tests {
             placement,
             leaf: true,
             has_exits: false,
-            empties_thread_cache: false,
+            ..Probe::default()
         }
     }
 

@@ -229,11 +229,12 @@ pub fn blocks<'a>(
     let own = |site| if marks.is_empty() { None } else { marks.of(process_of(kernel.sites.pointer(site)?)) };
     placed_blocks(kernel, piece).filter_map(move |(_, address, block)| {
         let index = block.site.checked_sub(1)?;
-        let (site, ago) = wanted(index)?;
+        let (number, ago) = wanted(index)?;
         let age = clock.age(block.time).saturating_sub(ago);
-        let is_meant = || own(index).is_some_and(|own| own.mean(address, block.size, block.time));
+        let (size, weight) = kernel.size_of(block.size);
+        let is_meant = || own(index).is_some_and(|own| own.mean(address, size, block.time));
         let (time, ignored) = (block.time, block.is_ignored() || is_meant());
-        Some(RawBlock { site, address: Address(address), size: block.size, age, time, ignored, kind: None })
+        Some(RawBlock { site: number, address: Address(address), size, weight, age, time, ignored, kind: None })
     })
 }
 

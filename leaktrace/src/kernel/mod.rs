@@ -13,10 +13,12 @@ pub(crate) mod object;
 pub(crate) mod probe;
 pub(crate) mod programs;
 pub(crate) mod reclaim;
+mod samples;
 mod sampling;
 pub(crate) mod selection;
 pub(crate) mod unwind_maps;
 
+use std::num::NonZeroU64;
 use std::process;
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +29,8 @@ use aya::{Ebpf, EbpfLoader};
 use leaktrace_common::abi::{
     Block, Control, FRAMES_PER_CHUNK, Losses, NOT_TRACED, PROCESS_SLOTS, Process, Site, Thread,
 };
+use leaktrace_common::drawn::{BY_PROGRAMS, Drawn};
+use leaktrace_common::sampling::MAX_SAMPLE_BYTES;
 use leaktrace_common::table::{self, Bucket};
 use leaktrace_common::unwind::Chunk;
 use leaktrace_common::wide::WideBlock;
@@ -40,7 +44,9 @@ use crate::model::Pid;
 use ignored_inside::IgnoredInside;
 use mapped::MappedArray;
 use memory::Tables;
+use probe::Probe;
 use programs::{Programs, Technique};
+use samples::SamplePlaces;
 use selection::Selection;
 
 /// What the user can size and filter.
@@ -56,7 +62,7 @@ pub struct Limits {
     pub min_size: u64,
     /// Largest block recorded, bytes.
     pub max_size: u64,
-    /// Mean distance between sampled bytes; 0 records every block.
+    /// Mean distance between sampled bytes; 0 records every block, and [`BY_PROGRAMS`] what programs draw themselves.
     pub sample_bytes: u64,
     /// How stacks are walked: one of the `UNWIND_` constants.
     pub unwind: u32,
@@ -105,6 +111,9 @@ pub struct Kernel {
     pub rule_cache: MappedArray<u64>,
     /// Addresses that were ignored and lie far inside of blocks.
     ignored_inside: IgnoredInside,
+    sample_places: SamplePlaces,
+    /// Programs draw blocks themselves.
+    are_drawn: bool,
     losses: MappedArray<Losses>,
     control: MappedArray<Control>,
     /// One moment by `CLOCK_MONOTONIC` and in jiffies, once there was a life.
@@ -143,6 +152,7 @@ impl Kernel {
         let max_size_complement = u64::MAX - limits.max_size;
         let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
         let sessions = u32::from(technique == Technique::Sessions);
+        let are_drawn = limits.sample_bytes == BY_PROGRAMS;
 
         let mut loader = EbpfLoader::new();
         loader
@@ -201,15 +211,17 @@ impl Kernel {
             losses: MappedArray::new(&ebpf, "LOSSES")?,
             control: MappedArray::new(&ebpf, "CONTROL")?,
             clocks: OnceLock::new(),
-            programs: Programs::load(technique, object, &ebpf)?,
+            programs: Programs::load(technique, are_drawn, object, &ebpf)?,
             ignored_inside: IgnoredInside::take(&mut ebpf)?,
+            sample_places: SamplePlaces::default(),
+            are_drawn,
             holder,
             ebpf,
         };
         // The holder is never traced: the BPF programs leave an entry with a slot out of range alone until its process ends.
         let slots = kernel.ebpf.map_mut("SLOTS").context("the BPF object has no map SLOTS")?;
         HashMap::<&mut MapData, u32, u32>::try_from(slots)?.insert(kernel.holder.pid().0, NOT_TRACED, 0)?;
-        if limits.sample_bytes != 0 {
+        if ![0, BY_PROGRAMS].contains(&limits.sample_bytes) {
             sampling::fill(&mut kernel.ebpf, limits.sample_bytes)?;
         }
         // Slot 0 means "none". Nothing is recorded before everything is in place.
@@ -279,6 +291,31 @@ impl Kernel {
     /// Whether calls of processes were dropped because every process slot was taken.
     pub fn slots_ran_out(&self) -> bool {
         self.losses().slots_dropped > 0
+    }
+
+    /// Tells the programs where these probes have their arguments, as far as these tell of samples.
+    ///
+    /// # Errors
+    /// There are too many ways.
+    pub fn number_samples(&mut self, probes: &mut [Probe]) -> Result<()> {
+        self.sample_places.number(&mut self.ebpf, probes)
+    }
+
+    /// The largest mean distance, in bytes, at which programs have drawn blocks themselves, or up to 1.4 times that; `None` before
+    /// the first.
+    pub fn drawn_at(&self) -> Option<u64> {
+        let weight = self.control.read(0).map(|control| control.sample_weight).filter(|weight| *weight > 0);
+        weight.map(|weight| weight.min(MAX_SAMPLE_BYTES))
+    }
+
+    /// What the size in a block's record says: the bytes asked for, and the bytes that it stands for where its program has drawn it
+    /// itself and these are more.
+    pub fn size_of(&self, word: u64) -> (u64, Option<NonZeroU64>) {
+        if !self.are_drawn {
+            return (word, None);
+        }
+        let Drawn { size, weight } = Drawn::of_word(word);
+        (size, NonZeroU64::new(weight).filter(|weight| weight.get() != size))
     }
 
     /// How many lives of followed processes have ended so far.

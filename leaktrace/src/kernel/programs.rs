@@ -277,12 +277,13 @@ pub enum Programs {
 }
 
 impl Programs {
-    /// Loads all that the technique needs.
-    pub fn load(technique: Technique, object: &[u8], ebpf: &Ebpf) -> Result<Self> {
+    /// Loads all that the technique needs, where programs draw samples themselves only what those tell.
+    pub fn load(technique: Technique, are_drawn: bool, object: &[u8], ebpf: &Ebpf) -> Result<Self> {
         let names: &[&'static str] = match technique {
             Technique::PerfEvents => return Ok(Self::ByAya),
-            Technique::Sessions => &["malloc", "call", "free"],
-            Technique::Multi => &["malloc", "call", "free", "returned"],
+            _ if are_drawn => &["sample"],
+            Technique::Sessions => &["malloc", "call", "free", "allocated"],
+            Technique::Multi => &["malloc", "call", "free", "allocated", "returned"],
         };
         Ok(Self::ByHand(Arc::new(ByHand::new(technique, Loader::new(object, ebpf)?, names)?)))
     }

@@ -183,11 +183,13 @@ fn take_blocks(kernel: &Kernel, ended: &Ended, accounts: &[Account]) -> Vec<RawB
     let mut keep = |slot: u32, address: u64, block: &Block| {
         if let Some(&site) = block.site.checked_sub(1).and_then(|index| by_index.get(&index)) {
             let age = ended.age(slot, block);
-            let is_meant = || marks.of(slot).is_some_and(|own| own.mean(address, block.size, block.time));
+            let (size, weight) = kernel.size_of(block.size);
+            let is_meant = || marks.of(slot).is_some_and(|own| own.mean(address, size, block.time));
             taken.push(RawBlock {
                 site,
                 address: Address(address),
-                size: block.size,
+                size,
+                weight,
                 age,
                 time: block.time,
                 ignored: block.is_ignored() || is_meant(),

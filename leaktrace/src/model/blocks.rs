@@ -3,8 +3,11 @@
 //! In: blocks as a stream, each with its site and age. Out: for each site its outstanding bytes and count, the ages of its
 //! blocks and, if the blocks are a sample, the spread of the estimate.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
+
+use leaktrace_common::sampling::COUNT_SHIFT;
 
 use super::estimate::Spread;
 use super::growth::Window;
@@ -24,6 +27,8 @@ pub struct RawBlock {
     pub address: Address,
     /// Bytes asked for.
     pub size: u64,
+    /// The bytes that it stands for where its program has drawn it for a sample; `None` for as many as it has.
+    pub weight: Option<NonZeroU64>,
     /// Time since it was allocated.
     pub age: Duration,
     /// When it was allocated, by a clock that serves to tell it from another block at its address only.
@@ -50,6 +55,8 @@ pub struct SiteTally {
     pub(super) bytes: u64,
     /// In the units of [`Counters`](super::Counters).
     pub(super) count: u64,
+    /// How many blocks were recorded for that.
+    pub(super) recorded: u64,
     /// The spread of the sampled blocks.
     pub(super) spread: Spread,
     pub(super) oldest: Option<Duration>,
@@ -84,7 +91,7 @@ impl BlockTally {
             sites: vec![SiteTally::default(); sites],
             keeps_blocks: options.show_allocs,
             older_than: options.older_than,
-            weights: options.sample_bytes.map(Weights::new),
+            weights: Weights::of_trace(options),
         }
     }
 
@@ -108,6 +115,13 @@ impl BlockTally {
     #[must_use]
     pub fn survivors(&self, site: usize) -> &[Tally] {
         self.sites.get(site).map_or(&[], |site| &site.survivors)
+    }
+
+    /// How many blocks each recorded one of a site stands for on average; `None` where none was recorded, or each stands for itself.
+    #[must_use]
+    pub fn blocks_per_sample(&self, site: usize) -> Option<f64> {
+        let tally = self.sites.get(site).filter(|tally| tally.recorded > 0 && self.weights.is_some())?;
+        Some(tally.count as f64 / f64::from(1 << COUNT_SHIFT) / tally.recorded as f64)
     }
 
     /// What the leak check found of a site; `None` where none ran.
@@ -140,7 +154,8 @@ impl Extend<RawBlock> for BlockTally {
     fn extend<I: IntoIterator<Item = RawBlock>>(&mut self, blocks: I) {
         for block in blocks {
             let Some(site) = self.sites.get_mut(block.site) else { continue };
-            let (bytes, count) = self.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size));
+            let (bytes, count) =
+                self.weights.as_ref().map_or((block.size, 1), |weights| weights.of(block.size, block.weight));
             if let Some(epoch) = site.window.as_ref().and_then(|window| window.epoch_of(block.age)) {
                 if site.survivors.len() <= epoch {
                     site.survivors.resize(epoch + 1, Tally::default());
@@ -152,8 +167,9 @@ impl Extend<RawBlock> for BlockTally {
             }
             site.bytes = site.bytes.saturating_add(bytes);
             site.count = site.count.saturating_add(count);
-            if let Some(weights) = &self.weights {
-                site.spread.add(block.size, weights);
+            site.recorded += 1;
+            if self.weights.is_some() {
+                site.spread.add(block.size, bytes);
             }
             site.oldest = site.oldest.max(Some(block.age));
             site.youngest = Some(site.youngest.map_or(block.age, |youngest| youngest.min(block.age)));
@@ -166,8 +182,8 @@ impl Extend<RawBlock> for BlockTally {
                 site.verdict.get_or_insert_default().add(kind, block.size);
             }
             if self.keeps_blocks {
-                let RawBlock { address, size, age, kind, ignored, .. } = block;
-                site.blocks.push(Block { address, size, age, verdict: kind, ignored, type_name: None });
+                let RawBlock { address, size, weight, age, kind, ignored, .. } = block;
+                site.blocks.push(Block { address, size, weight, age, verdict: kind, ignored, type_name: None });
             }
         }
     }
@@ -197,6 +213,7 @@ impl SiteTally {
     pub(super) fn merge(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.count = self.count.saturating_add(other.count);
+        self.recorded = self.recorded.saturating_add(other.recorded);
         self.spread.merge(&other.spread);
         self.oldest = self.oldest.max(other.oldest);
         self.youngest = [self.youngest, other.youngest].into_iter().flatten().min();

@@ -54,6 +54,8 @@ pub struct Capture {
     pub sites: Vec<RawSite>,
     /// The outstanding blocks, tallied; `None` if they were not read: ages are then unknown.
     pub blocks: Option<BlockTally>,
+    /// Whether frees of blocks from before the trace are seen: not of every sampler's.
+    pub tells_earlier: bool,
     /// What the leak check found out of the blocks of sites, by their places among [`Capture::merged`].
     pub described: HashMap<usize, Described>,
     /// What time says of sites, by the same places; empty if nothing was judged.

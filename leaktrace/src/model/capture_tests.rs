@@ -52,6 +52,7 @@ fn block(site: usize, address: u64, bytes: u64, seconds: u64) -> RawBlock {
         site,
         address: Address(address),
         size: bytes,
+        weight: None,
         age: Duration::from_secs(seconds),
         time: 0,
         ignored: false,
@@ -91,6 +92,7 @@ fn capture(options: Options) -> Capture {
         reproduction: Reproduction::default(),
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
+        tells_earlier: true,
         described: HashMap::new(),
         growth: Vec::new(),
         pinned: HashMap::new(),
@@ -290,7 +292,7 @@ fn sample(options: Options) -> Capture {
     let options = Options { sample_bytes: Some(100), ..options };
     let weights = Weights::new(100);
     let times = |size, number| {
-        let (bytes, count) = weights.of(size);
+        let (bytes, count) = weights.of(size, None);
         (bytes * number, count * number)
     };
     let mut capture = capture(options);

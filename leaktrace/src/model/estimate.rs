@@ -15,7 +15,6 @@
 //! blocks, which a continuous distribution does not know; the lower bound gives one of them away, of the size
 //! sum(s (w - s)) / E that is to be expected, lest three blocks of which none was missed be taken for more than three.
 
-use crate::model::sampling::Weights;
 use leaktrace_common::sampling::BYTES_SHIFT;
 
 /// The 0.975 quantile of the normal distribution.
@@ -36,9 +35,9 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Counts a recorded block of `size` bytes in.
-    pub fn add(&mut self, size: u64, weights: &Weights) {
-        let weight = weights.of(size).0 as f64 / f64::from(1 << BYTES_SHIFT);
+    /// Counts a recorded block of `size` bytes in that stands for `weight`, in units of 1/2^[`BYTES_SHIFT`] byte.
+    pub fn add(&mut self, size: u64, weight: u64) {
+        let weight = weight as f64 / f64::from(1 << BYTES_SHIFT);
         let size = size as f64;
         // What is surely recorded weighs its size; rounding must not make it less.
         let passed = (weight - size).max(0.0);
@@ -83,11 +82,12 @@ fn gamma_quantile(mean: f64, variance: f64, z: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::sampling::Weights;
 
     fn interval(sizes: impl IntoIterator<Item = u64>, mean: u64) -> [f64; 2] {
         let weights = Weights::new(mean);
         let mut spread = Spread::default();
-        sizes.into_iter().for_each(|size| spread.add(size, &weights));
+        sizes.into_iter().for_each(|size| spread.add(size, weights.of(size, None).0));
         spread.interval(mean).map(|bound| bound as f64 / mean as f64)
     }
 

@@ -36,6 +36,9 @@ pub struct Losses {
     /// not known which blocks these are.
     #[serde(skip_serializing_if = "is_zero")]
     pub marks_lost: u64,
+    /// Samples, or frees of such, of which it could not be read what their programs told, or that cannot be.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_lost: u64,
     /// `unwind_failed` by reason, where reasons are known. The reasons add up to `unwind_failed`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unwind_failures: BTreeMap<String, u64>,
@@ -65,7 +68,8 @@ impl Losses {
     /// Whether blocks may be missing, not only their stacks.
     #[must_use]
     pub fn may_miss_blocks(&self) -> bool {
-        self.allocs_dropped + self.wide_dropped + self.returns_missed + self.threads_dropped + self.events_lost > 0
+        let blocks = self.allocs_dropped + self.wide_dropped + self.samples_lost;
+        blocks + self.returns_missed + self.threads_dropped + self.events_lost > 0
     }
 
     /// Everything that was lost, of whatever kind, as one number for a status line.
@@ -86,6 +90,7 @@ impl Losses {
             wide_dropped,
             wide_bytes_dropped: _,
             marks_lost,
+            samples_lost,
             unwind_failures: _,
         } = self;
         let others = [
@@ -98,6 +103,7 @@ impl Losses {
             *threads_dropped,
             *wide_dropped,
             *marks_lost,
+            *samples_lost,
         ];
         others.into_iter().fold(self.unwind_failed_total(), u64::saturating_add)
     }
@@ -133,6 +139,7 @@ mod tests {
             Losses { threads_dropped: 1, ..Losses::default() },
             Losses { wide_dropped: 1, ..Losses::default() },
             Losses { marks_lost: 1, ..Losses::default() },
+            Losses { samples_lost: 1, ..Losses::default() },
             Losses { unwind_failures: [("no mapping".to_owned(), 1)].into(), ..Losses::default() },
         ];
         for losses in one_each {

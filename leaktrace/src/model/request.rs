@@ -106,6 +106,7 @@ pub enum Only {
 }
 
 /// The options of the trace as resolved, defaults filled in.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option without a value")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -139,6 +140,10 @@ pub struct Options {
     pub alloc_symbols: Vec<String>,
     /// Mean distance between sampled bytes; `None` where every allocation is recorded and the numbers are exact.
     pub sample_bytes: Option<u64>,
+    /// Whether programs drew the sample themselves, each of them at a distance of its own, of which [`Self::sample_bytes`] is the largest,
+    /// or up to 1.4 times that.
+    #[serde(skip_serializing_if = "is_false")]
+    pub sampler: bool,
     /// `--unwind`.
     pub unwind: Unwind,
     /// `--sort`.
@@ -155,6 +160,11 @@ pub struct Options {
     pub only: Option<Only>,
     /// Whether children of named processes and of a command were traced as well: not so with `--no-follow`.
     pub follow: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Options {
@@ -196,6 +206,7 @@ impl Default for Options {
             symbols_prefixes: Vec::new(),
             alloc_symbols: Vec::new(),
             sample_bytes: None,
+            sampler: false,
             unwind: Unwind::Auto,
             sort: SortKey::Bytes,
             show_allocs: false,

@@ -1,7 +1,12 @@
 //! The tables of Poisson sampling by bytes, and what recorded blocks weigh: `leaktrace_common::sampling` with the
 //! logarithms and exponentials that BPF lacks. Pure.
 
+use std::num::NonZeroU64;
+
+use leaktrace_common::drawn::Drawn;
 use leaktrace_common::sampling::{self, GAP_SHIFT, STEPS, STEPS_PER_MEAN, WEIGHT_SHIFT};
+
+use super::request::Options;
 
 /// Quantiles of the exponential distribution with this mean in bytes, in units of 1/2^[`GAP_SHIFT`] byte: the distance
 /// to the next hit exceeds entry i with probability 1 - i / [`STEPS`]. The last entry, which would be infinite, repeats
@@ -30,18 +35,29 @@ pub fn factors() -> Vec<u64> {
         .collect()
 }
 
-/// What recorded blocks stand for at one mean distance.
+/// The mean distance at which programs draw blocks themselves as long as none of them has told of one, bytes.
+pub const DRAWN_AT_FIRST: u64 = 512 << 10;
+
+/// What recorded blocks stand for.
 #[derive(Debug, Clone)]
 pub struct Weights {
     mean: u64,
-    factors: Vec<u64>,
+    /// `None` if each block has its own.
+    factors: Option<Vec<u64>>,
 }
 
 impl Weights {
     /// For hits at this mean distance in bytes, at most [`sampling::MAX_SAMPLE_BYTES`].
     #[must_use]
     pub fn new(mean: u64) -> Self {
-        Self { mean, factors: factors() }
+        Self { mean, factors: Some(factors()) }
+    }
+
+    /// Those of a trace with these options; `None` where each block stands for itself.
+    #[must_use]
+    pub fn of_trace(options: &Options) -> Option<Self> {
+        let mean = options.sample_bytes?;
+        Some(if options.sampler { Self { mean, factors: None } } else { Self::new(mean) })
     }
 
     /// The mean distance between hits, bytes.
@@ -51,10 +67,14 @@ impl Weights {
     }
 
     /// The bytes that one recorded block of this size stands for, in units of 1/2^[`sampling::BYTES_SHIFT`], and the number
-    /// of blocks, in units of 1/2^[`sampling::COUNT_SHIFT`]: exactly the numbers that the programs count.
+    /// of blocks, in units of 1/2^[`sampling::COUNT_SHIFT`]: exactly the numbers that the programs count. `weight` is the bytes that
+    /// it stands for where a program has drawn it itself, or `None` for as many as it has.
     #[must_use]
-    pub fn of(&self, size: u64) -> (u64, u64) {
-        let factor = |step: u32| self.factors.get(step as usize).copied().unwrap_or(0);
+    pub fn of(&self, size: u64, weight: Option<NonZeroU64>) -> (u64, u64) {
+        let Some(factors) = &self.factors else {
+            return Drawn { size, weight: weight.map_or(size, NonZeroU64::get) }.weighted();
+        };
+        let factor = |step: u32| factors.get(step as usize).copied().unwrap_or(0);
         let bytes = sampling::weighted_bytes(size, self.mean, factor);
         (bytes, sampling::weighted_count(size, bytes))
     }
@@ -108,7 +128,7 @@ mod tests {
             let weights = Weights::new(mean);
             let around = (0..48).flat_map(|bit| [1u64 << bit, (1 << bit) + (1 << bit) / 3, 3 * mean, mean / 3 + 1]);
             for size in around {
-                let (bytes, count) = weights.of(size);
+                let (bytes, count) = weights.of(size, None);
                 let expected = size as f64 / -(-(size as f64) / mean as f64).exp_m1();
                 let (bytes, count) = (bytes as f64 / 256.0, count as f64 / 65_536.0);
                 // A relative error of the table, and half a unit.
@@ -118,8 +138,8 @@ mod tests {
                 assert!((count - expected / size as f64).abs() < error, "{size} B at {mean}: {count} blocks");
             }
         }
-        assert_eq!(Weights::new(4096).of(0), (0, 0));
-        assert_eq!(Weights::new(4096).of(1 << 50), (1 << 58, 1 << 16));
+        assert_eq!(Weights::new(4096).of(0, None), (0, 0));
+        assert_eq!(Weights::new(4096).of(1 << 50, None), (1 << 58, 1 << 16));
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Snapshot {
         if !self.has_blocks() {
             return Err(NoBlocks);
         }
-        let weights = self.options.sample_bytes.map(Weights::new);
+        let weights = Weights::of_trace(&self.options);
         for site in &mut self.sites {
             let Some(blocks) = &mut site.blocks else { continue };
             blocks.retain(|block| block.age >= age);
@@ -54,7 +54,8 @@ impl Snapshot {
             let owner = self.process_index(&self.sites[index]);
             let site = &mut self.sites[index];
             let mut spread = Spread::default();
-            site.blocks.iter().flatten().for_each(|block| spread.add(block.size, weights));
+            let blocks = site.blocks.iter().flatten();
+            blocks.for_each(|block| spread.add(block.size, weights.of(block.size, block.weight).0));
             site.outstanding_bytes_ci95 = Some(spread.interval(weights.mean()));
             total.merge(&spread);
             if let Some(sum) = owner.and_then(|owner| spreads.get_mut(owner)) {

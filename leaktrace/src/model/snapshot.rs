@@ -1,6 +1,7 @@
 //! The snapshot: the content of one report. [`super::schema`] is its form in a file.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,6 +239,9 @@ pub struct Block {
     pub address: Address,
     /// Bytes asked for, never an estimate.
     pub size: u64,
+    /// The bytes that it stands for where its program has drawn it for a sample; `None` for as many as it has.
+    #[serde(default, rename = "weighted_bytes", skip_serializing_if = "Option::is_none")]
+    pub weight: Option<NonZeroU64>,
     /// Time since it was allocated, or until its process ended.
     #[serde(rename = "age_s", with = "seconds")]
     pub age: Duration,

@@ -70,7 +70,7 @@ impl Snapshot {
     /// The first two numbers that differ.
     pub fn check_sums(&self) -> Result<(), SumMismatch> {
         let mut by_pid: BTreeMap<Pid, [u64; 6]> = BTreeMap::new();
-        let weights = self.options.sample_bytes.map(Weights::new);
+        let weights = Weights::of_trace(&self.options);
         for site in &self.sites {
             self.check_site(site, weights.as_ref())?;
             add(
@@ -132,7 +132,7 @@ impl Snapshot {
 pub(super) fn histograms(blocks: &[Block], weights: Option<&Weights>) -> (Histogram, Histogram) {
     let (mut ages, mut sizes) = (Histogram::default(), Histogram::default());
     for block in blocks {
-        let (bytes, count) = weights.map_or((block.size, 1), |weights| weights.of(block.size));
+        let (bytes, count) = weights.map_or((block.size, 1), |weights| weights.of(block.size, block.weight));
         ages.add_age(block.age, Tally { bytes, count });
         sizes.add_size(block.size, Tally { bytes, count });
     }
@@ -142,7 +142,7 @@ pub(super) fn histograms(blocks: &[Block], weights: Option<&Weights>) -> (Histog
 /// The bytes and allocations that blocks stand for: in a sample by their weights, else for themselves.
 pub(super) fn outstanding(blocks: &[Block], weights: Option<&Weights>) -> (u64, u64) {
     let sum = blocks.iter().fold((0u64, 0u64), |(bytes, count), block| {
-        let weight = weights.map_or((block.size, 1), |weights| weights.of(block.size));
+        let weight = weights.map_or((block.size, 1), |weights| weights.of(block.size, block.weight));
         (bytes.saturating_add(weight.0), count.saturating_add(weight.1))
     });
     if weights.is_some() { (whole(sum.0, BYTES_SHIFT), whole(sum.1, COUNT_SHIFT)) } else { sum }

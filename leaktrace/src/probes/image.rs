@@ -140,6 +140,22 @@ impl<'a> Image<'a> {
         })
     }
 
+    /// Where in the file the variable at this address is: `None` where it has no place there, or cannot be written to.
+    #[must_use]
+    pub fn variable_offset(&self, address: u64) -> Option<u64> {
+        let segment = self.loaded().find(|segment| segment.writable && segment.holds_address(address))?;
+        Some(segment.address_to_offset(address))
+    }
+
+    /// The content of each note by which the image tells where tracers may probe, and the address of the section
+    /// `.stapsdt.base`, if it has one.
+    pub fn probe_points(&self) -> (impl Iterator<Item = &'a [u8]>, Option<u64>) {
+        let notes = self.sections.iter().filter(|section| section.kind == SectionKind::Notes);
+        let notes = notes.filter_map(|section| Some((section.data(&self.bytes).ok()?, section.align)));
+        let base = self.sections.iter().find(|section| section.name == ".stapsdt.base");
+        (notes.flat_map(|(notes, align)| elf::probe_points(notes, align)), base.map(|base| base.address))
+    }
+
     /// Whether the image has a note with this owner.
     #[must_use]
     pub fn has_note_of(&self, owner: &[u8]) -> bool {

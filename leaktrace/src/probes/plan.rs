@@ -6,6 +6,7 @@
 //! are worth probing.
 
 mod annotations;
+mod at_once;
 mod error;
 mod hidden;
 mod linkage;
@@ -13,6 +14,7 @@ mod linker;
 mod outside;
 mod role;
 mod runtime;
+mod samples;
 mod survey;
 mod ways_out;
 
@@ -21,13 +23,15 @@ use std::ops::RangeInclusive;
 
 use super::functions::{AllocSymbol, Kind, Table};
 use super::image::Image;
-use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site};
+use super::site::{self, Cost, Emulation, Fallback, Machine, Reason, Refusal, Site, Unproven};
 use crate::elf::SymbolKind;
 pub use annotations::{Annotation, AnnotationProbe};
+pub use at_once::PlannedPoint;
 pub use error::PlanError;
 pub use linker::LinkerProbe;
 pub use role::{Allocator, Role};
 pub use runtime::Runtime;
+pub use samples::{SamplePoint, SampleProbe, has_sample_points};
 use survey::Candidate;
 
 /// What to look for, and on what kernel.
@@ -39,6 +43,18 @@ pub struct PlanOptions<'a> {
     pub symbols: &'a [AllocSymbol],
     /// What the running kernel emulates.
     pub emulation: Emulation,
+    /// Whether probes go into the middle of functions where one of them sees a whole call.
+    pub at_once: bool,
+}
+
+/// How allocations are seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// By probes at the allocators' functions.
+    #[default]
+    Calls,
+    /// By what programs tell of a sample that they draw themselves.
+    Samples,
 }
 
 /// The probes of one object.
@@ -62,6 +78,13 @@ pub struct Plan {
     pub linker: Vec<LinkerProbe>,
     /// The functions by which the program says what is no leak.
     pub annotations: Vec<AnnotationProbe>,
+    /// Places at which the program tells of a sample that it draws itself.
+    pub samples: Vec<SampleProbe>,
+    /// The address of the books of leaktrace's sampler, in the object's own numbering, if it has that. It tells of the frees of blocks
+    /// too that it has drawn while nobody listened.
+    pub sampler_state: Option<u64>,
+    /// Whether the object is a library.
+    pub is_library: bool,
     /// Whether the object has LeakSanitizer, which stops the threads of its own process by ptrace at the end.
     pub leak_sanitizer: bool,
 }
@@ -89,6 +112,8 @@ pub struct PlannedProbe {
     /// For a function that may throw, the file offsets of its return instructions: it must not have a return probe, and
     /// probes on these instructions see its returns. Empty for all other functions.
     pub exits: Vec<u64>,
+    /// The probes in the function's middle that see its calls instead, or why there are none.
+    pub at_once: Result<Vec<PlannedPoint>, Unproven>,
 }
 
 impl PlannedProbe {
@@ -134,9 +159,39 @@ pub enum Why {
     Go,
     /// Another function has the same code at the same address, and their calls cannot be told apart.
     Folded,
+    /// What its note names is not in the file.
+    NotThere,
+    /// Its arguments are where they cannot be read.
+    Arguments,
+    /// The frees of what is told there are not all told.
+    NoFrees,
 }
 
 impl Plan {
+    /// Whether allocations are seen by its probes.
+    #[must_use]
+    pub fn tells_allocations(&self) -> bool {
+        !self.probes.is_empty() || !self.samples.is_empty()
+    }
+
+    /// Leaves only the probes for one of the two ways to see allocations: every call, or what programs tell of a sample of their own.
+    pub fn choose(&mut self, seen: Seen) {
+        match seen {
+            Seen::Calls => {
+                self.samples.clear();
+                // It passes every call on.
+                if self.sampler_state.is_some() && self.is_library {
+                    self.probes.clear();
+                }
+            }
+            Seen::Samples => {
+                self.probes.clear();
+                self.annotations.clear();
+                (self.hidden, self.runtime) = (None, None);
+            }
+        }
+    }
+
     /// The functions by which the program says what is no leak and that are not probed, each with the reason.
     pub fn unseen_annotations(&self) -> impl Iterator<Item = String> + '_ {
         let is_one = |skipped: &&Skipped| skipped.names.iter().any(|name| name.starts_with("__lsan_"));
@@ -163,6 +218,9 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
         runtime: evidence.runtime().or_else(|| Runtime::by_note(&image)),
         linker: Vec::new(),
         annotations: Vec::new(),
+        samples: Vec::new(),
+        sampler_state: None,
+        is_library: image.is_library(),
         leak_sanitizer: evidence.has_leak_sanitizer(),
     };
     if plan.role == Role::DynamicLinker {
@@ -173,6 +231,10 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
     let (annotations, unseen) = annotations::find(&image)?;
     plan.annotations = annotations;
     plan.skipped.extend(unseen);
+    let (samples, untold) = samples::find(&image);
+    plan.sampler_state = samples::own_state(&image).filter(|_| !samples.is_empty());
+    plan.samples = samples;
+    plan.skipped.extend(untold);
     let (resolvers, mut functions): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.extent.kind == SymbolKind::Resolver);
     plan.skipped.extend(resolvers.into_iter().map(|it| Skipped { names: it.names, why: Why::Resolver }));
@@ -189,7 +251,12 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
     }
     mark_outside_branches(&image, &mut own, options.emulation);
     let ways_out = ways_out::of(&image, &own, evidence.looks_at_callers());
-    for (function, exits) in own.into_iter().zip(ways_out) {
+    let at_once = if options.at_once {
+        at_once::of(&image, &own, options.emulation)
+    } else {
+        vec![Err(Unproven::Unwanted); own.len()]
+    };
+    for ((function, exits), at_once) in own.into_iter().zip(ways_out).zip(at_once) {
         // C functions have no dots in their names; Go functions always have one.
         if plan.runtime == Some(Runtime::Go) && function.names.iter().any(|name| name.contains('.')) {
             plan.skipped.push(Skipped { names: function.names, why: Why::Go });
@@ -200,7 +267,10 @@ pub fn plan(bytes: &[u8], options: &PlanOptions<'_>) -> Result<Plan, PlanError> 
             continue;
         };
         match probe(&image, &function, options.emulation) {
-            Ok(Some(probe)) => plan.probes.push(PlannedProbe { exits, ..probe }),
+            Ok(Some(probe)) => {
+                let at_once = if exits.is_empty() { at_once } else { Err(Unproven::Throws) };
+                plan.probes.push(PlannedProbe { exits, at_once, ..probe });
+            }
             Ok(None) => {}
             Err(refusal) => plan.skipped.push(Skipped { names: function.names, why: Why::Refused(refusal) }),
         }
@@ -225,7 +295,7 @@ fn mark_outside_branches(image: &Image<'_>, functions: &mut [Candidate], emulati
     }
     // A site lies before any other symbol, so the ranges do not overlap; they are in order since the functions are.
     let ranges: Vec<_> = left_behind.iter().map(|(_, range)| range.clone()).collect();
-    let entered = outside::entered(image, &ranges);
+    let entered = outside::entered(image, &ranges, |_| false);
     for ((index, _), entered) in left_behind.iter().zip(entered) {
         if let Some(address) = entered {
             functions[*index].enter(address);
@@ -253,6 +323,7 @@ fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Resul
         cookie: site.cookie(image.machine(), signature.kind),
         calls_another: function.calls_another,
         exits: Vec::new(),
+        at_once: Err(Unproven::Unwanted),
     }))
 }
 
@@ -261,7 +332,7 @@ fn probe(image: &Image<'_>, function: &Candidate, emulation: Emulation) -> Resul
 /// The C library is always among them: even in a process with another allocator, its own functions (`getline`, `dlopen`) are
 /// called. An allocation call that passes through several objects is counted once, for the outermost.
 pub fn choose<'a, T>(objects: impl IntoIterator<Item = (T, &'a Plan)>) -> Vec<(T, &'a Plan)> {
-    let mut chosen: Vec<_> = objects.into_iter().filter(|(_, plan)| !plan.probes.is_empty()).collect();
+    let mut chosen: Vec<_> = objects.into_iter().filter(|(_, plan)| plan.tells_allocations()).collect();
     chosen.sort_by_key(|(_, plan)| match plan.role {
         Role::Program(_) => 0,
         Role::Allocator(_) => 1,
@@ -281,6 +352,9 @@ impl fmt::Display for Why {
             Self::Go => f.write_str("a return probe on a Go function would crash the program"),
             Self::Folded => f.write_str("another function has the same code at the same address"),
             Self::Throws => f.write_str("it may throw exceptions, which a return probe would break"),
+            Self::NotThere => f.write_str("its note names an address that has no place in the file"),
+            Self::Arguments => f.write_str("its arguments are where they cannot be read"),
+            Self::NoFrees => f.write_str("not all frees of what is told there can be seen"),
         }
     }
 }

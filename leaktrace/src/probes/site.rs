@@ -14,6 +14,7 @@ mod forward;
 mod frees;
 mod function;
 mod leaving;
+mod once;
 mod sweep;
 mod track;
 
@@ -30,6 +31,7 @@ pub use forward::{calls, forward};
 use function::argument_register;
 pub use function::{Cost, Fallback, Function, LONGEST_INSTRUCTION, Machine, Reason, Site};
 pub use leaving::{Destination, Reached};
+pub use once::{Counts, Place, Point, Proven, Unproven, View, once};
 use sweep::{Sweep, Unclear};
 use track::Tracker;
 

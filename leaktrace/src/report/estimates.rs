@@ -26,6 +26,12 @@ pub fn unseen(snapshot: &Snapshot) -> Option<u64> {
 /// A note that the numbers are estimates, and of what kind of sample; `None` if they are exact.
 pub fn note(snapshot: &Snapshot) -> Option<String> {
     snapshot.sampled.then(|| match snapshot.options.sample_bytes {
+        Some(mean) if snapshot.options.sampler => {
+            format!(
+                "estimated from a sample that the programs draw themselves, one byte in {} hit or more",
+                Bytes(mean)
+            )
+        }
         Some(mean) => format!("estimated from a sample, one byte in {} hit", Bytes(mean)),
         None => "estimated from a sample".to_owned(),
     })

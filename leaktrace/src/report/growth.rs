@@ -21,7 +21,7 @@ pub fn lines(snapshot: &Snapshot) -> Vec<(String, bool)> {
             return None;
         }
         let whose = if several { format!(" of {}", names::one(process)) } else { String::new() };
-        Some((format!("growth{whose}: {}", words(growth)), growth.verdict == GrowthVerdict::Leak))
+        Some((format!("growth{whose}: {}", words(growth, snapshot.sampled)), growth.verdict == GrowthVerdict::Leak))
     };
     let mut lines: Vec<_> = snapshot.processes.iter().filter_map(line).collect();
     if is_long {
@@ -69,10 +69,11 @@ fn is_asked_for(options: &Options) -> bool {
 }
 
 /// `leak, 1.2 KiB/s (95%: 1.1 KiB/s to 1.3 KiB/s) at leak_here: blocks stay for longer than …`
-fn words(growth: &Growth) -> String {
+fn words(growth: &Growth, sampled: bool) -> String {
     let reason = clean(&growth.reason);
     let [least, most] = growth.ci95;
-    let rate = format!("{} (95%: {} to {})", Rate(growth.bytes_per_s), Rate(least), Rate(most));
+    let about = if sampled { "~" } else { "" };
+    let rate = format!("{about}{} (95%: {} to {})", Rate(growth.bytes_per_s), Rate(least), Rate(most));
     match growth.verdict {
         GrowthVerdict::Leak => format!("a leak of {rate} {reason}"),
         GrowthVerdict::Steady => format!("steady, {reason}"),
@@ -84,9 +85,12 @@ fn words(growth: &Growth) -> String {
 /// What stands in a site's line: `leaks 1.2 KiB/s`, `grows 640.0 B/s`.
 pub fn of_site(site: &Site) -> Option<String> {
     let growth = site.growth.as_ref()?;
+    let about = if site.sampled { "~" } else { "" };
     match growth.verdict {
-        GrowthVerdict::Leak => Some(format!("leaks {}", Rate(growth.bytes_per_s))),
-        GrowthVerdict::Undecided if growth.bytes_per_s > 0.0 => Some(format!("grows {}", Rate(growth.bytes_per_s))),
+        GrowthVerdict::Leak => Some(format!("leaks {about}{}", Rate(growth.bytes_per_s))),
+        GrowthVerdict::Undecided if growth.bytes_per_s > 0.0 => {
+            Some(format!("grows {about}{}", Rate(growth.bytes_per_s)))
+        }
         _ => None,
     }
 }

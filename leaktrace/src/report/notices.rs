@@ -136,6 +136,13 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "what it calls no leak may be reported".to_owned(),
     );
     lose(
+        losses.samples_lost,
+        "sample",
+        " unreadable",
+        "of the programs' own not recorded (what they told could not be read, or cannot be)".to_owned(),
+        "estimates are untrue, trace every call with --leak-check".to_owned(),
+    );
+    lose(
         losses.events_lost,
         "process event",
         "",

@@ -199,5 +199,7 @@ fn block_line(block: &Block) -> String {
     let verdict = verdicts::of_block(block).map(|words| format!(", {words}")).unwrap_or_default();
     let class = block.type_name.as_ref().map(|name| format!(", type {}", clean(name))).unwrap_or_default();
     let ignored = if block.ignored { ", ignored by the program" } else { "" };
-    format!("{}  {}, {} old{verdict}{ignored}{class}", block.address, counted(block.size, "byte"), Span(block.age))
+    let weight = block.weight.map(|weight| format!(", stands for ~{}", Bytes(weight.get()))).unwrap_or_default();
+    let size = counted(block.size, "byte");
+    format!("{}  {size}, {} old{weight}{verdict}{ignored}{class}", block.address, Span(block.age))
 }

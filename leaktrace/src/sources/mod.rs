@@ -2,3 +2,4 @@
 //! attached there.
 
 pub(crate) mod allocators;
+pub(crate) mod samples;

@@ -322,6 +322,7 @@ impl Draft {
             untraced: Vec::new(),
             sites: self.sites,
             blocks: self.blocks,
+            tells_earlier: true,
             described: HashMap::new(),
             growth: Vec::new(),
             pinned,
@@ -419,6 +420,7 @@ pub fn losses(kernel: &Kernel) -> Losses {
         wide_dropped: raw.wide_dropped,
         wide_bytes_dropped: raw.wide_bytes_dropped,
         marks_lost: raw.marks_lost,
+        samples_lost: raw.samples_lost,
         ..Losses::default()
     }
 }

@@ -24,6 +24,7 @@ mod records;
 mod remarks;
 mod reports;
 mod reproduction;
+mod samples;
 mod setup;
 mod signals;
 mod stopping;
@@ -41,9 +42,9 @@ use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::config::{Config, Whom};
+use crate::config::{Config, Sampler, Whom};
 use crate::holder::Holder;
-use crate::host::limits;
+use crate::host::{limits, sampler};
 use crate::kernel::Kernel;
 use crate::kernel::events::Events;
 use crate::lives::processes::Processes;
@@ -54,6 +55,7 @@ use crate::process::launch::{Event, Held, LaunchOptions, Launched};
 use crate::process::pidfd::PidFd;
 use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
+use crate::sources::samples::are_drawn_by_all;
 use alerts::Alerts;
 use due::{Due, happens};
 use growing::Growth;
@@ -168,8 +170,18 @@ enum Over {
 
 async fn trace(config: &Arc<Config>, reports: Reports, stop: Option<Arc<AtomicBool>>) -> Result<Outcome> {
     let signals = Signals::listen()?;
+    let config = match &config.whom {
+        Whom::Pids(pids) if config.sampler == Sampler::IfThere && are_drawn_by_all(pids) => {
+            log::info!("what is traced draws a sample of its allocations itself: no call is probed");
+            &Arc::new(config.by_sampler())
+        }
+        _ => config,
+    };
     let launched = match &config.whom {
-        Whom::Command(command) => Some(Launched::spawn(command, LaunchOptions::default())?),
+        Whom::Command(command) => {
+            let library = if config.sampler == Sampler::Preloaded { Some(sampler::library()?) } else { None };
+            Some(Launched::spawn_with(command, library.as_deref(), LaunchOptions::default())?)
+        }
         Whom::Pids(_) | Whom::Filtered(_) | Whom::System => None,
     };
     // The command was started before and keeps the limit that it inherited.

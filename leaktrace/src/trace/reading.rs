@@ -68,7 +68,9 @@ impl Trace {
         }
         let Remarks { notes, warnings } = found.remarks();
         let written = self.written_to(&draft.processes);
+        self.note_distance();
         let (mut capture, spaces) = draft.finish(&occasion, &self.target, &self.options);
+        self.leave_sampler_out(&mut capture, &spaces);
         capture.untraced = self.list_untraced();
         heaps::mark_partly_traced(&mut capture.processes, &capture.untraced);
         if capture.saw_nothing() {

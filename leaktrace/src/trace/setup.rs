@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use leaktrace_common::abi::{UNWIND_AUTO, UNWIND_DWARF, UNWIND_FP};
+use leaktrace_common::drawn::BY_PROGRAMS;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
@@ -21,7 +22,7 @@ use super::records::Records;
 use super::untraced::UntracedProcesses;
 use super::verdict::second_look::SecondLook;
 use crate::clean::clean;
-use crate::config::{Config, Whom};
+use crate::config::{Config, Recording, Whom};
 use crate::holder::Holder;
 use crate::host::clock::monotonic_ns;
 use crate::host::seccomp;
@@ -35,6 +36,7 @@ use crate::kernel::{Kernel, Limits};
 use crate::lives::processes::{Followed, Processes};
 use crate::lives::unwinding::Unwinding;
 use crate::model::{Pid, Target, TraceMode, Unwind};
+use crate::probes::plan::Seen;
 use crate::process::facts;
 use crate::process::launch::{Held, Launched};
 use crate::process::maps::{CaptureError, ObjectStore};
@@ -88,7 +90,10 @@ impl Trace {
             max_depth: recording.max_depth,
             min_size: recording.min_size,
             max_size: recording.max_size.unwrap_or(u64::MAX),
-            sample_bytes: recording.sample_bytes.unwrap_or(0),
+            sample_bytes: match recording.seen {
+                Seen::Calls => recording.sample_bytes.unwrap_or(0),
+                Seen::Samples => BY_PROGRAMS,
+            },
             unwind: match recording.unwind {
                 Unwind::Auto | Unwind::Unknown => UNWIND_AUTO,
                 Unwind::Dwarf => UNWIND_DWARF,
@@ -112,7 +117,8 @@ impl Trace {
             (true, false) => Followed::Named,
             (false, _) => Followed::Everyone,
         };
-        let prober = Prober::new(&recording.symbols_prefixes, &recording.alloc_symbols, version())?;
+        let Recording { symbols_prefixes, alloc_symbols, seen, .. } = recording;
+        let prober = Prober::new(symbols_prefixes, alloc_symbols, *seen, version())?;
         prober.heed_writers(kernel.holder.written().context("cannot ask which files are written to")?)?;
         Ok(Self {
             holder_ends,
@@ -208,6 +214,11 @@ impl Trace {
         // A process that has ended meanwhile is no error: the trace ends at once, with its report.
         if let Ok(space) = self.processes.look_at(pid) {
             let found = self.prober.found(space);
+            if found.leak_sanitizer && found.seen == Seen::Samples {
+                bail!(
+                    "process {pid} has a sanitizer in it, which bears no other library before it; trace it without --sampler"
+                );
+            }
             if found.objects.is_empty() && found.foreign.is_some() {
                 bail!("process {pid} cannot be traced: {}", found.untraceable().unwrap_or_default());
             }
@@ -423,6 +434,11 @@ fn whom(target: &Target) -> String {
 }
 
 fn nothing_to_probe(pid: Pid, found: &Found) -> String {
+    if found.seen == Seen::Samples {
+        return format!(
+            "process {pid} has not loaded the sampler: it is static, or drops its environment or its user; trace it without --sampler"
+        );
+    }
     if let Some(runtime) = found.runtimes.first() {
         return format!("no allocator was found in process {pid}, which is run by {runtime}; {}", runtime.note());
     }

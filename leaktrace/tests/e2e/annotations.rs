@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::harness::snapshot::Tally;
 use crate::harness::tracer::path_str;
-use crate::harness::{Snapshot, Tracer, Victim, build, leaktrace, locks, require_privileges};
+use crate::harness::{Snapshot, Tracer, Victim, build, leaktrace, locks, require_privileges, techniques};
 
 /// Bytes and blocks that the program ignores, of all that a function has allocated.
 fn ignored(snapshot: &Snapshot, function: &str) -> (u64, u64) {
@@ -62,12 +62,7 @@ fn what_was_disabled_before_the_trace_is_not_known_and_that_is_said() {
 fn every_way_of_attaching_sees_them() {
     let victim = build::victim("annotating.c");
     require_privileges();
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
-    let kernel = (numbers.next().unwrap(), numbers.next().unwrap());
-    // Each with the version that has it (`leaktrace doctor`).
-    let techniques = [("sessions", (6, 13)), ("multi", (6, 10)), ("perf", (0, 0))];
-    for (technique, _) in techniques.into_iter().filter(|(_, since)| kernel >= *since) {
+    for technique in techniques() {
         let directory = tempfile::tempdir().unwrap();
         let json = directory.path().join("snapshot.json");
         let arguments = ["--json", path_str(&json), "--", path_str(&victim), "run"];

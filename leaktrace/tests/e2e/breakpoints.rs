@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use leaktrace::probes::plan::{PlanOptions, plan};
+use leaktrace::probes::plan::{PlanOptions, PlannedProbe, plan};
 
 use crate::harness::{Tracer, Victim, locks};
 use crate::lifecycle::eventually;
@@ -21,6 +21,12 @@ fn mapped(pid: u32) -> (impl Fn(u64) -> u64, Vec<u8>) {
     (move |place| start + place - offset, fs::read(fields[5]).unwrap())
 }
 
+/// Where in the file the probes of a function go.
+fn places(probe: &PlannedProbe) -> Vec<u64> {
+    let points = probe.at_once.as_ref().map(|points| points.iter().map(|point| point.offset).collect());
+    points.unwrap_or_else(|_| vec![probe.offset])
+}
+
 fn byte_at(memory: &File, address: u64) -> u8 {
     let mut byte = [0];
     memory.read_exact_at(&mut byte, address).unwrap();
@@ -33,11 +39,12 @@ fn a_breakpoint_at_the_place_of_a_probe_neither_kills_the_program_nor_hides_a_ca
     // Its own: whoever else put probes there or took them away would have a hand in what is found there.
     let mut victim = Victim::start_with_own_libc("portable.c", &[]);
     let (address, libc) = mapped(victim.pid());
-    let plan = plan(&libc, &PlanOptions::default()).unwrap();
+    let plan = plan(&libc, &PlanOptions { at_once: true, ..PlanOptions::default() }).unwrap();
     let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", victim.pid())).unwrap();
     let places: Vec<u64> = ["malloc", "free"]
         .iter()
-        .map(|name| plan.probes.iter().find(|probe| probe.names.iter().any(|known| known == name)).unwrap().offset)
+        .map(|name| plan.probes.iter().find(|probe| probe.names.iter().any(|known| known == name)).unwrap())
+        .flat_map(places)
         .collect();
     // In this process alone: its page becomes a copy.
     for place in &places {
@@ -61,15 +68,17 @@ fn a_program_finds_its_own_text_as_it_was_when_the_trace_is_over() {
     // Its own: nobody else's trace puts probes there.
     let mut victim = Victim::start_with_own_libc("portable.c", &[]);
     let (address, libc) = mapped(victim.pid());
-    let plan = plan(&libc, &PlanOptions::default()).unwrap();
+    let plan = plan(&libc, &PlanOptions { at_once: true, ..PlanOptions::default() }).unwrap();
     let tracer = Tracer::attach(&victim, &["--no-follow"]);
     let accounts = victim.work();
     tracer.stop().lossless().assert_equals(&accounts);
     let memory = File::open(format!("/proc/{}/mem", victim.pid())).unwrap();
     // The kernel may take probes away after the program that has put them there is gone.
-    for probe in &plan.probes {
-        let original = libc[usize::try_from(probe.offset).unwrap()];
-        eventually(&format!("{:?} is as it was", probe.names), || byte_at(&memory, address(probe.offset)) == original);
+    for (probe, place) in
+        plan.probes.iter().flat_map(|probe| places(probe).into_iter().map(move |place| (probe, place)))
+    {
+        let original = libc[usize::try_from(place).unwrap()];
+        eventually(&format!("{:?} is as it was", probe.names), || byte_at(&memory, address(place)) == original);
     }
     victim.finish();
 }

@@ -209,7 +209,7 @@ fn ask(holder: &OwnedFd, program: &File, file: &File, offset: u64) -> String {
     let message = [ControlMessage::ScmRights(&rights)];
     sendmsg::<()>(holder.as_raw_fd(), &[IoSlice::new(&[0])], &message, MsgFlags::empty(), None).unwrap();
     drop(other);
-    let place = format!(r#"{{"offsets":[{offset}],"cookies":[0],"pid":0,"returns":false}}"#);
+    let place = format!(r#"{{"offsets":[{offset}],"cookies":[0],"semaphores":[],"pid":0,"returns":false}}"#);
     // The file's content as it is.
     let status = file.metadata().unwrap();
     let (modified, changed) = ((status.mtime(), status.mtime_nsec()), (status.ctime(), status.ctime_nsec()));

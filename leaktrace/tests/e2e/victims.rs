@@ -9,7 +9,7 @@ use crate::harness::build;
 use crate::{command, diff, frames, hostile_files, jitted, reachability, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 32] = [
+const PLAIN: [&str; 34] = [
     "abandoned.c",
     "annotating.c",
     "braid.c",
@@ -17,6 +17,7 @@ const PLAIN: [&str; 32] = [
     "churn.c",
     "cxx.cc",
     "deep.c",
+    "drawing.c",
     "ending.c",
     "execing.c",
     "failing.c",
@@ -42,6 +43,7 @@ const PLAIN: [&str; 32] = [
     "spawning.c",
     "stacks.c",
     "threads.c",
+    "traps.c",
 ];
 
 #[test]

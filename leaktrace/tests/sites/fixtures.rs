@@ -12,13 +12,13 @@ use leaktrace_common::cookie::{self, Register};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
-struct Library {
-    package: String,
-    functions: Vec<Fixture>,
+pub struct Library {
+    pub package: String,
+    pub functions: Vec<Fixture>,
 }
 
 #[derive(Deserialize)]
-struct Fixture {
+pub struct Fixture {
     names: Vec<String>,
     address: String,
     site: Expected,
@@ -38,27 +38,32 @@ struct Expected {
 }
 
 impl Fixture {
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.names[0]
     }
 
-    fn signature(&self) -> Signature {
+    pub fn signature(&self) -> Signature {
         Table::new([], &[])
             .find(self.name().as_bytes())
             .unwrap_or_else(|| panic!("{} is unknown", self.name()))
             .signature
     }
 
-    fn code(&self) -> Vec<u8> {
+    pub fn code(&self) -> Vec<u8> {
         let digit = |at| u8::from_str_radix(&self.code[at..at + 2], 16).unwrap();
         (0..self.code.len()).step_by(2).map(digit).collect()
     }
 
     fn select(&self, emulation: Emulation) -> Site {
-        let code = self.code();
-        let address = u64::from_str_radix(self.address.trim_start_matches("0x"), 16).unwrap();
-        let function = Function { machine: Machine::X86_64, address, code: &code, whole: true, entered_at: None };
-        select(&function, self.signature(), emulation).unwrap()
+        select(&self.function(&self.code()), self.signature(), emulation).unwrap()
+    }
+
+    pub fn address(&self) -> u64 {
+        u64::from_str_radix(self.address.trim_start_matches("0x"), 16).unwrap()
+    }
+
+    pub fn function<'a>(&self, code: &'a [u8]) -> Function<'a> {
+        Function { machine: Machine::X86_64, address: self.address(), code, whole: true, entered_at: None }
     }
 }
 
@@ -70,13 +75,15 @@ impl Expected {
     }
 }
 
+/// Registers by their numbers.
+pub const NAMES: [&str; 16] =
+    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+
 fn number(register: &str) -> Register {
-    let names =
-        ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
-    Register(names.iter().position(|name| *name == register).unwrap() as u8)
+    Register(NAMES.iter().position(|name| *name == register).unwrap() as u8)
 }
 
-fn libraries() -> Vec<Library> {
+pub fn libraries() -> Vec<Library> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sites");
     let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));

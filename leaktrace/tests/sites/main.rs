@@ -5,6 +5,7 @@
 
 mod fixtures;
 mod interpreter;
+mod once;
 mod program;
 mod random;
 

@@ -82,6 +82,8 @@ pub enum Variant {
     Bare,
     /// Empty BPF programs at leaktrace's sites.
     Floor,
+    /// The same, every call of an allocation function seen at its entry and its return.
+    FloorTwoTraps,
     /// The same, their returns never asked for.
     FloorNoReturns,
     /// Empty BPF programs, those of free functions on the first instruction.
@@ -106,9 +108,10 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Bare,
         Self::Floor,
+        Self::FloorTwoTraps,
         Self::FloorNoReturns,
         Self::Full,
         Self::Filtered,
@@ -126,6 +129,7 @@ impl Variant {
         match self {
             Self::Bare => "bare",
             Self::Floor => "floor",
+            Self::FloorTwoTraps => "floor, two traps",
             Self::FloorNoReturns => "floor, returns skipped",
             Self::Stepped => "free stepped",
             Self::Full => "leaktrace",
@@ -146,6 +150,9 @@ impl Variant {
             Self::Floor => {
                 "empty BPF programs at the sites that leaktrace chooses, attached as leaktrace attaches its own: what \
                  probes cost before any program does anything"
+            }
+            Self::FloorTwoTraps => {
+                "the same at entries and returns alone, also where leaktrace sees a call by one trap in the middle of the function"
             }
             Self::FloorNoReturns => {
                 "the same, with every entry telling the kernel that its return is not wanted: what is left where \
@@ -173,7 +180,7 @@ impl Variant {
     /// Whether it is measured on this program.
     pub fn applies_to(self, program: Program) -> bool {
         match self {
-            Self::FloorNoReturns | Self::Multi | Self::PerfEvents => program == Program::Loops,
+            Self::FloorTwoTraps | Self::FloorNoReturns | Self::Multi | Self::PerfEvents => program == Program::Loops,
             _ => true,
         }
     }

@@ -91,6 +91,7 @@ impl Tracers {
         let tracer = match variant {
             Variant::Bare | Variant::Heaptrack | Variant::Valgrind => Ok(None),
             Variant::Floor => floor(None),
+            Variant::FloorTwoTraps => floor(Some("--two-traps")),
             Variant::FloorNoReturns => floor(Some("--skip-returns")),
             Variant::Stepped => floor(Some("--free-at-entry")),
             Variant::Full => leaktrace(None, &[]),

@@ -24,11 +24,12 @@ pub struct Suite {
 }
 
 /// Groups that need what a machine does not have: third-party programs and libraries, the sources, and a compiler.
-const NOT_HERE: [&str; 7] = [
+const NOT_HERE: [&str; 8] = [
     "debuginfod::",
     "real_programs::",
     "linked_allocators::",
     "places::",
+    "sampler::",
     "everything::",
     "committed_object::",
     "victims::",
@@ -36,7 +37,7 @@ const NOT_HERE: [&str; 7] = [
 
 /// What runs in `cargo xtask ci`, by group or by name: short tests that depend on how this kernel verifies programs,
 /// attaches them, and reports forks, execs and exits.
-const IN_CI: [&str; 11] = [
+const IN_CI: [&str; 12] = [
     "abandoned::a_thread_that_dies",
     "accounting::every_function_of_the_family",
     "annotations::a_forked_child",
@@ -47,6 +48,7 @@ const IN_CI: [&str; 11] = [
     "lifecycle::a_killed_tracer_leaves_nothing_behind",
     "processes::exec_begins_a_life_of_its_own",
     "reachability::live::what_is_lost_is_found_in_a_process_that_runs",
+    "samples::what_a_program_draws",
     "threads::sixteen_threads",
 ];
 

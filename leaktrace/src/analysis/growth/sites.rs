@@ -1,13 +1,22 @@
 //! The growth of all sites of a capture.
 //!
 //! In: a capture with the past of its sites and the tally of its blocks. Out: what time says of each of its merged sites.
+//!
+//! Of a sample the recorded blocks are judged, and not what they stand for: births, frees and what stays are those of a process that
+//! does the same less often, and chance is as large as it seems. Bytes are what they stand for.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use super::rule::{self, Epoch, Evidence};
 use super::trend;
-use crate::model::{Capture, Counters, Growth, GrowthVerdict, Past, RawProcess, SiteGrowth, Tally, TraceMode, Window};
+use leaktrace_common::sampling::{BYTES_SHIFT, COUNT_SHIFT};
+
+use crate::model::sampling::whole;
+use crate::model::{
+    BlockTally, Capture, Counters, Growth, GrowthVerdict, Options, Past, RawProcess, RawSite, SiteGrowth, Tally,
+    TraceMode, Window,
+};
 
 /// Sites too small to be judged are worth a word where they make this part of what their process grows by.
 const MOST: f64 = 0.5;
@@ -63,6 +72,34 @@ impl Merged<'_> {
             bytes_per_s: trend::slope(times, live),
             growth: Some(rule::judge(&evidence)),
         }
+    }
+}
+
+/// What a site is judged by.
+struct Numbers<'a> {
+    /// Blocks that are left of each epoch.
+    survivors: Cow<'a, [Tally]>,
+    past: Option<Cow<'a, Past>>,
+    counters: Counters,
+}
+
+impl<'a> Numbers<'a> {
+    /// Those of the blocks that were recorded for a sample; their bytes are what they stand for.
+    fn of_sample(site: &'a RawSite, index: usize, blocks: Option<&BlockTally>) -> Self {
+        // Without one that is left it is not known, and nothing is left to be judged.
+        let per_sample = blocks.and_then(|blocks| blocks.blocks_per_sample(index)).unwrap_or(1.0).max(1.0);
+        let recorded = |count: u64| (count as f64 / per_sample).round() as u64;
+        let in_units = |units: u64| (units as f64 / f64::from(1 << COUNT_SHIFT) / per_sample).round() as u64;
+        let of_epoch = |left: &Tally| Tally { bytes: whole(left.bytes, BYTES_SHIFT), count: in_units(left.count) };
+        let survivors = blocks.map_or(&[][..], |blocks| blocks.survivors(index));
+        let past = site.past.as_ref().map(|past| {
+            let born = past.born.iter().copied().map(recorded).collect();
+            let count = past.count.iter().map(|count| recorded(u64::from(*count)) as u32).collect();
+            Cow::Owned(Past { born, count, live: past.live.clone() })
+        });
+        let free_count = in_units(site.counters.free_count);
+        let counters = Counters { free_count, ..site.counters };
+        Self { survivors: survivors.iter().map(of_epoch).collect(), past, counters }
     }
 }
 
@@ -131,11 +168,14 @@ fn epochs(window: &Window, born: impl Fn(usize) -> u64, survivors: &[Tally]) -> 
 /// Judges the sites whose past is known, and those of a process together that are too small for that.
 pub fn judge(capture: &mut Capture) {
     let losses = &capture.losses;
-    let spoilt = if capture.options.sample_bytes.is_some() {
+    let Options { sample_bytes, sampler, .. } = capture.options;
+    let spoilt = if sample_bytes.is_some() && !sampler {
         Some("of a sample it cannot be told which blocks stay")
+    } else if sampler && !capture.tells_earlier {
+        Some("its sampler does not tell when blocks from before the trace are freed, whose places others may take")
     } else if capture.blocks.is_none() {
         Some("the blocks' ages were not read for this report")
-    } else if losses.threads_dropped > 0 {
+    } else if losses.threads_dropped + losses.samples_lost > 0 {
         Some("frees were lost, so that blocks may seem to stay")
     } else {
         None
@@ -146,6 +186,7 @@ pub fn judge(capture: &mut Capture) {
     };
     let spoilt: Vec<Option<&'static str>> =
         capture.processes.iter().map(|process| spoilt.or_else(|| partly(process))).collect();
+    let is_sample = capture.options.sample_bytes.is_some();
     let places = capture.merged();
     let mut merged: Vec<Option<Merged>> = Vec::new();
     merged.resize_with(places.iter().max().map_or(0, |last| last + 1), || None);
@@ -154,14 +195,19 @@ pub fn judge(capture: &mut Capture) {
     for (index, place) in places.into_iter().enumerate() {
         let Some(site) = capture.sites.get(index) else { continue };
         let blocks = capture.blocks.as_ref();
-        let survivors = blocks.map_or(&[][..], |blocks| blocks.survivors(index));
+        let Numbers { survivors, past, counters } = if is_sample {
+            Numbers::of_sample(site, index, blocks)
+        } else {
+            let survivors = blocks.map_or(&[][..], |blocks| blocks.survivors(index)).into();
+            Numbers { survivors, past: site.past.as_ref().map(Cow::Borrowed), counters: site.counters }
+        };
         let window = capture.processes.get(site.process).and_then(|process| process.window.as_ref());
         if let (Some(window), Some(scattered)) = (window, scattered.get_mut(site.process))
-            && rule::is_small(survivors, window.epochs(), site.past.is_some())
+            && rule::is_small(&survivors, window.epochs(), past.is_some())
         {
-            scattered.add(&site.counters, site.past.as_ref(), survivors, window);
+            scattered.add(&counters, past.as_deref(), &survivors, window);
         }
-        let Some(past) = &site.past else { continue };
+        let Some(past) = past else { continue };
         let lost = blocks.and_then(|blocks| blocks.verdict(index)).map(|verdict| {
             let mut lost = verdict.definitely_lost;
             lost.join(verdict.indirectly_lost);
@@ -169,10 +215,10 @@ pub fn judge(capture: &mut Capture) {
         });
         let one = Merged {
             process: site.process,
-            past: Cow::Borrowed(past),
-            survivors: Cow::Borrowed(survivors),
-            freed: site.counters.free_count,
-            longest_life: site.counters.longest_life,
+            past,
+            survivors,
+            freed: counters.free_count,
+            longest_life: counters.longest_life,
             lost,
         };
         match merged.get_mut(place) {

@@ -222,6 +222,7 @@ mod tests {
             site: 0,
             address: Address(0x10),
             size: 10,
+            weight: None,
             age: std::time::Duration::from_secs(3),
             time: 0,
             ignored: false,

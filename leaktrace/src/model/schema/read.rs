@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use leaktrace_common::sampling::MAX_SAMPLE_BYTES;
+use leaktrace_common::sampling::{BYTES_SHIFT, MAX_SAMPLE_BYTES};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use serde_json::error::Category;
 
 use super::Schema;
 use super::forms::{Document, Frames, HiddenForm, Places, SiteForm, SuppressionForm};
-use crate::model::snapshot::{Site, Snapshot};
+use crate::model::snapshot::{Block, Site, Snapshot};
 use crate::model::stack_state::StackState;
 use crate::model::suppression::{Hidden, Kinds, Rule};
 use crate::model::types::Frame;
@@ -125,7 +125,9 @@ impl Snapshot {
         });
         // Filtering by age uses the blocks' numbers, whatever the sites' numbers are.
         let mut blocks = self.sites.iter().flat_map(|site| site.blocks.iter().flatten());
-        sums.is_none() || blocks.try_fold(0u64, |bytes, block| bytes.checked_add(block.size)).is_none()
+        let weighs =
+            |block: &Block| block.weight.map_or(Some(block.size), |weight| weight.get().checked_mul(1 << BYTES_SHIFT));
+        sums.is_none() || blocks.try_fold(0u64, |bytes, block| bytes.checked_add(weighs(block)?)).is_none()
     }
 }
 

@@ -26,10 +26,16 @@ struct Find {
     target: u64,
 }
 
-/// For each of `ranges` (addresses; disjoint and in order), the lowest address in it that a branch leads to.
-pub(super) fn entered(image: &Image<'_>, ranges: &[RangeInclusive<u64>]) -> Vec<Option<u64>> {
+/// For each of `ranges` (addresses; disjoint and in order), the lowest address in it that a branch leads to, but for branches
+/// that are known, by the addresses at which they end.
+pub(super) fn entered(
+    image: &Image<'_>,
+    ranges: &[RangeInclusive<u64>],
+    is_known: impl Fn(u64) -> bool,
+) -> Vec<Option<u64>> {
     let mut entered: Vec<Option<u64>> = vec![None; ranges.len()];
     let mut finds = search(image.code_ranges(), ranges);
+    finds.retain(|find| !is_known(find.end));
     if !finds.is_empty() && finds.len() <= MAX_FINDS {
         let mut starts: Vec<u64> =
             image.extents().filter(|extent| extent.kind != SymbolKind::Label).map(|extent| extent.address).collect();

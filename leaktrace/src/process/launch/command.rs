@@ -95,6 +95,8 @@ pub(super) struct Executable {
     pub(super) argv: Vec<CString>,
     /// The shell and its words, if the file may be a script without a `#!` line.
     pub(super) script: Option<(CString, Vec<CString>)>,
+    /// Its environment, if that is not ours.
+    pub(super) environment: Option<Vec<CString>>,
 }
 
 impl Executable {
@@ -109,7 +111,25 @@ impl Executable {
             let words = [shell.clone(), path.clone()].into_iter().chain(argv.iter().skip(1).cloned()).collect();
             (shell, words)
         });
-        Ok(Self { path, argv, script })
+        Ok(Self { path, argv, script, environment: None })
+    }
+
+    /// Has a library loaded into it, and into what it executes, before all others: those that the environment names follow.
+    pub(super) fn preload(&mut self, library: &Path) {
+        let mut value = OsString::from("LD_PRELOAD=");
+        value.push(library);
+        let mut environment = Vec::new();
+        for (name, own) in std::env::vars_os() {
+            if name != "LD_PRELOAD" {
+                environment.push([name.as_bytes(), b"=", own.as_bytes()].concat());
+            } else if !own.is_empty() {
+                value.push(":");
+                value.push(own);
+            }
+        }
+        environment.push(value.into_vec());
+        // No variable has a NUL byte.
+        self.environment = Some(environment.into_iter().filter_map(|entry| CString::new(entry).ok()).collect());
     }
 
     /// The file, for messages.

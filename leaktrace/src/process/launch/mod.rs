@@ -21,6 +21,7 @@ mod tracer;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
@@ -191,7 +192,19 @@ impl Launched {
     ///
     /// Limits and the like that leaktrace changes for itself must be changed after this, or the command inherits them.
     pub fn spawn(command: &[OsString], options: LaunchOptions) -> Result<Self, LaunchError> {
-        let executable = Executable::find(command, std::env::var_os("PATH").as_deref())?;
+        Self::spawn_with(command, None, options)
+    }
+
+    /// The same with a library preloaded, if one is named.
+    pub fn spawn_with(
+        command: &[OsString],
+        library: Option<&Path>,
+        options: LaunchOptions,
+    ) -> Result<Self, LaunchError> {
+        let mut executable = Executable::find(command, std::env::var_os("PATH").as_deref())?;
+        if let Some(library) = library {
+            executable.preload(library);
+        }
         let (word_sender, words) = mpsc::channel();
         let (notice_sender, notices) = async_channel::unbounded();
         let (started_sender, started) = mpsc::channel();

@@ -26,7 +26,8 @@ pub(super) const NOT_STARTED: c_int = 127;
 
 /// Starts `executable` and returns its pid, stopped at the end of its `exec` and traced by the calling thread.
 pub(super) fn start(executable: &Executable) -> Result<pid_t, LaunchError> {
-    let environment = environment();
+    let own = executable.environment.as_deref().map(pointers);
+    let environment = own.as_ref().map_or_else(environment, Vec::as_ptr);
     let argv = pointers(&executable.argv);
     let script = executable.script.as_ref().map(|(shell, argv)| (shell.as_ptr(), pointers(argv)));
     let (go_read, go_write) = pipe()?;

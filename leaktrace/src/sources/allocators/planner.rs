@@ -20,7 +20,7 @@ use crate::host::file_id::{Content, Excerpt, Version};
 use crate::host::patience::{self, About};
 use crate::kernel::probe;
 use crate::probes::functions::AllocSymbol;
-use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role};
+use crate::probes::plan::{self, Plan, PlanError, PlanOptions, Role, Seen};
 use crate::probes::site::Emulation;
 use crate::process::maps::{Object, ObjectId};
 use crate::workers;
@@ -52,13 +52,14 @@ pub struct Planned {
 impl Planned {
     /// Whether there is nothing to probe.
     pub fn is_nothing(&self) -> bool {
-        self.plan.probes.is_empty() && self.plan.linker.is_empty() && self.plan.annotations.is_empty()
+        !self.plan.tells_allocations() && self.plan.linker.is_empty() && self.plan.annotations.is_empty()
     }
 
     /// Whether the file allocates by itself, so that no other file sees these calls; one that only passes calls on is no
     /// allocator.
     pub fn allocates_itself(&self) -> bool {
-        self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
+        let draws = !self.plan.samples.is_empty();
+        draws || self.plan.role != Role::CxxRuntime && self.plan.probes.iter().any(|probe| !probe.calls_another)
     }
 
     /// Whether programs say by functions of the file what is no leak.
@@ -113,6 +114,10 @@ pub struct Wanted {
     pub symbols: Vec<AllocSymbol>,
     /// What the running kernel emulates.
     pub emulation: Emulation,
+    /// How allocations are to be seen.
+    pub seen: Seen,
+    /// Whether calls are seen by one probe where that is possible.
+    pub at_once: bool,
 }
 
 /// Starts the threads that plan; they end when the sender of objects is dropped.
@@ -173,7 +178,8 @@ impl Wanted {
         misbehave(path);
         let version = Version::of(file)?;
         let bytes = elf::what_is_loaded(file)?;
-        let options = |prefix| PlanOptions { prefix, symbols: &self.symbols, emulation: self.emulation };
+        let options =
+            |prefix| PlanOptions { prefix, symbols: &self.symbols, emulation: self.emulation, at_once: self.at_once };
         let mut plan = plan::plan(&bytes, &options(None))?;
         for prefix in &self.prefixes {
             let more = plan::plan(&bytes, &options(Some(prefix)))?;
@@ -191,6 +197,7 @@ impl Wanted {
                 plan.role = more.role;
             }
         }
+        plan.choose(self.seen);
         let kind = fstatfs(file).map(|fs| fs.filesystem_type());
         let identity = kind.ok().and_then(|kind| Identity::of(file, kind).ok());
         let content = Content { version, excerpts: excerpts(&bytes, &plan), is_served: kind.map_or(true, is_served) };
@@ -236,7 +243,13 @@ mod tests {
     fn planned_libc() -> (PathBuf, Planned) {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let path = maps.split_whitespace().find(|word| word.ends_with("/libc.so.6")).map(PathBuf::from).unwrap();
-        let wanted = Wanted { prefixes: Vec::new(), symbols: Vec::new(), emulation: Emulation::for_kernel(6, 12) };
+        let wanted = Wanted {
+            prefixes: Vec::new(),
+            symbols: Vec::new(),
+            emulation: Emulation::for_kernel(6, 12),
+            seen: Seen::Calls,
+            at_once: true,
+        };
         let planned = wanted.plan(&File::open(&path).unwrap(), &path).unwrap();
         (path, planned)
     }
@@ -259,6 +272,8 @@ mod tests {
             prefixes: prefixes.iter().map(ToString::to_string).collect(),
             symbols: symbols.iter().map(|symbol| symbol.parse().unwrap()).collect(),
             emulation: Emulation::for_kernel(6, 12),
+            seen: Seen::Calls,
+            at_once: true,
         };
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let path = maps.split_whitespace().find(|word| word.ends_with("/libc.so.6")).map(PathBuf::from).unwrap();

@@ -38,3 +38,13 @@ pub fn require_privileges() {
         "this test needs root and a kernel with BPF and uprobes: run it by `cargo xtask test`"
     );
 }
+
+/// The ways of attaching probes that this kernel has, as `LEAKTRACE_ATTACH` names them, each with the version that has it (`leaktrace
+/// doctor`).
+pub fn techniques() -> impl Iterator<Item = &'static str> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+    let kernel = (numbers.next().unwrap(), numbers.next().unwrap());
+    let all = [("sessions", (6, 13)), ("multi", (6, 10)), ("perf", (0, 0))];
+    all.into_iter().filter(move |(_, since)| kernel >= *since).map(|(technique, _)| technique)
+}

@@ -14,6 +14,8 @@ pub struct Snapshot {
     pub r#final: bool,
     pub target: Target,
     pub options: serde_json::Value,
+    #[serde(default)]
+    pub sampled: bool,
     pub processes: Vec<Process>,
     pub frames: Vec<Frame>,
     pub sites: Vec<Site>,

@@ -186,10 +186,22 @@ impl Prober {
         mapped_ns: u64,
     ) -> Result<()> {
         let plan = &planned.plan;
-        self.probes_allocators |= !plan.probes.is_empty();
+        self.probes_allocators |= plan.tells_allocations();
         for probe in &plan.probes {
             let fallback = probe.fallback().map_or(String::new(), |why| format!(", single-stepped because {why}"));
-            log::info!("{}: {} at +{}{fallback}", planned.path.display(), probe.names.join(" = "), probe.site.offset);
+            let (path, names) = (planned.path.display(), probe.names.join(" = "));
+            match probe::at_once(plan, probe) {
+                Ok(points) => {
+                    let offsets: Vec<String> = points.iter().map(|it| it.point.to_string()).collect();
+                    log::info!("{path}: {names} at {}, in its middle", offsets.join(", "));
+                }
+                Err(why) => {
+                    log::info!("{path}: {names} at +{}{fallback}", probe.site.offset);
+                    if probe.kind.allocates() {
+                        log::debug!("{path}: {names} takes two traps a call: {why}");
+                    }
+                }
+            }
         }
         for skipped in &plan.skipped {
             // What is allocated there goes unseen.
@@ -202,7 +214,8 @@ impl Prober {
                 skipped.why
             );
         }
-        let probes = probe::of(plan);
+        let mut probes = probe::of(plan);
+        kernel.number_samples(&mut probes)?;
         self.last_order += 1;
         let order = self.last_order;
         self.files.insert((inode, scope), Place::OnTheWay(order));

@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Named, Planned, Planning, Prober, Unplanned, objects};
-use crate::probes::plan::{self, Allocator, Runtime};
-use crate::process::maps::AddressSpace;
+use crate::probes::plan::{self, Allocator, Runtime, Seen};
+use crate::process::maps::{AddressSpace, ObjectId};
+
+/// Why a process is not traced of which only a sample could be.
+const NO_SAMPLER: &str = "it has no sampler: it was started without, is static, or dropped the environment or its user";
 
 /// What there is to probe in a process.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Found {
     pub unreadable: Vec<(PathBuf, String)>,
     /// Whose allocators are in it.
     pub allocators: BTreeSet<Allocator>,
+    /// How allocations are to be seen.
+    pub seen: Seen,
     /// Whether some of its files are still being read.
     pub is_pending: bool,
 }
@@ -61,14 +66,17 @@ impl Found {
         if let Some((path, error)) = self.unreadable.first() {
             return Some(format!("{} cannot be read ({error})", path.display()));
         }
-        Some("no allocator that we know was found in it".to_owned())
+        Some(
+            if self.seen == Seen::Samples { NO_SAMPLER } else { "no allocator that we know was found in it" }
+                .to_owned(),
+        )
     }
 }
 
 impl Prober {
     /// What there is to probe in a process, as far as it is planned.
     pub fn found(&self, space: &AddressSpace) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { seen: self.wanted.seen, ..Found::default() };
         let planned: Vec<&Planned> = objects(space)
             .into_iter()
             .filter_map(|object| match self.plans.get(&object.id())? {
@@ -103,6 +111,33 @@ impl Prober {
             .collect();
         found
     }
+
+    /// Whether an object is a library that tells of drawn blocks: what it calls for that is no part of their stacks.
+    pub fn draws(&self, object: ObjectId) -> bool {
+        let Some(Planning::Done(Ok(planned))) = self.plans.get(&object) else { return false };
+        planned.plan.is_library && (!planned.plan.samples.is_empty() || planned.plan.sampler_state.is_some())
+    }
+
+    /// Whether there is such a library.
+    pub fn any_draws(&self) -> bool {
+        self.plans.keys().any(|object| self.draws(*object))
+    }
+
+    /// The address of the books of leaktrace's sampler in the numbering of an object that has it.
+    pub fn sampler_state(&self, object: ObjectId) -> Option<u64> {
+        let Some(Planning::Done(Ok(planned))) = self.plans.get(&object) else { return None };
+        planned.plan.sampler_state
+    }
+
+    /// Whether every object that tells of drawn blocks tells of the frees of those too that were drawn before the trace.
+    pub fn tell_earlier(&self) -> bool {
+        let planned = self.plans.values().filter_map(|planning| match planning {
+            Planning::Done(planned) => planned.as_deref().ok(),
+            Planning::Pending(_) => None,
+        });
+        planned.filter(|planned| !planned.plan.samples.is_empty()).all(|planned| planned.plan.sampler_state.is_some())
+    }
+
     /// What the user named by `--alloc-symbols` and `--symbols-prefix` and no file has, a sentence each; none as long as it is not
     /// known of every file.
     pub fn missing(&self) -> Vec<String> {
