@@ -6,8 +6,9 @@
 use crate::pace::Limits;
 use crate::sampling::MAX_SAMPLE_BYTES;
 
-/// 512 KiB, as in tcmalloc, jemalloc and Go's runtime.
-pub const DEFAULT_INTERVAL: u64 = 512 << 10;
+/// So small that a leak of a kilobyte a second is seen within minutes: the rate raises it in programs that allocate more than 3 MiB a
+/// second. tcmalloc, jemalloc and Go's runtime have 512 KiB, which they keep.
+pub const DEFAULT_INTERVAL: u64 = 16 << 10;
 /// Samples per second.
 pub const DEFAULT_RATE: u64 = 200;
 /// More than so many samples in a second nobody takes in.
@@ -56,14 +57,14 @@ mod tests {
             let (limits, is_read) = limits(Some(interval.as_bytes()), Some(rate.as_bytes()));
             (limits.floor, limits.rate, is_read)
         };
-        assert_eq!(limits(None, None), (Limits { floor: 512 << 10, rate: 200 }, true));
+        assert_eq!(limits(None, None), (Limits { floor: 16 << 10, rate: 200 }, true));
         assert_eq!(of("64k", "50"), (64 << 10, 50, true));
         assert_eq!(of("1", "0"), (1, 0, true));
         assert_eq!(of("0", "0"), (1, 0, true));
         assert_eq!(of("2M", "1k"), (2 << 20, 1024, true));
         assert_eq!(of("64G", "200"), (64 << 30, 200, true));
         for bad in ["", "k", "-1", "1.5m", "65g", "99999999999999999999", "18446744073709551615k"] {
-            assert_eq!(of(bad, "7"), (512 << 10, 7, false), "{bad}");
+            assert_eq!(of(bad, "7"), (16 << 10, 7, false), "{bad}");
         }
         assert_eq!(of("8k", "many"), (8 << 10, 200, false));
     }

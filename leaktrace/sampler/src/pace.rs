@@ -2,7 +2,8 @@
 //!
 //! In: samples as they are taken, looks in between, the time. Out: the interval for draws from now on. It is the floor times a power
 //! of two. It rises where `BUDGET` samples have come sooner than the rate permits, at once as far as needed, and falls where
-//! fewer than half would come at half of it.
+//! fewer than half would come at half of it. Beside that, it is the larger the more samples are outstanding, so that a program which keeps
+//! what it allocates does not fill the set of them.
 //!
 //! Estimates stay right on average: a countdown keeps the interval that drew it, what was drawn depends on the past only, and a
 //! countdown that has not run out may be drawn again at any time, since an exponential distribution has no memory.
@@ -15,6 +16,8 @@ pub const BUDGET: u64 = 32;
 const TICK: u64 = 10_000_000;
 /// Rates are computed to this part of one.
 const PARTS: u64 = 1000;
+/// See [`Limits::least`].
+const PART: u64 = 16;
 /// Nanoseconds to the second.
 const SECOND: u64 = 1_000_000_000;
 
@@ -31,6 +34,18 @@ impl Limits {
     /// Whether the interval ever changes.
     fn adapts(self) -> bool {
         self.floor > 1 && self.rate > 0
+    }
+
+    /// The smallest interval while `held` samples are in a set that has room for `room`: the floor, doubled for each `PART`th of the
+    /// room that is taken. What takes `n` parts is so 2^n times as many bytes as what takes the first.
+    #[must_use]
+    pub fn least(self, held: u64, room: u64) -> u64 {
+        if !self.adapts() {
+            return self.floor;
+        }
+        let most = crate::sampling::MAX_SAMPLE_BYTES;
+        let doublings = (held / (room / PART).max(1)).min(u64::from(most.ilog2()));
+        self.floor.saturating_mul(1 << doublings).min(most.max(self.floor))
     }
 
     /// Nanoseconds in which `BUDGET` samples may come.

@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU8, AtomicU64};
 
 /// What frees look at: see `crate::entry`.
 pub static FILTER: Filter<AtomicU8, COUNTERS> = Filter::new();
+/// As many samples as the set has slots for.
+pub const ROOM: u64 = (BUCKETS * WAYS) as u64;
 static SET: Set<AtomicU64, BUCKETS, WAYS> = Set::new();
 
 /// Puts a block into the set, which the program does not have yet, and then hits `alloc`.

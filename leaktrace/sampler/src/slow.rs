@@ -10,6 +10,7 @@ use crate::set::Sample;
 use crate::state::{self, STATE};
 use crate::thread::{self, Inside, Outcome};
 use crate::{draw, early, resolve, samples};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// No address space has so many bytes (of x86-64 with five levels of page tables the half that is the program's).
 const IMPOSSIBLE: usize = 1 << 56;
@@ -67,7 +68,13 @@ unsafe fn sampled(real: Function, index: usize, arguments: Arguments) -> usize {
 /// later is told of the frees of what was there before.
 fn judge(size: u64) -> Option<u64> {
     let limits = state::limits();
-    let interval = || if limits.floor <= 1 { 1 } else { STATE.pace.interval().max(limits.floor) };
+    let interval = || {
+        if limits.floor <= 1 {
+            return 1;
+        }
+        let held = STATE.samples.load(Relaxed).saturating_sub(STATE.frees.load(Relaxed));
+        STATE.pace.interval().max(limits.least(held, samples::ROOM))
+    };
     // SAFETY: this thread's state; nothing that is called while it is borrowed allocates.
     let thread = unsafe { &mut *thread::current() };
     let drawn_by = match thread.judge(size, interval()) {

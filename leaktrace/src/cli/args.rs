@@ -109,7 +109,7 @@ pub struct WhomArgs {
     /// The sampler is a preloaded library that tells of a sample of COMMAND's allocations, and of those of its descendants. That
     /// costs them little, so that a service can always run so: leaktrace sampler --print-path says where it is, and
     /// --pid finds it in a process. In return all numbers are estimates, as with --sample-bytes, and nothing is judged lost. It
-    /// samples one byte in 512 KiB, or fewer, so that there are at most 200 samples in a second. Static programs and such as
+    /// samples one byte in 16 KiB, or fewer, so that there are at most 200 samples in a second. Static programs and such as
     /// change users (set-user-ID) do not load it.
     #[arg(long)]
     pub sampler: bool,

@@ -94,6 +94,26 @@ fn a_clock_that_stands_still_does_not_let_it_run_away() {
     assert!((2..=32).contains(&(pace.interval() / LIMITS.floor)), "{}", pace.interval());
 }
 
+/// A cache of small blocks that only grows, up to half a terabyte.
+#[test]
+fn a_program_that_keeps_everything_does_not_fill_the_set() {
+    let (limits, room) = (Limits { floor: 16 << 10, rate: 200 }, 1 << 17);
+    let (mut held, mut bytes, mut seed) = (0, 0u64, 4);
+    let mut at = std::collections::BTreeMap::new();
+    while bytes < 1 << 39 {
+        bytes += draw::distance(limits.least(held, room), || draw::random(&mut seed));
+        held += 1;
+        at.insert(bytes, held);
+    }
+    assert!(held < room * 4 / 5, "{held}");
+    // Up to 7 GiB no less is sampled than by an interval of 512 KiB that stays.
+    let (_, at_7g) = at.range(..7u64 << 30).next_back().unwrap();
+    assert_eq!(limits.least(*at_7g, room), 512 << 10);
+    assert_eq!(limits.least(u64::MAX, room), crate::sampling::MAX_SAMPLE_BYTES);
+    assert_eq!(limits.least(0, room), limits.floor);
+    assert_eq!(Limits { rate: 0, ..limits }.least(room, room), limits.floor);
+}
+
 #[test]
 fn nothing_adapts_where_everything_is_wanted() {
     for limits in [Limits { floor: 1, rate: 200 }, Limits { floor: 4096, rate: 0 }] {
