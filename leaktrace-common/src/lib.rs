@@ -15,6 +15,7 @@ pub mod abi;
 pub mod atomic;
 pub mod cookie;
 pub mod drawn;
+pub mod flow;
 pub mod sampling;
 pub mod table;
 pub mod unwind;

@@ -20,7 +20,8 @@ use crate::registers::{self, Entry, Mapped, Placement, Standard};
 use crate::sites::End;
 use crate::stretch::GOES_ON;
 use crate::{
-    accounts, blocks, config, frees, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads, unwind,
+    accounts, blocks, config, flow, frees, kfunc, sampling, scratch, sites, stack, stats::lose, strings, threads,
+    unwind,
 };
 
 #[inline(always)]
@@ -28,9 +29,15 @@ fn control() -> Option<*mut Control> {
     CONTROL.get_ptr_mut(0)
 }
 
-/// Whether userspace has ended the trace.
+/// Whether nothing is to be recorded: the trace is over, or no window is open.
 #[inline(always)]
 pub fn stopped() -> bool {
+    ended() || config::bursts() != 0 && flow::open() == 0
+}
+
+/// Whether userspace has ended the trace.
+#[inline(always)]
+pub fn ended() -> bool {
     // SAFETY: the map's only element.
     control().is_none_or(|control| unsafe { (&raw const (*control).stopped).read_volatile() } != 0)
 }
@@ -182,8 +189,9 @@ pub fn returned(ctx: &RetProbeContext) {
 #[inline(always)]
 fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
     let of_unknown_size = request.call == CALL_STRING;
-    let wanted = of_unknown_size || is_wanted(request.size);
-    if config::sessions() != 0 && !wanted && request.call != CALL_REALLOCATE && entry.is_leaf() {
+    let wanted = if of_unknown_size { flow_wants_any() } else { is_wanted(request.size) };
+    if config::bursts() == 0 && config::sessions() != 0 && !wanted && request.call != CALL_REALLOCATE && entry.is_leaf()
+    {
         return NO_TICKET;
     }
     let Some(thread) = threads::current(Id::current()) else { return NO_TICKET };
@@ -194,6 +202,9 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
     unsafe {
         frees::begin_anew(thread);
         let mut old = Block { size: 0, site: 0, time: 0 };
+        if config::bursts() != 0 {
+            flow::resize(thread, request.old);
+        }
         if request.old != 0
             // Taken aside before its address can be handed out again.
             && let Some(record) = blocks::take((*thread).process, request.old)
@@ -202,7 +213,12 @@ fn enter<P: Placement>(entry: &Entry<'_, P>, request: &Request) -> u64 {
         }
         let hit = wanted && (of_unknown_size || sampling::hit(thread, request.size));
         let site = if hit { site(entry, thread, request.size) } else { 0 };
-        if config::sessions() != 0 && site == 0 && entry.is_leaf() && gives_nothing_to_book(request, &old) {
+        if config::bursts() == 0
+            && config::sessions() != 0
+            && site == 0
+            && entry.is_leaf()
+            && gives_nothing_to_book(request, &old)
+        {
             if request.old != 0 {
                 frees::count_untracked((*thread).process);
             }
@@ -235,18 +251,27 @@ fn gives_nothing_to_book(request: &Request, old: &Block) -> bool {
 /// Whether blocks of this size are recorded.
 #[inline(always)]
 pub fn is_wanted(size: u64) -> bool {
-    size >= config::min_size() && size <= config::max_size()
+    size >= config::min_size() && size <= config::max_size() && (config::bursts() == 0 || flow::is_recorded(size))
+}
+
+/// Whether blocks are recorded whose size shows only later.
+#[inline(always)]
+fn flow_wants_any() -> bool {
+    config::bursts() == 0 || flow::records_any()
 }
 
 /// A probed function returns: what it gave is booked.
 #[inline(always)]
 fn give(thread: *mut Thread, ctx: &RetProbeContext) {
     let (sp, result) = (registers::returned_sp(ctx), registers::result(ctx));
+    if config::bursts() != 0 && !flow::is_current(thread) {
+        return;
+    }
     // SAFETY: the thread's own state.
     let (pending, returned) = unsafe { ((*thread).sp, (*thread).returned_sp) };
     if sp == pending {
         finish(thread, result);
-    } else if sp > pending && sp != returned {
+    } else if config::bursts() == 0 && sp > pending && sp != returned {
         // A nested call's return lies below the pending one; any other lost its entry.
         lose!(returns_missed);
     }
@@ -258,6 +283,7 @@ fn exit(sp: u64, result: u64) {
     if let Some(thread) = threads::existing(Id::current())
         // SAFETY: the thread's own state.
         && unsafe { (*thread).sp == sp && (*thread).call & CALL_TO_EXIT != 0 }
+        && (config::bursts() == 0 || flow::is_current(thread))
     {
         finish(thread, result);
     }
@@ -276,6 +302,7 @@ fn overflows(a: u64, b: u64) -> bool {
 #[inline(always)]
 pub fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
     let sp = entry.sp();
+    renew(thread);
     // SAFETY: the thread's own state.
     unsafe {
         let pending = (*thread).sp;
@@ -303,6 +330,24 @@ pub fn begin<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) -> bool {
     true
 }
 
+/// A thread does something in a window: what it had in flight in an earlier one is over.
+#[inline(always)]
+pub fn renew(thread: *mut Thread) {
+    if config::bursts() != 0 && flow::renew(thread) {
+        // SAFETY: the thread's own state.
+        unsafe {
+            if (*thread).sp != 0 {
+                give_back(thread);
+            }
+            (*thread).sp = 0;
+            (*thread).old_address = 0;
+            (*thread).freed_sp = 0;
+            (*thread).cache_frees = 0;
+            (*thread).last_allocated = 0;
+        }
+    }
+}
+
 /// Whether a call entered at the height of the pending one was reached from it by a jump. Then the return address is
 /// that of the kernel's return trampoline, which begins a page; a return into program text hardly ever does.
 #[inline(always)]
@@ -327,12 +372,24 @@ pub fn leave(thread: *mut Thread) {
 fn abandon(thread: *mut Thread) {
     // SAFETY: the thread's own state, and its process' element.
     unsafe {
-        if (*thread).old_address != 0 && (*thread).old.site != 0 {
-            let record = (*thread).old;
-            blocks::put_back((*thread).process, (*thread).old_address, &record);
+        give_back(thread);
+        if config::bursts() != 0 && !flow::is_current(thread) {
+            return;
         }
         if let Some(process) = PROCESSES.get_ptr_mut((*thread).process) {
             atomic::add(&raw mut (*process).abandoned_calls, 1);
+        }
+    }
+}
+
+/// Puts the block that `realloc` had taken aside back.
+#[inline(always)]
+fn give_back(thread: *mut Thread) {
+    // SAFETY: the thread's own state.
+    unsafe {
+        if (*thread).old_address != 0 && (*thread).old.site != 0 {
+            let record = (*thread).old;
+            blocks::put_back((*thread).process, (*thread).old_address, &record);
         }
     }
 }
@@ -414,6 +471,9 @@ fn finish(thread: *mut Thread, result: u64) {
             }
             CALL_REALLOCATE => {
                 let address = given(result);
+                if config::bursts() != 0 && (address != 0 || size == 0) {
+                    flow::resized(thread);
+                }
                 gone = finish_old(thread, process, size, address);
                 address
             }
@@ -436,6 +496,13 @@ fn finish(thread: *mut Thread, result: u64) {
             }
             _ => given(result),
         };
+        if config::bursts() != 0
+            && address != 0
+            && (*thread).call & !CALL_TO_EXIT != CALL_RESIZE
+            && !flow::allocated(process, address, size)
+        {
+            site = 0;
+        }
         if address != 0 && site != 0 {
             blocks::book(thread, address, size, site, gone);
             (*thread).last_allocated = address;

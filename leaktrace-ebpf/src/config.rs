@@ -43,6 +43,8 @@ globals! {
     SAMPLE_BYTES sample_bytes: u64;
     /// Nonzero where `malloc` and `call` are attached as uprobe sessions.
     SESSIONS sessions: u32;
+    /// Nonzero where the programs do something in windows only, and count flow: see [`crate::flow`].
+    BURSTS bursts: u32;
     /// leaktrace's own pid, never traced.
     SELF_TGID self_tgid: u32;
     /// Nonzero where only the processes in `FOLLOWED` are traced.

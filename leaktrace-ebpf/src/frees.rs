@@ -8,7 +8,7 @@ use crate::maps::PROCESSES;
 use crate::process::Id;
 use crate::registers::{Entry, Placement};
 use crate::sites::End;
-use crate::{accounts, blocks, config, threads};
+use crate::{accounts, alloc, blocks, config, flow, threads};
 
 /// More than lies between `free` and any other function of its source file: it calls itself from no further away.
 const ALLOCATOR_BYTES: u64 = 32 << 10;
@@ -24,6 +24,7 @@ pub fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
     }
     let Some(thread) = threads::current(Id::current()) else { return };
     let sp = entry.sp();
+    alloc::renew(thread);
     // SAFETY: the thread's own state.
     let (process, pending, again) = unsafe {
         let again = (*thread).freed_sp == sp && (*thread).freed_address == address;
@@ -31,6 +32,9 @@ pub fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
         (*thread).freed_address = address;
         ((*thread).process, (*thread).sp, again)
     };
+    if config::bursts() != 0 && sp >= pending && !again {
+        flow::freed(thread, address, is_near(entry) && entry.empties_thread_cache());
+    }
     if let Some(record) = blocks::take(process, address) {
         accounts::settle(process, &record, End::by(thread, address, &record));
         return;
@@ -54,10 +58,9 @@ pub fn release<P: Placement>(entry: &Entry<'_, P>, address: u64) {
 #[inline(always)]
 fn count_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
     let from = entry.return_address();
-    let near = from.wrapping_sub(entry.ip()).wrapping_add(ALLOCATOR_BYTES) < 2 * ALLOCATOR_BYTES;
     // SAFETY: the thread's own state.
     unsafe {
-        if !near || !entry.empties_thread_cache() {
+        if !is_near(entry) || !entry.empties_thread_cache() {
             return;
         }
         let from = from as u32;
@@ -73,12 +76,21 @@ fn count_cache<P: Placement>(entry: &Entry<'_, P>, thread: *mut Thread) {
     }
 }
 
+/// Whether a call of `free` comes from within the allocator, by where it returns to.
+#[inline(always)]
+fn is_near<P: Placement>(entry: &Entry<'_, P>) -> bool {
+    entry.return_address().wrapping_sub(entry.ip()).wrapping_add(ALLOCATOR_BYTES) < 2 * ALLOCATOR_BYTES
+}
+
 /// An allocation function is called: what was freed before was not at the thread's end.
 #[inline(always)]
 pub fn begin_anew(thread: *mut Thread) {
     // SAFETY: the thread's own state.
     unsafe {
         (*thread).freed_sp = 0;
+        if config::bursts() != 0 {
+            flow::go_on(thread);
+        }
         if (*thread).cache_frees != 0 {
             retract(thread);
         }

@@ -53,7 +53,7 @@ pub fn exit(ctx: &RawTracePointContext) {
         registers::tell_end(id);
     }
     // The last reading takes what is in flight from the threads.
-    if !alloc::stopped() {
+    if !alloc::ended() {
         if let Some(thread) = threads::existing(id) {
             alloc::leave(thread);
         }

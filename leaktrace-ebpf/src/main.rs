@@ -19,6 +19,7 @@ mod alloc;
 mod annotations;
 mod blocks;
 mod config;
+mod flow;
 mod frees;
 mod kfunc;
 mod lifecycle;

@@ -8,6 +8,7 @@ use leaktrace_common::abi::{
     Process, SCRATCH_SLOTS, Scratch, Site, Thread,
 };
 use leaktrace_common::drawn::{MAX_SAMPLE_PLACES, SampleArguments};
+use leaktrace_common::flow::{Flow, FlowThread, Windows};
 use leaktrace_common::sampling;
 use leaktrace_common::table::{Bucket, Buckets};
 use leaktrace_common::unwind::{CACHE_SLOTS, Chunk, FileKey, FileTable};
@@ -103,6 +104,15 @@ pub static SAMPLE_WEIGHTS: Array<u64> = Array::with_max_entries(sampling::STEPS 
 /// Where the places that tell of samples have their arguments: an attach cookie names an entry.
 #[map]
 pub static SAMPLE_ARGUMENTS: Array<SampleArguments> = Array::with_max_entries(MAX_SAMPLE_PLACES, 0);
+/// What flowed while windows were open: `flow::CLASSES` for each of `flow::FLOW_SLOTS` processes.
+#[map]
+pub static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// What each thread has in flight in a window.
+#[map]
+pub static FLOW_THREADS: Array<FlowThread> = Array::with_max_entries(1, 0);
+/// Which window is open.
+#[map]
+pub static WINDOWS: Array<Windows> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What could not be recorded.
 #[map]
 pub static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);

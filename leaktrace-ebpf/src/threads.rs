@@ -5,7 +5,7 @@ use leaktrace_common::table::{self, Inserted, Place};
 
 use crate::maps::{Keys, THREAD_KEYS, THREADS, unknown};
 use crate::process::{self, Id};
-use crate::{annotations, config, stats::lose};
+use crate::{annotations, config, flow, stats::lose};
 
 const NONE: u64 = u64::MAX;
 
@@ -63,6 +63,9 @@ pub extern "C" fn thread_register(tid: u64, tgid: u64) -> u64 {
             (*thread).tid = tid as u32;
             (*thread).tgid = tgid as u32;
             (*thread).place = place.index();
+        }
+        if config::bursts() != 0 {
+            flow::forget(place.index());
         }
     }
     place.word()

@@ -10,7 +10,7 @@ use crate::alloc::{begin, forbid_private_stack, given, is_wanted, site, stopped}
 use crate::maps::TAILS;
 use crate::process::Id;
 use crate::registers::{Entry, Mapped};
-use crate::{blocks, frees, sampling, threads};
+use crate::{blocks, config, flow, frees, sampling, threads};
 
 /// How a call is remembered that was seen to begin: until a probe that is not at its return sees it end.
 const BEGUN: u32 = CALL_ALLOCATE | CALL_TO_EXIT;
@@ -36,7 +36,8 @@ pub fn allocated(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn see(entry: &Entry<'_, Mapped>) {
     let (size, result) = entry.size_and_result();
-    if !is_wanted(size) {
+    let mut wanted = is_wanted(size);
+    if config::bursts() == 0 && !wanted {
         return;
     }
     let Some(thread) = threads::current(Id::current()) else { return };
@@ -50,11 +51,12 @@ fn see(entry: &Entry<'_, Mapped>) {
         unsafe { (*thread).last_allocated = 0 };
         return;
     }
-    if !sampling::hit(thread, size) {
-        return;
+    if config::bursts() != 0 && !begins {
+        // SAFETY: the thread's own state.
+        wanted &= flow::allocated(unsafe { (*thread).process }, result, size);
     }
-    let site = site(entry, thread, size);
-    if site == 0 {
+    let site = if wanted && sampling::hit(thread, size) { site(entry, thread, size) } else { 0 };
+    if site == 0 && (config::bursts() == 0 || !begins) {
         return;
     }
     if begins {
@@ -78,7 +80,8 @@ fn end(entry: &Entry<'_, Mapped>) {
     let Some(thread) = threads::existing(Id::current()) else { return };
     // SAFETY: the thread's own state.
     unsafe {
-        if (*thread).sp != entry.sp() || (*thread).call != BEGUN {
+        let is_over = config::bursts() != 0 && !flow::is_current(thread);
+        if (*thread).sp != entry.sp() || (*thread).call != BEGUN || is_over {
             return;
         }
         (*thread).sp = 0;
@@ -86,7 +89,10 @@ fn end(entry: &Entry<'_, Mapped>) {
         let result = given(entry.size_and_result().1);
         if result == 0 {
             (*thread).last_allocated = 0;
-        } else {
+            return;
+        }
+        let is_recorded = config::bursts() == 0 || flow::allocated((*thread).process, result, size);
+        if is_recorded && site != 0 {
             book(thread, result, size, site);
         }
     }

@@ -4,6 +4,7 @@
 //! conflict is settled, or a [`UsageError`].
 
 mod alerts;
+mod bursts;
 mod checks;
 mod diff;
 mod outputs;
@@ -28,6 +29,7 @@ use crate::report::Outputs;
 use crate::symbolize::debuginfod::Settings;
 
 pub use alerts::AlertPlan;
+pub use bursts::BurstPlan;
 pub use checks::{CheckMode, CheckPlan, NoChecks};
 pub use diff::DiffConfig;
 pub use sampler::Sampler;
@@ -103,6 +105,8 @@ pub struct Recording {
     pub sample_bytes: Option<u64>,
     /// How allocations are seen.
     pub seen: Seen,
+    /// `--burst`: when they are seen at all; `None` for always.
+    pub bursts: Option<BurstPlan>,
     /// Smallest age reported.
     pub older_than: Duration,
     /// How stacks are walked.
@@ -229,6 +233,7 @@ impl Config {
         }
         let (follow, force, launches) = (!whom.no_follow, whom.force, !whom.command.is_empty());
         let sampler = Sampler::resolve(&whom, &record, &check, &output, &gate)?;
+        let bursts = BurstPlan::resolve(&whom, &record, &check, &output, &gate, &alerts)?;
         let leak_check = checks::resolve(&check, &whom, &record)?;
         let only = output.only.map(only);
         if only == Some(Only::Lost) && leak_check.is_err() {
@@ -245,7 +250,7 @@ impl Config {
         let config = Self {
             sampler,
             leak_check,
-            recording: Recording::resolve(&whom, &record, &output, surroundings)?,
+            recording: Recording { bursts, ..Recording::resolve(&whom, &record, &output, surroundings)? },
             whom: Whom::resolve(whom)?,
             follow,
             force,
@@ -367,6 +372,7 @@ impl Recording {
             max_size: args.max_size,
             sample_bytes: args.sample_bytes,
             seen: Seen::Calls,
+            bursts: None,
             unwind: match args.unwind {
                 UnwindArg::Auto => Unwind::Auto,
                 UnwindArg::Dwarf => Unwind::Dwarf,

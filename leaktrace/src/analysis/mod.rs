@@ -5,6 +5,7 @@
 
 pub mod advice;
 pub mod diff;
+pub mod flow;
 pub mod fragmentation;
 pub mod growth;
 pub mod reachability;

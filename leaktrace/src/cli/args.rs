@@ -11,8 +11,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::alerts::AlertArgs;
 use super::checks::CheckArgs;
 use super::values::{
-    Pids, Top, parse_bytes, parse_count, parse_pids, parse_positive_bytes, parse_positive_time, parse_rate,
-    parse_sample_bytes, parse_time, parse_uid,
+    Burst, Percent, Pids, Top, parse_burst, parse_bytes, parse_count, parse_percent, parse_pids, parse_positive_bytes,
+    parse_positive_time, parse_rate, parse_sample_bytes, parse_time, parse_uid,
 };
 use crate::model::Options;
 use crate::probes::functions::AllocSymbol;
@@ -199,6 +199,21 @@ pub struct RecordArgs {
     /// not at all. N outstanding bytes are known to about 2 * sqrt(N * BYTES): 100 MiB at 512k to 14 MiB.
     #[arg(long, value_name = "BYTES", value_parser = parse_sample_bytes)]
     pub sample_bytes: Option<u64>,
+
+    /// See calls in windows only, one of WINDOW at a random place in each PERIOD, such as 1s/100s
+    ///
+    /// For processes that are too busy to be traced all the time, or to be traced for long. What is counted is net flow: what is allocated
+    /// less what is freed while a window is open, by size, with the interval that holds the truth 95 times in 100. Of sizes into which
+    /// more comes than goes stacks are recorded in the windows after. Sizes of freed blocks are known where glibc allocates; of other
+    /// allocators only the number of all blocks is. Between windows nothing is in the process. With --pid; --no-follow leaves its children out.
+    #[arg(long, value_name = "WINDOW/PERIOD", value_parser = parse_burst)]
+    pub burst: Option<Burst>,
+
+    /// Open windows so seldom that they cost a process no more than this part of the processor time that it uses, such as 1%
+    ///
+    /// Estimated by the number of calls. With --burst windows are at least its PERIOD apart; without it they are one second long.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub max_overhead: Option<Percent>,
 
     /// Judge growth from TIME after tracing began, when the program has warmed up
     ///

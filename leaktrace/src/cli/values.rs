@@ -103,6 +103,43 @@ pub fn parse_positive_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Windows in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Burst {
+    /// How long one is.
+    pub window: Duration,
+    /// The time in which there is one.
+    pub period: Duration,
+}
+
+/// Windows, and the time in which there is one: `1s/100s`.
+pub fn parse_burst(text: &str) -> Result<Burst, String> {
+    /// Probes take longer to be set and removed than a window of less.
+    const SHORTEST: Duration = Duration::from_millis(50);
+    let (window, period) = text.split_once('/').ok_or("write it as WINDOW/PERIOD, such as 1s/100s")?;
+    let burst = Burst { window: parse_positive_time(window)?, period: parse_positive_time(period)? };
+    if burst.window < SHORTEST {
+        return Err("a window must be open for at least 50ms".to_owned());
+    }
+    if burst.period < burst.window * 2 {
+        return Err("the period must be at least twice the window; to see all calls, leave --burst out".to_owned());
+    }
+    Ok(burst)
+}
+
+/// A part of a hundred.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Percent(pub f64);
+
+/// A part of a hundred, above 0 and at most 100: `1%`, `0.5`.
+pub fn parse_percent(text: &str) -> Result<Percent, String> {
+    let number = text.trim().strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Percent(percent)),
+        _ => Err("write a percentage above 0 and up to 100, such as 1%".to_owned()),
+    }
+}
+
 /// A size: `4096`, `4k`, `1M`, `1MiB`, `1.5G`; all units are powers of 1024, as everywhere in this program.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let form = || SIZE_FORM.to_owned();
@@ -186,6 +223,22 @@ mod tests {
             assert!(parse_rate(text).unwrap_err().contains("1M/s"), "{text}");
         }
         assert!(parse_rate("0/s").unwrap_err().contains("at least 1"));
+    }
+
+    #[test]
+    fn windows_and_parts_are_read_or_refused_with_the_form() {
+        let burst = |text| parse_burst(text).map(|burst| (burst.window.as_millis(), burst.period.as_millis()));
+        assert_eq!(burst("1s/100s"), Ok((1000, 100_000)));
+        assert_eq!(burst("500ms / 1m"), Ok((500, 60_000)));
+        for (text, next) in
+            [("1s", "1s/100s"), ("1s/x", "30s"), ("1s/1s", "twice"), ("1ms/1s", "50ms"), ("0/1s", "above zero")]
+        {
+            assert!(burst(text).unwrap_err().contains(next), "{text}: {:?}", burst(text));
+        }
+        assert_eq!((parse_percent("1%"), parse_percent("0.5")), (Ok(Percent(1.0)), Ok(Percent(0.5))));
+        for text in ["", "%", "0", "-1%", "101%", "nan", "1e", "one"] {
+            assert!(parse_percent(text).unwrap_err().contains("such as 1%"), "{text}");
+        }
     }
 
     #[test]

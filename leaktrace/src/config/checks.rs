@@ -46,6 +46,11 @@ pub enum NoChecks {
          every call traced instead, which costs the process more"
     )]
     BySampler,
+    /// Most blocks are not on record.
+    #[error(
+        "no leak check was made: it must know every allocation, and --burst sees those in windows only; trace without it"
+    )]
+    InWindows,
     /// To be judged a process is stopped, which nobody has asked for.
     #[error(
         "no leak check was made: processes that neither --pid nor COMMAND names are stopped for one only with --leak-check; trace \
@@ -66,6 +71,7 @@ pub(super) fn resolve(
     let is_named = !whom.pids.is_empty() || !whom.command.is_empty();
     match args.leak_check {
         Some(LeakCheckArg::No) => return Ok(Err(NoChecks::Declined)),
+        None if record.burst.is_some() || record.max_overhead.is_some() => return Ok(Err(NoChecks::InWindows)),
         None if record.sample_bytes.is_some() => return Ok(Err(NoChecks::Sampled)),
         None if !is_named => return Ok(Err(NoChecks::Unnamed)),
         _ => {}

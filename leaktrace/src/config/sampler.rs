@@ -26,22 +26,17 @@ impl Sampler {
         output: &OutputArgs,
         gate: &GateArgs,
     ) -> Result<Self, UsageError> {
-        // What needs every call, or says which calls.
-        let other = [
+        // What says which calls.
+        let others = [
             ("--sample-bytes", record.sample_bytes.is_some()),
-            ("--leak-check", check.leak_check.is_some_and(|asked| asked != LeakCheckArg::No)),
-            ("--leak-check-mode", check.leak_check_mode != CheckModeArg::Auto),
-            ("--holders", output.holders),
-            ("--group-by type", output.group_by == GroupByArg::Type),
-            ("--lsan", output.lsan.is_some()),
-            ("--fail-on-leak", gate.fail_on_leak.is_some()),
-            ("--only lost", output.only == Some(OnlyArg::Lost)),
-            ("--fail-on-growth", gate.fail_on_growth.is_some()),
+            ("--burst", record.burst.is_some()),
+            ("--max-overhead", record.max_overhead.is_some()),
             ("--object", !whom.objects.is_empty()),
             ("--symbols-prefix", !whom.symbols_prefixes.is_empty()),
             ("--alloc-symbols", !whom.alloc_symbols.is_empty()),
         ];
-        let other = other.into_iter().find_map(|(name, is_given)| is_given.then_some(name));
+        let others = others.into_iter().find_map(|(name, is_given)| is_given.then_some(name));
+        let other = about_every_call(check, output, gate).or(others);
         match (whom.sampler, other) {
             (true, _) if whom.command.is_empty() => Err(UsageError::new(
                 "--sampler starts a COMMAND with the sampler, and none is given; of a process that was started with it, --pid finds \
@@ -55,6 +50,21 @@ impl Sampler {
             (false, _) => Ok(Self::Never),
         }
     }
+}
+
+/// An option that was given and is about every call, if there is one.
+pub(super) fn about_every_call(check: &CheckArgs, output: &OutputArgs, gate: &GateArgs) -> Option<&'static str> {
+    let options = [
+        ("--leak-check", check.leak_check.is_some_and(|asked| asked != LeakCheckArg::No)),
+        ("--leak-check-mode", check.leak_check_mode != CheckModeArg::Auto),
+        ("--holders", output.holders),
+        ("--group-by type", output.group_by == GroupByArg::Type),
+        ("--lsan", output.lsan.is_some()),
+        ("--fail-on-leak", gate.fail_on_leak.is_some()),
+        ("--only lost", output.only == Some(OnlyArg::Lost)),
+        ("--fail-on-growth", gate.fail_on_growth.is_some()),
+    ];
+    options.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
 }
 
 impl Config {

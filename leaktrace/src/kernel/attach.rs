@@ -138,6 +138,12 @@ impl Attachments {
         Self { held: self.held.extract_if(.., |(of, _, _)| *of == scope).collect() }
     }
 
+    /// Takes all out.
+    #[must_use]
+    pub fn take_all(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
     /// Takes out the probes of this file.
     #[must_use]
     pub fn take_file(&mut self, inode: FileId) -> Self {

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod attacher;
 pub(crate) mod drain;
 pub(crate) mod events;
+pub(crate) mod flow;
 pub(crate) mod ignored_inside;
 pub(crate) mod in_flight;
 pub(crate) mod inventory;
@@ -41,6 +42,7 @@ use crate::host::errno;
 use crate::host::features;
 use crate::host::fields::Fields;
 use crate::model::Pid;
+use flow::FlowTables;
 use ignored_inside::IgnoredInside;
 use mapped::MappedArray;
 use memory::Tables;
@@ -70,6 +72,8 @@ pub struct Limits {
     pub unwind_chunks: u32,
     /// The process of whose threads the registers are told when it ends.
     pub judged: Option<Pid>,
+    /// Something is recorded in windows only.
+    pub in_windows: bool,
 }
 
 /// Threads there is room for. A state takes 136 bytes with its key.
@@ -111,6 +115,8 @@ pub struct Kernel {
     pub rule_cache: MappedArray<u64>,
     /// Addresses that were ignored and lie far inside of blocks.
     ignored_inside: IgnoredInside,
+    /// What flows while windows are open.
+    pub flow: FlowTables,
     sample_places: SamplePlaces,
     /// Programs draw blocks themselves.
     are_drawn: bool,
@@ -153,6 +159,7 @@ impl Kernel {
         let log_level = if log::log_enabled!(log::Level::Debug) { aya_log::Level::Debug as u8 } else { 0 };
         let sessions = u32::from(technique == Technique::Sessions);
         let are_drawn = limits.sample_bytes == BY_PROGRAMS;
+        let in_windows = u32::from(limits.in_windows);
 
         let mut loader = EbpfLoader::new();
         loader
@@ -167,6 +174,8 @@ impl Kernel {
             .map_max_entries("UNWIND_POOL", limits.unwind_chunks)
             .map_max_entries("THREAD_KEYS", thread_buckets)
             .map_max_entries("THREADS", table::positions(thread_buckets))
+            .map_max_entries("FLOWS", FlowTables::elements(limits.in_windows))
+            .map_max_entries("FLOW_THREADS", if limits.in_windows { table::positions(thread_buckets) } else { 1 })
             .override_global("BLOCK_BUCKETS", &block_buckets, true)
             .override_global("WIDE_BUCKETS", &wide_buckets, true)
             .override_global("SITE_BUCKETS", &site_buckets, true)
@@ -179,6 +188,7 @@ impl Kernel {
             .override_global("MAX_SIZE_COMPLEMENT", &max_size_complement, true)
             .override_global("SAMPLE_BYTES", &limits.sample_bytes, true)
             .override_global("SESSIONS", &sessions, true)
+            .override_global("BURSTS", &in_windows, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("SELF_TGID", &self_tgid, true)
             .override_global("JUDGED_TGID", &judged_tgid, true)
@@ -212,6 +222,7 @@ impl Kernel {
             control: MappedArray::new(&ebpf, "CONTROL")?,
             clocks: OnceLock::new(),
             programs: Programs::load(technique, are_drawn, object, &ebpf)?,
+            flow: FlowTables::new(&ebpf)?,
             ignored_inside: IgnoredInside::take(&mut ebpf)?,
             sample_places: SamplePlaces::default(),
             are_drawn,
@@ -244,6 +255,7 @@ impl Kernel {
 
     /// Gives a process slot back to the programs: nothing in the tables may bear its number any more.
     pub fn give_back(&mut self, slot: u32) -> Result<()> {
+        self.flow.clear(slot);
         let map = self.ebpf.map_mut("FREE_SLOTS").context("the BPF object has no map FREE_SLOTS")?;
         let mut free = Queue::<&mut MapData, u32>::try_from(map)?;
         free.push(slot, 0).with_context(|| format!("cannot give the process slot {slot} back"))

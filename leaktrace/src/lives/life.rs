@@ -149,6 +149,7 @@ impl Life {
             taken_back: Tally::default(),
             holders: Vec::new(),
             scattered_growth: None,
+            net_flow: None,
             window: None,
             timeline: None,
         }

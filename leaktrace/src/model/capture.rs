@@ -18,6 +18,7 @@ use super::growth::{Growth, Past, SiteGrowth, Window};
 use super::heap_pages::HeapPages;
 use super::holders::{Described, Retained};
 use super::losses::{Losses, Stacks};
+use super::net_flow::{Bursts, NetFlow};
 use super::reproduction::Reproduction;
 use super::request::{Options, Target, Unwind};
 use super::silence::Silence;
@@ -48,6 +49,8 @@ pub struct Capture {
     pub options: Options,
     /// The machine.
     pub reproduction: Reproduction,
+    /// How windows went; `None` where every call was seen.
+    pub bursts: Option<Bursts>,
     /// Every life of every traced process.
     pub processes: Vec<RawProcess>,
     /// Every pair of process and stack. Two of one process may have the same frames; they are merged.
@@ -117,6 +120,8 @@ pub struct RawProcess {
     pub holders: Vec<Retained>,
     /// What its sites amount to that are too small to be judged; `None` where they do not matter.
     pub scattered_growth: Option<Growth>,
+    /// What goes in and out, as windows show it; `None` where every call was seen, or no window has shown the process.
+    pub net_flow: Option<NetFlow>,
     /// The time that its growth is judged by; `None` where it was not followed.
     pub window: Option<Arc<Window>>,
     /// Its memory over that time.
@@ -227,6 +232,7 @@ impl Capture {
     pub fn saw_nothing(&self) -> bool {
         self.sites.iter().all(|site| site.counters.alloc_count == 0)
             && self.processes.iter().all(|process| process.untracked_frees + process.thread_end_frees == 0)
+            && self.bursts.is_none_or(|bursts| bursts.calls == 0)
     }
 
     /// The latest life of a process ended with this status after the reading.
@@ -359,6 +365,7 @@ impl Capture {
             target: self.target,
             options: self.options,
             reproduction: Some(self.reproduction),
+            bursts: self.bursts,
             processes,
             sites,
             sites_left_out,
@@ -521,6 +528,7 @@ fn process(raw: &RawProcess, sampled: bool) -> Process {
         lost_taken_back: raw.taken_back,
         growth: None,
         scattered_growth: raw.scattered_growth.clone(),
+        net_flow: raw.net_flow.clone(),
         holders: raw.holders.clone(),
         sampled,
         outstanding_bytes_ci95: None,

@@ -25,6 +25,7 @@ fn raw_process(life: u32, pid: u32, comm: &str) -> RawProcess {
         taken_back: Tally::default(),
         holders: Vec::new(),
         scattered_growth: None,
+        net_flow: None,
         window: None,
         timeline: None,
     }
@@ -90,6 +91,7 @@ fn capture(options: Options) -> Capture {
         blocks: Some(BlockTally::read(sites.len(), &options, blocks)),
         options,
         reproduction: Reproduction::default(),
+        bursts: None,
         processes: vec![raw_process(0, 7, "sh"), raw_process(1, 7, "server")],
         sites,
         tells_earlier: true,

@@ -14,6 +14,7 @@ use super::heap_pages::HeapPages;
 use super::histogram::Histogram;
 use super::holders::{Holder, Retained};
 use super::losses::{Losses, Stacks};
+use super::net_flow::{Bursts, NetFlow};
 use super::notation::{lossy_path, seconds};
 use super::recommendation::Recommendation;
 use super::reproduction::Reproduction;
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub options: Options,
     /// The machine; `None` where the snapshot does not say.
     pub reproduction: Option<Reproduction>,
+    /// How windows went; `None` where every call was seen.
+    pub bursts: Option<Bursts>,
     /// Every process of which an event was seen, and every process named.
     pub processes: Vec<Process>,
     /// Pairs of process and stack that allocated, in the order of `options.sort`: every one that has something outstanding, and
@@ -156,6 +159,9 @@ pub struct Process {
     /// they are not most of its growth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scattered_growth: Option<Growth>,
+    /// What goes in and out, as windows show it (`--burst`); absent where every call was seen, or no window has shown the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_flow: Option<NetFlow>,
     /// The variables that alone hold most of its blocks' bytes, the largest first; empty where no leak check ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Retained>,
@@ -369,6 +375,7 @@ impl Snapshot {
                 .processes
                 .iter()
                 .all(|process| process.alloc_count == 0 && process.untracked_frees + process.thread_end_frees == 0)
+            && self.bursts.is_none_or(|bursts| bursts.calls == 0)
     }
 }
 

@@ -83,6 +83,13 @@ pub fn resident(pid: Pid) -> Option<u64> {
     pages.checked_mul(procfs::page_size())
 }
 
+/// Processor time that all threads of a process have used so far, to the kernel's hundredths of a second. `None` where it is gone.
+pub fn processor_time(pid: Pid) -> Option<Duration> {
+    let stat = Process::new(pid.0 as i32).ok()?.stat().ok()?;
+    let ticks = stat.utime.checked_add(stat.stime)?;
+    Some(Duration::from_nanos(ticks.checked_mul(1_000_000_000)? / procfs::ticks_per_second()))
+}
+
 /// Variables by which a runtime or an allocator is told how to allocate.
 const VARIABLES: [&str; 1] = ["PYTHONMALLOC"];
 /// The most that is read of an environment, bytes: the kernel lets it have a quarter of the stack.

@@ -2,6 +2,7 @@
 //! holds the truth 95 times in 100.
 
 use super::human::{Bytes, counted};
+use super::net_flow;
 use crate::model::{Snapshot, sampling};
 
 /// An amount in words: `1.2 MiB`; for a sample `~1.2 MiB (95%: 1.0 MiB to 1.5 MiB)`, with the interval if it is known.
@@ -25,6 +26,10 @@ pub fn unseen(snapshot: &Snapshot) -> Option<u64> {
 
 /// A note that the numbers are estimates, and of what kind of sample; `None` if they are exact.
 pub fn note(snapshot: &Snapshot) -> Option<String> {
+    net_flow::note(snapshot).or_else(|| sampled(snapshot))
+}
+
+fn sampled(snapshot: &Snapshot) -> Option<String> {
     snapshot.sampled.then(|| match snapshot.options.sample_bytes {
         Some(mean) if snapshot.options.sampler => {
             format!(

@@ -16,6 +16,7 @@ pub(crate) mod human;
 pub mod json;
 pub mod lsan;
 mod names;
+mod net_flow;
 mod notices;
 pub mod output;
 mod stack;

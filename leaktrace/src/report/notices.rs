@@ -143,6 +143,13 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "estimates are untrue, trace every call with --leak-check".to_owned(),
     );
     lose(
+        snapshot.bursts.map_or(0, |bursts| bursts.frees_lost),
+        "free",
+        " not counted",
+        "by the C library not counted: perhaps of blocks that the program had freed before".to_owned(),
+        "net flow may be too high".to_owned(),
+    );
+    lose(
         losses.events_lost,
         "process event",
         "",

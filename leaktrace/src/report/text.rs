@@ -11,6 +11,7 @@ use super::heap_pages;
 use super::holders;
 use super::human::{Bytes, Count, Span, counted};
 use super::names;
+use super::net_flow;
 use super::notices::{notices, whole_stacks};
 use super::stack;
 use super::style::Paint;
@@ -42,7 +43,7 @@ pub fn write(snapshot: &Snapshot, style: TextStyle, out: &mut dyn Write) -> io::
         writeln!(out, "{}", paint.with(HEADER, &line))?;
     }
 
-    for (line, is_leak) in growth::lines(snapshot) {
+    for (line, is_leak) in net_flow::lines(snapshot).into_iter().chain(growth::lines(snapshot)) {
         writeln!(out, "{}", paint.with(if is_leak { AMOUNT } else { HEADER }, &line))?;
     }
     for line in heap_pages::lines(snapshot) {
@@ -130,6 +131,7 @@ fn header(snapshot: &Snapshot, totals: &Totals) -> String {
                 .push(format!("of what is outstanding nothing was hit (95%: less than {}) {traced}", Bytes(unseen))),
             None if is_lost => parts.push(format!("nothing lost {traced}")),
             None if is_growing => parts.push(format!("nothing keeps growing {traced}")),
+            None if snapshot.bursts.is_some() => parts.push(format!("no block recorded with its stack {traced}")),
             None => parts.push(format!("nothing outstanding {traced}")),
         }
         if totals.alloc_count > 0 && older_than.is_zero() && only.is_none() {

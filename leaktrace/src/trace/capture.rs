@@ -24,8 +24,8 @@ use crate::kernel::ignored_inside::Marks;
 use crate::kernel::reclaim::DeadSite;
 use crate::lives::processes::{Merged, Processes, Roster};
 use crate::model::{
-    Address, BlockTally, Capture, Counters, EventKind, Losses, Options, RawBlock, RawProcess, RawSite, StackState,
-    Stacks, Tally, Target, TimelineEvent, Unwind,
+    Address, BlockTally, Capture, Counters, EventKind, Losses, NetFlow, Options, RawBlock, RawProcess, RawSite,
+    StackState, Stacks, Tally, Target, TimelineEvent, Unwind,
 };
 use crate::process::maps::AddressSpace;
 
@@ -145,6 +145,14 @@ impl Draft {
             let began = elapsed.saturating_sub(Duration::from_nanos(self.now_ns.saturating_sub(life.seen_ns)));
             let ended = elapsed.saturating_sub(ended_ago(kernel, *slot, self.now_ns));
             self.processes[*process].window = history.window(*slot, began, ended).map(Arc::new);
+        }
+    }
+
+    /// Adds what windows have shown, by slot and the time at which the life in it was first seen.
+    pub fn add_flows(&mut self, kernel: &Kernel, flow: impl Fn(u32, u64) -> Option<NetFlow>) {
+        for (slot, process) in &self.by_slot {
+            let life = kernel.processes.read(*slot);
+            self.processes[*process].net_flow = life.and_then(|life| flow(*slot, life.seen_ns));
         }
     }
 
@@ -318,6 +326,7 @@ impl Draft {
             target: target.clone(),
             options: options.clone(),
             reproduction,
+            bursts: None,
             processes: self.processes,
             untraced: Vec::new(),
             sites: self.sites,

@@ -38,7 +38,7 @@ impl Due {
         let with_check = config.leak_check.map(|_| ()).map_err(|why_not| match why_not {
             // Who knows needs no word of it.
             NoChecks::Declined => None,
-            NoChecks::Sampled | NoChecks::BySampler | NoChecks::Unnamed => Some(why_not),
+            NoChecks::Sampled | NoChecks::BySampler | NoChecks::InWindows | NoChecks::Unnamed => Some(why_not),
         });
         Self { with_check, checking: None }
     }

@@ -33,7 +33,9 @@ const ROUNDS: u32 = 8;
 
 /// The processes in which the files that a process maps are probed.
 fn scope(config: &Config, pid: Pid) -> Scope {
-    if config.whom.is_named() && !config.follow { Scope::Process(pid) } else { Scope::AllProcesses }
+    // In windows each process is probed by itself, so that others pay nothing: of what begins in one window the next one is the first.
+    let is_alone = config.recording.bursts.is_some() || !config.follow;
+    if config.whom.is_named() && is_alone { Scope::Process(pid) } else { Scope::AllProcesses }
 }
 
 fn means<'a>(prober: &'a Prober, kernel: &Kernel, scope: &'a dyn Fn(Pid) -> Scope) -> Means<'a> {
@@ -270,6 +272,10 @@ impl Trace {
         let (untraced, config) = (&mut self.untraced, &self.config);
         let scope = |pid| scope(config, pid);
         let mut list = untraced.list(self.processes.seen(), &means(&self.prober, &self.kernel, &scope));
+        if config.recording.bursts.is_some() {
+            // In windows every process is.
+            list.retain(|process| !process.partly);
+        }
         if let Whom::Filtered(filters) = &config.whom {
             // Processes that fail the filters were not to be recorded. Users and control groups are unknown here: where they
             // are filtered by, only processes that were recorded in part are listed.

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod aside;
+mod bursts;
 mod capture;
 mod checking;
 mod due;
@@ -57,6 +58,7 @@ use crate::process::registers::StoppedThread;
 use crate::sources::allocators::Prober;
 use crate::sources::samples::are_drawn_by_all;
 use alerts::Alerts;
+use bursts::Bursting;
 use due::{Due, happens};
 use growing::Growth;
 use history::History;
@@ -149,6 +151,8 @@ struct Trace {
     history: History,
     /// Where processes pass the user's limits.
     alerts: Alerts,
+    /// Where calls are seen in windows only.
+    bursting: Option<Bursting>,
     /// Descendants of the named processes that ran and were not followed.
     left_out: usize,
     /// What a reader of the numbers must know beside what the capture says.
@@ -274,6 +278,7 @@ impl Trace {
                 self.memory.order(self.processes.reported_alive());
             }
             let memory_due = self.memory.due();
+            let window_due = self.bursting.as_ref().map(Bursting::due);
             tokio::select! {
                 biased;
                 signal = signals.next(), if leave_by.is_none() => {
@@ -349,7 +354,8 @@ impl Trace {
                     }
                 }
                 () = until(self.reclaim_at), if self.reclaim_at.is_some() => self.reclaim()?,
-                () = until(Some(self.history.due())) => self.look_at_counters(),
+                () = until(window_due), if window_due.is_some() => self.turn_window()?,
+                () = until(Some(self.history.due())), if window_due.is_none() => self.look_at_counters(),
                 () = until(memory_due), if memory_due.is_some() => self.look_at_memory(),
                 _ = show.tick() => {
                     if let Err(error) = self.make_up_for_lost_records(true) {
@@ -419,6 +425,7 @@ impl Trace {
         if let Err(error) = self.discovery.follow_cpus() {
             log::warn!("{error:#}");
         }
+        self.end_windows()?;
         self.kernel.stop()?;
         // Before `take_in` learns of ended processes, whose unwind tables go with them.
         self.unwinding.tell();

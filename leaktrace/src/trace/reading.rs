@@ -71,6 +71,7 @@ impl Trace {
         self.note_distance();
         let (mut capture, spaces) = draft.finish(&occasion, &self.target, &self.options);
         self.leave_sampler_out(&mut capture, &spaces);
+        capture.bursts = self.bursts();
         capture.untraced = self.list_untraced();
         heaps::mark_partly_traced(&mut capture.processes, &capture.untraced);
         if capture.saw_nothing() {
@@ -85,7 +86,7 @@ impl Trace {
             if self.target.mode == TraceMode::Filter && capture.untraced.is_empty() && self.growth.none_passed() {
                 capture.silence.push(Silence::none_matched(&self.target));
             }
-        } else if is_final && self.options.sample_bytes.is_none() {
+        } else if is_final && self.options.sample_bytes.is_none() && self.bursting.is_none() {
             self.watch_growth();
             let then = self.growth.then(self.processes.going_on());
             capture.warnings.extend(remarks::of_growth(&then, &capture.processes));
@@ -137,6 +138,9 @@ impl Trace {
             }
         }
         draft.follow(&self.kernel, &self.history, occasion.elapsed);
+        if let Some(bursting) = &self.bursting {
+            draft.add_flows(&self.kernel, |slot, seen_ns| bursting.net_flow(slot, seen_ns));
+        }
         draft.judge(judged);
         draft.take_back(self.second_look.taken_back());
         let pieces = draft.block_pieces(&self.kernel, occasion, &self.options);

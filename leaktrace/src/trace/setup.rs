@@ -14,6 +14,7 @@ use tokio::time::sleep_until;
 use super::Trace;
 use super::alerts::Alerts;
 use super::aside::aside;
+use super::bursts::Bursting;
 use super::growing::{self, Growth};
 use super::history::History;
 use super::intake::Reclaimed;
@@ -30,7 +31,7 @@ use crate::host::version::version;
 use crate::kernel::attach::Scope;
 use crate::kernel::events::Events;
 use crate::kernel::object;
-use crate::kernel::programs::Technique;
+use crate::kernel::programs::{Programs, Technique};
 use crate::kernel::selection::Selection;
 use crate::kernel::{Kernel, Limits};
 use crate::lives::processes::{Followed, Processes};
@@ -101,6 +102,7 @@ impl Trace {
             },
             unwind_chunks: UNWIND_CHUNKS,
             judged,
+            in_windows: recording.bursts.is_some(),
         };
         let selection = Selection::new(&config)?;
         let own = vec![Pid(std::process::id()), holder.pid()];
@@ -109,6 +111,9 @@ impl Trace {
         let holder_ends = unsafe { AsyncFd::register_with_interest(holder_ends, Interest::READABLE) }
             .context("cannot wait for the process that sets probes")?;
         let mut kernel = Kernel::load(&object::bytes()?, &limits, &selection, Technique::chosen(), holder)?;
+        if recording.bursts.is_some() && !matches!(kernel.programs, Programs::ByHand(_)) {
+            bail!("--burst needs a kernel that sets many probes of a process at once (Linux 6.10); trace without it");
+        }
         let events = Events::take(&mut kernel)?;
         // SAFETY: the ring owns its descriptor and keeps it to its end.
         let events = unsafe { AsyncFd::register(events) }.context("cannot wait for the programs' events")?;
@@ -119,6 +124,7 @@ impl Trace {
         };
         let Recording { symbols_prefixes, alloc_symbols, seen, .. } = recording;
         let prober = Prober::new(symbols_prefixes, alloc_symbols, *seen, version())?;
+        let prober = if recording.bursts.is_some() { prober.in_windows() } else { prober };
         prober.heed_writers(kernel.holder.written().context("cannot ask which files are written to")?)?;
         Ok(Self {
             holder_ends,
@@ -141,6 +147,7 @@ impl Trace {
             ended_threads: Vec::new(),
             growth: Growth::default(),
             history: History::new(recording.warm_up, recording.sample_bytes.is_some()),
+            bursting: recording.bursts.map(Bursting::new),
             alerts: Alerts::new(&config.alerts, &config.recording),
             left_out: 0,
             warnings: Vec::new(),

@@ -19,6 +19,7 @@ mod allocators;
 mod annotations;
 mod bad_input;
 mod breakpoints;
+mod bursts;
 mod busy;
 mod callers;
 mod capacity;

@@ -9,7 +9,7 @@ use crate::harness::build;
 use crate::{command, diff, frames, hostile_files, jitted, reachability, replaced_code, threads};
 
 /// What is built from one source without further libraries.
-const PLAIN: [&str; 34] = [
+const PLAIN: [&str; 35] = [
     "abandoned.c",
     "annotating.c",
     "braid.c",
@@ -44,6 +44,7 @@ const PLAIN: [&str; 34] = [
     "stacks.c",
     "threads.c",
     "traps.c",
+    "windows.c",
 ];
 
 #[test]

@@ -15,6 +15,7 @@ use crate::model::growth::{Growth, Trend};
 use crate::model::histogram::Histogram;
 use crate::model::holders::Holder;
 use crate::model::losses::{Losses, Stacks};
+use crate::model::net_flow::Bursts;
 use crate::model::notation::{optional_seconds, seconds};
 use crate::model::recommendation::Recommendation;
 use crate::model::reproduction::Reproduction;
@@ -56,6 +57,9 @@ pub struct Document<'a, S> {
     /// Absent in files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reproduction: Option<Cow<'a, Reproduction>>,
+    /// Absent where every call was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bursts: Option<Bursts>,
     #[serde(default)]
     pub processes: Cow<'a, [Process]>,
     /// Only in `leaktrace/2`.

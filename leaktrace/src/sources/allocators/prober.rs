@@ -6,6 +6,7 @@ mod attaching;
 mod found;
 mod lateness;
 mod layered;
+mod parked;
 mod written;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use attaching::Waiting;
 pub use found::Found;
 pub use lateness::Lateness;
 use layered::Layered;
+use parked::Parked;
 use written::Written;
 
 /// Plans and attaches.
@@ -59,7 +61,11 @@ pub struct Prober {
     waiting: Vec<Waiting>,
     /// Whether any of the files has an allocator in it.
     probes_allocators: bool,
+    /// Whether those allocators are all glibc's.
+    are_all_glibc: bool,
     written: Written,
+    /// Where probes are set in windows only.
+    parked: Option<Parked>,
 }
 
 /// An object whose probes were asked for.
@@ -148,7 +154,9 @@ impl Prober {
             layered: Layered::default(),
             waiting: Vec::new(),
             probes_allocators: false,
+            are_all_glibc: true,
             written: Written::new(sender),
+            parked: None,
         })
     }
 
@@ -266,6 +274,9 @@ impl Prober {
         self.files.retain(|(_, of), _| *of != scope);
         self.named.retain(|named| named.scope != scope);
         self.written.forget(scope);
+        if let Some(parked) = &mut self.parked {
+            parked.forget_scope(scope);
+        }
         drop(self.attachments.take(scope));
     }
 

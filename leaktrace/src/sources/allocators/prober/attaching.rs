@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::super::layers::Standing;
+use super::parked::ParkedFile;
 use super::{Asked, Named, Place, Planned, Planning, Prober, Request};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{self, FileId, Version};
@@ -20,7 +21,7 @@ use crate::kernel::attach::{Scope, is_written_to};
 use crate::kernel::attacher::{About, Order};
 use crate::kernel::probe;
 use crate::kernel::programs::Programs;
-use crate::probes::plan::Why;
+use crate::probes::plan::{Allocator, Why};
 
 /// A file to be attached for all processes, or not.
 pub(super) struct Waiting {
@@ -187,6 +188,9 @@ impl Prober {
     ) -> Result<()> {
         let plan = &planned.plan;
         self.probes_allocators |= plan.tells_allocations();
+        if plan.tells_allocations() {
+            self.are_all_glibc &= plan.role.allocator().is_none_or(|allocator| allocator == Allocator::Glibc);
+        }
         for probe in &plan.probes {
             let fallback = probe.fallback().map_or(String::new(), |why| format!(", single-stepped because {why}"));
             let (path, names) = (planned.path.display(), probe.names.join(" = "));
@@ -221,6 +225,15 @@ impl Prober {
         self.files.insert((inode, scope), Place::OnTheWay(order));
         let content = Arc::clone(&planned.content);
         let about = About { path: planned.path.clone(), file: inode, mapped_ns, order };
+        if let Some(parked) = &mut self.parked {
+            let file = file.try_clone().with_context(|| format!("cannot keep {} open", about.path.display()))?;
+            let (content, about) = (Arc::clone(&content), about.clone());
+            parked.add(ParkedFile { file, content, probes: probes.clone(), scope, about });
+            if !parked.is_open() {
+                self.files.insert((inode, scope), Place::Since(monotonic_ns()?));
+                return Ok(());
+            }
+        }
         if let Programs::ByHand(programs) = &kernel.programs {
             let (holder, programs) = (Arc::clone(&kernel.holder), Arc::clone(programs));
             if self.attacher.send(Order { holder, programs, file, content, probes, scope, about }).is_ok() {

@@ -148,6 +148,9 @@ impl Prober {
 
     fn drop_own_probes(&mut self, file: FileId) {
         self.layered.forget(file);
+        if let Some(parked) = &mut self.parked {
+            parked.forget_file(file);
+        }
         self.files.retain(|(other, _), _| *other != file);
         // The holder has removed them; this drops what stands for them.
         drop(self.attachments.take_file(file));
