@@ -9,18 +9,23 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::build::Recipe;
-use crate::harness::{Accounts, Finished, Tracer, Victim, leaktrace, locks};
+use crate::harness::{Accounts, Finished, Tracer, Victim, leaktrace, locks, techniques};
 
 /// Windows that are short and many, to which little is left that is no window.
 const BURST: &str = "200ms/450ms";
 
-/// A victim at its work, in this way, and what windows show of it in seven seconds.
+/// How long windows are looked at; for longer where the kernel is emulated, and takes long to set probes.
+fn time() -> &'static str {
+    if std::env::var_os("LEAKTRACE_VICTIMS").is_some() { "40s" } else { "7s" }
+}
+
+/// A victim at its work, in this way, and what windows show of it.
 fn traced(mode: &str, options: &[&str]) -> (Value, Finished, Accounts) {
-    let mut victim = Victim::start("windows.c", &["9000", mode]);
+    let mut victim = Victim::start("windows.c", &[mode]);
     victim.go();
     let pid = victim.pid().to_string();
-    let finished = Tracer::start(&[&["-p", &pid, "--burst", BURST, "-d", "7s"], options].concat()).wait();
-    let accounts = victim.done();
+    let finished = Tracer::start(&[&["-p", &pid, "--burst", BURST, "-d", time()], options].concat()).wait();
+    let accounts = victim.work();
     victim.finish();
     (snapshot(&finished), finished, accounts)
 }
@@ -52,10 +57,14 @@ fn assert_balanced(process: &Value, size: u64) {
 
 #[test]
 fn a_leak_has_net_flow_and_a_full_cache_has_none() {
+    if techniques().eq(["perf"]) {
+        let refused = Finished::of(&mut leaktrace(["-p", &std::process::id().to_string(), "--burst", BURST]));
+        return refused.assert_failed_with_line(1, &["--burst", "Linux 6.10"]);
+    }
     let (snapshot, finished, accounts) = traced("", &[]);
     let (process, bursts) = (&snapshot["processes"][0], &snapshot["bursts"]);
     let windows = bursts["windows"].as_u64().unwrap();
-    assert!(windows >= 8, "{bursts:#}");
+    assert!(windows >= 6, "{bursts:#}");
     assert_eq!((&bursts["frees_lost"], &bursts["window_s"]), (&0.into(), &0.2.into()));
     assert!(number(&bursts["overhead"]) > 0.0, "{bursts:#}");
     let leak = class(process, 96);
@@ -126,12 +135,12 @@ fn children_are_seen_from_the_next_window_on() {
 fn of_other_allocators_the_number_of_blocks_is_known() {
     const JEMALLOC: Recipe = Recipe { libraries: &["-ljemalloc"], ..Recipe::new("windows_jemalloc", "windows.c", &[]) };
     let mut command = std::process::Command::new(JEMALLOC.built());
-    let mut victim = Victim::spawn("windows_jemalloc", command.args(["wait", "9000"]));
+    let mut victim = Victim::spawn("windows_jemalloc", command.arg("wait"));
     victim.wait_until_ready();
     victim.go();
     let pid = victim.pid().to_string();
-    let finished = Tracer::start(&["-p", &pid, "--burst", BURST, "-d", "7s"]).wait();
-    let rate = victim.done().fact("steps_per_1000s") as f64 / 1e3;
+    let finished = Tracer::start(&["-p", &pid, "--burst", BURST, "-d", time()]).wait();
+    let rate = victim.work().fact("steps_per_1000s") as f64 / 1e3;
     let snapshot = snapshot(&finished);
     let flow = &snapshot["processes"][0]["net_flow"];
     let [class] = &flow["classes"].as_array().unwrap()[..] else { panic!("{flow:#}") };
@@ -174,7 +183,7 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
 fn between_windows_and_after_our_death_nothing_is_in_the_process() {
     let _machine = locks::no_system_wide_trace();
     // Its own: nobody else's trace puts probes there.
-    let mut victim = Victim::start_with_own_libc("windows.c", &["20000"]);
+    let mut victim = Victim::start_with_own_libc("windows.c", &[]);
     victim.go();
     let pid = victim.pid().to_string();
     let mut tracer = Tracer::start(&["-p", &pid, "--burst", "400ms/1s"]);

@@ -1,13 +1,14 @@
 /* What goes in and out all the time, for traces that look in windows: a leak, a cache that is full, blocks that come and go, and
  * blocks that become larger and smaller.
  *
- *     windows wait|run MILLISECONDS [threads | pairs | forks]
+ *     windows wait [threads | pairs | forks]
  *
- * Its work comes in steps, 400 in a second; in each it leaks one block. `threads`: in each step a thread begins and ends, so that the C
+ * Its work comes in steps, 400 in a second, until the test says something; in each it leaks one block. `threads`: in each step a thread begins and ends, so that the C
  * library gives up what it has kept for it. `pairs`: four threads allocate and free as fast as they can. `forks`: a child does the work.
  */
 #include "victim.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -83,11 +84,17 @@ static void start(pthread_t *started, void *(*routine)(void *))
     victim_require(pthread_create(started, NULL, routine, NULL) == 0, "a thread");
 }
 
-static void work(unsigned long milliseconds, int makes_threads)
+static int is_told(void)
+{
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    return poll(&input, 1, 0) > 0;
+}
+
+static void work(int makes_threads)
 {
     double begin = now();
     unsigned long step = 0;
-    while (now() < begin + (double)milliseconds / 1e3) {
+    while (!is_told()) {
         leak_here();
         put_into_cache(step);
         come_and_go();
@@ -110,8 +117,7 @@ static void work(unsigned long milliseconds, int makes_threads)
 
 int main(int argc, char **argv)
 {
-    unsigned long milliseconds = victim_number(argc, argv, 2, 1000);
-    const char *mode = argc > 3 ? argv[3] : "";
+    const char *mode = argc > 2 ? argv[2] : "";
     for (unsigned long step = 0; step < CACHED; step++)
         put_into_cache(step);
     victim_begin(argc, argv);
@@ -122,15 +128,16 @@ int main(int argc, char **argv)
     if (strcmp(mode, "forks") == 0) {
         pid_t child = fork();
         if (child == 0) {
-            work(milliseconds, 0);
+            work(0);
             _exit(0);
         }
         int status;
         victim_require(waitpid(child, &status, 0) == child && status == 0, "the child");
     } else {
-        work(milliseconds, strcmp(mode, "threads") == 0);
+        work(strcmp(mode, "threads") == 0);
     }
     is_over = 1;
+    victim_await();
     for (int i = 0; i < 4 && is_pairs; i++)
         pthread_join(pairing[i], NULL);
     victim_end();
