@@ -94,6 +94,10 @@ pub enum Variant {
     Filtered,
     /// leaktrace, sampling.
     Sampled,
+    /// leaktrace's sampler in the program, and nobody listens.
+    SamplerAlone,
+    /// The same, and leaktrace takes in what it tells.
+    Sampler,
     /// leaktrace, attached by multi links.
     Multi,
     /// leaktrace, attached by perf events.
@@ -108,7 +112,7 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Bare,
         Self::Floor,
         Self::FloorTwoTraps,
@@ -116,6 +120,8 @@ impl Variant {
         Self::Full,
         Self::Filtered,
         Self::Sampled,
+        Self::SamplerAlone,
+        Self::Sampler,
         Self::Multi,
         Self::PerfEvents,
         Self::Stepped,
@@ -135,6 +141,8 @@ impl Variant {
             Self::Full => "leaktrace",
             Self::Filtered => "all filtered",
             Self::Sampled => "sampled",
+            Self::SamplerAlone => "sampler alone",
+            Self::Sampler => "sampler",
             Self::Multi => "by multi links",
             Self::PerfEvents => "by perf events",
             Self::Memleak => "memleak",
@@ -165,6 +173,8 @@ impl Variant {
             Self::Full => "`leaktrace -p PID`: every block with its stack",
             Self::Filtered => "`leaktrace -p PID --min-size 1M`: no block is large enough to be recorded",
             Self::Sampled => "`leaktrace -p PID --sample-bytes 512K`",
+            Self::SamplerAlone => "the program launched with leaktrace's sampler in it, and no leaktrace attached",
+            Self::Sampler => "the same, and `leaktrace -p PID` attached",
             Self::Multi => {
                 "leaktrace as on Linux 6.10 to 6.12, which have no uprobe sessions (`LEAKTRACE_ATTACH=multi`)"
             }
@@ -187,7 +197,7 @@ impl Variant {
 
     /// Whether the program has to be started anew under it, instead of being attached to.
     pub fn launches(self) -> bool {
-        matches!(self, Self::Heaptrack | Self::Valgrind)
+        matches!(self, Self::SamplerAlone | Self::Sampler | Self::Heaptrack | Self::Valgrind)
     }
 
     /// Whether what runs under it runs so slowly that it is given less to do.

@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     shell::step("preparing");
     let scratch = workspace::target_dir().join("bench");
-    let setting = Setting::prepare(&scratch)?;
+    let setting = Setting::prepare(&built, &scratch)?;
     let tracers = Tracers::find(&built, &scratch)?;
     // Whatever needs a password is asked for before anything is measured.
     shell::output(&mut root::command("true", "trace processes")?)?;
@@ -103,7 +103,7 @@ fn names() -> Vec<&'static str> {
 /// leaktrace as people build it, and the floor beside it. Where they are.
 fn build() -> Result<PathBuf> {
     shell::step("building leaktrace and the floor");
-    let what = ["--package", "leaktrace", "--bins", "--example", "floor"];
+    let what = ["--package", "leaktrace", "--package", "leaktrace-sampler", "--lib", "--bins", "--example", "floor"];
     shell::run(shell::cargo().args(["build", "--release", "--locked"]).args(what))?;
     let built = workspace::target_dir().join("release");
     if !built.join("leaktrace").is_file() {

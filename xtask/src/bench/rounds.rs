@@ -164,7 +164,10 @@ impl Session<'_> {
 
     fn launched(&mut self, program: Program, variant: Variant, round: u32) -> Result<()> {
         let mut victim = Victim::start(program, variant, self.setting)?;
-        for (workload, sample) in self.work(program, variant, &mut victim)? {
+        let tracer = self.tracers.attach(variant, victim.pid())?;
+        let samples = self.work(program, variant, &mut victim)?;
+        tracer.map(Tracer::end).transpose()?;
+        for (workload, sample) in samples {
             self.results.add(workload, variant, round, sample);
         }
         Ok(())

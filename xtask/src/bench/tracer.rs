@@ -89,12 +89,12 @@ impl Tracers {
             Tracer::start(command, TRACING, End::Signal("-TERM", Some(report))).map(Some)
         };
         let tracer = match variant {
-            Variant::Bare | Variant::Heaptrack | Variant::Valgrind => Ok(None),
+            Variant::Bare | Variant::SamplerAlone | Variant::Heaptrack | Variant::Valgrind => Ok(None),
             Variant::Floor => floor(None),
             Variant::FloorTwoTraps => floor(Some("--two-traps")),
             Variant::FloorNoReturns => floor(Some("--skip-returns")),
             Variant::Stepped => floor(Some("--free-at-entry")),
-            Variant::Full => leaktrace(None, &[]),
+            Variant::Full | Variant::Sampler => leaktrace(None, &[]),
             Variant::Filtered => leaktrace(None, &["--min-size", "1M"]),
             Variant::Sampled => leaktrace(None, &["--sample-bytes", "512K"]),
             Variant::Multi => leaktrace(Some("multi"), &[]),

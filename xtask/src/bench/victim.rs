@@ -35,13 +35,15 @@ pub struct Setting {
     pub scratch: PathBuf,
     /// Where the programs find their C library.
     libraries: PathBuf,
+    /// leaktrace's sampler.
+    sampler: PathBuf,
     /// The CPU that programs of one thread stay on.
     pub cpu: usize,
 }
 
 impl Setting {
-    /// Compiles the loops.
-    pub fn prepare(scratch: &Path) -> Result<Self> {
+    /// Compiles the loops. `built` is where cargo has put ours.
+    pub fn prepare(built: &Path, scratch: &Path) -> Result<Self> {
         std::fs::create_dir_all(scratch).with_context(|| format!("creating {}", scratch.display()))?;
         let sources = workspace::root().join("xtask/bench");
         let compile = |flag: &str, define: Option<&str>, inputs: &[&OsStr], output: &Path| {
@@ -59,7 +61,8 @@ impl Setting {
         compile("-fno-omit-frame-pointer", None, &all, &loops)?;
         let libraries = scratch.join("lib");
         copy_libc(&libraries)?;
-        Ok(Self { loops, scratch: scratch.to_owned(), libraries, cpu: super::machine::cpus() - 1 })
+        let sampler = built.join("libleaktrace_sampler.so");
+        Ok(Self { loops, scratch: scratch.to_owned(), libraries, sampler, cpu: super::machine::cpus() - 1 })
     }
 
     /// A command that runs `program`, under `launcher` (a program and its arguments) if that is not empty.
@@ -168,6 +171,11 @@ fn launcher(variant: Variant, setting: &Setting) -> Vec<OsString> {
         word
     };
     match variant {
+        Variant::SamplerAlone | Variant::Sampler => {
+            let mut preload = OsString::from("LD_PRELOAD=");
+            preload.push(&setting.sampler);
+            vec!["env".into(), preload]
+        }
         Variant::Heaptrack => {
             // Raw: it neither interprets what it records meanwhile nor opens a window afterwards.
             vec!["heaptrack".into(), "--raw".into(), "-o".into(), output("", "heaptrack")]
