@@ -1,6 +1,6 @@
 //! `leaktrace doctor`: what this machine has and lacks for tracing, and what to do about it.
 //!
-//! In: the machine. Out: one line per need, and whether tracing would work. Before each trace the same verdicts turn what
+//! In: the machine. Out: one line per need, what each way to look at a process costs it, and whether tracing would work. Before each trace the same verdicts turn what
 //! would fail later into one line that names the obstacle.
 
 mod facts;
@@ -8,6 +8,7 @@ mod need;
 mod needs;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::io::{self, Write};
 
@@ -16,14 +17,19 @@ use need::Need;
 #[cfg(test)]
 use need::Verdict;
 
-/// Writes one line per need and what follows from them; says whether tracing would work.
+/// Writes one line per need, the ways to look at a process, and what follows; says whether tracing would work.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn run(out: &mut dyn Write) -> io::Result<bool> {
-    let needs = needs::all(&Facts::gather());
+    let facts = Facts::gather();
+    let needs = needs::all(&facts);
     for need in &needs {
         writeln!(out, "{need}")?;
+    }
+    writeln!(out)?;
+    for line in ways::lines(&facts) {
+        writeln!(out, "{line}")?;
     }
     let obstacles = needs.iter().filter(|need| need.is_in_the_way()).count();
     match obstacles {

@@ -209,8 +209,9 @@ fn this_machine_passes_and_says_so_line_by_line() {
     let mut said = Vec::new();
     assert!(run(&mut said).unwrap(), "{}", String::from_utf8_lossy(&said));
     let said = String::from_utf8(said).unwrap();
-    let (needs, verdict) = said.split_once("\n\n").unwrap();
+    let [needs, ways, verdict] = said.split("\n\n").collect::<Vec<_>>()[..] else { panic!("{said}") };
     assert_eq!(verdict, "leaktrace can trace here\n");
+    assert_eq!(ways.lines().count(), 5, "{ways}");
     assert_eq!(needs.lines().count(), all(&healthy()).len());
     for line in needs.lines() {
         assert!(["ok       ", "missing  ", "unknown  "].iter().any(|verdict| line.starts_with(verdict)), "{line}");

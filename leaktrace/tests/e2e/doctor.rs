@@ -12,6 +12,9 @@ fn every_need_is_named_and_met_here() {
     for need in ["kernel", "btf", "cap", "perf_event_paranoid", "lockdown", "uprobe", "memory", "mem_soft_dirty"] {
         assert!(text.contains(need), "{need} is not named:\n{}", finished.stdout);
     }
+    for way in ["every call", "--sample-bytes 512k", "sampler --print-path"] {
+        assert!(text.contains(way), "{way} is not named: {text}");
+    }
     assert!(text.ends_with("\nleaktrace can trace here\n"), "{text}");
 }
 
