@@ -83,6 +83,8 @@ pub struct Bursts {
     pub windows: u64,
     /// Windows that were left out, since no process had more memory than ever before.
     pub left_out: u64,
+    /// Windows that could not be opened, as their probes were not in place in time.
+    pub failed: u64,
     /// Calls that were seen.
     pub calls: u64,
     /// What that has cost the processes: a part of the processor time that they have used, estimated by the number of calls. `None` where

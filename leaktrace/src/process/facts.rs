@@ -90,6 +90,13 @@ pub fn processor_time(pid: Pid) -> Option<Duration> {
     Some(Duration::from_nanos(ticks.checked_mul(1_000_000_000)? / procfs::ticks_per_second()))
 }
 
+/// Memory that a process has to itself and in no file, resident or swapped out, from the kernel's running counts. `None` where it is gone.
+pub fn private_memory(pid: Pid) -> Option<u64> {
+    let status = Process::new(pid.0 as i32).ok()?.status().ok()?;
+    let kilobytes = status.rssanon?.saturating_add(status.vmswap.unwrap_or(0));
+    kilobytes.checked_mul(1024)
+}
+
 /// Variables by which a runtime or an allocator is told how to allocate.
 const VARIABLES: [&str; 1] = ["PYTHONMALLOC"];
 /// The most that is read of an environment, bytes: the kernel lets it have a quarter of the stack.

@@ -30,10 +30,13 @@ pub fn lines(snapshot: &Snapshot) -> Vec<(String, bool)> {
 
 /// `windows: 12 of 1.0 s, one in 100 s; 1,234 calls seen, about 0.3% of the processor time`
 fn windows(bursts: &Bursts) -> String {
-    let Bursts { window, period, windows, left_out, calls, overhead, frees_lost: _ } = *bursts;
+    let Bursts { window, period, windows, left_out, failed, calls, overhead, frees_lost: _ } = *bursts;
     let mut parts = vec![format!("windows: {} of {}, one in {}", Count(windows), Span(window), Span(period))];
     if left_out > 0 {
         parts.push(format!("{} left out, as no process had more memory than before", Count(left_out)));
+    }
+    if failed > 0 {
+        parts.push(format!("{} left out, as probes were not in place in time", Count(failed)));
     }
     let cost = overhead.map(|share| format!(", which cost about {} of the processor time", Share(share)));
     parts.push(format!("{} seen{}", counted(calls, "call"), cost.unwrap_or_default()));

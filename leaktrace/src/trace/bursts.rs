@@ -17,6 +17,7 @@ use leaktrace_common::flow::{self, Flow};
 use super::Trace;
 use crate::analysis::flow::{Counts, Windows};
 use crate::config::BurstPlan;
+use crate::kernel::attach::Attachments;
 use crate::kernel::flow::Classes;
 use crate::kernel::{Kernel, drain, wait_for_programs};
 use crate::model::{Bursts, NetFlow, Pid};
@@ -24,7 +25,7 @@ use crate::process::facts;
 
 /// How often it is looked whether probes are in place, or removed.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long probes may take to be set; then the window is opened with those that are.
+/// How long probes may take to be set; then the window is left out, since with some of them flow would seem to be what it is not.
 const SET_WITHIN: Duration = Duration::from_secs(2);
 /// What one call costs a process, roughly: a trap, and the program in it. See docs/BENCHMARKS.md.
 const CALL_COSTS: Duration = Duration::from_nanos(1200);
@@ -45,6 +46,10 @@ pub struct Bursting {
     random: RandomState,
     windows: u64,
     left_out: u64,
+    /// Windows that could not be opened in time.
+    failed: u64,
+    /// Whether sizes of blocks were known in the last window.
+    had_headers: bool,
     /// By slot and the time at which the life in it was first seen.
     lives: HashMap<(u32, u64), Life>,
     recorded: Classes,
@@ -58,6 +63,8 @@ pub struct Bursting {
 enum State {
     /// No window is open.
     Closed,
+    /// A window could not be opened, and its probes are being removed.
+    GivingUp(Receiver<()>),
     /// Probes are being set, until then at most.
     Opening(Instant),
     /// A window is open since then.
@@ -87,6 +94,8 @@ impl Bursting {
             random: RandomState::new(),
             windows: 0,
             left_out: 0,
+            failed: 0,
+            had_headers: false,
             lives: HashMap::new(),
             recorded: Classes::default(),
             most: HashMap::new(),
@@ -104,7 +113,7 @@ impl Bursting {
 
     /// A random time in the present period.
     fn opening(&self) -> Instant {
-        let random = self.random.hash_one(self.windows + self.left_out) >> 11;
+        let random = self.random.hash_one(self.windows + self.left_out + self.failed) >> 11;
         self.began + self.period.saturating_sub(self.plan.window).mul_f64(random as f64 / (1u64 << 53) as f64)
     }
 
@@ -170,7 +179,7 @@ impl Bursting {
             if let Some(used) = facts::processor_time(*pid) {
                 self.used.entry(*pid).or_insert(used);
             }
-            let memory = facts::resident(*pid).unwrap_or(0);
+            let memory = facts::private_memory(*pid).unwrap_or(0);
             let most = self.most.entry(*pid).or_default();
             grows |= memory > *most;
             *most = memory.max(*most);
@@ -188,6 +197,19 @@ impl Bursting {
     }
 }
 
+/// Removes probes on a thread, since that takes the kernel a while, and says when that is done.
+fn remove(probes: Attachments) -> Result<Receiver<()>> {
+    let (done, removed) = channel();
+    let remove = move || {
+        // Programs that had begun before may still count.
+        wait_for_programs();
+        drop(probes);
+        let _ = done.send(());
+    };
+    thread::Builder::new().name("window".to_owned()).spawn(remove).context("cannot start a thread")?;
+    Ok(removed)
+}
+
 impl Trace {
     /// Does what is due with windows.
     ///
@@ -199,9 +221,24 @@ impl Trace {
         match &bursting.state {
             State::Closed => self.set_window_up(),
             State::Opening(by) if !self.prober.is_idle() && Instant::now() < *by => Ok(()),
+            State::Opening(_) if !self.prober.is_idle() => self.give_window_up(),
+            State::GivingUp(closed) => {
+                if !matches!(closed.try_recv(), Err(TryRecvError::Empty)) {
+                    bursting.state = State::Closed;
+                    bursting.next_period(Duration::ZERO, None);
+                }
+                Ok(())
+            }
             State::Opening(_) => {
+                let has_headers = self.prober.are_all_glibc();
+                if has_headers != bursting.had_headers {
+                    // Classes mean something else than in earlier windows.
+                    bursting.lives.values_mut().for_each(|life| life.windows = Windows::default());
+                    bursting.recorded = Classes::default();
+                    bursting.had_headers = has_headers;
+                }
                 let number = bursting.windows + 1;
-                self.kernel.flow.open(number, self.prober.are_all_glibc(), bursting.recorded)?;
+                self.kernel.flow.open(number, has_headers, bursting.recorded)?;
                 let now = Instant::now();
                 bursting.state = State::Open(now);
                 bursting.due = now + bursting.plan.window;
@@ -249,22 +286,23 @@ impl Trace {
         Ok(())
     }
 
-    /// Ends the window that is open: nothing counts from now on. Probes are removed on a thread, since that takes a while.
+    /// Ends the window that is open: nothing counts from now on.
     fn close_window(&mut self) -> Result<()> {
         let Some(bursting) = &mut self.bursting else { return Ok(()) };
         let State::Open(since) = &bursting.state else { return Ok(()) };
         self.kernel.flow.close()?;
         let open = since.elapsed();
-        let probes = self.prober.close_window();
-        let (done, closed) = channel();
-        let remove = move || {
-            // Programs that had begun before may still count.
-            wait_for_programs();
-            drop(probes);
-            let _ = done.send(());
-        };
-        thread::Builder::new().name("window".to_owned()).spawn(remove).context("cannot start a thread")?;
-        bursting.state = State::Closing(open, closed);
+        bursting.state = State::Closing(open, remove(self.prober.close_window())?);
+        Ok(())
+    }
+
+    /// Does not open a window whose probes take too long.
+    fn give_window_up(&mut self) -> Result<()> {
+        let removed = remove(self.prober.close_window())?;
+        let Some(bursting) = &mut self.bursting else { return Ok(()) };
+        log::warn!("a window is left out: its probes were not in place after {} s", SET_WITHIN.as_secs());
+        bursting.failed += 1;
+        bursting.state = State::GivingUp(removed);
         Ok(())
     }
 
@@ -307,6 +345,7 @@ impl Trace {
             period: bursting.period,
             windows: bursting.windows,
             left_out: bursting.left_out,
+            failed: bursting.failed,
             calls: bursting.calls,
             overhead: (used > 0.0).then_some(cost / used),
             frees_lost: self.kernel.flow.frees_lost(),

@@ -191,6 +191,8 @@ fn run(command: &mut Command) {
 
 #[test]
 fn a_program_on_a_layered_file_system() {
+    // Breakpoints of a system-wide trace would be taken for this one's.
+    let _machine = locks::no_system_wide_trace();
     let tree = Tree::new(&build::victim("portable.c"));
     let overlay = Overlay::over(&tree);
     assert_exact("chroot", &mut chroot(&overlay.root()));
@@ -205,6 +207,8 @@ fn assert_seen_once(snapshot: &Snapshot, accounts: &Accounts) {
 
 #[test]
 fn one_file_that_is_mapped_from_its_layer_and_from_the_whole_is_probed_once() {
+    // Breakpoints of a system-wide trace would be taken for this one's.
+    let _machine = locks::no_system_wide_trace();
     let tree = Tree::new(&build::victim("portable.c"));
     let overlay = Overlay::over(&tree);
     for roots in [[tree.0.path(), &overlay.root()], [&overlay.root(), tree.0.path()]] {
@@ -257,6 +261,8 @@ fn assert_run(snapshot: &Snapshot, accounts: &Accounts) {
 
 #[test]
 fn a_program_that_a_change_of_mode_copies_up_is_probed_in_both_layers() {
+    // Breakpoints of a system-wide trace would be taken for this one's.
+    let _machine = locks::no_system_wide_trace();
     let tree = Tree::new(&STATIC.built());
     let overlay = Overlay::over(&tree);
     let program = overlay.root().join("victim");
@@ -317,6 +323,8 @@ fn a_file_that_was_copied_up_is_probed_in_each_of_the_processes_that_are_traced_
 
 #[test]
 fn a_program_of_two_containers_that_loses_its_probes_in_one_is_probed_again_in_both() {
+    // Breakpoints of a system-wide trace would be taken for this one's.
+    let _machine = locks::no_system_wide_trace();
     let tree = Tree::new(&STATIC.built());
     let (ours, theirs) = (Overlay::over(&tree), Overlay::over(&tree));
     let programs = [&ours, &theirs].map(|overlay| overlay.root().join("victim"));

@@ -1,12 +1,20 @@
 //! Programs that draw samples of their own allocations and tell of them at places for tracers (`otel_memory`): what they tell is taken
 //! as it is, and no call is probed.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::{Finished, Tracer, Victim, leaktrace, techniques};
+
+/// The kernel raises the counters of tracers in every process that has the file: these tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A program with places that systemtap's header made, which has begun.
 fn drawing() -> Victim {
@@ -68,6 +76,7 @@ fn assert_near(value: &Value, truth: u64) {
 
 #[test]
 fn what_a_program_draws_stands_for_what_it_says() {
+    let _turn = turn();
     for technique in techniques() {
         let mut victim = drawing();
         let finished = traced(&mut victim, technique);
@@ -103,6 +112,7 @@ fn what_a_program_draws_stands_for_what_it_says() {
 
 #[test]
 fn a_saved_sample_keeps_its_weights() {
+    let _turn = turn();
     let mut victim = drawing();
     let finished = traced(&mut victim, techniques().next().unwrap());
     let before = snapshot(&finished);
@@ -124,6 +134,7 @@ fn a_saved_sample_keeps_its_weights() {
 
 #[test]
 fn a_leak_check_that_is_asked_for_has_every_call_traced() {
+    let _turn = turn();
     let mut victim = drawing();
     let tracer = Tracer::attach(&victim, &["--leak-check=full"]);
     assert_eq!(semaphores(&mut victim), [0, 0]);
@@ -138,6 +149,7 @@ fn a_leak_check_that_is_asked_for_has_every_call_traced() {
 
 #[test]
 fn beside_a_process_that_draws_none_every_call_of_both_is_traced() {
+    let _turn = turn();
     let (mut drawing, mut other) = (drawing(), Victim::puppet());
     let pids = format!("{},{}", drawing.pid(), other.pid());
     let tracer = Tracer::start(&["-p", &pids, "--leak-check=no"]);
@@ -154,6 +166,7 @@ fn beside_a_process_that_draws_none_every_call_of_both_is_traced() {
 
 #[test]
 fn weights_that_nothing_can_have_are_lost_and_said() {
+    let _turn = turn();
     let mut victim = drawing();
     let tracer = Tracer::attach(&victim, &[]);
     victim.tell("a 64 3 63");
@@ -169,6 +182,7 @@ fn weights_that_nothing_can_have_are_lost_and_said() {
 
 #[test]
 fn nothing_is_left_of_a_tracer_that_is_killed() {
+    let _turn = turn();
     let mut victim = drawing();
     let mut tracer = Tracer::attach(&victim, &[]);
     assert_ne!(semaphores(&mut victim), [0, 0]);

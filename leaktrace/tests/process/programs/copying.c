@@ -240,8 +240,18 @@ static void spins(void)
         fail("a register of a thread that spins", kept);
 }
 
+/* As most threads, each has been deeper on its stack than where it waits: what a copy borrows there is in memory, also on processors whose
+ * vector registers take some kilobytes. */
+__attribute__((noinline)) static void go_deep(void)
+{
+    volatile char deep[32 << 10];
+    for (size_t at = 0; at < sizeof deep; at += 1024)
+        deep[at] = 0;
+}
+
 static void *work(void *step)
 {
+    go_deep();
     int number = atomic_fetch_add(&workers, 1);
     for (;;) {
         ((void (*)(void))step)();
@@ -278,6 +288,7 @@ static const struct { const char *name; void (*step)(void); } calls[] = {
 int main(int argc, char **argv)
 {
     char line[64];
+    go_deep();
     self = getpid();
     has_avx = __builtin_cpu_supports("avx");
     for (int i = 0; i < 16 * 32; i++)
