@@ -14,10 +14,8 @@ use std::time::Duration;
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use crate::model::{ClassFlow, Finding, Flow, NetFlow};
+use crate::model::{ClassFlow, Finding, Flow, LEAST_WINDOWS, NetFlow};
 
-/// With fewer windows nothing is decided.
-pub const LEAST_WINDOWS: u64 = 5;
 /// Both ends of the interval together.
 const DOUBT: f64 = 0.05;
 

@@ -36,7 +36,7 @@ const WAYS: [Way; 4] = [
     Way {
         name: "windows",
         command: "-p PID --burst 1s/100s",
-        cost: "1.02 times on average, as every call in a window",
+        cost: "as every call in a window, nothing in between",
         shows: "net flow by size, and stacks of sizes that grow; no verdicts",
     },
 ];

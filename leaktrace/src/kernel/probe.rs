@@ -258,7 +258,7 @@ fn of_function(plan: &Plan, probe: &plan::PlannedProbe) -> Option<Probe> {
         placement,
         leaf: is_leaf(plan.role, probe.kind, probe.calls_another),
         has_exits: !probe.exits.is_empty(),
-        empties_thread_cache: probe.kind == Kind::Free && allocator(plan.role) == Some(Allocator::Glibc),
+        empties_thread_cache: probe.kind == Kind::Free && plan.role.allocator() == Some(Allocator::Glibc),
         ..Probe::default()
     })
 }
@@ -287,14 +287,6 @@ fn placement(probe: &plan::PlannedProbe) -> Option<u64> {
     cookie::encode(read, probe.site.stack_shift)
 }
 
-/// The allocator that an object of this role is.
-fn allocator(role: Role) -> Option<Allocator> {
-    match role {
-        Role::Libc(allocator) | Role::Allocator(allocator) | Role::Program(allocator) => Some(allocator),
-        Role::CxxRuntime | Role::DynamicLinker | Role::None => None,
-    }
-}
-
 /// Whether a function of this allocator calls no other that is probed; a `realloc`, while it is given a block and a
 /// size. Where we cannot know it does.
 fn is_leaf(role: Role, kind: Kind, calls_another: bool) -> bool {
@@ -304,7 +296,7 @@ fn is_leaf(role: Role, kind: Kind, calls_another: bool) -> bool {
     if kind == Kind::Xallocx {
         return false;
     }
-    let Some(allocator) = allocator(role) else { return false };
+    let Some(allocator) = role.allocator() else { return false };
     match allocator {
         // Its calls of malloc and free are for NULL and for size 0, and for large blocks: see `SMALL` in the programs.
         Allocator::Glibc if kind == Kind::Realloc => true,

@@ -50,7 +50,7 @@ pub use histogram::{Class, Histogram};
 pub use holders::{Described, Holder, Retained, RootKind};
 pub use losses::{Losses, Stacks};
 pub use lost::NoVerdict;
-pub use net_flow::{Bursts, ClassFlow, Finding, Flow, NetFlow};
+pub use net_flow::{Bursts, ClassFlow, Finding, Flow, LEAST_WINDOWS, NetFlow};
 pub use recommendation::Recommendation;
 pub use reproduction::{ProgramVersion, Reproduction, Versions};
 pub use request::{Only, Options, SortKey, Target, TraceMode, Unwind};

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::notation::seconds;
 
+/// With fewer windows nothing is decided.
+pub const LEAST_WINDOWS: u64 = 5;
+
 /// What windows show of a process that is still there.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -85,11 +88,13 @@ pub struct Bursts {
     pub left_out: u64,
     /// Windows that could not be opened, as their probes were not in place in time.
     pub failed: u64,
-    /// Calls that were seen.
+    /// Allocations and frees that were seen; a realloc is one of each.
     pub calls: u64,
     /// What that has cost the processes: a part of the processor time that they have used, estimated by the number of calls. `None` where
     /// that time is not known.
     pub overhead: Option<f64>,
+    /// Processes of which nothing was counted at the last window, for want of room.
+    pub without_room: u64,
     /// Frees from within the C library that were not counted, since they may have been of blocks that the program had freed before.
     pub frees_lost: u64,
 }

@@ -90,7 +90,8 @@ pub fn processor_time(pid: Pid) -> Option<Duration> {
     Some(Duration::from_nanos(ticks.checked_mul(1_000_000_000)? / procfs::ticks_per_second()))
 }
 
-/// Memory that a process has to itself and in no file, resident or swapped out, from the kernel's running counts. `None` where it is gone.
+/// Memory that a process has to itself and in no file, resident or swapped out, from the kernel's running counts, which may be off
+/// by some pages. `None` where it is gone.
 pub fn private_memory(pid: Pid) -> Option<u64> {
     let status = Process::new(pid.0 as i32).ok()?.status().ok()?;
     let kilobytes = status.rssanon?.saturating_add(status.vmswap.unwrap_or(0));

@@ -2,12 +2,10 @@
 
 use super::human::{Bytes, Count, Rate, Span, counted};
 use super::names;
-use crate::model::{Bursts, ClassFlow, Finding, Flow, NetFlow, Process, Snapshot};
+use crate::model::{Bursts, ClassFlow, Finding, Flow, LEAST_WINDOWS, NetFlow, Process, Snapshot};
 
 /// Sizes that are named for a process, at most.
 const SHOWN: usize = 5;
-/// Fewer windows decide nothing.
-const DECISIVE: u64 = 5;
 
 /// What an outstanding number of such a trace stands for; `None` where every call was seen.
 pub fn note(snapshot: &Snapshot) -> Option<String> {
@@ -28,9 +26,9 @@ pub fn lines(snapshot: &Snapshot) -> Vec<(String, bool)> {
     lines
 }
 
-/// `windows: 12 of 1.0 s, one in 100 s; 1,234 calls seen, about 0.3% of the processor time`
+/// `windows: 12 of 1.0 s, one in 100 s; 1,234 allocations and frees seen, which cost about 0.3% of the processor time`
 fn windows(bursts: &Bursts) -> String {
-    let Bursts { window, period, windows, left_out, failed, calls, overhead, frees_lost: _ } = *bursts;
+    let Bursts { window, period, windows, left_out, failed, calls, overhead, .. } = *bursts;
     let mut parts = vec![format!("windows: {} of {}, one in {}", Count(windows), Span(window), Span(period))];
     if left_out > 0 {
         parts.push(format!("{} left out, as no process had more memory than before", Count(left_out)));
@@ -39,7 +37,7 @@ fn windows(bursts: &Bursts) -> String {
         parts.push(format!("{} left out, as probes were not in place in time", Count(failed)));
     }
     let cost = overhead.map(|share| format!(", which cost about {} of the processor time", Share(share)));
-    parts.push(format!("{} seen{}", counted(calls, "call"), cost.unwrap_or_default()));
+    parts.push(format!("{} allocations and frees seen{}", Count(calls), cost.unwrap_or_default()));
     parts.join("; ")
 }
 
@@ -49,7 +47,9 @@ fn of_process(process: &Process, flow: &NetFlow) -> Vec<(String, bool)> {
     let growing: Vec<&ClassFlow> = classes.iter().filter(|class| class.flow.finding == Finding::Grows).collect();
     let verdict = match growing.is_empty() {
         false => String::new(),
-        true if *windows < DECISIVE => format!("; undecided: it takes {DECISIVE} windows to tell flow from chance"),
+        true if *windows < LEAST_WINDOWS => {
+            format!("; undecided: it takes {LEAST_WINDOWS} windows to tell flow from chance")
+        }
         true => "; of no size does more come than goes beyond what can be chance".to_owned(),
     };
     let line = format!("net flow of {} ({over}): {}{verdict}", names::one(process), words(all));

@@ -143,6 +143,13 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         "estimates are untrue, trace every call with --leak-check".to_owned(),
     );
     lose(
+        snapshot.bursts.map_or(0, |bursts| bursts.without_room),
+        "process",
+        " without net flow",
+        "not counted in windows, for want of room".to_owned(),
+        "look at fewer with --no-follow".to_owned(),
+    );
+    lose(
         snapshot.bursts.map_or(0, |bursts| bursts.frees_lost),
         "free",
         " not counted",

@@ -58,6 +58,8 @@ pub struct Bursting {
     /// Processor time that processes had used when the trace began, or when they were first seen.
     used: HashMap<Pid, Duration>,
     calls: u64,
+    /// Processes of which nothing was counted at the last window.
+    without_room: u64,
 }
 
 enum State {
@@ -101,6 +103,7 @@ impl Bursting {
             most: HashMap::new(),
             used: HashMap::new(),
             calls: 0,
+            without_room: 0,
         };
         bursting.due = bursting.opening();
         bursting
@@ -138,9 +141,16 @@ impl Bursting {
     fn read(&mut self, kernel: &Kernel, open: Duration) -> u64 {
         let mut alive = HashSet::new();
         let mut calls = 0;
+        self.without_room = 0;
         for (slot, process) in drain::lives(kernel) {
+            if process.state != PROCESS_ALIVE {
+                continue;
+            }
+            let Some(now) = kernel.flow.read(slot) else {
+                self.without_room += 1;
+                continue;
+            };
             let key = (slot, process.seen_ns);
-            let Some(now) = kernel.flow.read(slot).filter(|_| process.state == PROCESS_ALIVE) else { continue };
             alive.insert(key);
             let life = self.lives.entry(key).or_default();
             let before = std::mem::take(&mut life.before);
@@ -348,6 +358,7 @@ impl Trace {
             failed: bursting.failed,
             calls: bursting.calls,
             overhead: (used > 0.0).then_some(cost / used),
+            without_room: bursting.without_room,
             frees_lost: self.kernel.flow.frees_lost(),
         })
     }

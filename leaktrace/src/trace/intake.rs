@@ -272,10 +272,6 @@ impl Trace {
         let (untraced, config) = (&mut self.untraced, &self.config);
         let scope = |pid| scope(config, pid);
         let mut list = untraced.list(self.processes.seen(), &means(&self.prober, &self.kernel, &scope));
-        if config.recording.bursts.is_some() {
-            // In windows every process is.
-            list.retain(|process| !process.partly);
-        }
         if let Whom::Filtered(filters) = &config.whom {
             // Processes that fail the filters were not to be recorded. Users and control groups are unknown here: where they
             // are filtered by, only processes that were recorded in part are listed.

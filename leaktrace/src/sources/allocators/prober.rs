@@ -31,7 +31,7 @@ use attaching::Waiting;
 pub use found::Found;
 pub use lateness::Lateness;
 use layered::Layered;
-use parked::Parked;
+use parked::{IN_WINDOWS, Parked};
 use written::Written;
 
 /// Plans and attaches.
@@ -225,7 +225,11 @@ impl Prober {
             Progress::Attached(Attached { about, scope, took, placed_ns, links }) => {
                 let is_wanted = self.files.get(&(about.file, scope)) == Some(&Place::OnTheWay(about.order));
                 if is_wanted {
-                    let place = if links.is_ok() { Place::Since(placed_ns) } else { Place::Never };
+                    let place = match (&links, &self.parked) {
+                        (Err(_), _) => Place::Never,
+                        (Ok(_), Some(_)) => IN_WINDOWS,
+                        (Ok(_), None) => Place::Since(placed_ns),
+                    };
                     self.files.insert((about.file, scope), place);
                 }
                 let result = match links {

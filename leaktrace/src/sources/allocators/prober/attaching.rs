@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::super::layers::Standing;
-use super::parked::ParkedFile;
+use super::parked::{IN_WINDOWS, ParkedFile};
 use super::{Asked, Named, Place, Planned, Planning, Prober, Request};
 use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{self, FileId, Version};
@@ -230,7 +230,7 @@ impl Prober {
             let (content, about) = (Arc::clone(&content), about.clone());
             parked.add(ParkedFile { file, content, probes: probes.clone(), scope, about });
             if !parked.is_open() {
-                self.files.insert((inode, scope), Place::Since(monotonic_ns()?));
+                self.files.insert((inode, scope), IN_WINDOWS);
                 return Ok(());
             }
         }

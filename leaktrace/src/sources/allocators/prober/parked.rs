@@ -6,13 +6,15 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use super::{Place, Prober};
-use crate::host::clock::monotonic_ns;
 use crate::host::file_id::{Content, FileId};
 use crate::kernel::Kernel;
 use crate::kernel::attach::{Attachments, Scope};
 use crate::kernel::attacher::{About, Order};
 use crate::kernel::probe::Probe;
 use crate::kernel::programs::Programs;
+
+/// Of what is probed in windows nothing is late: what comes too late for one is seen in the next.
+pub(super) const IN_WINDOWS: Place = Place::Since(0);
 
 /// What is to be probed in each window.
 #[derive(Default)]
@@ -99,10 +101,11 @@ impl Prober {
     pub fn close_window(&mut self) -> Attachments {
         if let Some(parked) = &mut self.parked {
             parked.is_open = false;
-            let now = monotonic_ns().unwrap_or(0);
             for ParkedFile { scope, about, .. } in &parked.files {
                 // What is still being set is not wanted any more.
-                self.files.insert((about.file, *scope), Place::Since(now));
+                if let Some(place @ Place::OnTheWay(_)) = self.files.get_mut(&(about.file, *scope)) {
+                    *place = IN_WINDOWS;
+                }
             }
         }
         self.attachments.take_all()
